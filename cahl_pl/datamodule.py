@@ -1,0 +1,302 @@
+"""The rollout data module: streams one role's batch at a time, sampled from the policy as it is at that moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from cahl_pl.datasets.base import TaskSource
+from cahl_pl.engines.base import Engine, Sampling
+from cahl_pl.engines.transformers import TransformersEngine
+from cahl_pl.environments.base import Environment
+from cahl_pl.policy import Policy
+from cahl_pl.prompts import PromptBuilder, PromptConfig
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.executor import ExecutorReward
+from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rollout import Rollout, RolloutConfig, Round
+from cahl_pl.schedules import Alternate, Schedule
+from cahl_pl.supervised import supervised_groups
+from cahl_pl.types import Group, Role, RolloutBatch, Task, Trajectory
+
+
+class RolloutDataModule(LightningDataModule):
+    """Draws tasks, asks for rollouts and streams role batches.
+
+    An epoch is one pass over the training tasks. It is cut into rounds of `tasks_per_round` tasks; the schedule says
+    which roles step after each round. The loader is sized, so that Lightning never fetches ahead of the optimiser.
+
+    Args:
+        train: the training tasks.
+        environment: answers the calls.
+        validation: tasks of `validate`, and of the validation runs during `fit`.
+        test: named sets of tasks for `test` and for the before-and-after table.
+        prompts: the words around a task.
+        engine: who samples tokens.
+        planner_reward: R_h.
+        executor_reward: R_l.
+        schedule: whose turn it is.
+        rollout: group sizes, branching, sampling, limits.
+        tasks_per_round: requests of a round, over all processes.
+        updates_per_round: optimiser steps of a role on the same batch; above 1 the later ones are off-policy and
+            clipped by their importance ratio.
+        warm_start_rounds: the first so many rounds imitate gold plans and calls instead of sampling.
+        eval_batch_size: tasks evaluated at once.
+        seed: of the order of the tasks and of the sampling.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(
+        self,
+        train: TaskSource,
+        environment: Environment,
+        validation: TaskSource | None = None,
+        test: dict[str, TaskSource] | None = None,
+        prompts: PromptConfig = PromptConfig(),  # noqa: B008 - jsonargparse reads nested defaults from here
+        engine: Engine | None = None,
+        planner_reward: BasePlannerReward | None = None,
+        executor_reward: BaseExecutorReward | None = None,
+        schedule: Schedule | None = None,
+        rollout: RolloutConfig = RolloutConfig(),  # noqa: B008
+        tasks_per_round: int = 16,
+        updates_per_round: int = 1,
+        warm_start_rounds: int = 0,
+        eval_batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(tasks_per_round, updates_per_round, eval_batch_size) < 1 or warm_start_rounds < 0:
+            raise ValueError(
+                "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1 and "
+                "warm_start_rounds at least 0"
+            )
+        self.train_tasks = train
+        self.validation_tasks = validation
+        self.test_tasks = test or {}
+        self.prompts = prompts
+        self.schedule = schedule or Alternate()
+        self.rollout = Rollout(
+            engine or TransformersEngine(),
+            environment,
+            planner_reward or PlannerReward(),
+            executor_reward or ExecutorReward(),
+            rollout,
+        )
+        self.tasks_per_round = tasks_per_round
+        self.updates_per_round = updates_per_round
+        self.warm_start_rounds = warm_start_rounds
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.epoch = 0
+        self.round = 0  # of this epoch
+        self.pending: list[RolloutBatch] = []  # batches of the current round that are still to be trained on
+        self._builder: PromptBuilder | None = None
+
+    # --- what Lightning asks for -----------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check that every role that is to learn has something to be compared with.
+
+        Raises:
+            ValueError: a group of one, which has no advantage, for a role that is to learn.
+        """
+        if stage != "fit":
+            return
+        sizes = {
+            "planner": self.rollout.config.planner_group_size,
+            "executor": self.rollout.config.executor_group_size,
+        }
+        for role in self.roles_of_epoch():
+            if sizes[role] < 2 and self.warm_start_rounds < self.rounds_per_epoch:
+                raise ValueError(
+                    f"data.rollout.{role}_group_size is {sizes[role]}: a group of one has nothing to be compared with, so "
+                    f"the {role} cannot learn; use at least 2, or a schedule that leaves the {role} as it is"
+                )
+
+    def train_dataloader(self) -> DataLoader[RolloutBatch]:
+        """The stream of role batches. The policy lives in this process, so there are no worker processes."""
+        return DataLoader(_RolloutStream(self), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[list[Task]] | list[Any]:
+        """Batches of validation tasks."""
+        return [] if self.validation_tasks is None else _task_loader(self.validation_tasks, self.eval_batch_size)
+
+    def test_dataloader(self) -> list[DataLoader[list[Task]]]:
+        """One loader per named test set, in the order of `test`."""
+        return [_task_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()]
+
+    def predict_dataloader(self) -> list[DataLoader[list[Task]]]:
+        """The test sets again: `predict` writes what `test` only counts."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: epoch, round, the rest of the current round, and the generator."""
+        return {
+            "epoch": self.epoch,
+            "round": self.round,
+            "pending": [batch.state() for batch in self.pending],
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.epoch, self.round = state_dict["epoch"], state_dict["round"]
+        self.pending = [RolloutBatch.from_state(state) for state in state_dict["pending"]]
+        self.generator.set_state(state_dict["generator"])
+
+    # --- the stream ------------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the module that is being trained."""
+        policy: Policy = self.trainer.lightning_module.policy  # type: ignore[union-attr, assignment]
+        return policy
+
+    @property
+    def builder(self) -> PromptBuilder:
+        """Makes prompts for the policy's tokenizer."""
+        if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
+            self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
+        return self._builder
+
+    @property
+    def rounds_per_epoch(self) -> int:
+        """Rounds of one pass over the training tasks; the last one may be smaller."""
+        return -(-len(self.train_tasks) // self.tasks_per_round)
+
+    def roles_of_epoch(self) -> list[Role]:
+        """Whose batch each training step of the current epoch gets."""
+        first = self.epoch * self.rounds_per_epoch
+        return [role for i in range(self.rounds_per_epoch) for role in self._steps(first + i)]
+
+    def _steps(self, round_index: int) -> tuple[Role, ...]:
+        return self.schedule.roles(round_index) * self.updates_per_round
+
+    def batches(self) -> Iterator[RolloutBatch]:
+        """The rest of the current epoch."""
+        while self.round < self.rounds_per_epoch or self.pending:
+            if not self.pending:
+                self.pending = self._sample_round()
+                self.round += 1
+            yield self.pending.pop(0)
+        self.epoch, self.round = self.epoch + 1, 0
+
+    def _sample_round(self) -> list[RolloutBatch]:
+        index = self.epoch * self.rounds_per_epoch + self.round
+        steps = self._steps(index)
+        tasks = self._tasks_of_round()
+        version = dict(self.policy.version)
+        if index < self.warm_start_rounds:
+            groups = {role: [g for task in tasks for g in supervised_groups(self.builder, task, role)] for role in set(steps)}
+            return [
+                RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
+                for i, role in enumerate(steps)
+            ]
+        result = self.rollout.run(self.policy, self.builder, tasks, self.generator)
+        metrics = result.metrics | round_metrics(result)
+        config = self.rollout.config
+        temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
+        return [
+            RolloutBatch(
+                role,
+                result.groups[role],
+                version[role],
+                _count(steps[:i], role),
+                metrics=metrics,
+                trajectories=result.trajectories,
+                temperature=temperature[role],
+            )
+            for i, role in enumerate(steps)
+        ]
+
+    def _tasks_of_round(self) -> list[Task]:
+        # the order depends on seed and epoch alone, so the position within it is all that a checkpoint has to hold
+        order = torch.randperm(len(self.train_tasks), generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
+        chosen = order[self.round * self.tasks_per_round : (self.round + 1) * self.tasks_per_round]
+        return [self.train_tasks[i] for i in chosen.tolist()]
+
+    # --- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[Trajectory]:
+        """One greedy episode per task: the likeliest plan, and the likeliest output at each of its steps."""
+        config = self.rollout.config
+        greedy = RolloutConfig(
+            planner_group_size=1,
+            executor_group_size=1,
+            max_steps=config.max_steps,
+            max_prompt_tokens=config.max_prompt_tokens,
+            planner=Sampling(temperature=0.0, max_new_tokens=config.planner.max_new_tokens),
+            executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
+        )
+        parts = self.rollout
+        rollout = Rollout(parts.engine, parts.environment, parts.planner_reward, parts.executor_reward, greedy)
+        generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
+        return rollout.run(self.policy, self.builder, tasks, generator).trajectories
+
+
+class _RolloutStream(IterableDataset[RolloutBatch]):
+    """Iterating samples from the current policy. The length keeps Lightning from prefetching a stale batch."""
+
+    def __init__(self, data: RolloutDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data.roles_of_epoch())
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        return self.data.batches()
+
+
+def round_metrics(result: Round) -> dict[str, float]:
+    """Rewards, components, lengths and share of groups without signal of both roles: tag -> value."""
+    metrics: dict[str, float] = {}
+    for role, groups in result.groups.items():
+        if not groups:
+            continue
+        rewards = torch.cat([g.rewards for g in groups])
+        lengths = torch.tensor([float(len(ids)) for g in groups for ids in g.completion_ids])
+        metrics |= {
+            f"{role}/reward/mean": rewards.mean().item(),
+            f"{role}/reward/std": rewards.std(correction=0).item(),
+            f"{role}/reward/min": rewards.min().item(),
+            f"{role}/reward/max": rewards.max().item(),
+            f"{role}/length/mean": lengths.mean().item(),
+            f"{role}/length/max": lengths.max().item(),
+            f"{role}/length/truncated": torch.cat([g.truncated for g in groups]).float().mean().item(),
+            f"{role}/frac_zero_std": _frac_constant(groups),
+        }
+        for tag in groups[0].components:
+            values = torch.cat([g.components[tag] for g in groups])
+            if not values.isnan().all():
+                metrics[f"{role}/reward/{tag}"] = values.nanmean().item()
+    return metrics
+
+
+def rewards_by_peers(groups: Sequence[Group]) -> dict[int, Tensor]:
+    """Rewards of the groups that are compared with one another, joined: comparison -> [G]."""
+    joined: defaultdict[int, list[Tensor]] = defaultdict(list)
+    for group in groups:
+        joined[group.peers].append(group.rewards)
+    return {peers: torch.cat(rewards) for peers, rewards in joined.items()}
+
+
+def _frac_constant(groups: Sequence[Group]) -> float:
+    comparisons = rewards_by_peers(groups).values()
+    return sum(float(bool(r.max() == r.min())) for r in comparisons) / len(comparisons)
+
+
+def _count(steps: Sequence[Role], role: Role) -> int:
+    return sum(step == role for step in steps)
+
+
+def _task_loader(tasks: TaskSource, batch_size: int) -> DataLoader[list[Task]]:
+    return DataLoader(tasks, batch_size=batch_size, collate_fn=list)  # type: ignore[arg-type]

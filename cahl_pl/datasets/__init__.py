@@ -1,0 +1,8 @@
+"""Loaders of tasks from files: one module a format."""
+
+from cahl_pl.datasets.base import LoadReport, TaskSource
+from cahl_pl.datasets.rlla import RllaDataset
+from cahl_pl.datasets.rows import DataError
+from cahl_pl.datasets.seal_tools import SealToolsDataset
+
+__all__ = ["DataError", "LoadReport", "RllaDataset", "SealToolsDataset", "TaskSource"]

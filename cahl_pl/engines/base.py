@@ -1,0 +1,79 @@
+"""Who samples tokens. An engine knows adapters by name and nothing of prompts, tools or rewards."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cahl_pl.policy import Policy
+from cahl_pl.types import Role
+
+
+@dataclass
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all. Below 1 the sampled
+            distribution is not the trained one, so GRPO is then slightly off-policy.
+        max_new_tokens: length limit of a completion, end of turn included.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+            raise ValueError(
+                "sampling needs temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
+                f"not {self.temperature}, {self.top_p} and {self.max_new_tokens}"
+            )
+
+
+@dataclass(slots=True)
+class Completion:
+    """One sampled completion.
+
+    Attributes:
+        ids: token ids, shape [C], end of turn included if it was reached.
+        logprobs: log-probability of each token under the sampling distribution before top_p, shape [C], float32.
+        ended: whether it ended by itself; False when it hit the length limit.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    ended: bool
+
+
+class Engine(ABC):
+    """Samples completions with one of the two adapters."""
+
+    @abstractmethod
+    def generate(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """Sample `num_samples` completions of each prompt.
+
+        Args:
+            policy: holds the base and the adapters.
+            role: the adapter to sample from.
+            prompts: token ids, of any lengths.
+            num_samples: completions per prompt (G).
+            sampling: temperature, top_p, length limit.
+            generator: the only source of randomness.
+
+        Returns:
+            One list of `num_samples` completions per prompt, in the order of the prompts.
+        """

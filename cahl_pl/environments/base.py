@@ -1,0 +1,51 @@
+"""The interface of an environment, and how its answers are written."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+from cahl_pl.schema import find_problems
+from cahl_pl.types import Feedback, FeedbackError, Task, ToolCall
+
+
+class Session(ABC):
+    """One execution of one plan: its calls see each other's effects, those of other sessions do not."""
+
+    @abstractmethod
+    def call(self, call: ToolCall) -> Feedback:
+        """Answers a call: f_k. Must not raise on anything that a model wrote."""
+
+
+class Environment(ABC):
+    """Answers the calls of an execution."""
+
+    @abstractmethod
+    def start(self, task: Task) -> Session:
+        """A fresh session for one execution of a plan of this task."""
+
+
+def json_text(value: Any) -> str:
+    """The value as JSON text.
+
+    Lone surrogates, which no tokenizer takes, are replaced; values of other types go as their `str`.
+
+    Raises:
+        ValueError: the value holds NaN, an infinity or itself.
+        TypeError: a key is neither text nor a number.
+        RecursionError: the value is nested too deeply.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def refusal(call: ToolCall, task: Task) -> Feedback | None:
+    """The feedback to a call that breaks its schema, naming the first problem; None for a valid call."""
+    problems = find_problems(call, task.tools)
+    return failure(problems[0].message, problems[0].cause) if problems else None
+
+
+def failure(message: str, error: FeedbackError) -> Feedback:
+    """The feedback `{"error": message}`."""
+    return Feedback(json_text({"error": message}), error)

@@ -1,0 +1,95 @@
+"""Answers by running Python functions."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from cahl_pl.schema import coerce_call
+from cahl_pl.types import Feedback, Task, ToolCall
+
+from .base import Environment, Session, failure, json_text, refusal
+
+Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Mapping[str, Callable[..., Any]]]
+"""Takes a task's initial state, gives the functions of its tools by name, bound to that state."""
+
+
+class ExecutableEnvironment(Environment):
+    """Runs each call as a Python function; a tool that raises answers with an error.
+
+    The functions run in this process with all its rights and no time limit: offer only tools that are safe
+    to run on any argument.
+
+    Args:
+        toolkit: makes the functions of one session from a copy of the task's state; or its import path,
+            such as `"cahl_pl.toolworld.toolkit"`.
+        max_characters: longer answers are cut and end with "...".
+
+    Raises:
+        ValueError: the import path leads to nothing that can be called, or `max_characters` is below 3.
+    """
+
+    def __init__(self, toolkit: Toolkit | str, max_characters: int = 2000) -> None:
+        if max_characters < 3:
+            raise ValueError(f"max_characters must be at least 3, got {max_characters}")
+        self.toolkit = _import_toolkit(toolkit) if isinstance(toolkit, str) else toolkit
+        self.max_characters = max_characters
+
+    def start(self, task: Task) -> Session:
+        """A session with fresh functions, bound to a copy of the task's state.
+
+        Raises:
+            ValueError: the toolkit has no function for a tool that the task offers.
+        """
+        functions = self.toolkit(copy.deepcopy(task.state))
+        missing = [tool.name for tool in task.tools if tool.name not in functions]
+        if missing:
+            raise ValueError(f"task {task.id!r} offers tools that the toolkit has no function for: {missing}")
+        return _ExecutableSession(task, functions, self.max_characters)
+
+
+class _ExecutableSession(Session):
+    def __init__(self, task: Task, functions: Mapping[str, Callable[..., Any]], max_characters: int) -> None:
+        self._task = task
+        self._functions = functions
+        self._max_characters = max_characters
+
+    def call(self, call: ToolCall) -> Feedback:
+        refused = refusal(call, self._task)
+        if refused is not None:
+            return refused
+        # A copy, since the tool may change its arguments in place and the call is still to be scored.
+        arguments = copy.deepcopy(dict(coerce_call(call, self._task.tools).arguments))
+        try:
+            result = self._functions[call.name](**arguments)
+        except Exception as error:
+            return self._cut(failure(_message(error), "tool"))
+        try:
+            return self._cut(Feedback(json_text(result)))
+        except Exception:  # the result's own __str__ may raise anything
+            return failure("the tool's result cannot be written as JSON", "tool")
+
+    def _cut(self, feedback: Feedback) -> Feedback:
+        if len(feedback.text) <= self._max_characters:
+            return feedback
+        return Feedback(feedback.text[: self._max_characters - 3] + "...", feedback.error)
+
+
+def _message(error: Exception) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
+def _import_toolkit(path: str) -> Toolkit:
+    module, _, name = path.rpartition(".")
+    try:
+        toolkit = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"toolkit {path!r} cannot be imported: {error}") from None
+    if not callable(toolkit):
+        raise ValueError(f"toolkit {path!r} is not a function, but a {type(toolkit).__name__}")
+    return toolkit  # type: ignore[no-any-return]

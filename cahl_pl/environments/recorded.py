@@ -1,0 +1,39 @@
+"""Answers from the gold trajectory: for data whose tools cannot be run."""
+
+from __future__ import annotations
+
+from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.types import Feedback, Task, ToolCall
+
+from .base import Environment, Session, failure, json_text, refusal
+
+
+class RecordedEnvironment(Environment):
+    """Answers a gold call with its stored result, each once, and any other call with the error `unmatched`.
+
+    A gold call with no stored result is answered `{"status": "ok"}`.
+    """
+
+    def start(self, task: Task) -> Session:
+        """A session in which no gold call has been answered yet."""
+        return _RecordedSession(task)
+
+
+class _RecordedSession(Session):
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._open = [(self._key(gold.call), gold.result) for gold in task.gold]
+
+    def call(self, call: ToolCall) -> Feedback:
+        refused = refusal(call, self._task)
+        if refused is not None:
+            return refused
+        key = self._key(call)
+        for i, (gold_key, result) in enumerate(self._open):
+            if gold_key == key:
+                del self._open[i]
+                return Feedback(json_text({"status": "ok"} if result is None else result))
+        return failure("there is no result for this call", "unmatched")
+
+    def _key(self, call: ToolCall) -> tuple[str, str]:
+        return call.name, canonical(coerce_call(call, self._task.tools).arguments)

@@ -1,0 +1,139 @@
+"""What the episodes of a rollout or a benchmark achieved, and how economically they called tools."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.types import FeedbackError, Step, ToolCall, ToolSpec, Trajectory
+
+INVALID_CAUSES: tuple[FeedbackError, ...] = tuple(
+    cause for cause in get_args(FeedbackError) if cause != "tool"
+)
+"""The causes that make a call invalid: all but `tool`, an error that the tool itself reports."""
+
+_COUNTS = (
+    "trajectories",
+    "successes",
+    "calls",
+    "calls_in_successes",
+    "redundant",
+    "surplus",
+    "subtasks",
+    "plan_errors",
+    "tool",
+    *INVALID_CAUSES,
+)
+
+
+def is_success(trajectory: Trajectory) -> bool:
+    """Whether a trajectory did what was asked, measured against the gold calls.
+
+    With gold calls: the multiset of the executed calls equals the multiset of the gold calls, both coerced by
+    the task's tools; their order does not count. Without gold calls: the plan could be read, nothing was
+    called, and at least one step gave a well-formed answer.
+    """
+    task = trajectory.task
+    if not task.gold:
+        actions = [step.action for step in trajectory.steps]
+        answered = any(action.answer is not None and action.well_formed for action in actions)
+        return trajectory.plan.error is None and not trajectory.calls and answered
+    return Counter(_keys(trajectory.calls, task.tools)) == Counter(
+        _keys((gold.call for gold in task.gold), task.tools)
+    )
+
+
+class ToolUse(Metric):
+    """Success and economy of tool calls over trajectories (section "Efficiency" of the paper's results).
+
+    A *call* is a step's output that is not an answer in text; an output in which nothing can be read is a
+    call with the cause `parse`. Every trajectory counts as one task. `compute` gives a dict of scalars; where
+    a denominator is 0, the value is 0.
+
+    | key | value |
+    | --- | --- |
+    | `task/success` | share of trajectories for which `is_success` holds |
+    | `tools/calls_per_task` | calls / trajectories |
+    | `tools/calls_per_success` | calls in successful trajectories / successful trajectories |
+    | `tools/invalid_rate` | share of calls that failed by any cause but `tool` |
+    | `tools/invalid_rate/<cause>` | share of calls that failed by this cause |
+    | `tools/error_rate` | share of calls that the tool itself answered with an error (cause `tool`) |
+    | `tools/redundant_rate` | share of calls that repeat one made earlier in the trajectory (once coerced) |
+    | `tools/excess` | sum over trajectories of max(0, calls - gold calls) / calls |
+    | `plan/subtasks` | mean number of sub-tasks of the plans that could be read |
+    | `plan/parse_error_rate` | share of trajectories whose plan could not be read |
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # int64: sums stay exact, and are summed over processes in one go
+        self.add_state("counts", torch.zeros(len(_COUNTS), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, trajectories: Sequence[Trajectory]) -> None:
+        """Count these trajectories in."""
+        total: Counter[str] = Counter()
+        for trajectory in trajectories:
+            total.update(_count(trajectory))
+        self.counts += torch.tensor([total[name] for name in _COUNTS], device=self.counts.device)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values of the table above; each a float scalar."""
+        n = dict(zip(_COUNTS, self.counts, strict=True))
+        invalid = torch.stack([n[cause] for cause in INVALID_CAUSES]).sum()
+        return {
+            "task/success": _ratio(n["successes"], n["trajectories"]),
+            "tools/calls_per_task": _ratio(n["calls"], n["trajectories"]),
+            "tools/calls_per_success": _ratio(n["calls_in_successes"], n["successes"]),
+            "tools/invalid_rate": _ratio(invalid, n["calls"]),
+            **{f"tools/invalid_rate/{cause}": _ratio(n[cause], n["calls"]) for cause in INVALID_CAUSES},
+            "tools/error_rate": _ratio(n["tool"], n["calls"]),
+            "tools/redundant_rate": _ratio(n["redundant"], n["calls"]),
+            "tools/excess": _ratio(n["surplus"], n["calls"]),
+            "plan/subtasks": _ratio(n["subtasks"], n["trajectories"] - n["plan_errors"]),
+            "plan/parse_error_rate": _ratio(n["plan_errors"], n["trajectories"]),
+        }
+
+
+def _count(trajectory: Trajectory) -> dict[str, int]:
+    attempts = [step for step in trajectory.steps if step.action.answer is None]
+    causes = Counter[str](cause for step in attempts if (cause := _cause(step)) is not None)
+    keys = _keys(trajectory.calls, trajectory.task.tools)
+    success = is_success(trajectory)
+    return {
+        "trajectories": 1,
+        "successes": int(success),
+        "calls": len(attempts),
+        "calls_in_successes": len(attempts) if success else 0,
+        "redundant": len(keys) - len(set(keys)),
+        "surplus": max(0, len(attempts) - len(trajectory.task.gold)),
+        "subtasks": len(trajectory.plan.subtasks),
+        "plan_errors": int(trajectory.plan.error is not None),
+        **causes,
+    }
+
+
+def _cause(step: Step) -> FeedbackError | None:
+    if step.action.call is None:
+        return "parse"
+    return None if step.feedback is None else step.feedback.error
+
+
+def _keys(calls: Iterable[ToolCall], tools: Sequence[ToolSpec]) -> list[tuple[str, str]]:
+    """One hashable key a call; equal calls have equal keys."""
+    return [(call.name, canonical(coerce_call(call, tools).arguments)) for call in calls]
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    return part / whole.clamp(min=1)

@@ -1,0 +1,293 @@
+"""CAHL as a LightningModule: it owns the policy and takes one role's optimiser step per training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from transformers import get_scheduler
+
+from cahl_pl.datamodule import RolloutDataModule, rewards_by_peers
+from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, supervised_loss
+from cahl_pl.logprobs import Scores, micro_batches, score
+from cahl_pl.metrics import ToolUse
+from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task, Trajectory
+
+
+class StaleBatchError(RuntimeError):
+    """A batch was sampled by an older policy than the one that would be trained on it."""
+
+
+@dataclass
+class OptimizerConfig:
+    """One role's optimiser (AdamW) and learning rate.
+
+    Attributes:
+        lr: peak learning rate.
+        lr_schedule: a schedule of `transformers.get_scheduler`: `constant`, `constant_with_warmup`, `linear`, `cosine`, ...
+        warmup_steps: steps of this role over which the rate rises from 0.
+        warm_start_lr: constant learning rate of the supervised warm start.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this norm.
+    """
+
+    lr: float = 1e-5
+    lr_schedule: str = "constant"
+    warmup_steps: int = 0
+    warm_start_lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+class CAHLModule(LightningModule):
+    """Trains both roles of CAHL by GRPO.
+
+    Each training step gets one role's batch from the data module, makes that role's adapter active, takes one optimiser
+    step of it, and leaves the other adapter's bytes as they are.
+
+    Args:
+        policy: base model and adapters.
+        grpo: the loss.
+        planner: the planner's optimiser.
+        executor: the executor's optimiser.
+        max_tokens_per_micro_batch: padded tokens of one forward and backward pass. The gradient does not depend on it,
+            only memory and speed do.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008 - jsonargparse reads nested defaults from here
+        grpo: GRPOConfig = GRPOConfig(),  # noqa: B008
+        planner: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        executor: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        max_tokens_per_micro_batch: int = 16384,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = Policy(policy)
+        self.grpo = grpo
+        self.optimizer_config: dict[Role, OptimizerConfig] = {"planner": planner, "executor": executor}
+        self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
+        self._checked: set[Role] = set()  # roles whose first gradients were looked at
+        self._evaluation: dict[str, ToolUse] = {}
+
+    # --- set-up ------------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load base and adapters on the right device, before optimisers and strategy see them."""
+        self.policy.load(self.trainer.strategy.root_device if self._trainer is not None else "cpu")
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        """One AdamW and one schedule per role, over the adapter's parameters found by name."""
+        optimizers: list[torch.optim.Optimizer] = []
+        schedulers: list[Any] = []
+        for role in ROLES:
+            config = self.optimizer_config[role]
+            optimizer = torch.optim.AdamW(
+                self.policy.parameters_of(role), lr=config.lr, betas=tuple(config.betas), weight_decay=config.weight_decay
+            )
+            optimizers.append(optimizer)
+            schedulers.append(
+                get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, max(1, self._num_grpo_steps(role)))
+            )
+        return optimizers, schedulers
+
+    def _num_grpo_steps(self, role: Role) -> int:
+        """Optimiser steps that the role will take after the warm start: the length of its schedule."""
+        data = self._data
+        roles = data.roles_of_epoch()
+        total = self.trainer.estimated_stepping_batches * roles.count(role) / len(roles)
+        return round(total) - data.warm_start_rounds * data.updates_per_round
+
+    @property
+    def _data(self) -> RolloutDataModule:
+        data: RolloutDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        """One optimiser step of the batch's role.
+
+        Raises:
+            StaleBatchError: the batch was sampled by an older policy of its role.
+        """
+        role = batch.role
+        if self.policy.version[role] != batch.version + batch.update:
+            raise StaleBatchError(
+                f"a {role} batch sampled by version {batch.version} (update {batch.update} on it) met version "
+                f"{self.policy.version[role]} of the {role}: the data loader must not fetch ahead of the optimiser"
+            )
+        index = ROLES.index(role)
+        optimizer = self.optimizers()[index]  # type: ignore[index]
+        scheduler = self.lr_schedulers()[index]  # type: ignore[index]
+        config = self.optimizer_config[role]
+        supervised = batch.objective == "supervised"
+        for group in optimizer.param_groups:
+            group["lr"] = config.warm_start_lr if supervised else scheduler.get_last_lr()[0]
+
+        groups = batch.groups if supervised else self._with_advantages(batch.groups)
+        optimizer.zero_grad(set_to_none=True)
+        metrics = dict(batch.metrics)
+        if groups:
+            stats = self._backward(role, groups, batch)
+            self._check_gradients(role)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters_of(role), config.max_grad_norm)
+            if not torch.isfinite(norm):  # a step on it would destroy the adapter
+                optimizer.zero_grad(set_to_none=True)
+            metrics |= self._step_metrics(role, stats, norm, supervised)
+        # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
+        optimizer.step()
+        if not supervised:
+            scheduler.step()
+        self.policy.version[role] += 1
+        metrics[f"{role}/lr"] = optimizer.param_groups[0]["lr"]
+        metrics[f"{role}/version"] = float(self.policy.version[role])
+        metrics["step"] = float(self.trainer.global_step)  # the x-axis: optimiser steps of both roles
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+
+    def _with_advantages(self, groups: list[Group]) -> list[Group]:
+        """The groups that carry a signal, with their advantages; groups of equal rewards are left out."""
+        joined = rewards_by_peers(groups)
+        compared = dict(
+            zip(joined, advantages(list(joined.values()), self.grpo.scale_rewards, self.grpo.epsilon), strict=True)
+        )
+        kept = []
+        for group in groups:
+            size = len(group.rewards)
+            group.advantages, compared[group.peers] = compared[group.peers][:size], compared[group.peers][size:]
+            if has_signal(joined[group.peers]):
+                kept.append(group)
+        return kept
+
+    def _backward(self, role: Role, groups: list[Group], batch: RolloutBatch) -> LossStats:
+        """Forward and backward of the whole batch in micro-batches; gradients end up in the role's adapter."""
+        self.policy.activate(role)
+        lengths = [len(ids) for group in groups for ids in group.completion_ids]
+        total = LossStats()
+        with self.policy.training_mode():
+            for part in micro_batches(groups, self.max_tokens_per_micro_batch):
+                part = [group.to(self.policy.device) for group in part]
+                reference = None
+                if batch.objective == "grpo" and self.grpo.kl > 0:
+                    with torch.no_grad(), self.policy.without_adapters():
+                        reference = score(self.policy, part, batch.temperature).logprobs
+                scores = score(self.policy, part, batch.temperature)
+                if batch.objective == "supervised":
+                    loss, stats = supervised_loss(scores.logprobs, scores.mask, sum(lengths))
+                else:
+                    loss, stats = grpo_loss(
+                        scores.logprobs,
+                        _old_logprobs(part, scores) if batch.update > 0 else None,
+                        reference,
+                        torch.cat([group.advantages for group in part]),
+                        scores.mask,
+                        self.grpo,
+                        len(lengths),
+                        sum(lengths),
+                    )
+                stats.entropy = scores.entropy.sum().item()
+                total.add(stats)
+                self.manual_backward(loss)
+        return total
+
+    def _check_gradients(self, role: Role) -> None:
+        """On the role's first step: its adapter, and nothing else, has received gradients.
+
+        Raises:
+            RuntimeError: gradients went missing or elsewhere; training would silently do nothing or too much.
+        """
+        if role in self._checked:
+            return
+        own = {id(parameter) for parameter in self.policy.parameters_of(role)}
+        missing = [n for n, p in self.policy.lm.named_parameters() if id(p) in own and p.grad is None]
+        stray = [n for n, p in self.policy.lm.named_parameters() if id(p) not in own and p.grad is not None]
+        other = next(r for r in ROLES if r != role)
+        stray = [n for n in stray if f".{other}." not in n or role not in self._checked and not self._checked]
+        if missing or stray:
+            raise RuntimeError(
+                f"the first {role} step gave no gradient to {missing[:2]} and a gradient to {stray[:2]}: the {role}'s "
+                "adapter alone must receive gradients; this is an error of the program or of an installed version of peft"
+            )
+        self._checked.add(role)
+
+    def _step_metrics(self, role: Role, stats: LossStats, norm: Tensor, supervised: bool) -> dict[str, float]:
+        tokens = max(stats.tokens, 1.0)
+        if supervised:
+            return {f"{role}/warm_start/loss": stats.loss, f"{role}/grad_norm": norm.item()}
+        metrics = {
+            f"{role}/loss": stats.loss,
+            f"{role}/entropy": stats.entropy / tokens,
+            f"{role}/clip/low": stats.low / tokens,
+            f"{role}/clip/high": stats.high / tokens,
+            f"{role}/ratio": stats.ratio / tokens,
+            f"{role}/grad_norm": norm.item(),
+        }
+        return metrics | ({f"{role}/kl": stats.kl / tokens} if self.grpo.kl > 0 else {})
+
+    # --- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting afresh."""
+        self._evaluation = {"val": ToolUse()}
+
+    def validation_step(self, batch: list[Task], batch_idx: int) -> None:
+        """Greedy episodes of validation tasks."""
+        self._evaluation["val"].update(self._data.evaluate(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/...`."""
+        self._log_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting afresh, one set of metrics per test set."""
+        self._evaluation = {name: ToolUse() for name in self._data.test_tasks}
+
+    def test_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Greedy episodes of one test set's tasks."""
+        list(self._evaluation.values())[dataloader_idx].update(self._data.evaluate(batch))
+
+    def on_test_epoch_end(self) -> None:
+        """Log `<test set>/...`."""
+        self._log_evaluation()
+
+    def predict_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> list[Trajectory]:
+        """Greedy episodes, to be written down."""
+        return self._data.evaluate(batch)
+
+    def _log_evaluation(self) -> None:
+        for name, metric in self._evaluation.items():
+            values = {f"{name}/{tag}": value for tag, value in metric.compute().items()}
+            self.log_dict(values | {"step": float(self.trainer.global_step)}, batch_size=1)
+
+    # --- state -----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The adapters alone: the frozen base is never written to a checkpoint."""
+        return self.policy.adapter_state()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave."""
+        self.policy.load_adapter_state(dict(state_dict))
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the policy's versions."""
+        checkpoint["policy_version"] = dict(self.policy.version)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the policy's versions."""
+        self.policy.version.update(checkpoint["policy_version"])
+
+
+def _old_logprobs(groups: list[Group], scores: Scores) -> Tensor:
+    """The log-probabilities at sampling, [N, C], in the layout of `scores`."""
+    flat = torch.cat([logprobs for group in groups for logprobs in group.logprobs or []])
+    return torch.zeros_like(scores.logprobs).masked_scatter(scores.mask, flat)

@@ -1,0 +1,237 @@
+"""One frozen base model that carries both roles' LoRA adapters.
+
+The rules that keep two adapters on one base honest (each was seen to fail silently when broken):
+
+- an adapter is made active once per phase, and forward and backward of one loss run under the same active adapter;
+- PEFT's `set_adapter` and `disable_adapter` flip `requires_grad`; it is restored after each of them, and optimisers
+  collect their parameters by name;
+- nothing is ever merged into the base: merging into 4-bit weights loses information.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cahl_pl.types import ROLES, Role
+
+
+class PolicyError(ValueError):
+    """The base model cannot be loaded as asked; the message says what to change."""
+
+
+@dataclass
+class PolicyConfig:
+    """The base model and its adapters.
+
+    Attributes:
+        model: hub id or local folder of a causal language model; a relative folder is looked up in the working
+            directory, `toolworld` is the small model that ships with this package.
+        gguf_file: name of a GGUF file inside that folder, to load (and de-quantise) instead of safetensors.
+        quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`.
+        dtype: of the base's weights and activations. Adapters are always float32.
+        lora_rank: rank r of both adapters.
+        lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
+        lora_targets: module names to adapt, or `all-linear`.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
+        attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
+        trust_remote_code: run code that comes with the model. Off unless you have read that code.
+    """
+
+    model: str = "toolworld"
+    gguf_file: str | None = None
+    quantization: Literal["none", "nf4"] = "none"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_targets: str | list[str] = "all-linear"
+    gradient_checkpointing: bool = False
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
+
+
+class Policy(nn.Module):
+    """The base and its two adapters. Empty until `load` is called, so that strategies can place it.
+
+    Attributes:
+        config: may be changed until `load` is called (the 4-bit memory callback does).
+        lm: the PEFT model; None before `load`.
+        tokenizer: the base's tokenizer; None before `load`.
+        version: optimiser steps taken by each role's adapter.
+    """
+
+    lm: Any
+    tokenizer: Any
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.lm = None
+        self.tokenizer = None
+        self.version: dict[Role, int] = dict.fromkeys(ROLES, 0)
+
+    def load(self, device: torch.device | str = "cpu") -> None:
+        """Load tokenizer and base and add fresh adapters. Does nothing when already loaded.
+
+        Raises:
+            PolicyError: the model cannot be found or loaded as configured.
+        """
+        if self.lm is not None:
+            return
+        from peft import LoraConfig, get_peft_model
+
+        self.tokenizer, base = load_base(self.config, torch.device(device))
+        base.requires_grad_(False)
+        lora = LoraConfig(
+            r=self.config.lora_rank,
+            lora_alpha=self.config.lora_alpha,
+            lora_dropout=0.0,  # dropout would make the ratio of an on-policy sample differ from 1
+            target_modules=self.config.lora_targets,
+            task_type="CAUSAL_LM",
+        )
+        # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
+        self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
+        for role in ROLES[1:]:
+            self.lm.add_adapter(role, lora)
+        if self.config.gradient_checkpointing:
+            # on the base: PEFT's own switch would make the embeddings' output require gradients, which only the
+            # re-entrant kind of checkpointing needs
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.lm.eval()
+        self._active: Role = ROLES[0]
+        self._require_grad()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lives."""
+        return next(self.lm.parameters()).device
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model below PEFT."""
+        return self.lm.get_base_model()
+
+    def parameters_of(self, role: Role) -> list[nn.Parameter]:
+        """The parameters of one role's adapter, found by name."""
+        return [parameter for name, parameter in self.lm.named_parameters() if f".{role}." in name]
+
+    def activate(self, role: Role) -> None:
+        """Make `role` the adapter of every forward pass that follows."""
+        if role != self._active:
+            self.lm.set_adapter(role)
+            self._active = role
+            self._require_grad()
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """The bare base: the reference policy of the KL term."""
+        with self.lm.disable_adapter():
+            yield
+        self._require_grad()
+
+    @contextlib.contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """Train mode where gradient checkpointing needs it; eval mode, which keeps the KV cache, everywhere else."""
+        self.lm.train(self.config.gradient_checkpointing)
+        try:
+            yield
+        finally:
+            self.lm.eval()
+
+    def train(self, mode: bool = True) -> Policy:
+        """Stay in eval mode: Lightning's mode switches must not turn the KV cache off under a rollout."""
+        return self
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The adapters' weights, name -> tensor; the base is not in it."""
+        return {k: v.detach() for k, v in self.lm.named_parameters() if any(f".{role}." in k for role in ROLES)}
+
+    def load_adapter_state(self, state: dict[str, Tensor]) -> None:
+        """Copy weights made by `adapter_state` into the adapters.
+
+        Raises:
+            PolicyError: names or shapes differ (another base, rank or target modules).
+        """
+        own = self.adapter_state()
+        shapes = {name: tensor.shape for name, tensor in state.items()}
+        if shapes != {name: tensor.shape for name, tensor in own.items()}:
+            raise PolicyError(
+                f"the checkpoint's adapters do not fit the model {self.config.model!r} with LoRA rank "
+                f"{self.config.lora_rank}: use the model, rank and target modules they were trained with"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def _require_grad(self) -> None:
+        self.lm.set_requires_grad(list(ROLES))
+
+
+def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
+    """Tokenizer and base model, frozen as they are on disk.
+
+    Raises:
+        PolicyError: the model cannot be found or loaded as configured.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    folder = _resolve(config)
+    kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        )
+        kwargs_model = {"quantization_config": quantization, "device_map": {"": device}}
+    else:
+        kwargs_model = {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
+        base = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **kwargs, **kwargs_model
+        )
+    except Exception as error:  # transformers raises a dozen types here; each means the same to the user
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PolicyError(
+            f"model {config.model!r} cannot be loaded ({reason}): give policy.model the hub id or the local folder of a "
+            "causal language model in safetensors format, or a folder and policy.gguf_file"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.quantization == "nf4":
+        _keep_cpu_gradients(base)
+    elif device.type != "cpu":
+        base.to(device)
+    return tokenizer, base.eval()
+
+
+def _resolve(config: PolicyConfig) -> str:
+    if config.model == "toolworld":
+        return str(Path(__file__).parent / "toolworld" / "model")
+    folder = Path(config.model).expanduser()
+    looks_local = config.model.startswith((".", "/", "~"))
+    if looks_local and not folder.is_dir():
+        raise PolicyError(f"policy.model names the folder {config.model!r}, which does not exist")
+    if config.gguf_file is not None:
+        from cahl_pl.gguf import safetensors_of
+
+        return str(safetensors_of(folder, config.gguf_file))
+    return str(folder) if folder.is_dir() else config.model
+
+
+def _keep_cpu_gradients(base: nn.Module) -> None:
+    # On CPUs with avx512_bf16 bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode, and later
+    # forwards take a kernel without autograd: gradients through the base are then wrong, without an error.
+    import bitsandbytes as bnb
+
+    for module in base.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False

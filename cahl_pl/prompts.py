@@ -1,0 +1,218 @@
+"""From tasks to token ids.
+
+Three properties are kept here, because everything after relies on them:
+
+- *Token in, token out.* A prompt is a list of ids. An episode only ever appends ids to it; nothing is re-tokenised.
+- *Shared prefix first.* Tools, dialogue and request come before the role's own words, so that every prompt of a task
+  starts with the same ids, whichever role reads it.
+- *Data is not control.* Only text of the chat template may become a control token. Requests, tool descriptions,
+  sub-tasks and feedback are tokenised apart from it, with special tokens split into plain characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cahl_pl.parsing import format_subtask
+from cahl_pl.types import Message, SubTask, Task, ToolSpec
+
+_MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
+
+PLANNER_INSTRUCTION = """\
+Split the request above into the sub-tasks that it needs, in order. Write one JSON object per line:
+<plan>
+{"task": "what to do", "tool": "name of the tool", "parameters": {"parameter": "value"}}
+</plan>
+Use only the tools offered. A value that is the result of an earlier sub-task is written "$1", "$2", ...
+If no tool is needed, write one sub-task with "tool": null."""
+
+EXECUTOR_INSTRUCTION = """\
+Carry out sub-task {index}: {subtask}
+Write exactly one tool call:
+<tool_call>{"name": "name of the tool", "parameters": {"parameter": "value"}}</tool_call>
+Replace "$1", "$2", ... by the results seen above. If the sub-task needs no tool, write <answer>your answer</answer>."""
+
+
+@dataclass
+class PromptConfig:
+    """The words around a task.
+
+    Attributes:
+        tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
+            a line, several times shorter.
+        system: text before the list of tools.
+        planner: what the planner reads after the request.
+        executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in.
+        feedback: how an environment's answer is shown; `{feedback}` is filled in.
+        chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none.
+    """
+
+    tool_format: Literal["json", "compact"] = "json"
+    system: str = "You are a helpful assistant with access to these tools:"
+    planner: str = PLANNER_INSTRUCTION
+    executor: str = EXECUTOR_INSTRUCTION
+    feedback: str = "Result: {feedback}"
+    chat_template: str | None = None
+
+
+class PromptBuilder:
+    """Renders both roles' prompts for one tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has no chat template and none is configured.
+    """
+
+    def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
+        self.config = config or PromptConfig()
+        self.tokenizer = tokenizer
+        self._template = _read_template(self.config.chat_template) or tokenizer.chat_template
+        if self._template is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: give one in prompts.chat_template "
+                "(a Jinja template or the path of a file), or use an instruction-tuned model"
+            )
+        # What the template writes between the end of an assistant turn and the start of the next one.
+        _, after = self._render([_mark("user", 0), _mark("assistant", 1), _mark("user", 2)]).split(_MARK.format(1))
+        close, open_ = after.split(_MARK.format(2))
+        self._close_ids = self._literal(close)
+        self._open_ids = self._literal(open_)
+
+    @property
+    def end_of_turn(self) -> int:
+        """The id that ends an assistant turn."""
+        return self._close_ids[0]
+
+    def shared(self, task: Task) -> list[int]:
+        """The ids that both roles' prompts of a task start with: tools, dialogue, request."""
+        return self._split(task)[0]
+
+    def planner(self, task: Task) -> list[int]:
+        """The planner's prompt (q, H, T)."""
+        return self._prompt(task, self.config.planner)
+
+    def executor(self, task: Task, subtask: SubTask) -> list[int]:
+        """The executor's prompt for the first sub-task: (q, H, T, z_1)."""
+        return self._prompt(task, self._executor_words(subtask, 1))
+
+    def next_step(self, ended: bool, feedback: str, subtask: SubTask, index: int) -> list[int]:
+        """What follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
+
+        Args:
+            ended: whether the output ended with its end-of-turn token (a truncated one did not).
+            feedback: the environment's answer, empty for none.
+            subtask: the next sub-task.
+            index: its number in the plan, from 1.
+        """
+        words = self._executor_words(subtask, index)
+        if feedback:
+            words = self.config.feedback.replace("{feedback}", feedback) + "\n\n" + words
+        return self._close_ids[int(ended) :] + self._data(words) + self._open_ids
+
+    def completion(self, text: str) -> list[int]:
+        """A gold output as the model would have sampled it, end of turn included."""
+        return [*self._data(text), self.end_of_turn]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a sampled completion, without its end of turn."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _executor_words(self, subtask: SubTask, index: int) -> str:
+        # replace, not format: the instruction is full of braces, and so is the sub-task
+        words = self.config.executor.replace("{index}", str(index))
+        return words.replace("{subtask}", format_subtask(subtask))
+
+    def _prompt(self, task: Task, words: str) -> list[int]:
+        before, after = self._split(task)
+        return before + self._data("\n\n" + words) + after
+
+    def _split(self, task: Task) -> tuple[list[int], list[int]]:
+        """The ids up to the end of the request, and those after the role's words (the assistant's header)."""
+        messages = _messages(task, self.config)
+        marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
+        try:
+            text = self._render(marked)
+        except Exception:  # a template without a system role (Gemma, Mistral) raises: the first user turn carries it
+            if len(messages) < 2:
+                raise
+            messages = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages[:2])}, *messages[2:]]
+            marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
+            text = self._render(marked)
+        ids: list[int] = []
+        for i, message in enumerate(messages):
+            literal, text = text.split(_MARK.format(i), 1)
+            ids += self._literal(literal) + self._data(message["content"])
+        return ids, self._literal(text)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    def _literal(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _data(self, text: str) -> list[int]:
+        # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def tool_text(tool: ToolSpec, tool_format: Literal["json", "compact"]) -> str:
+    """One tool as the model reads it."""
+    if tool_format == "json":
+        function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+        return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
+    required = tool.parameters.get("required", ())
+    parameters = [
+        f"{name}{'' if name in required else '?'}: {_type_text(schema)}"
+        for name, schema in tool.parameters.get("properties", {}).items()
+    ]
+    return f"{tool.name}({', '.join(parameters)}): {tool.description}"
+
+
+def _type_text(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        return "any"
+    if "enum" in schema:
+        return "|".join(map(str, schema["enum"]))
+    kind = schema.get("type", "any")
+    return "|".join(kind) if isinstance(kind, list) else str(kind)
+
+
+def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:
+    """The dialogue as every chat template can take it: system, then user and assistant turns."""
+    dialogue = list(task.messages)
+    system = "\n".join([config.system, *(tool_text(tool, config.tool_format) for tool in task.tools)])
+    if dialogue and dialogue[0].role == "system":
+        system = dialogue.pop(0).content + "\n\n" + system
+    turns = [{"role": "system", "content": system}]
+    for message in dialogue:
+        turns.append(_turn(message, config))
+    if turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever came last
+        turns.append({"role": "user", "content": ""})
+    return turns
+
+
+def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
+    if message.role == "tool":  # few templates know a tool role, and each in its own way
+        return {"role": "user", "content": config.feedback.replace("{feedback}", message.content)}
+    return {"role": message.role, "content": message.content}
+
+
+def _mark(role: str, index: int) -> dict[str, str]:
+    return {"role": role, "content": _MARK.format(index)}
+
+
+def _read_template(template: str | None) -> str | None:
+    if template is None or "{" in template:
+        return template
+    path = Path(template)
+    if not path.is_file():
+        raise ValueError(f"prompts.chat_template names the file {template!r}, which does not exist")
+    return path.read_text(encoding="utf-8")

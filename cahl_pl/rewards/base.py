@@ -1,0 +1,73 @@
+"""What a reward has to give: named components of one plan or one step, and their total."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cahl_pl.types import Plan, Step, Task, Trajectory
+
+if TYPE_CHECKING:
+    from .executor import Target
+
+
+class BasePlannerReward(ABC):
+    """R_h: what one plan is worth."""
+
+    @abstractmethod
+    def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
+        """The reward's components by tag, always the same tags; None where one is undefined.
+
+        Args:
+            plan: the plan, possibly an unreadable one.
+            trajectories: all executions of this plan, at least one; without steps if nothing was executed.
+        """
+
+    @abstractmethod
+    def total(self, components: Mapping[str, float | None]) -> float:
+        """The reward made of these components."""
+
+
+class BaseExecutorReward(ABC):
+    """R_l: what one step of an execution is worth."""
+
+    @abstractmethod
+    def components(self, step: Step, target: Target, task: Task) -> dict[str, float | None]:
+        """The reward's components by tag, always the same tags; None where one is undefined.
+
+        Args:
+            step: the step: its output is what is rewarded.
+            target: what is expected of its sub-task, from `assign_gold`.
+            task: the task.
+        """
+
+    @abstractmethod
+    def total(self, components: Mapping[str, float | None]) -> float:
+        """The reward made of these components."""
+
+
+def check_weights(**weights: float) -> dict[str, float]:
+    """The weights, checked.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or all are zero.
+    """
+    if not all(math.isfinite(w) and w >= 0 for w in weights.values()) or not any(weights.values()):
+        given = ", ".join(f"{name}={weight}" for name, weight in weights.items())
+        raise ValueError(f"reward weights must be finite, at least 0 and not all 0, got {given}")
+    return weights
+
+
+def weighted_total(weights: Mapping[str, float], components: Mapping[str, float | None]) -> float:
+    """sum(w r) over the defined components, times sum(w) / sum(w of these): the maximum stays the same.
+
+    Returns:
+        A number in [0, sum(w)] for components in [0, 1]; 0 where no component of positive weight is defined.
+    """
+    defined = {tag: value for tag, value in components.items() if value is not None}
+    weight = sum(weights[tag] for tag in defined)
+    if weight == 0:
+        return 0.0
+    return sum(weights[tag] * value for tag, value in defined.items()) * (sum(weights.values()) / weight)

@@ -1,0 +1,138 @@
+"""R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem: it is paid for carrying out its sub-task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from cahl_pl.schema import coerce_call, find_problems
+from cahl_pl.types import Action, GoldCall, Plan, Step, Task, ToolCall
+
+from .base import BaseExecutorReward, check_weights, weighted_total
+from .similarity import align, call_similarity, similarity_matrix
+
+Expects: TypeAlias = Literal["call", "answer", "any"]
+
+_NEARNESS: Final = 1e-3  # far less than one argument's weight in the call similarity: it only breaks ties
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is expected of the output for one sub-task.
+
+    Attributes:
+        expects: a call, an answer in text, or `any` of them: a surplus sub-task, for which there is no gold.
+        gold: the gold call, if a call is expected.
+    """
+
+    expects: Expects
+    gold: GoldCall | None = None
+
+
+class ExecutorReward(BaseExecutorReward):
+    """R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem, renormalised where R_l,sem is undefined.
+
+    Args:
+        w_form: weight of the tags.
+        w_syn: weight of the call's agreement with its tool's schema.
+        w_sem: weight of the call's agreement with the gold call.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or all are zero.
+    """
+
+    def __init__(self, w_form: float = 0.1, w_syn: float = 0.2, w_sem: float = 0.7) -> None:
+        self.weights = check_weights(form=w_form, syn=w_syn, sem=w_sem)
+
+    def components(self, step: Step, target: Target, task: Task) -> dict[str, float | None]:
+        """`form`, `syn` and `sem`: R_l,form, R_l,syn and R_l,sem of the step's output."""
+        return {
+            "form": format_reward(step.action, target.expects),
+            "syn": syntax_reward(step.action, task, target.expects),
+            "sem": semantic_reward(step.action, target, task),
+        }
+
+    def total(self, components: Mapping[str, float | None]) -> float:
+        """sum(w r), renormalised to the defined components."""
+        return weighted_total(self.weights, components)
+
+
+def assign_gold(plan: Plan, task: Task) -> list[Target]:
+    """Finds for each sub-task what its execution is scored against.
+
+    The sub-tasks that name a tool are aligned with the gold calls as they stand in a plan (`task.ordered`:
+    i-th with i-th; otherwise the best one-to-one match by call similarity, near places first among equals).
+    A gold call that is like no sub-task goes to a sub-task left over, in order, so that the executor may
+    correct a wrong tool. Sub-tasks without a tool are to be answered in text, and so is every sub-task
+    where no call is needed.
+
+    Returns:
+        One target per sub-task.
+    """
+    if not task.gold:
+        return [Target("answer") for _ in plan.subtasks]
+    places = [k for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
+    calls = [ToolCall(plan.subtasks[k].tool or "", plan.subtasks[k].parameters) for k in places]
+    targets = [Target("any" if subtask.tool is not None else "answer") for subtask in plan.subtasks]
+    similarities = similarity_matrix(calls, [gold.planned for gold in task.gold], task.tools)
+    rows, columns = np.indices(similarities.shape)
+    distance = (rows - columns) / max(*similarities.shape, 1)
+    pairs = align(similarities - _NEARNESS * distance**2, task.ordered)
+    if not task.ordered:
+        pairs = [(i, j) for i, j in pairs if similarities[i, j] > 0]
+        taken, taken_gold = {i for i, _ in pairs}, {j for _, j in pairs}
+        left = (i for i in range(len(places)) if i not in taken)
+        left_gold = (j for j in range(len(task.gold)) if j not in taken_gold)
+        pairs += zip(left, left_gold, strict=False)
+    for i, j in pairs:
+        targets[places[i]] = Target("call", task.gold[j])
+    return targets
+
+
+def format_reward(action: Action, expects: Expects) -> float:
+    """R_l,form in {0, 1}: the tags of the expected kind are there, once, in order, nothing outside them."""
+    if not action.well_formed:
+        return 0.0
+    # Well-formed tags that hold no answer are a call's, even if its payload could not be read.
+    kind = "call" if action.answer is None else "answer"
+    return float(expects in (kind, "any"))
+
+
+def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
+    """R_l,syn in [0, 1]: agreement of the call with its tool's schema.
+
+    The mean of four checks: the payload parses; the tool is offered; the required parameters are there and
+    none is undeclared; the values have their declared types. A check that cannot be made counts 0. An
+    answer where one may be given: 1; the wrong kind of output: 0.
+    """
+    if action.answer is not None:
+        return float(expects in ("answer", "any"))
+    if action.call is None or expects == "answer":
+        return 0.0
+    causes = {problem.cause for problem in find_problems(action.call, task.tools)}
+    if "unknown_tool" in causes:
+        return 0.25
+    return 0.5 + 0.25 * (not causes & {"missing", "undeclared"}) + 0.25 * ("type" not in causes)
+
+
+def semantic_reward(action: Action, target: Target, task: Task) -> float | None:
+    """R_l,sem in [0, 1]: agreement of the call with the gold call of this sub-task.
+
+    The mean of tool-name IoU, parameter-name IoU and share of equal values. For one call against one, the
+    tool-name IoU is 1 or 0; where it is 0 so are the other two, since a parameter has a meaning only within
+    its tool: otherwise a wrong tool with the right arguments would equal the right tool with wrong ones.
+    This is the call similarity s(a, a*), so that the executor is paid for what also pays the planner.
+
+    Returns:
+        None for a surplus sub-task. Where an answer is expected, 1 for a well-formed one and 0 otherwise.
+    """
+    if target.expects == "answer":
+        return float(action.answer is not None and action.well_formed)
+    if target.gold is None:
+        return None
+    if action.call is None:
+        return 0.0
+    return call_similarity(coerce_call(action.call, task.tools), coerce_call(target.gold.call, task.tools))

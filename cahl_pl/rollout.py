@@ -1,0 +1,252 @@
+"""Rollouts: plan, execute step by step, score. No learning happens here.
+
+For every task G_h plans are sampled in one batch. Then, step by step, G_l outputs are sampled for every plan of every
+task in one batch, one of them is carried out, and its feedback is appended to that plan's prompt, until the plan ends.
+A plan that cannot be read, an unknown tool or a failing call is an outcome with its reward, not an error.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.environments.base import Environment, Session
+from cahl_pl.parsing import parse_action, parse_plan
+from cahl_pl.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.executor import Target, assign_gold
+from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, Trajectory
+
+
+@dataclass
+class RolloutConfig:
+    """The shape of a round.
+
+    Attributes:
+        planner_group_size: G_h, plans sampled for a request.
+        executor_group_size: G_l, outputs sampled for a step of a plan.
+        branching: `step`: the G_l outputs of a step share one prompt, one of them, drawn uniformly, is carried out and
+            continues the episode. `trajectory`: G_l whole executions of a plan, compared step by step.
+        max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
+        max_prompt_tokens: a longer prompt is not run: its task is left out of the round, its episode ends.
+        planner: how plans are sampled.
+        executor: how executor outputs are sampled.
+    """
+
+    planner_group_size: int = 2
+    executor_group_size: int = 4
+    branching: Literal["step", "trajectory"] = "step"
+    max_steps: int = 6
+    max_prompt_tokens: int = 4096
+    planner: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=512))
+    executor: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256))
+
+    def __post_init__(self) -> None:
+        if min(self.planner_group_size, self.executor_group_size, self.max_steps, self.max_prompt_tokens) < 1:
+            raise ValueError("rollout: group sizes, max_steps and max_prompt_tokens must be at least 1")
+
+
+@dataclass
+class Round:
+    """What one rollout round gives.
+
+    Attributes:
+        groups: each role's groups, rewards filled in.
+        trajectories: the episodes as they were carried out, one per plan (`trajectory` branching: one per execution).
+        metrics: time and counts.
+    """
+
+    groups: dict[Role, list[Group]]
+    trajectories: list[Trajectory]
+    metrics: dict[str, float]
+
+
+@dataclass
+class _Episode:
+    """One plan being carried out (in `trajectory` branching: one execution of it)."""
+
+    task: Task
+    plan_index: int
+    plan: Plan
+    plan_text: str
+    targets: list[Target]
+    session: Session
+    prompt: list[int]
+    steps: list[Step] = field(default_factory=list)
+    samples: list[list[Step]] = field(default_factory=list)  # of each step, all that was sampled
+
+
+class Rollout:
+    """Samples and scores episodes.
+
+    Args:
+        engine: samples tokens.
+        environment: answers calls.
+        planner_reward: R_h.
+        executor_reward: R_l.
+        config: group sizes, branching and limits.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        environment: Environment,
+        planner_reward: BasePlannerReward,
+        executor_reward: BaseExecutorReward,
+        config: RolloutConfig,
+    ) -> None:
+        self.engine = engine
+        self.environment = environment
+        self.planner_reward = planner_reward
+        self.executor_reward = executor_reward
+        self.config = config
+
+    def run(self, policy: Policy, builder: PromptBuilder, tasks: Sequence[Task], generator: torch.Generator) -> Round:
+        """Sample one training round.
+
+        Args:
+            policy: base and adapters; not changed.
+            builder: makes the prompts.
+            tasks: the requests of the round.
+            generator: the only source of randomness.
+
+        Returns:
+            Both roles' groups with rewards, and the episodes.
+        """
+        config, start = self.config, time.perf_counter()
+        prompts = [builder.planner(task) for task in tasks]
+        kept = [i for i, prompt in enumerate(prompts) if len(prompt) <= config.max_prompt_tokens]
+        metrics = {"rollout/tasks": float(len(tasks)), "rollout/tasks_too_long": float(len(tasks) - len(kept))}
+        groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
+        if not kept:
+            return Round(groups, [], metrics)
+        plans = self.engine.generate(
+            policy, "planner", [prompts[i] for i in kept], config.planner_group_size, config.planner, generator
+        )
+        copies = config.executor_group_size if config.branching == "trajectory" else 1
+        episodes: list[_Episode] = []
+        texts = [[builder.decode(completion.ids) for completion in group] for group in plans]
+        for i, group in zip(kept, texts, strict=True):
+            for text in group:
+                plan_index = len(episodes) // copies
+                episodes += [self._start(builder, tasks[i], plan_index, text) for _ in range(copies)]
+
+        groups["executor"] = self._execute(policy, builder, episodes, generator, copies)
+
+        per_plan = [episodes[j : j + copies] for j in range(0, len(episodes), copies)]
+        components = [self._plan_components(group) for group in per_plan]
+        for g, (i, group) in enumerate(zip(kept, plans, strict=True)):
+            scored = components[g * len(group) : (g + 1) * len(group)]
+            totals = [self.planner_reward.total(c) for c in scored]
+            groups["planner"].append(_group(prompts[i], group, totals, scored, peers=g))
+        tokens = sum(len(ids) for role in groups.values() for group in role for ids in group.completion_ids)
+        seconds = time.perf_counter() - start
+        metrics |= {"time/rollout_s": seconds, "rollout/tokens": float(tokens), "time/tokens_per_s": tokens / seconds}
+        return Round(groups, [_trajectory(episode, episode.steps) for episode in episodes], metrics)
+
+    def _start(self, builder: PromptBuilder, task: Task, plan_index: int, text: str) -> _Episode:
+        plan = parse_plan(text)
+        prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
+        session = self.environment.start(task)
+        return _Episode(task, plan_index, plan, text, assign_gold(plan, task), session, prompt)
+
+    def _execute(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        episodes: list[_Episode],
+        generator: torch.Generator,
+        copies: int,
+    ) -> list[Group]:
+        """Carry out all episodes step by step; returns the executor's groups."""
+        config = self.config
+        samples = config.executor_group_size // copies
+        groups: list[Group] = []
+        for k in range(config.max_steps):
+            active = [
+                e for e in episodes if len(e.plan.subtasks) > k == len(e.steps) and len(e.prompt) <= config.max_prompt_tokens
+            ]
+            if not active:
+                break
+            outputs = self.engine.generate(
+                policy, "executor", [e.prompt for e in active], samples, config.executor, generator
+            )
+            for episode, group in zip(active, outputs, strict=True):
+                steps = [_step(episode.plan.subtasks[k], builder.decode(completion.ids)) for completion in group]
+                scored = [self.executor_reward.components(s, episode.targets[k], episode.task) for s in steps]
+                totals = [self.executor_reward.total(c) for c in scored]
+                peers = episode.plan_index * config.max_steps + k
+                groups.append(_group(episode.prompt, group, totals, scored, peers))
+                chosen = int(torch.randint(len(group), (), generator=generator)) if len(group) > 1 else 0
+                feedback = _carry_out(episode.session, steps[chosen].action)
+                episode.samples.append(steps)
+                episode.steps.append(Step(steps[chosen].subtask, steps[chosen].text, steps[chosen].action, feedback))
+                if k + 1 < min(len(episode.plan.subtasks), config.max_steps):
+                    completion = group[chosen]
+                    shown = feedback.text if feedback else ""
+                    episode.prompt = [
+                        *episode.prompt,
+                        *completion.ids.tolist(),
+                        *builder.next_step(completion.ended, shown, episode.plan.subtasks[k + 1], k + 2),
+                    ]
+        return groups
+
+    def _plan_components(self, episodes: list[_Episode]) -> dict[str, float | None]:
+        """R_h's components for one plan, from all that was sampled under it.
+
+        With step branching the i-th outputs of all steps count as the i-th execution, so that R_h,exe averages over
+        G_l samples a step although only one of them was carried out.
+        """
+        if self.config.branching == "trajectory":
+            executions = [_trajectory(episode, episode.steps) for episode in episodes]
+        else:
+            (episode,) = episodes
+            width = self.config.executor_group_size
+            executions = [_trajectory(episode, [step[i] for step in episode.samples]) for i in range(width)]
+        return self.planner_reward.components(episodes[0].plan, executions)
+
+
+def _step(subtask: SubTask, text: str) -> Step:
+    return Step(subtask, text, parse_action(text))
+
+
+def _carry_out(session: Session, action: Action) -> Feedback | None:
+    """The environment's answer to a call; an error message for an output that is neither call nor answer."""
+    if action.call is not None:
+        return session.call(action.call)
+    if action.answer is not None:
+        return None
+    return Feedback(json.dumps({"error": action.error}), "parse")
+
+
+def _trajectory(episode: _Episode, steps: Sequence[Step]) -> Trajectory:
+    return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps))
+
+
+def _group(
+    prompt: Sequence[int],
+    completions: Sequence[Completion],
+    totals: Sequence[float],
+    components: Sequence[dict[str, float | None]],
+    peers: int,
+) -> Group:
+    nan = float("nan")
+    return Group(
+        prompt_ids=torch.tensor(prompt),
+        completion_ids=[c.ids for c in completions],
+        logprobs=[c.logprobs for c in completions],
+        rewards=torch.tensor(totals, dtype=torch.float32),
+        components={
+            tag: torch.tensor([nan if c[tag] is None else c[tag] for c in components]) for tag in components[0]
+        },
+        advantages=torch.zeros(len(completions)),
+        truncated=torch.tensor([not c.ended for c in completions]),
+        peers=peers,
+    )

@@ -1,0 +1,75 @@
+"""Whose turn it is: which roles take an optimiser step after each rollout round."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from cahl_pl.types import ROLES, Role
+
+
+class Schedule(ABC):
+    """The order of the two roles' optimiser steps.
+
+    A round gives at most one batch to each role: a role that has stepped needs new samples before its next step.
+    """
+
+    @abstractmethod
+    def roles(self, round_index: int) -> tuple[Role, ...]:
+        """The roles that step in that round (counted from 0 over the whole run), in order; never empty."""
+
+
+class Alternate(Schedule):
+    """One planner step and one executor step each round.
+
+    The executor's batch stays on-policy after the planner's step, since the executor's adapter has not moved.
+
+    Args:
+        first: the role that steps first.
+    """
+
+    def __init__(self, first: Role = "planner") -> None:
+        self.order: tuple[Role, ...] = ROLES if first == "planner" else (ROLES[1], ROLES[0])
+
+    def roles(self, round_index: int) -> tuple[Role, ...]:
+        """Both, `first` first."""
+        return self.order
+
+
+class PlannerOnly(Schedule):
+    """Only the planner learns; the executor stays as it is (the paper's FreezeLow)."""
+
+    def roles(self, round_index: int) -> tuple[Role, ...]:
+        """The planner."""
+        return ("planner",)
+
+
+class ExecutorOnly(Schedule):
+    """Only the executor learns; the planner stays as it is (the paper's FreezeHigh)."""
+
+    def roles(self, round_index: int) -> tuple[Role, ...]:
+        """The executor."""
+        return ("executor",)
+
+
+class Ratio(Schedule):
+    """`planner` planner steps, then `executor` executor steps, and again.
+
+    Args:
+        planner: planner steps in a row, n.
+        executor: executor steps in a row, m.
+
+    Raises:
+        ValueError: a count is below 1.
+    """
+
+    def __init__(self, planner: int = 1, executor: int = 1) -> None:
+        if planner < 1 or executor < 1:
+            raise ValueError(f"schedule Ratio needs at least one step of each role, not {planner} and {executor}")
+        self.planner, self.executor = planner, executor
+
+    def roles(self, round_index: int) -> tuple[Role, ...]:
+        """n - 1 rounds of the planner, one of both, m - 1 of the executor: the last P and the first E share a round."""
+        turn = round_index % (self.planner + self.executor - 1)
+        if turn < self.planner - 1:
+            return ("planner",)
+        return ROLES if turn == self.planner - 1 else ("executor",)

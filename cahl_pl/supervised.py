@@ -1,0 +1,77 @@
+"""Gold plans and calls as token sequences: what the supervised warm start imitates."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import torch
+
+from cahl_pl.parsing import format_answer, format_call, format_plan
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.types import Group, Role, SubTask, Task
+
+_INSTRUCTION_WORDS = 12
+_DEFAULT_ANSWER = "No tool is needed here."
+
+
+class Example(NamedTuple):
+    """A prompt and the gold completion of it, token ids."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+def gold_plan(task: Task) -> tuple[SubTask, ...]:
+    """A plan made from the gold calls: one sub-task a call, described by the first words of its tool's description.
+
+    A task without gold calls gives one sub-task without a tool.
+    """
+    if not task.gold:
+        return (SubTask("Answer the user", None),)
+    return tuple(
+        SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in task.gold
+    )
+
+
+def planner_example(builder: PromptBuilder, task: Task) -> Example:
+    """The planner's prompt and the gold plan."""
+    return Example(builder.planner(task), builder.completion(format_plan(gold_plan(task))))
+
+
+def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
+    """The executor's prompt at each step of the gold trajectory, and the gold call. Each prompt extends the last one."""
+    examples: list[Example] = []
+    prompt: list[int] = []
+    for index, subtask in enumerate(gold_plan(task), start=1):
+        if examples:
+            feedback = json.dumps(task.gold[index - 2].result, ensure_ascii=False)
+            prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, subtask, index)]
+        else:
+            prompt = builder.executor(task, subtask)
+        text = format_call(task.gold[index - 1].call) if task.gold else format_answer(task.answer or _DEFAULT_ANSWER)
+        examples.append(Example(prompt, builder.completion(text)))
+    return examples
+
+
+def supervised_groups(builder: PromptBuilder, task: Task, role: Role) -> list[Group]:
+    """One role's gold examples of a task as groups of one, for the trainer."""
+    examples = [planner_example(builder, task)] if role == "planner" else executor_examples(builder, task)
+    return [
+        Group(
+            prompt_ids=torch.tensor(example.prompt),
+            completion_ids=[torch.tensor(example.completion)],
+            rewards=torch.ones(1),
+            components={},
+            advantages=torch.ones(1),
+            truncated=torch.zeros(1, dtype=torch.bool),
+            peers=0,
+        )
+        for example in examples
+    ]
+
+
+def _instruction(task: Task, name: str) -> str:
+    tool = task.tool(name)
+    words = (tool.description if tool else "").split(". ")[0].split()
+    return " ".join(words[:_INSTRUCTION_WORDS]).rstrip(".") or f"Use {name}"

@@ -1,0 +1,45 @@
+"""ToolWorld as a collection of tasks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from cahl_pl.datasets.base import TaskSource
+from cahl_pl.toolworld.generate import PROPORTIONS, SPLITS, generate_tasks
+from cahl_pl.types import Task
+
+
+class ToolWorld(TaskSource):
+    """The first `size` tasks of a split of ToolWorld; each is made when it is asked for.
+
+    Args:
+        split: `train`, `test` (unseen requests) or `test_unseen_tools` (unseen tools too).
+        size: number of tasks.
+        seed: other seeds give other tasks.
+        proportions: relative weight of each kind of task, see `generate_tasks`.
+
+    Raises:
+        ValueError: no such split or kind, or a size below 1.
+    """
+
+    def __init__(
+        self, split: str = "train", size: int = 1024, seed: int = 0, proportions: dict[str, float] | None = None
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"ToolWorld has no split {split!r}: use one of {', '.join(SPLITS)}")
+        if size < 1:
+            raise ValueError(f"ToolWorld.size must be at least 1, not {size}")
+        self.split, self.size, self.seed = split, size, seed
+        self.proportions = proportions or dict(PROPORTIONS)
+        self._task = lru_cache(maxsize=4096)(self._generate)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Task:
+        if not -self.size <= index < self.size:
+            raise IndexError(f"ToolWorld has {self.size} tasks, no task {index}")
+        return self._task(index % self.size)
+
+    def _generate(self, index: int) -> Task:
+        return next(generate_tasks(self.split, self.seed, start=index, proportions=self.proportions))

@@ -1,0 +1,89 @@
+"""Tools as a task offers them: a ToolSpec to read and a callable to run, both under the task's own names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from cahl_pl.toolworld.registry import Parameter, Scalar, State, Tool, ToolError
+from cahl_pl.toolworld.tools import TOOLS
+from cahl_pl.types import ToolSpec
+
+JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+LIMIT = 10**12  # keeps the arithmetic on a model's numbers cheap and finite
+
+
+def offer(tool: Tool, rng: Random) -> tuple[ToolSpec, dict[str, Any]]:
+    """Draw names and a description for a tool.
+
+    Returns:
+        The ToolSpec, and its entry for `state["aliases"]`: `{"tool": id, "parameters": {alias: parameter}}`.
+    """
+    aliases = {rng.choice(parameter.aliases): name for name, parameter in tool.parameters.items()}
+    properties = {alias: json_schema(tool.parameters[name]) for alias, name in aliases.items()}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    spec = ToolSpec(rng.choice(tool.names), rng.choice(tool.descriptions), schema)
+    return spec, {"tool": tool.id, "parameters": aliases}
+
+
+def json_schema(parameter: Parameter) -> dict[str, Any]:
+    """JSON Schema of a parameter's values."""
+    schema: dict[str, Any] = {"type": JSON_TYPES[parameter.type]}
+    return schema | {"enum": list(parameter.choices)} if parameter.choices else schema
+
+
+def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]:
+    """The tools of a task, ready to run on a fresh copy of its state, which they share.
+
+    Args:
+        state: `Task.state`; `state["aliases"]` says which tools are offered under which names. With None
+            there are no tools.
+
+    Returns:
+        Tool name as offered -> callable, which takes the parameters as offered, by keyword, and returns one
+        scalar. Whatever the arguments, it raises nothing but `ToolError`.
+    """
+    if state is None:
+        return {}
+    own: State = copy.deepcopy({table: entries for table, entries in state.items() if table != "aliases"})
+    return {
+        name: _bind(TOOLS[alias["tool"]], alias["parameters"], own)
+        for name, alias in state["aliases"].items()
+    }
+
+
+def _bind(tool: Tool, aliases: Mapping[str, str], state: State) -> Callable[..., Scalar]:
+    def call(**arguments: Any) -> Scalar:
+        for alias in aliases:
+            if alias not in arguments:
+                raise ToolError(f"missing {alias}")
+        for alias in arguments:
+            if alias not in aliases:
+                raise ToolError(f"unknown {alias}")
+        values = {
+            name: _checked(tool.parameters[name], alias, arguments[alias]) for alias, name in aliases.items()
+        }
+        return tool.function(state, **values) if tool.stateful else tool.function(**values)
+
+    return call
+
+
+def _checked(parameter: Parameter, alias: str, value: Any) -> Any:
+    """The value, if the tool may have it: what fits the JSON Schema, within limits."""
+    kind = JSON_TYPES[parameter.type]
+    if parameter.type in (int, float):
+        # As in JSON Schema, a boolean is no number and 3.0 is an integer; Python differs in both.
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ToolError(f"{alias} must be a {kind}")
+        if not -LIMIT <= value <= LIMIT:  # nor is NaN
+            raise ToolError(f"{alias} is out of range")
+        if parameter.type is int and value != int(value):
+            raise ToolError(f"{alias} must be a {kind}")
+        return parameter.type(value)
+    if not isinstance(value, parameter.type):
+        raise ToolError(f"{alias} must be a {kind}")
+    if parameter.choices and value not in parameter.choices:
+        raise ToolError(f"{alias} must be one of {', '.join(parameter.choices)}")
+    return value

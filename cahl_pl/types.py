@@ -1,0 +1,275 @@
+"""The values that a training step passes from hand to hand, in the order in which they appear.
+
+`Task` -> `Plan` (G_h of them) -> `Step`s with `ToolCall` and `Feedback` (G_l of each) -> `Trajectory` -> `RolloutBatch`.
+Nothing here knows of models, files or Lightning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Role: TypeAlias = Literal["planner", "executor"]
+"""The two policies of the paper: `planner` is the high-level one, pi_h, `executor` the low-level one, pi_l."""
+
+ROLES: tuple[Role, Role] = ("planner", "executor")
+
+JSONSchema: TypeAlias = Mapping[str, Any]
+
+FeedbackError: TypeAlias = Literal[
+    "parse",  # the output holds no call that can be read
+    "unknown_tool",  # the call names a tool that is not offered
+    "missing",  # a required parameter is missing
+    "undeclared",  # a parameter is not in the tool's schema
+    "type",  # a value does not fit its declared type
+    "unmatched",  # a recorded environment has no answer stored for this call
+    "tool",  # the tool itself answered with an error
+]
+"""Why a call failed. All but `tool` count as invalid calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as it is offered to the model.
+
+    Attributes:
+        name: unique among the tools of a task.
+        description: what the tool does, for the model to read.
+        parameters: JSON Schema of type `object`; `properties` and `required` as usual.
+    """
+
+    name: str
+    description: str
+    parameters: JSONSchema
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call, as written by a model: a tool's name and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldCall:
+    """One reference call a*_i of a task.
+
+    Attributes:
+        name: the tool.
+        arguments: the values that the executor has to write, every reference resolved.
+        result: what the tool answered when the trajectory was recorded; None where nothing is stored.
+        references: parameter -> `"$i"`, for each argument that is the result of the i-th gold call (from 1).
+            The planner cannot know such a value; it writes the reference.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    result: Any = None
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def call(self) -> ToolCall:
+        """The call as the executor writes it."""
+        return ToolCall(self.name, self.arguments)
+
+    @property
+    def planned(self) -> ToolCall:
+        """The call as the planner writes it: results of earlier calls stand as references."""
+        return ToolCall(self.name, {**self.arguments, **self.references})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the dialogue so far. A `tool` message is what the environment answered."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request q with its dialogue H, its tools T and its gold calls.
+
+    Attributes:
+        id: unique within a dataset, stable between runs.
+        messages: the dialogue; the last message is the request (or a tool's answer to continue from).
+        tools: the tools offered, distractors among them.
+        gold: the reference calls; empty when the request needs no tool.
+        ordered: whether the order of the gold calls means anything. Parallel calls have none.
+        answer: a reference answer in text, for requests that need no tool.
+        state: initial state of an executable environment.
+        tags: labels to group results by, such as `{"kind": "nested"}`.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+    gold: tuple[GoldCall, ...] = ()
+    ordered: bool = False
+    answer: str | None = None
+    state: Mapping[str, Any] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def request(self) -> str:
+        """The text of the last message."""
+        return self.messages[-1].content
+
+    def tool(self, name: str) -> ToolSpec | None:
+        """The offered tool of that name, or None."""
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SubTask:
+    """One step z_k of a plan: an instruction, the chosen tool (None: answer in text) and its parameter mapping.
+
+    A parameter's value may be `"$i"`: the result of the plan's i-th sub-task, counted from 1.
+    """
+
+    instruction: str
+    tool: str | None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A parsed plan Z. `error` says in a few words why the text is not a plan; then `subtasks` is empty."""
+
+    subtasks: tuple[SubTask, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A parsed executor output y_k: a call, or an answer in text, or neither (`error` says why).
+
+    Attributes:
+        call: the tool call, if there is one that can be read.
+        answer: the text between the answer tags, if the output is an answer.
+        well_formed: the required tags are there, once each, in order, with nothing outside them (R_l,form).
+        error: why nothing could be read; None if there is a call or an answer.
+    """
+
+    call: ToolCall | None = None
+    answer: str | None = None
+    well_formed: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the environment answers to a call: f_k.
+
+    Attributes:
+        text: what the model reads.
+        error: why the call failed; None when it succeeded.
+    """
+
+    text: str
+    error: FeedbackError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One executed step of a trajectory: the sub-task, the text that was written, how it was read, what came back."""
+
+    subtask: SubTask
+    text: str
+    action: Action
+    feedback: Feedback | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One plan of one task, and one execution of it."""
+
+    task: Task
+    plan_text: str
+    plan: Plan
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls that could be read, in the order of execution."""
+        return tuple(step.action.call for step in self.steps if step.action.call is not None)
+
+
+@dataclass(slots=True)
+class Group:
+    """Completions of the very same prompt: what GRPO compares. G is G_h for the planner and G_l for the executor.
+
+    Attributes:
+        prompt_ids: token ids, shape [P].
+        completion_ids: G token-id tensors, shapes [C_1] ... [C_G]; exactly what was sampled.
+        logprobs: per-token log-probabilities at sampling, the same shapes; None where they are not needed.
+        rewards: shape [G].
+        components: reward component -> shape [G]; NaN where a component is undefined.
+        advantages: shape [G], filled in by `grpo.advantages`.
+        truncated: shape [G], bool: the completion hit the length limit.
+        peers: groups of a batch with the same number are compared with one another as if they were one. Only
+            trajectory branching needs it, where the prompts of later steps differ within a comparison.
+    """
+
+    prompt_ids: Tensor
+    completion_ids: list[Tensor]
+    rewards: Tensor
+    components: dict[str, Tensor]
+    advantages: Tensor
+    truncated: Tensor
+    peers: int
+    logprobs: list[Tensor] | None = None
+
+    def to(self, device: torch.device | str) -> Group:
+        """The same group with its token ids and advantages on `device`."""
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids.to(device),
+            completion_ids=[ids.to(device) for ids in self.completion_ids],
+            logprobs=None if self.logprobs is None else [lp.to(device) for lp in self.logprobs],
+            advantages=self.advantages.to(device),
+        )
+
+
+@dataclass(slots=True)
+class RolloutBatch:
+    """What one training step trains on: one role's groups, from one rollout round.
+
+    Attributes:
+        role: whose adapter learns from it.
+        groups: all groups of the round, constant ones included.
+        version: the role's policy version that sampled it (optimiser steps taken by that role).
+        update: 0 for the first update on this batch, 1 for the second, ...
+        objective: `grpo`, or `supervised` for the warm start on gold completions (advantages are 1).
+        metrics: scalars measured while sampling, tag -> value.
+        trajectories: the episodes of the round, for callbacks to look at.
+        temperature: of the sampling; the log-probabilities of the loss are taken at the same temperature.
+    """
+
+    role: Role
+    groups: list[Group]
+    version: int
+    update: int = 0
+    objective: Literal["grpo", "supervised"] = "grpo"
+    metrics: dict[str, float] = field(default_factory=dict)
+    trajectories: list[Trajectory] = field(default_factory=list)
+    temperature: float = 1.0
+
+    def to(self, device: torch.device | str) -> RolloutBatch:
+        """The batch with its tensors on `device` (Lightning calls this)."""
+        return replace(self, groups=[group.to(device) for group in self.groups])
+
+    def state(self) -> dict[str, Any]:
+        """Plain containers and tensors, for a checkpoint; the episodes, which only callbacks read, are left out."""
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("groups", "trajectories")}
+        return {**state, "groups": [{f.name: getattr(g, f.name) for f in fields(g)} for g in self.groups]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> RolloutBatch:
+        """The batch that `state` was taken of, without its episodes."""
+        return cls(**{**state, "groups": [Group(**group) for group in state["groups"]]})

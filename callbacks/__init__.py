@@ -1,0 +1,19 @@
+"""Lightning callbacks that watch a CAHL run. Import them from `cahl_pl.callbacks`."""
+
+from __future__ import annotations
+
+from cahl_pl.callbacks.before_after import BeforeAfter
+from cahl_pl.callbacks.convergence import Convergence
+from cahl_pl.callbacks.execution_feedback import ExecutionFeedback
+from cahl_pl.callbacks.memory import FourBitMemory
+from cahl_pl.callbacks.predictions import PredictionWriter
+from cahl_pl.callbacks.progress import ProgressLines
+
+__all__ = [
+    "BeforeAfter",
+    "Convergence",
+    "ExecutionFeedback",
+    "FourBitMemory",
+    "PredictionWriter",
+    "ProgressLines",
+]

@@ -1,0 +1,144 @@
+"""What the executor did with the plans: rates, success by tool, and episodes to read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cahl_pl.metrics import ToolUse, is_success
+from cahl_pl.types import RolloutBatch, Trajectory
+
+
+class ExecutionFeedback(Callback):
+    """Logs how the calls of a rollout round fared, and sample episodes as text.
+
+    Once a round, although its planner and executor batches carry the same episodes: the values of
+    `cahl_pl.metrics.ToolUse` over all processes; `tools/success/<tool>`, the share of a tool's calls whose
+    feedback has no error, over the first process's episodes; and, for loggers that take text (TensorBoard),
+    the text `trajectories`. The x-axis is `trainer.global_step`.
+
+    Args:
+        every_n_rounds: log the first round and every n-th after it.
+        num_samples: episodes to show, spread evenly over the round; 0 for none.
+        max_characters: longest quotation in a shown episode; longer ones are cut.
+        max_tools: tools that get a curve of their own, in the order in which they are first called. Data sets
+            with thousands of tools would otherwise write thousands of curves.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    def __init__(
+        self,
+        every_n_rounds: int = 1,
+        num_samples: int = 3,
+        max_characters: int = 1000,
+        max_tools: int = 50,
+    ) -> None:
+        for name, value, least in (
+            ("every_n_rounds", every_n_rounds, 1),
+            ("num_samples", num_samples, 0),
+            ("max_characters", max_characters, 1),
+            ("max_tools", max_tools, 0),
+        ):
+            if value < least:
+                raise ValueError(f"ExecutionFeedback.{name} is {value}: give {least} or more")
+        self.every_n_rounds = every_n_rounds
+        self.num_samples = num_samples
+        self.max_characters = max_characters
+        self.max_tools = max_tools
+        self._metric = ToolUse()
+        self._tools: set[str] = set()
+        self._rounds = 0
+        self._last: list[Trajectory] | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Log the round that `batch` comes from, unless it was logged with an earlier batch."""
+        if batch.objective == "supervised" or batch.trajectories is self._last:
+            return
+        self._last = batch.trajectories  # kept, not its id(): ids of freed lists are used again
+        self._rounds += 1
+        if (self._rounds - 1) % self.every_n_rounds != 0:
+            return
+        # on every process, because computing sums the counts over all of them
+        self._metric.to(pl_module.device)
+        self._metric.update(batch.trajectories)
+        values = {name: value.item() for name, value in self._metric.compute().items()}
+        self._metric.reset()
+        if not trainer.is_global_zero:
+            return
+        values |= self._success_by_tool(batch.trajectories)
+        shown = _spread(batch.trajectories, self.num_samples)
+        text = "\n\n---\n\n".join(_markdown(trajectory, self.max_characters) for trajectory in shown)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+            add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
+            if add_text is not None and text:
+                add_text("trajectories", text, trainer.global_step)
+
+    def _success_by_tool(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        calls: Counter[str] = Counter()
+        successes: Counter[str] = Counter()
+        for trajectory in trajectories:
+            for step in trajectory.steps:
+                call = step.action.call
+                # a name that is not offered is a model's invention, not a tool
+                if call is None or step.feedback is None or trajectory.task.tool(call.name) is None:
+                    continue
+                calls[call.name] += 1
+                successes[call.name] += step.feedback.error is None
+        for name in calls:
+            if len(self._tools) < self.max_tools:
+                self._tools.add(name)
+        return {
+            f"tools/success/{name}": successes[name] / calls[name] for name in calls if name in self._tools
+        }
+
+
+def _spread(trajectories: Sequence[Trajectory], number: int) -> list[Trajectory]:
+    """At most `number` of them, evenly spaced: neighbours are plans of the same request."""
+    number = min(number, len(trajectories))
+    return [trajectories[i * len(trajectories) // number] for i in range(number)]
+
+
+def _markdown(trajectory: Trajectory, max_characters: int) -> str:
+    task = trajectory.task
+    gold = "\n".join(
+        json.dumps({"name": call.name, "parameters": dict(call.arguments)}, ensure_ascii=False, default=str)
+        for call in task.gold
+    )
+    verdict = "success" if is_success(trajectory) else "no success"
+    parts = [
+        ("Request", task.request),
+        ("Plan" if trajectory.plan.error is None else "Plan (unreadable)", trajectory.plan_text),
+    ]
+    for number, step in enumerate(trajectory.steps, start=1):
+        parts.append((f"Sub-task {number}", step.subtask.instruction))
+        parts.append(("Output" if step.action.error is None else "Output (unreadable)", step.text))
+        if step.feedback is not None:
+            error = step.feedback.error
+            parts.append(("Feedback" if error is None else f"Feedback (error: {error})", step.feedback.text))
+    parts.append(("Gold calls", gold or "none"))
+    body = "\n\n".join(f"**{title}**\n\n{_quote(text, max_characters)}" for title, text in parts)
+    return f"### Task {_printable(task.id)}: {verdict}\n\n{body}"
+
+
+def _quote(text: str, max_characters: int) -> str:
+    """A code block around text that a model may have written: nothing in it ends the block."""
+    cut = len(text) - max_characters
+    if cut > 0:
+        text = f"{text[:max_characters]}\n... ({cut} more characters)"
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{_printable(text)}\n{fence}"
+
+
+def _printable(text: str) -> str:
+    # lone surrogates cannot be encoded, and the event file's writer would raise
+    return text.encode("utf-8", "replace").decode()

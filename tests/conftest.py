@@ -1,0 +1,86 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from cahl_pl.policy import Policy, PolicyConfig
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the real data sets; tests that need it are skipped where there is none."""
+    beside_repository = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CAHL_DATA", beside_repository))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found: set CAHL_DATA to their folder (there is no {folder})")
+    return folder
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A random two-layer Qwen2 with a byte tokenizer, on disk: every test that needs a model uses this one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(special + alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # large enough that prompts matter to the output
+        bos_token_id=None,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_policy(tiny_model: Path):
+    """Makes policies on the tiny model, their adapters moved away from zero so that they matter."""
+
+    def make(**config) -> Policy:
+        policy = Policy(PolicyConfig(**{"model": str(tiny_model), "lora_rank": 4, "lora_alpha": 8, **config}))
+        torch.manual_seed(1)
+        policy.load()
+        with torch.no_grad():
+            for name, parameter in policy.lm.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.05)
+        return policy
+
+    return make
+
+
+@pytest.fixture
+def policy(make_policy) -> Policy:
+    """A fresh policy on the tiny model."""
+    return make_policy()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cahl_pl.datasets import DataError
+from cahl_pl.datasets.base import FileTasks, fit_tools, kind_of_gold, object_schema
+from cahl_pl.datasets.rows import get_field
+from cahl_pl.schema import find_problems
+from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+
+TYPED = object_schema(
+    {"n": {"type": "integer", "description": "how many", "maximum": 9}, "s": {"type": "string"}}, ["s"]
+)
+
+
+def task(
+    *gold: GoldCall, tools: tuple[ToolSpec, ...] = (ToolSpec("f", "d", TYPED),), name: str = "t"
+) -> Task:
+    return Task(name, (Message("user", "q"),), tools, gold)
+
+
+def read(row: Any, index: int) -> Task:
+    return task(GoldCall("f", get_field(row, "arguments", dict)), name=get_field(row, "id", str))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    rows = [
+        {"id": "good", "arguments": {"n": "3", "s": "x"}},
+        {"id": "odd", "arguments": {"n": "many", "s": "x"}},
+        {"id": "bad", "arguments": None},
+        {"id": "good", "arguments": {"s": "x"}},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_tools_that_fit_stay_the_same_object() -> None:
+    fitting = task(GoldCall("f", {"n": "3", "s": 1}))
+    assert fit_tools(fitting) == (fitting, [])
+    assert fit_tools(fitting)[0] is fitting
+
+
+def test_schemas_are_relaxed_just_where_gold_breaks_them() -> None:
+    fitted, reasons = fit_tools(task(GoldCall("f", {"n": "many", "x": 1}), GoldCall("g", {"y": 2})))
+    assert [dict(tool.parameters) for tool in fitted.tools] == [
+        {
+            "type": "object",
+            "properties": {"n": {"description": "how many"}, "s": {"type": "string"}, "x": {}},
+            "required": [],
+        },
+        {"type": "object", "properties": {}, "additionalProperties": True},
+    ]
+    assert reasons == [
+        "gold call 1: missing required parameter 's' of f",
+        "gold call 1: f has no parameter 'x'; declared: n, s",
+        "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'",
+        "gold call 2: no tool is named 'g'; offered: f",
+    ]
+    assert [find_problems(gold.call, fitted.tools) for gold in fitted.gold] == [[], []]
+    # The shared schema that the tool came with is untouched.
+    assert TYPED["properties"]["n"]["type"] == "integer"
+    assert TYPED["required"] == ["s"]
+
+
+def test_problems_that_only_show_after_others_are_relaxed_too() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "maxProperties": 0}
+    fitted, reasons = fit_tools(task(GoldCall("f", {"a": "x"}), tools=(ToolSpec("f", "", schema),)))
+    assert len(reasons) == 2
+    assert fitted.tools[0].parameters == {"type": "object", "properties": {"a": {}}}
+
+
+def test_of_tools_of_the_same_name_the_first_stays() -> None:
+    fitted, reasons = fit_tools(
+        task(tools=(ToolSpec("f", "1", TYPED), ToolSpec("g", "2", TYPED), ToolSpec("f", "3", TYPED)))
+    )
+    assert [(tool.name, tool.description) for tool in fitted.tools] == [("f", "1"), ("g", "2")]
+    assert reasons == ["tool 'f' is offered twice, the first is kept"]
+
+
+def test_every_row_is_in_the_report(path: Path) -> None:
+    loaded = FileTasks(path, read)
+    assert [loaded[i].id for i in range(len(loaded))] == ["good", "odd"]
+    assert loaded.report.kept == ["good"]
+    assert loaded.report.relaxed == [
+        ("odd", "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'")
+    ]
+    assert loaded.report.dropped == [
+        ("row 2", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
+        ("row 3", f"{path}, line 4: the id 'good' stands twice"),
+    ]
+    assert str(loaded.report).startswith(
+        f"{path}: 1 rows kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: "
+    )
+
+
+def test_contradictory_rows_can_be_dropped(path: Path) -> None:
+    loaded = FileTasks(path, read, on_contradiction="drop")
+    assert [loaded[i].id for i in range(len(loaded))] == ["good"]
+    assert loaded.report.relaxed == []
+    assert [name for name, _ in loaded.report.dropped] == ["odd", "row 2", "row 3"]
+    assert loaded.report.dropped[0][1].startswith(f"{path}, line 2: gold call 1: parameter 'n'")
+
+
+def test_strict_raises_on_the_first_row_that_cannot_be_read(path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        FileTasks(path, read, strict=True)
+    assert str(error.value) == (
+        f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType; "
+        "correct the row, or load with strict=False to leave it out"
+    )
+
+
+def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("")
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row can be used; check"):
+        FileTasks(path, read)
+    path.write_text("1\n2\n")
+    with pytest.raises(
+        DataError, match=r"no row can be used; the first fault: .*line 1: there must be an object"
+    ):
+        FileTasks(path, read)
+    with pytest.raises(ValueError, match="on_contradiction must be 'relax' or 'drop', not 'ignore'"):
+        FileTasks(path, read, on_contradiction="ignore")  # type: ignore[arg-type]
+
+
+def test_kinds_of_gold() -> None:
+    call = GoldCall("f", {})
+    assert kind_of_gold([]) == "none"
+    assert kind_of_gold([call]) == "single"
+    assert kind_of_gold([call] * 3) == "multiple"
+    assert kind_of_gold([call, GoldCall("f", {"a": "x"}, references={"a": "$1"})]) == "nested"

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cahl_pl.datasets.rows import DataError, get_field, parse_json, read_rows
+
+
+def write(folder: Path, text: str | bytes, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, '\ufeff{"a": "x\u2028y"}\r\n\n {"a": 2} \n')
+    rows = list(read_rows(path))
+    assert [(row.index, row.value, row.fault) for row in rows] == [
+        (0, {"a": "x\u2028y"}, None),
+        (1, {"a": 2}, None),
+    ]
+    assert [row.where for row in rows] == [f"{path}, line 1", f"{path}, line 3"]
+
+
+def test_json_list(tmp_path: Path) -> None:
+    path = write(tmp_path, '\n[{"a": 1},\n\n {"a": [\n2]} , 3\n]\n', "rows.json")
+    rows = list(read_rows(path))
+    assert [(row.index, row.value) for row in rows] == [(0, {"a": 1}), (1, {"a": [2]}), (2, 3)]
+    assert [row.where.removeprefix(str(path)) for row in rows] == [
+        ", row 0 (line 2)",
+        ", row 1 (line 4)",
+        ", row 2 (line 5)",
+    ]
+    assert list(read_rows(write(tmp_path, "[ ]", "empty.json"))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
+        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": -Infinity}', "-Infinity is not JSON"),
+        ('{"a": "\\uD800"}', "a \\ud... escape is half of a surrogate pair, which has no UTF-8"),
+        ('{"a": "\\ud83d\\ude00"}', None),
+    ],
+)
+def test_json_is_read_strictly_and_faults_have_a_place(tmp_path: Path, text: str, fault: str | None) -> None:
+    assert [row.fault for row in read_rows(write(tmp_path, f'{{"a": 1}}\n{text}\n{{"a": 2}}'))] == [
+        None,
+        fault,
+        None,
+    ]
+    # In a list, too, the rows after it are still read.
+    rows = list(read_rows(write(tmp_path, f'[{{"a": 1}},\n{text}, {{"a": 2}}]')))
+    assert [row.fault for row in rows] == [None, fault, None]
+    assert rows[1].where.endswith("rows.jsonl, row 1 (line 2)")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1', "{'a': 1}", '{"a": 1} {"b": 2}', "9" * 5000, "[" * 100_000])
+def test_broken_json_is_an_error_of_its_line(text: str) -> None:
+    with pytest.raises(DataError, match=r"^not JSON"):
+        parse_json(text)
+
+
+def test_broken_lines_do_not_hide_the_others(tmp_path: Path) -> None:
+    rows = list(read_rows(write(tmp_path, '{"a": 1}\n{"a": \n{"a": 2}\n')))
+    assert [row.fault for row in rows] == [None, "not JSON: Expecting value at character 6", None]
+    assert rows[1].where.endswith("line 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1}, {"a": }]', r"rows\.json, row 1 \(line 1\): not JSON: Expecting value"),
+        ('[{"a": 1},\n{"a": 2}', r"rows\.json, row 1 \(line 2\): .* is the file complete\?"),
+        ('[{"a": 1}] [2]', r"rows\.json: there is more text after the list's end"),
+    ],
+)
+def test_a_broken_list_names_the_row(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(read_rows(write(tmp_path, text, "rows.json")))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"none\.jsonl: there is no such file; download the data set or correct the path"
+    ):
+        list(read_rows(tmp_path / "none.jsonl"))
+    with pytest.raises(DataError, match="there is no such file"):
+        list(read_rows(tmp_path))
+    with pytest.raises(DataError, match="byte 1 is not UTF-8"):
+        list(read_rows(write(tmp_path, b"a\xff")))
+    with pytest.raises(
+        DataError, match=r"x\.parquet: not a parquet file that can be read .*; download it again"
+    ):
+        list(read_rows(write(tmp_path, "version https://git-lfs", "x.parquet")))
+
+
+def test_fields_name_what_is_wrong() -> None:
+    assert get_field({"a": "x"}, "a", str) == "x"
+    with pytest.raises(DataError, match="the field 'a' is missing"):
+        get_field({}, "a", str)
+    with pytest.raises(DataError, match="the field 'a' must be a str, but is a list"):
+        get_field({"a": []}, "a", str)
+    with pytest.raises(DataError, match="there must be an object with the field 'a', not a NoneType"):
+        get_field(None, "a", str)

@@ -1,0 +1,74 @@
+"""Sampling against transformers' own generate, and its log-probabilities against those of the loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cahl_pl.engines.base import Sampling
+from cahl_pl.engines.transformers import TransformersEngine
+from cahl_pl.logprobs import score
+from cahl_pl.types import Group
+
+PROMPTS = [list(range(10, 30)), list(range(40, 47)), list(range(100, 133))]
+
+
+def generate(policy, sampling, num_samples=3, batch_size=64, seed=0, role="planner"):
+    generator = torch.Generator().manual_seed(seed)
+    return TransformersEngine(batch_size).generate(policy, role, PROMPTS, num_samples, sampling, generator)
+
+
+def test_greedy_tokens_equal_generate(policy):
+    policy.activate("planner")
+    for prompt, (completion,) in zip(PROMPTS, generate(policy, Sampling(0.0, 1.0, 12), 1), strict=True):
+        ids = torch.tensor([prompt])
+        expected = policy.lm.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, len(prompt) :]
+        assert completion.ids.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("role", ["planner", "executor"])
+def test_sampling_logprobs_are_those_of_the_loss(policy, role):
+    samples = generate(policy, Sampling(0.7, 1.0, 40), role=role)
+    groups = [
+        Group(torch.tensor(p), [c.ids for c in cs], torch.zeros(3), {}, torch.zeros(3), torch.zeros(3), i)
+        for i, (p, cs) in enumerate(zip(PROMPTS, samples, strict=True))
+    ]
+    policy.activate(role)
+    with torch.no_grad():
+        scores = score(policy, groups, 0.7)
+    flat = [c.logprobs for cs in samples for c in cs]
+    for row, logprobs in enumerate(flat):
+        torch.testing.assert_close(scores.logprobs[row, : len(logprobs)], logprobs, atol=1e-4, rtol=1e-4)
+
+
+def test_same_seed_same_tokens_and_batches_do_not_mix_prompts(policy):
+    one = generate(policy, Sampling(1.0, 1.0, 20))
+    two = generate(policy, Sampling(1.0, 1.0, 20))
+    assert [[c.ids.tolist() for c in cs] for cs in one] == [[c.ids.tolist() for c in cs] for cs in two]
+    assert len({tuple(c.ids.tolist()) for cs in one for c in cs}) > 1
+    greedy = generate(policy, Sampling(0.0, 1.0, 12), 1, batch_size=64)
+    in_turns = generate(policy, Sampling(0.0, 1.0, 12), 1, batch_size=1)
+    assert [c[0].ids.tolist() for c in greedy] == [c[0].ids.tolist() for c in in_turns]
+
+
+def test_a_completion_ends_with_its_stop_token_or_at_the_limit(policy):
+    stop = policy.tokenizer.eos_token_id
+    # at a high temperature the stop token turns up early in some samples and not at all in others
+    completions = [c for cs in generate(policy, Sampling(3.0, 1.0, 120), 8) for c in cs]
+    assert {c.ended for c in completions} == {True, False}
+    for c in completions:
+        assert len(c.ids) == len(c.logprobs)
+        assert stop not in c.ids[:-1].tolist()
+        assert c.ended == (c.ids[-1].item() == stop)
+        assert c.ended or len(c.ids) == 120
+
+
+def test_top_p_keeps_only_likely_tokens(policy):
+    completions = [c for cs in generate(policy, Sampling(1.0, 1e-6, 8), 2) for c in cs]
+    greedy = [c for cs in generate(policy, Sampling(0.0, 1.0, 8), 1) for c in cs]
+    assert [c.ids.tolist() for c in completions[::2]] == [c.ids.tolist() for c in greedy]
+
+
+def test_bad_sampling_is_refused():
+    with pytest.raises(ValueError, match="temperature"):
+        Sampling(temperature=-1.0)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.types import Feedback, Message, Task, ToolCall, ToolSpec
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+def toolkit(state):
+    def deposit(amount):
+        state["balance"] += amount
+        return state["balance"]
+
+    def fail(message):
+        raise ValueError(message)
+
+    def grow(items):
+        items.append(0)
+        return items
+
+    def odd(kind):
+        if kind == "unprintable error":
+            raise Unprintable
+        if kind == "recursion":
+            return odd(kind)
+        cycle = []
+        cycle.append(cycle)
+        return {
+            "nan": float("nan"),
+            "cycle": cycle,
+            "keys": {(1, 2): 3},
+            "unprintable": Unprintable(),
+            "none": None,
+            "surrogate": "\ud800",
+            "set": frozenset([1]),
+            "long": "x" * 100,
+        }[kind]
+
+    return {"deposit": deposit, "fail": fail, "grow": grow, "odd": odd}
+
+
+def interrupted(state):
+    def stop():
+        raise KeyboardInterrupt
+
+    return {"stop": stop}
+
+
+def tool(name, parameter, kind):
+    schema = {"type": "object", "properties": {parameter: {"type": kind}}, "required": [parameter]}
+    return ToolSpec(name, "", schema)
+
+
+TASK = Task(
+    "t",
+    (Message("user", "go"),),
+    (
+        tool("deposit", "amount", "integer"),
+        tool("fail", "message", "string"),
+        tool("grow", "items", "array"),
+        tool("odd", "kind", "string"),
+    ),
+    state={"balance": 10},
+)
+
+
+@pytest.fixture
+def session():
+    return ExecutableEnvironment(toolkit, max_characters=60).start(TASK)
+
+
+def test_calls_run_with_coerced_arguments_and_share_the_session_state(session):
+    assert session.call(ToolCall("deposit", {"amount": "5"})) == Feedback("15")
+    assert session.call(ToolCall("deposit", {"amount": 1})) == Feedback("16")
+
+
+def test_sessions_start_from_the_task_state(session):
+    session.call(ToolCall("deposit", {"amount": 5}))
+    other = ExecutableEnvironment(toolkit).start(TASK)
+    assert other.call(ToolCall("deposit", {"amount": 1})) == Feedback("11")
+    assert TASK.state == {"balance": 10}
+
+
+def test_arguments_of_the_call_stay_as_written(session):
+    call = ToolCall("grow", {"items": [1]})
+    assert session.call(call) == Feedback("[1, 0]")
+    assert call.arguments == {"items": [1]}
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (ToolCall("nothing", {}), "unknown_tool"),
+        (ToolCall("deposit", {}), "missing"),
+        (ToolCall("deposit", {"amount": 1, "state": {}}), "undeclared"),
+        (ToolCall("deposit", {"amount": "many"}), "type"),
+    ],
+)
+def test_calls_that_break_the_schema_are_not_executed(session, call, error):
+    assert session.call(call).error == error
+    assert session.call(ToolCall("deposit", {"amount": 0})) == Feedback("10")
+
+
+def test_tool_errors_are_feedback(session):
+    feedback = session.call(ToolCall("fail", {"message": "no such account"}))
+    assert feedback == Feedback('{"error": "no such account"}', "tool")
+    assert json.loads(session.call(ToolCall("fail", {"message": ""})).text) == {"error": "ValueError"}
+
+
+def test_long_texts_are_cut(session):
+    long_error = session.call(ToolCall("fail", {"message": "m" * 1000}))
+    assert (long_error.text, long_error.error) == ('{"error": "' + "m" * 46 + "...", "tool")
+    assert session.call(ToolCall("odd", {"kind": "long"})) == Feedback('"' + "x" * 56 + "...")
+
+
+@pytest.mark.parametrize(
+    ("kind", "feedback"),
+    [
+        ("none", Feedback("null")),
+        ("surrogate", Feedback('"?"')),
+        ("set", Feedback('"frozenset({1})"')),
+        ("unprintable error", Feedback('{"error": "Unprintable"}', "tool")),
+    ],
+)
+def test_odd_results(session, kind, feedback):
+    assert session.call(ToolCall("odd", {"kind": kind})) == feedback
+
+
+@pytest.mark.parametrize("kind", ["nan", "cycle", "keys", "unprintable", "recursion", "no such kind"])
+def test_whatever_a_tool_does_is_feedback(session, kind):
+    assert session.call(ToolCall("odd", {"kind": kind})).error == "tool"
+
+
+def test_the_user_can_interrupt():
+    task = Task("t", (Message("user", "go"),), (ToolSpec("stop", "", {"type": "object", "properties": {}}),))
+    with pytest.raises(KeyboardInterrupt):
+        ExecutableEnvironment(interrupted).start(task).call(ToolCall("stop", {}))
+
+
+def test_toolkit_by_import_path():
+    environment = ExecutableEnvironment("cahl_pl.toolworld.toolkit")
+    assert callable(environment.toolkit)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module.toolkit", "'no_such_module.toolkit' cannot be imported"),
+        ("json.no_such_function", "'json.no_such_function' cannot be imported"),
+        ("", "'' cannot be imported"),
+        ("math.pi", "'math.pi' is not a function, but a float"),
+    ],
+)
+def test_bad_import_paths(path, message):
+    with pytest.raises(ValueError, match=message):
+        ExecutableEnvironment(path)
+
+
+def test_missing_functions_and_bad_limit():
+    task = Task("t7", (Message("user", "go"),), (tool("absent", "a", "string"),), state={"balance": 1})
+    with pytest.raises(ValueError, match=r"task 't7' offers tools .* \['absent'\]"):
+        ExecutableEnvironment(toolkit).start(task)
+    with pytest.raises(ValueError, match="max_characters must be at least 3, got 2"):
+        ExecutableEnvironment(toolkit, max_characters=2)

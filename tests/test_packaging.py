@@ -1,0 +1,54 @@
+"""The wheel: what a user gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import cahl_pl
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (path,) = folder.glob("*.whl")
+    assert path.name == f"cahl_pl-{cahl_pl.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_wheel_holds_the_package_and_nothing_else_at_top_level(wheel):
+    assert {name.split("/")[0] for name in wheel.namelist()} == {
+        "cahl_pl",
+        f"cahl_pl-{cahl_pl.__version__}.dist-info",
+    }
+
+
+def test_wheel_holds_every_callback_as_a_real_file(wheel):
+    sources = sorted((ROOT / "callbacks").glob("*.py"))
+    assert sources
+    for source in sources:
+        assert wheel.read(f"cahl_pl/callbacks/{source.name}") == source.read_bytes()
+
+
+def test_wheel_holds_type_marker_license_and_model(wheel):
+    names = wheel.namelist()
+    assert "cahl_pl/py.typed" in names
+    assert f"cahl_pl-{cahl_pl.__version__}.dist-info/licenses/LICENSE" in names
+    model = [path for path in (ROOT / "cahl_pl/toolworld/model").glob("*") if path.is_file()]
+    assert {f"cahl_pl/toolworld/model/{path.name}" for path in model} <= set(names)
+
+
+def test_callbacks_in_the_checkout_are_a_relative_symlink():
+    link = ROOT / "cahl_pl" / "callbacks"
+    assert link.is_symlink(), "cahl_pl/callbacks must be a symlink: on Windows set git's core.symlinks"
+    assert link.readlink() == Path("../callbacks")

@@ -1,0 +1,96 @@
+"""Two adapters on one base: who is active, who gets gradients, what is saved, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cahl_pl.policy import Policy, PolicyConfig, PolicyError
+from cahl_pl.types import ROLES
+
+
+def logits_of(policy):
+    with torch.no_grad():
+        return policy.lm(input_ids=torch.arange(3, 20)[None]).logits
+
+
+def test_each_role_has_its_own_adapter(policy):
+    policy.activate("planner")
+    planner = logits_of(policy)
+    policy.activate("executor")
+    executor = logits_of(policy)
+    with policy.without_adapters():
+        base = logits_of(policy)
+    assert not torch.allclose(planner, executor)
+    assert not torch.allclose(planner, base)
+    policy.activate("planner")
+    assert torch.equal(planner, logits_of(policy))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_gradients_reach_the_active_adapter_alone(policy, role):
+    policy.activate("executor")
+    policy.activate(role)
+    with policy.without_adapters():  # the reference pass must not disturb what follows
+        logits_of(policy)
+    policy.lm(input_ids=torch.arange(3, 20)[None]).logits.sum().backward()
+    with_gradient = {name for name, p in policy.lm.named_parameters() if p.grad is not None}
+    assert with_gradient
+    assert all(f".{role}." in name for name in with_gradient)
+    assert len(with_gradient) == len(policy.parameters_of(role))
+
+
+def test_all_adapter_parameters_stay_trainable_and_the_base_frozen(policy):
+    policy.activate("executor")
+    with policy.without_adapters():
+        pass
+    for name, parameter in policy.lm.named_parameters():
+        assert parameter.requires_grad == any(f".{role}." in name for role in ROLES)
+
+
+def test_adapter_state_round_trip_holds_no_base(policy, tiny_model):
+    state = {name: tensor.clone() for name, tensor in policy.adapter_state().items()}
+    assert all("lora_" in name for name in state)
+    other = Policy(policy.config)
+    other.load()
+    assert not torch.allclose(logits_of(other), logits_of(policy))
+    other.load_adapter_state(state)
+    torch.testing.assert_close(logits_of(other), logits_of(policy))
+
+
+def test_adapters_of_another_rank_are_refused(policy, tiny_model):
+    other = Policy(PolicyConfig(model=str(tiny_model), lora_rank=2))
+    other.load()
+    with pytest.raises(PolicyError, match="LoRA rank 2"):
+        other.load_adapter_state(policy.adapter_state())
+
+
+@pytest.mark.parametrize("model", ["./no/such/folder", "{tmp_path}"])
+def test_a_model_that_cannot_be_loaded_is_one_sentence(model, tmp_path):
+    with pytest.raises(PolicyError) as error:
+        Policy(PolicyConfig(model=model.format(tmp_path=tmp_path))).load()
+    assert "\n" not in str(error.value)
+    assert "policy.model" in str(error.value)
+
+
+def test_a_missing_gguf_file_is_named(tmp_path):
+    with pytest.raises(PolicyError, match=r"weights\.gguf"):
+        Policy(PolicyConfig(model=str(tmp_path), gguf_file="weights.gguf")).load()
+
+
+def test_nf4_gradients_are_the_same_after_a_rollout(tiny_model):
+    policy = Policy(PolicyConfig(model=str(tiny_model), quantization="nf4", lora_rank=4))
+    torch.manual_seed(1)
+    policy.load()
+
+    def gradients():
+        policy.activate("planner")
+        policy.lm.zero_grad()
+        policy.lm(input_ids=torch.arange(3, 20)[None]).logits.square().mean().backward()
+        return [p.grad.clone() for n, p in policy.lm.named_parameters() if "lora_B.planner" in n]
+
+    before = gradients()
+    logits_of(policy)  # an eval forward without gradient repacks 4-bit weights on some CPUs
+    for a, b in zip(before, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert any(module.__class__.__name__ == "Linear4bit" for module in policy.lm.modules())

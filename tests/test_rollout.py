@@ -1,0 +1,148 @@
+"""The plan-execute loop with an engine that writes what the test says: no model involved."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cahl_pl.engines.base import Completion, Engine
+from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.executor import ExecutorReward
+from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rollout import Rollout, RolloutConfig
+from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+
+
+class Scripted(Engine):
+    """Answers the n-th request for samples with the n-th list of texts, one list per prompt."""
+
+    def __init__(self, builder, *script):
+        self.builder, self.script, self.prompts = builder, list(script), []
+
+    def generate(self, policy, role, prompts, num_samples, sampling, generator):
+        self.prompts.append((role, [self.builder.decode(p) for p in prompts]))
+        texts = self.script.pop(0)
+        assert [len(group) for group in texts] == [num_samples] * len(prompts)
+        return [[self._completion(text) for text in group] for group in texts]
+
+    def _completion(self, text):
+        ids = torch.tensor(self.builder.completion(text))
+        return Completion(ids, torch.zeros(len(ids)), ended=True)
+
+
+def spec(name, **types):
+    properties = {key: {"type": value} for key, value in types.items()}
+    return ToolSpec(name, f"{name} it", {"type": "object", "properties": properties, "required": list(types)})
+
+
+TASK = Task(
+    "t",
+    (Message("user", "What is 2 plus 3, doubled?"),),
+    (spec("add", a="integer", b="integer"), spec("double", x="integer")),
+    (GoldCall("add", {"a": 2, "b": 3}, 5), GoldCall("double", {"x": 5}, 10, {"x": "$1"})),
+    ordered=True,
+)
+ENVIRONMENT = ExecutableEnvironment(lambda state: {"add": lambda a, b: a + b, "double": lambda x: 2 * x})
+GOOD_PLAN = (
+    '<plan>\n{"task": "add", "tool": "add", "parameters": {"a": 2, "b": 3}}\n'
+    '{"task": "double", "tool": "double", "parameters": {"x": "$1"}}\n</plan>'
+)
+ADD = '<tool_call>{"name": "add", "parameters": {"a": 2, "b": 3}}</tool_call>'
+DOUBLE = '<tool_call>{"name": "double", "parameters": {"x": 5}}</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def builder(tiny_model):
+    policy = Policy(PolicyConfig(model=str(tiny_model), lora_rank=1))
+    policy.load()
+    return PromptBuilder(policy.tokenizer)
+
+
+def run(builder, tasks, *script, **config):
+    engine = Scripted(builder, *script)
+    rollout = Rollout(engine, ENVIRONMENT, PlannerReward(), ExecutorReward(), RolloutConfig(**config))
+    return rollout.run(None, builder, tasks, torch.Generator().manual_seed(0)), engine
+
+
+def test_a_gold_episode_has_full_reward_and_feedback_reaches_the_next_prompt(builder):
+    result, engine = run(
+        builder, [TASK], [[GOOD_PLAN, "no plan"]], [[ADD, ADD]], [[DOUBLE, DOUBLE]], executor_group_size=2
+    )
+    (planner,) = result.groups["planner"]
+    assert planner.rewards.tolist() == [1.0, 0.0]
+    first, second = result.groups["executor"]
+    assert first.rewards.tolist() == second.rewards.tolist() == [1.0, 1.0]
+    good, bad = result.trajectories
+    assert [json.loads(step.feedback.text) for step in good.steps] == [5, 10]
+    assert bad.plan.error
+    assert bad.steps == ()
+    roles = [role for role, _ in engine.prompts]
+    assert roles == ["planner", "executor", "executor"]
+    assert "Result: 5" in engine.prompts[2][1][0]
+
+
+def test_prompts_only_grow_and_hold_the_very_ids_that_were_sampled(builder):
+    result, _ = run(builder, [TASK], [[GOOD_PLAN] * 2], [[ADD] * 2] * 2, [[DOUBLE] * 2] * 2, executor_group_size=2)
+    steps = result.groups["executor"]
+    first, later = steps[0], steps[2]
+    start = first.prompt_ids.tolist() + first.completion_ids[0].tolist()
+    assert later.prompt_ids.tolist()[: len(start)] == start
+    shared = builder.shared(TASK)
+    for group in (*result.groups["planner"], *steps):
+        assert group.prompt_ids.tolist()[: len(shared)] == shared
+
+
+def test_failing_outputs_are_outcomes(builder):
+    unknown = '<tool_call>{"name": "fly", "parameters": {}}</tool_call>'
+    plan = GOOD_PLAN.replace('"tool": "add"', '"tool": "fly"')
+    result, _ = run(builder, [TASK], [[plan] * 2], [[unknown, unknown]] * 2, [["}{", "}{"]] * 2, executor_group_size=2)
+    errors = [step.feedback.error for step in result.trajectories[0].steps]
+    assert errors == ["unknown_tool", "parse"]
+    assert result.groups["planner"][0].rewards.max() < 0.6
+    assert all(0 <= r < 1 for group in result.groups["executor"] for r in group.rewards.tolist())
+
+
+def test_the_planner_is_paid_for_all_samples_of_its_executor(builder):
+    wrong = ADD.replace("2", "7")
+    result, _ = run(
+        builder,
+        [TASK],
+        [[GOOD_PLAN, GOOD_PLAN]],
+        [[ADD, ADD], [ADD, wrong]],
+        [[DOUBLE, DOUBLE], [DOUBLE, DOUBLE]],
+        executor_group_size=2,
+    )
+    exe = result.groups["planner"][0].components["exe"]
+    # one of two executions of the second plan has one of two values of one of two calls wrong:
+    # that call's similarity is (1 + 1 + 1/2) / 3, so R_exe = (1 + (1 + 5/6) / 2) / 2
+    torch.testing.assert_close(exe, torch.tensor([1.0, (1 + (1 + 5 / 6) / 2) / 2]))
+
+
+def test_trajectory_branching_compares_executions_step_by_step(builder):
+    wrong = ADD.replace("2", "7")
+    result, _ = run(
+        builder,
+        [TASK],
+        [[GOOD_PLAN, "x"]],
+        [[ADD], [wrong]],
+        [[DOUBLE], [DOUBLE]],
+        executor_group_size=2,
+        branching="trajectory",
+    )
+    groups = result.groups["executor"]
+    assert [len(g.rewards) for g in groups] == [1, 1, 1, 1]
+    assert groups[0].peers == groups[1].peers != groups[2].peers == groups[3].peers
+    assert len(result.trajectories) == 4
+
+
+def test_plans_longer_than_the_limit_and_prompts_too_long_are_cut_off(builder):
+    result, _ = run(builder, [TASK], [[GOOD_PLAN] * 2], [[ADD] * 2] * 2, executor_group_size=2, max_steps=1)
+    assert [len(t.steps) for t in result.trajectories] == [1, 1]
+    result, engine = run(builder, [TASK], max_prompt_tokens=10)
+    assert result.groups["planner"] == []
+    assert result.metrics["rollout/tasks_too_long"] == 1
+    assert engine.prompts == []
