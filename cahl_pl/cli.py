@@ -15,6 +15,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import DataError
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy import PolicyError
+from cahl_pl.quiet import quiet_libraries
 from cahl_pl.schema import SchemaError
 
 USER_ERRORS = (DataError, PolicyError, SchemaError)
@@ -63,7 +64,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
 
 def console() -> None:
     """`main` for people: what they can put right is one sentence, not a traceback (CAHL_TRACEBACK=1 shows it)."""
-    # bitsandbytes, pulled in by peft, would look for optional kernels on the hub and print a notice about it
+    quiet_libraries()
     try:
         main()
     except USER_ERRORS as error:

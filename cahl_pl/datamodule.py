@@ -111,6 +111,7 @@ class RolloutDataModule(LightningDataModule):
         """
         if stage != "fit":
             return
+        self.generator.manual_seed(self.seed + self.trainer.global_rank)  # processes must not sample the same
         sizes = {
             "planner": self.rollout.config.planner_group_size,
             "executor": self.rollout.config.executor_group_size,
@@ -137,6 +138,10 @@ class RolloutDataModule(LightningDataModule):
     def predict_dataloader(self) -> list[DataLoader[list[Task]]]:
         """The test sets again: `predict` writes what `test` only counts."""
         return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Role batches move; tasks stay as they are (Lightning would try to take them apart)."""
+        return batch.to(device) if isinstance(batch, RolloutBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: epoch, round, the rest of the current round, and the generator."""
@@ -222,6 +227,7 @@ class RolloutDataModule(LightningDataModule):
         # the order depends on seed and epoch alone, so the position within it is all that a checkpoint has to hold
         order = torch.randperm(len(self.train_tasks), generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
         chosen = order[self.round * self.tasks_per_round : (self.round + 1) * self.tasks_per_round]
+        chosen = chosen[self.trainer.global_rank :: self.trainer.world_size]  # each process samples its share
         return [self.train_tasks[i] for i in chosen.tolist()]
 
     # --- evaluation ------------------------------------------------------------------------------------------------

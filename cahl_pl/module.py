@@ -16,7 +16,9 @@ from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signa
 from cahl_pl.logprobs import Scores, micro_batches, score
 from cahl_pl.metrics import ToolUse
 from cahl_pl.policy import Policy, PolicyConfig
-from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.records import record
+from cahl_pl.strategy import sum_gradients, sum_over_processes
+from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
 
 
 class StaleBatchError(RuntimeError):
@@ -134,12 +136,16 @@ class CAHLModule(LightningModule):
             group["lr"] = config.warm_start_lr if supervised else scheduler.get_last_lr()[0]
 
         groups = batch.groups if supervised else self._with_advantages(batch.groups)
-        optimizer.zero_grad(set_to_none=True)
+        self.policy.lm.zero_grad(set_to_none=True)
         metrics = dict(batch.metrics)
-        if groups:
-            stats = self._backward(role, groups, batch)
-            self._check_gradients(role)
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters_of(role), config.max_grad_norm)
+        lengths = [len(ids) for group in groups for ids in group.completion_ids]
+        # over all processes: the loss is a mean over the whole batch, wherever its groups were sampled
+        num_completions, num_tokens = sum_over_processes([len(lengths), sum(lengths)])
+        if num_completions:
+            parameters = self.policy.parameters_of(role)
+            stats = self._backward(role, groups, batch, int(num_completions), int(num_tokens))
+            sum_gradients(parameters)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             if not torch.isfinite(norm):  # a step on it would destroy the adapter
                 optimizer.zero_grad(set_to_none=True)
             metrics |= self._step_metrics(role, stats, norm, supervised)
@@ -167,10 +173,11 @@ class CAHLModule(LightningModule):
                 kept.append(group)
         return kept
 
-    def _backward(self, role: Role, groups: list[Group], batch: RolloutBatch) -> LossStats:
-        """Forward and backward of the whole batch in micro-batches; gradients end up in the role's adapter."""
+    def _backward(
+        self, role: Role, groups: list[Group], batch: RolloutBatch, num_completions: int, num_tokens: int
+    ) -> LossStats:
+        """Forward and backward of this process's groups in micro-batches; gradients end up in the role's adapter."""
         self.policy.activate(role)
-        lengths = [len(ids) for group in groups for ids in group.completion_ids]
         total = LossStats()
         with self.policy.training_mode():
             for part in micro_batches(groups, self.max_tokens_per_micro_batch):
@@ -181,7 +188,7 @@ class CAHLModule(LightningModule):
                         reference = score(self.policy, part, batch.temperature).logprobs
                 scores = score(self.policy, part, batch.temperature)
                 if batch.objective == "supervised":
-                    loss, stats = supervised_loss(scores.logprobs, scores.mask, sum(lengths))
+                    loss, stats = supervised_loss(scores.logprobs, scores.mask, num_tokens)
                 else:
                     loss, stats = grpo_loss(
                         scores.logprobs,
@@ -190,12 +197,14 @@ class CAHLModule(LightningModule):
                         torch.cat([group.advantages for group in part]),
                         scores.mask,
                         self.grpo,
-                        len(lengths),
-                        sum(lengths),
+                        num_completions,
+                        num_tokens,
                     )
                 stats.entropy = scores.entropy.sum().item()
                 total.add(stats)
                 self.manual_backward(loss)
+        if groups:
+            self._check_gradients(role)
         return total
 
     def _check_gradients(self, role: Role) -> None:
@@ -206,11 +215,12 @@ class CAHLModule(LightningModule):
         """
         if role in self._checked:
             return
-        own = {id(parameter) for parameter in self.policy.parameters_of(role)}
-        missing = [n for n, p in self.policy.lm.named_parameters() if id(p) in own and p.grad is None]
-        stray = [n for n, p in self.policy.lm.named_parameters() if id(p) not in own and p.grad is not None]
-        other = next(r for r in ROLES if r != role)
-        stray = [n for n in stray if f".{other}." not in n or role not in self._checked and not self._checked]
+        named = list(self.policy.lm.named_parameters())
+        own = [(n, p) for n, p in named if f".{role}." in n]
+        missing = [n for n, p in own if p.grad is None]
+        if not missing and not any(p.grad.any() for n, p in own if "lora_B" in n):  # lora_A's is 0 while lora_B is
+            missing = ["any lora_B"]
+        stray = [n for n, p in named if f".{role}." not in n and p.grad is not None]
         if missing or stray:
             raise RuntimeError(
                 f"the first {role} step gave no gradient to {missing[:2]} and a gradient to {stray[:2]}: the {role}'s "
@@ -258,9 +268,9 @@ class CAHLModule(LightningModule):
         """Log `<test set>/...`."""
         self._log_evaluation()
 
-    def predict_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> list[Trajectory]:
-        """Greedy episodes, to be written down."""
-        return self._data.evaluate(batch)
+    def predict_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Greedy episodes as records, to be written down."""
+        return [record(trajectory) for trajectory in self._data.evaluate(batch)]
 
     def _log_evaluation(self) -> None:
         for name, metric in self._evaluation.items():

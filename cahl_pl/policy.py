@@ -179,7 +179,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     Raises:
         PolicyError: the model cannot be found or loaded as configured.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     folder = _resolve(config)
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
@@ -194,7 +194,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     else:
         kwargs_model = {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
+        tokenizer = _load_tokenizer(folder, kwargs)
         base = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **kwargs, **kwargs_model
         )
@@ -211,6 +211,17 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     elif device.type != "cpu":
         base.to(device)
     return tokenizer, base.eval()
+
+
+def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    # For some model types (Qwen2 among them) AutoTokenizer builds the class of that type whatever the folder says, and
+    # that class replaces the pre-tokenizer of tokenizer.json: the model then reads ids that it was never trained on.
+    said = get_tokenizer_config(folder, **kwargs).get("tokenizer_class")
+    generic = said in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(folder, **kwargs)
 
 
 def _resolve(config: PolicyConfig) -> str:

@@ -8,9 +8,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cahl_pl.records import record
-from cahl_pl.types import Trajectory
-
 
 class PredictionWriter(Callback):
     """Prints plan, calls and feedback of each predicted episode and writes them to a file, one JSON object a line.
@@ -43,13 +40,12 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the batch's episodes, and print the first few."""
         assert self._file is not None
-        trajectories: list[Trajectory] = outputs
         with self._file.open("a", encoding="utf-8") as file:
-            for trajectory in trajectories:
-                text = json.dumps(record(trajectory), ensure_ascii=False, default=str)
+            for episode in outputs:
+                text = json.dumps(episode, ensure_ascii=False, default=str)
                 file.write(text.encode("utf-8", "replace").decode() + "\n")
-        for trajectory in trajectories[: self.show - self._shown]:
-            print(_readable(trajectory))
+        for episode in outputs[: self.show - self._shown]:
+            print(_readable(episode))
             self._shown += 1
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,13 +53,13 @@ class PredictionWriter(Callback):
         print(f"written: {self._file}")
 
 
-def _readable(trajectory: Trajectory) -> str:
-    lines = [f"\nrequest  {trajectory.task.request}"]
-    if trajectory.plan.error is not None:
-        return "\n".join([*lines, f"plan     unreadable: {trajectory.plan.error}"])
-    for number, step in enumerate(trajectory.steps, start=1):
-        lines.append(f"step {number}   {step.subtask.instruction}")
-        lines.append(f"  output    {step.text.strip()}")
-        if step.feedback is not None:
-            lines.append(f"  feedback  {step.feedback.text}")
+def _readable(episode: dict[str, Any]) -> str:
+    lines = [f"\nrequest  {episode['request']}"]
+    if episode["plan_error"] is not None:
+        lines.append(f"plan     unreadable: {episode['plan_error']}")
+    for number, step in enumerate(episode["steps"], start=1):
+        lines.append(f"step {number}   {step['task']}")
+        lines.append(f"  output    {step['output'].strip()}")
+        if step["feedback"] is not None:
+            lines.append(f"  feedback  {step['feedback']}")
     return "\n".join(lines).encode("utf-8", "replace").decode()

@@ -9,6 +9,13 @@ import pytest
 import torch
 
 from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.quiet import EXPECTED_WARNINGS
+
+
+def pytest_configure(config):
+    """Warnings are errors, but for those that the command line silences, each for its reason."""
+    for message in EXPECTED_WARNINGS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,9 @@
 
     python tools/make_toolworld_model.py --out cahl_pl/toolworld/model
 
-A byte-level BPE with a chat template, and a Qwen2-type transformer trained in two supervised stages:
-
-1. copying: next-token prediction on random permutations of symbols, repeated with a random period. Copying an argument
-   out of the request is what a small model learns last; learnt on this plain task first, it comes within minutes.
-2. gold plans and calls of ToolWorld's `train` split, both roles mixed, with a copying batch every few steps. It stops at
-   a mediocre level on purpose: reinforcement learning takes over from there.
+A byte-level BPE with a chat template, and a Qwen2-type transformer of a million parameters whose first attention heads
+are set by hand to copy (`initial_model`). It then imitates gold plans and calls of ToolWorld's `train` split, both roles
+mixed, and stops at a mediocre level on purpose: reinforcement learning takes over from there.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ import itertools
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -81,26 +77,55 @@ def _text(task: Task) -> str:
     return "\n".join([*parts, task.answer or ""])
 
 
-def value_ids(tokenizer: PreTrainedTokenizerFast, seed: int) -> Tensor:
-    """The token ids that argument values of ToolWorld are made of, the most frequent first."""
-    counts: Counter[int] = Counter()
-    for task in itertools.islice(generate_tasks("train", seed), 2000):
-        for value in (value for gold in task.gold for value in gold.arguments.values()):
-            counts.update(tokenizer(str(value), add_special_tokens=False)["input_ids"])
-    return torch.tensor([token for token, _ in counts.most_common()])
+def initial_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """A random Qwen2-type transformer, but for four attention heads that are set by hand to copy.
 
-
-def copying_batch(rng: torch.Generator, symbols: Tensor, rows: int, length: int) -> Batch:
-    """Random permutations of the symbols (token ids), each repeated with its own period of 6 to 20."""
-    ids = torch.empty(rows, length, dtype=torch.long)
-    for row in ids:
-        period = int(torch.randint(6, 21, (), generator=rng))
-        pattern = symbols[torch.randperm(len(symbols), generator=rng)[:period]]
-        row.copy_(pattern.repeat(length // period + 1)[:length])
-    labels = ids.clone()
-    labels[:, :20] = -100  # the first period cannot be known
-    at = torch.arange(length)
-    return Batch(ids, labels, at.expand(rows, -1), (at[:, None] >= at).expand(rows, 1, -1, -1))
+    A head of layer 0 attends to the previous position, whatever stands there: its query and key are biases alone, and
+    their rotary phases agree at a distance of one. It writes a code of the previous token into dimensions that the
+    embeddings leave free. Three heads of layer 1 compare that code with the current token's and copy what they find
+    into the output, a third of the embedding each. Together: after "... A B ... A" comes "B" (an induction head).
+    Learning this from random weights takes a small model longer than all the rest; training goes on from here.
+    """
+    config = Qwen2Config(
+        vocab_size=1024,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config)
+    head, free = 32, 96  # size of a head; the first dimension that embeddings leave free
+    first, second = (model.model.layers[i].self_attn for i in (0, 1))
+    with torch.no_grad():
+        model.model.embed_tokens.weight.normal_(0, 0.03)[:, free:] = 0
+        model.model.norm.weight.fill_(3.0)
+        frequency = 1e6 ** (-torch.arange(16) / 16)
+        for linear in (first.q_proj, first.k_proj, first.v_proj):
+            linear.weight[:head] = 0
+        first.o_proj.weight[:, :head] = 0
+        first.q_proj.bias[:head] = 6 * torch.cat([frequency.cos(), -frequency.sin()])
+        first.k_proj.bias[:head] = 6 * torch.cat([torch.ones(16), torch.zeros(16)])
+        code = torch.randn(head, free) / free**0.5
+        first.v_proj.weight[:head, :free] = code
+        first.o_proj.weight[free:, :head] = 0.1 * torch.eye(head)
+        slow = torch.cat([torch.arange(7, 16), torch.arange(23, 32)])  # rotary pairs that hardly turn in a prompt
+        for i in range(3):
+            rows = slice(head * i, head * (i + 1))
+            for linear in (second.q_proj, second.k_proj, second.v_proj):
+                linear.weight[rows] = 0
+            second.q_proj.weight[head * i + slow, :free] = 3.0 * code[: len(slow)]
+            second.k_proj.weight[head * i + slow, free + torch.arange(len(slow))] = 2.1
+            second.v_proj.weight[rows, rows] = torch.eye(head)
+            second.o_proj.weight[:, rows] = 0
+            second.o_proj.weight[rows, rows] = 0.2 * torch.eye(head)
+    return model
 
 
 class Row(NamedTuple):
@@ -112,10 +137,13 @@ class Row(NamedTuple):
     executor: int  # where the executor's part begins; it does not see the planner's
 
 
-def task_row(builder: PromptBuilder, task: Task) -> Row:
+def task_row(builder: PromptBuilder, task: Task, with_executor: bool) -> Row:
     """Gold plan and gold calls of a task; prompts carry the label -100."""
     plan = planner_example(builder, task)
     shared = len(builder.shared(task))
+    if not with_executor:
+        ids = plan.prompt + plan.completion
+        return Row(ids, [-100] * len(plan.prompt) + plan.completion, shared, len(ids))
     labels: list[int] = []
     for step in (steps := executor_examples(builder, task)):  # each prompt extends the last prompt and completion
         labels += [-100] * (len(step.prompt) - len(labels)) + step.completion
@@ -148,12 +176,13 @@ def collate(rows: list[Row], pad: int) -> Batch:
     return Batch(ids, labels, positions, (at[:, None] >= at)[None, None] & ~hidden[:, None])
 
 
-def batches(builder: PromptBuilder, seed: int, size: int, pad: int) -> Iterator[Batch]:
+def batches(builder: PromptBuilder, seed: int, size: int, executor_share: float, pad: int) -> Iterator[Batch]:
     """Endless batches of `size` tasks; rows of like length share a batch."""
     tasks = generate_tasks("train", seed)
     rng = random.Random(seed)
     while True:
-        rows = [task_row(builder, task) for task in itertools.islice(tasks, 8 * size)]
+        chosen = itertools.islice(tasks, 8 * size)
+        rows = [task_row(builder, task, rng.random() < executor_share) for task in chosen]
         rows.sort(key=lambda row: len(row.ids))
         chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(chunks)
@@ -175,67 +204,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=900, help="supervised steps after the copying stage")
-    parser.add_argument("--copy-steps", type=int, default=1000, help="most steps of the copying stage")
+    parser.add_argument("--steps", type=int, default=900, help="optimiser steps")
     parser.add_argument("--tasks", type=int, default=16, help="tasks a step")
+    parser.add_argument(
+        "--executor-share", type=float, default=0.25, help="share of the tasks whose calls are imitated too: calls are learnt"
+        " sooner than plans, and neither role should be done before reinforcement learning starts"
+    )
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--save-every", type=int, default=100, help="also keep the model of every so many steps")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    rng = torch.Generator().manual_seed(args.seed)
 
     tokenizer = make_tokenizer(1024, 3000, args.seed)
     builder = PromptBuilder(tokenizer, PROMPTS)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=1024,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            initializer_range=0.02,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    model = initial_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    # beta2 0.999, no weight decay and float32 throughout: with 0.95 or bfloat16, copying is not learnt in this time
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
-    start = time.time()
-
-    def step(batch: Batch) -> float:
+    start, smooth = time.time(), 3.0
+    stream = batches(builder, args.seed, args.tasks, args.executor_share, tokenizer.pad_token_id)
+    for i, batch in enumerate(itertools.islice(stream, args.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * min(1.0, (i + 1) / 20)
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return loss.item()
-
-    values, known, smooth = value_ids(tokenizer, args.seed), 48, 9.0
-    for i in range(args.copy_steps):
-        smooth = 0.9 * smooth + 0.1 * step(copying_batch(rng, values[:known], 32, 64))
-        if i % 50 == 0:
-            print(f"copying {i:5d}  symbols {known}  loss {smooth:.3f}  {time.time() - start:.0f} s", flush=True)
-        if smooth < 1.2:
-            if known >= len(values):
-                break
-            known, smooth = int(1.4 * known), 3.0
-    save(model, tokenizer, args.out / "copying")
-
-    smooth = 3.0
-    stream = batches(builder, args.seed, args.tasks, tokenizer.pad_token_id)
-    for i in range(1, args.steps + 1):
-        smooth = 0.95 * smooth + 0.05 * step(next(stream))
-        if i % 4 == 0:
-            step(copying_batch(rng, values, 32, 64))
-        if i % 25 == 0:
-            print(f"supervised {i:5d}  loss {smooth:.4f}  {time.time() - start:.0f} s", flush=True)
-        if i % args.save_every == 0:
-            save(model, tokenizer, args.out / f"step-{i}")
+        smooth = 0.95 * smooth + 0.05 * loss.item()
+        if (i + 1) % 25 == 0:
+            print(f"step {i + 1:5d}  loss {smooth:.4f}  {time.time() - start:.0f} s", flush=True)
+        if (i + 1) % args.save_every == 0:
+            save(model, tokenizer, args.out / f"step-{i + 1}")
     save(model, tokenizer, args.out)
 
 

@@ -80,14 +80,8 @@ def assign_gold(plan: Plan, task: Task) -> list[Target]:
     similarities = similarity_matrix(calls, [gold.planned for gold in task.gold], task.tools)
     rows, columns = np.indices(similarities.shape)
     distance = (rows - columns) / max(*similarities.shape, 1)
-    pairs = align(similarities - _NEARNESS * distance**2, task.ordered)
-    if not task.ordered:
-        pairs = [(i, j) for i, j in pairs if similarities[i, j] > 0]
-        taken, taken_gold = {i for i, _ in pairs}, {j for _, j in pairs}
-        left = (i for i in range(len(places)) if i not in taken)
-        left_gold = (j for j in range(len(task.gold)) if j not in taken_gold)
-        pairs += zip(left, left_gold, strict=False)
-    for i, j in pairs:
+    # The square makes keeping the order the cheapest way to resolve ties, pairs of similarity 0 among them.
+    for i, j in align(similarities - _NEARNESS * distance**2, task.ordered):
         targets[places[i]] = Target("call", task.gold[j])
     return targets
 

@@ -12,6 +12,7 @@ from cahl_pl.toolworld.tools import TOOLS
 from cahl_pl.types import ToolSpec
 
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+USUAL = 0.85  # share of names and descriptions that are the first of their list: the others have to be read
 LIMIT = 10**12  # keeps the arithmetic on a model's numbers cheap and finite
 
 
@@ -21,11 +22,15 @@ def offer(tool: Tool, rng: Random) -> tuple[ToolSpec, dict[str, Any]]:
     Returns:
         The ToolSpec, and its entry for `state["aliases"]`: `{"tool": id, "parameters": {alias: parameter}}`.
     """
-    aliases = {rng.choice(parameter.aliases): name for name, parameter in tool.parameters.items()}
+    aliases = {_draw(parameter.aliases, rng): name for name, parameter in tool.parameters.items()}
     properties = {alias: json_schema(tool.parameters[name]) for alias, name in aliases.items()}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
-    spec = ToolSpec(rng.choice(tool.names), rng.choice(tool.descriptions), schema)
+    spec = ToolSpec(_draw(tool.names, rng), _draw(tool.descriptions, rng), schema)
     return spec, {"tool": tool.id, "parameters": aliases}
+
+
+def _draw(names: tuple[str, ...], rng: Random) -> str:
+    return names[0] if rng.random() < USUAL else rng.choice(names)
 
 
 def json_schema(parameter: Parameter) -> dict[str, Any]:

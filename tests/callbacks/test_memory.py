@@ -71,8 +71,8 @@ def test_nf4_weights():
     state = model.base.weight.quant_state
     sizes = {tag: round(value * GIB) for tag, value in weights_gib(model).items()}
     packed = 64 * 32 // 2
-    # double quantisation: a byte a block of 64, one offset, one float for the only block of 256 such bytes, and
-    # the two tables that codes are looked up in: 16 floats and 256 floats
+    # double quantisation: a byte a block of 64, one offset, one float for the only block of 256 such bytes,
+    # and the two tables that codes are looked up in: 16 floats and 256 floats
     constants = 64 * 32 // 64 + 4 + 4 + 16 * 4 + 256 * 4
     assert state.nested
     assert sizes["memory/base_gib"] == packed + constants + 2 * 8

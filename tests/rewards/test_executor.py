@@ -68,6 +68,13 @@ def test_ties_keep_the_order(parallel):
     assert [target.gold.result for target in targets] == [0, 1, 2, 3, 4, 5]
 
 
+def test_ties_go_to_the_near_place(parallel):
+    weather, send = parallel.gold
+    plan = plan_of(("get_weather", {}), ("get_weather", {}), ("send_text", {}))
+    swapped = replace(parallel, gold=(send, weather))
+    assert assign_gold(plan, swapped) == [ANY, Target("call", weather), Target("call", send)]
+
+
 def test_references_are_matched_as_they_are_planned(parallel):
     first = GoldCall("send_text", {"to": "Bero", "message": "rain"}, references={"message": "$1"})
     second = GoldCall("send_text", {"to": "Bero", "message": "sun"}, references={"message": "$2"})

@@ -1,0 +1,36 @@
+"""Silence for what a user can do nothing about: notices of the libraries below, each with its reason."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+EXPECTED_WARNINGS = (
+    ".*isinstance\\(treespec, LeafSpec\\). is deprecated",  # between lightning and torch
+    ".*is_gradient_checkpointing.* is deprecated",  # between peft and transformers
+    ".*gradient_checkpointing_enable.* is deprecated",  # the new name is younger than the oldest version we run with
+    ".*does not have many workers",  # the policy lives in this process, so rollouts have no worker processes
+    ".*IterableDataset. has .__len__. defined",  # on purpose: it keeps Lightning from fetching ahead
+    ".*module\\(s\\) in eval mode at the start of training",  # on purpose: train mode would turn the KV cache off
+    ".*Total length of .* across ranks is zero",  # no validation tasks
+    ".*number of training batches .* is smaller than the logging interval",  # short runs
+    ".*Checkpoint directory .* exists and is not empty",  # a resumed run writes where the first one did
+    ".*your dataloader is not resumable",  # the data module is: it saves and restores the position
+    ".*Using ModelCheckpoint with manual optimization",  # the state after the step is what we want saved
+)
+
+
+def quiet_libraries() -> None:
+    """Called once by the command line, before the libraries are loaded."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()

@@ -1,0 +1,43 @@
+"""Data parallelism for adapters that take turns."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from torch import nn
+
+
+class AdapterDDPStrategy(DDPStrategy):
+    """One process a device, without DistributedDataParallel around the model.
+
+    DistributedDataParallel expects every parameter in every backward pass and the same number of passes on all ranks;
+    here one of two adapters learns per step, in as many micro-batches as its rollouts need, and a rank whose groups
+    carry no signal has none. So the trainer adds the gradients up itself, once per step (`sum_gradients`).
+    """
+
+    def configure_ddp(self) -> None:
+        """Leave the model as it is; adapters start equal on all ranks, because all ranks share one seed."""
+
+
+StrategyRegistry.register("adapter_ddp", AdapterDDPStrategy, description="data parallel over one adapter at a time")
+
+
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Add up the gradients of all processes; a process without gradients adds zeros. One process: nothing to do."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter).clone()
+
+
+def sum_over_processes(values: list[float]) -> list[float]:
+    """The sums of these numbers over all processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return list(tensor.tolist())

@@ -1,0 +1,241 @@
+"""Training steps end to end on the tiny model: who moves, what is stale, what a checkpoint holds, what repeats."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.engines.base import Sampling
+from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.grpo import GRPOConfig
+from cahl_pl.module import CAHLModule, OptimizerConfig, StaleBatchError
+from cahl_pl.policy import PolicyConfig
+from cahl_pl.prompts import PromptConfig
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rollout import RolloutConfig
+from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
+from cahl_pl.toolworld import ToolWorld, toolkit
+from cahl_pl.types import ROLES
+
+PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="{subtask}")
+
+
+class Length(BasePlannerReward, BaseExecutorReward):
+    """Pays for short texts: a random model writes no plan, but some of its texts are shorter than others."""
+
+    def components(self, *args):
+        if len(args) == 2:
+            plan, trajectories = args
+            return {"length": 1 / (1 + len(trajectories[0].plan_text))}
+        return {"length": 1 / (1 + len(args[0].text))}
+
+    def total(self, components):
+        return components["length"]
+
+
+class FixedPlans(Callback):
+    """Makes every plan readable, so that the executor has something to do."""
+
+    def setup(self, trainer, pl_module, stage):
+        import cahl_pl.rollout
+        from cahl_pl.types import Plan, SubTask
+
+        self.parse = cahl_pl.rollout.parse_plan
+        cahl_pl.rollout.parse_plan = lambda text: Plan((SubTask("do it", "tool", {"a": 1}), SubTask("answer", None)))
+
+    def teardown(self, trainer, pl_module, stage):
+        import cahl_pl.rollout
+
+        cahl_pl.rollout.parse_plan = self.parse
+
+
+class Watch(Callback):
+    """Keeps the adapters' bytes, the versions and the roles of every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        state = {name: tensor.clone() for name, tensor in pl_module.policy.adapter_state().items()}
+        lag = pl_module.policy.version[batch.role] - batch.version - batch.update - 1
+        self.seen.append((batch.role, batch.update, lag, trainer.global_step, state))
+
+
+def make(tiny_model, tmp_path, *, steps=4, grpo=None, callbacks=(), seed=3, trainer_options=None, **data):
+    seed_everything(seed, verbose=False)
+    module = CAHLModule(
+        PolicyConfig(model=str(tiny_model), lora_rank=4),
+        grpo or GRPOConfig(),
+        OptimizerConfig(lr=1e-2),
+        OptimizerConfig(lr=1e-2),
+        max_tokens_per_micro_batch=4000,
+    )
+    sampling = Sampling(max_new_tokens=6)
+    options = {
+        "tasks_per_round": 2,
+        "planner_reward": Length(),
+        "executor_reward": Length(),
+        "rollout": RolloutConfig(2, 2, planner=sampling, executor=sampling),
+        **data,
+    }
+    datamodule = RolloutDataModule(
+        ToolWorld(size=6), ExecutableEnvironment(toolkit), prompts=PROMPTS, test={"test": ToolWorld("test", 3)}, **options
+    )
+    watch = Watch()
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[FixedPlans(), watch, *callbacks],
+        **(trainer_options or {}),
+    )
+    return module, datamodule, trainer, watch
+
+
+def fit(*args, **kwargs):
+    module, data, trainer, watch = make(*args, **kwargs)
+    trainer.fit(module, data)
+    return module, data, trainer, watch
+
+
+def moved(before, after, role):
+    return any(not torch.equal(before[name], after[name]) for name in before if f".{role}." in name)
+
+
+def test_each_step_moves_its_own_adapter_and_leaves_the_bytes_of_the_other(tiny_model, tmp_path):
+    *_, trainer, watch = fit(tiny_model, tmp_path, steps=6)
+    assert [role for role, *_ in watch.seen] == ["planner", "executor"] * 3
+    assert [step for *_, step, _ in watch.seen] == [1, 2, 3, 4, 5, 6]  # one optimiser step a training step
+    for (*_, before), (role, *_, after) in zip(watch.seen, watch.seen[1:], strict=False):
+        other = next(r for r in ROLES if r != role)
+        assert moved(before, after, role)
+        assert not moved(before, after, other)
+
+
+def test_no_batch_is_stale(tiny_model, tmp_path):
+    *_, watch = fit(tiny_model, tmp_path, steps=12, updates_per_round=2)
+    assert {lag for _, _, lag, _, _ in watch.seen} == {0}
+    assert [update for _, update, *_ in watch.seen[:4]] == [0, 0, 1, 1]
+
+
+def test_a_stale_batch_is_refused(tiny_model, tmp_path):
+    class Meddler(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 2:
+                pl_module.policy.version[batch.role] += 1
+
+    with pytest.raises(StaleBatchError, match="version"):
+        fit(tiny_model, tmp_path, callbacks=[Meddler()])
+
+
+@pytest.mark.parametrize(("schedule", "role"), [(PlannerOnly(), "planner"), (ExecutorOnly(), "executor")])
+def test_single_role_schedules_leave_the_other_adapter_at_its_start(tiny_model, tmp_path, schedule, role):
+    module, *_, watch = fit(tiny_model, tmp_path, schedule=schedule)
+    assert {r for r, *_ in watch.seen} == {role}
+    other = next(r for r in ROLES if r != role)
+    assert all((p == 0).all() for n, p in module.policy.adapter_state().items() if f"lora_B.{other}" in n)
+    assert any((p != 0).any() for n, p in module.policy.adapter_state().items() if f"lora_B.{role}" in n)
+
+
+def test_ratio_schedule_order():
+    schedule = Ratio(planner=2, executor=3)
+    rounds = [schedule.roles(i) for i in range(8)]
+    assert [role[0] for roles in rounds[:4] for role in roles] == ["p", "p", "e", "e", "e"][:2] + ["e"] * 3
+    assert rounds[:4] == [("planner",), ("planner", "executor"), ("executor",), ("executor",)]
+    assert rounds[4:] == rounds[:4]
+    assert Ratio().roles(5) == Alternate().roles(0) == ("planner", "executor")
+    with pytest.raises(ValueError, match="Ratio"):
+        Ratio(planner=0)
+
+
+def test_a_fixed_seed_repeats_exactly(tiny_model, tmp_path):
+    one, *_ = fit(tiny_model, tmp_path)
+    two, *_ = fit(tiny_model, tmp_path)
+    other, *_ = fit(tiny_model, tmp_path, seed=4)
+    states = [m.policy.adapter_state() for m in (one, two, other)]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert not all(torch.equal(states[0][k], states[2][k]) for k in states[0])
+
+
+def test_constant_rewards_move_nothing_but_count_as_steps(tiny_model, tmp_path):
+    class Constant(Length):
+        def total(self, components):
+            return 0.5
+
+    module, _, trainer, _ = fit(tiny_model, tmp_path, planner_reward=Constant(), executor_reward=Constant())
+    assert trainer.global_step == 4
+    assert all((p == 0).all() for n, p in module.policy.adapter_state().items() if "lora_B" in n)
+    assert trainer.callback_metrics["planner/frac_zero_std"] == 1
+
+
+@pytest.mark.parametrize(
+    "grpo", [GRPOConfig(kl=0.1), GRPOConfig(loss="gspo"), GRPOConfig(loss="dapo", scale_rewards="batch", clip_high=0.28)]
+)
+def test_loss_variants_train(tiny_model, tmp_path, grpo):
+    *_, trainer, watch = fit(tiny_model, tmp_path, steps=8, grpo=grpo, updates_per_round=2)
+    assert moved(watch.seen[0][-1], watch.seen[-1][-1], "planner")
+    metrics = trainer.callback_metrics
+    assert ("planner/kl" in metrics) == (grpo.kl > 0)
+    assert 0.1 < metrics["planner/ratio"] < 10
+    assert metrics["planner/ratio"] != 1.0  # the second update is off-policy
+
+
+def test_warm_start_imitates_gold_and_hands_over_to_grpo(tiny_model, tmp_path):
+    losses = []
+
+    class Losses(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append((batch.objective, trainer.callback_metrics.get(f"{batch.role}/warm_start/loss")))
+
+    fit(tiny_model, tmp_path, steps=14, warm_start_rounds=6, callbacks=[Losses()])
+    supervised = [loss.item() for objective, loss in losses if objective == "supervised"]
+    assert [objective for objective, _ in losses] == ["supervised"] * 12 + ["grpo"] * 2
+    assert supervised[10] < supervised[0]
+    assert supervised[11] < supervised[1]
+
+
+def test_checkpoint_holds_adapters_and_position_but_no_base_and_resume_goes_on(tiny_model, tmp_path):
+    whole, *_ = fit(tiny_model, tmp_path, steps=6)
+    _, _, trainer, _ = fit(tiny_model, tmp_path, steps=3)  # stops within a round: the executor's turn is pending
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    assert all("lora_" in name for name in content["state_dict"])
+    assert content["policy_version"] == {"planner": 2, "executor": 1}
+    resumed, data, trainer, _ = make(tiny_model, tmp_path, steps=6)
+    trainer.fit(resumed, data, ckpt_path=path)
+    a, b = whole.policy.adapter_state(), resumed.policy.adapter_state()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_group_of_one_is_refused_for_a_role_that_learns(tiny_model, tmp_path, role):
+    config = RolloutConfig(**{f"{role}_group_size": 1})
+    with pytest.raises(ValueError, match=f"{role}_group_size is 1"):
+        fit(tiny_model, tmp_path, rollout=config)
+
+
+def test_missing_gradients_are_noticed_on_the_first_step(tiny_model, tmp_path):
+    class Sabotage(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            activate = pl_module.policy.activate
+            pl_module.policy.activate = lambda role: activate("executor")
+
+    with pytest.raises(RuntimeError, match="first planner step"):
+        fit(tiny_model, tmp_path, callbacks=[Sabotage()])
+
+
+def test_test_and_predict(tiny_model, tmp_path):
+    module, data, trainer, _ = make(tiny_model, tmp_path)
+    (values,) = trainer.test(module, data, verbose=False)
+    assert values["test/task/success"] == 0
+    assert values["test/plan/subtasks"] == 2
+    (batch,) = trainer.predict(module, data)
+    assert len(batch) == 3
+    assert all(len(episode["steps"]) == 2 for episode in batch)
