@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import os
+import re
 import sys
-from typing import Any
+from typing import NoReturn
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import cahl_pl.callbacks  # noqa: F401 - so that YAML may use the short names of our callbacks
 from cahl_pl import __version__
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.datasets.base import DataError
+from cahl_pl.datasets import DataError
+from cahl_pl.errors import ConfigError
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
 from cahl_pl.schema import SchemaError
 
-USER_ERRORS = (DataError, PolicyError, SchemaError)
+USER_ERRORS = (ConfigError, DataError, PolicyError, SchemaError)
 """What a user can put right: reported in one sentence, without a traceback."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with a configuration in one sentence, not by the usage of a hundred options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the sentence and exit with status 2."""
+        if self.exit_on_error:
+            self.exit(2, f"error: {_sentence(message, _keys(self))}\n")
+        super().error(message, ex)
 
 
 class CAHLCLI(LightningCLI):
     """LightningCLI with the two classes of this package and one rule of its own: the command line always wins."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Nothing to add; the sections are `trainer`, `model` and `data`."""
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would merge the checkpoint's stored hyper-parameters over the configuration and the command line.
@@ -34,13 +46,30 @@ class CAHLCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an accelerator that is not there, before anything is loaded."""
-        config = self.config.get(self.subcommand, self.config) if self.subcommand else self.config
+        """Refuse an accelerator that is not there, before anything is loaded.
+
+        Raises:
+            ConfigError: a GPU is asked for, but there is none.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise PolicyError(
+            raise ConfigError(
                 f"trainer.accelerator is {config.trainer.accelerator!r} but no CUDA device is visible: run with "
                 "--trainer.accelerator cpu, or on a machine with a GPU and a CUDA build of torch"
             )
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data; what their constructors refuse is an error of the configuration.
+
+        Raises:
+            ConfigError: a constructor has refused a value.
+        """
+        try:
+            super().instantiate_classes()
+        except USER_ERRORS:
+            raise
+        except (ValueError, MisconfigurationException) as error:
+            raise ConfigError(str(error)) from error
 
 
 def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
@@ -57,8 +86,13 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
         run=run,
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,  # it serves save_hyperparameters, and we store none
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"version": __version__, "description": "CAHL: a planner and an executor on one frozen base, trained by GRPO."},
+        parser_class=Parser,
+        parser_kwargs={
+            "version": __version__,
+            "description": "CAHL: a planner and an executor on one frozen base, trained by GRPO.",
+        },
     )
 
 
@@ -70,6 +104,40 @@ def console() -> None:
     except USER_ERRORS as error:
         if os.environ.get("CAHL_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
+def _keys(parser: argparse.ArgumentParser) -> set[str]:
+    """The configuration keys that a parser and its subcommands know."""
+    keys = {action.dest for action in parser._actions}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            keys.update(*map(_keys, action.choices.values()))
+    return keys
+
+
+def _sentence(message: str, known: set[str]) -> str:
+    """One sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one."""
+    unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([^\s=']+)", message)
+    if unknown:
+        near = difflib.get_close_matches(unknown[1], known, 1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists them"
+        return f"there is no configuration key {unknown[1]}; {hint}"
+    key = re.match(r'Parser key "([^"]+)":', message)
+    rest = message[key.end() :] if key else message
+    # of a value that fits none of several types, what is wrong with the class that was named tells most
+    problem = re.search(
+        r"Problem with given class_path '([^']+)':(.+?)(?=\n\s*- |\n\s*Given value|\Z)", rest, re.DOTALL
+    )
+    if problem and key:
+        option = re.fullmatch(r"\s*Option '([^']+)' is not accepted\s*", problem[2])
+        if option:
+            return (
+                f"there is no configuration key {key[1]}.init_args.{option[1]}; --{key[1]}.help {problem[1]} lists those of "
+                "its class"
+            )
+        rest = f"{problem[1]}: {problem[2]}"
+    rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
+    rest = re.sub(r"Expected an? (.+?)\. Got value:", r"expected \1 but got", rest, flags=re.DOTALL)
+    return " ".join([f"{key[1]}:" if key else "", *rest.split()]).strip()

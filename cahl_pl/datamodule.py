@@ -1,4 +1,4 @@
-"""The rollout data module: streams one role's batch at a time, sampled from the policy as it is at that moment."""
+"""The rollout data module: streams one role's batch at a time, sampled from its adapter as it is then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -15,6 +15,7 @@ from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Engine, Sampling
 from cahl_pl.engines.transformers import TransformersEngine
 from cahl_pl.environments.base import Environment
+from cahl_pl.errors import ConfigError
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
@@ -23,7 +24,7 @@ from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rollout import Rollout, RolloutConfig, Round
 from cahl_pl.schedules import Alternate, Schedule
 from cahl_pl.supervised import supervised_groups
-from cahl_pl.types import Group, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.types import Group, Plan, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
@@ -107,18 +108,19 @@ class RolloutDataModule(LightningDataModule):
         """Check that every role that is to learn has something to be compared with.
 
         Raises:
-            ValueError: a group of one, which has no advantage, for a role that is to learn.
+            ConfigError: a group of one, which has no advantage, for a role that is to learn.
         """
         if stage != "fit":
             return
-        self.generator.manual_seed(self.seed + self.trainer.global_rank)  # processes must not sample the same
+        self.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
+        self._attached.reload_dataloaders_every_n_epochs = 1  # a schedule's epochs may differ in length
         sizes = {
             "planner": self.rollout.config.planner_group_size,
             "executor": self.rollout.config.executor_group_size,
         }
         for role in self.roles_of_epoch():
             if sizes[role] < 2 and self.warm_start_rounds < self.rounds_per_epoch:
-                raise ValueError(
+                raise ConfigError(
                     f"data.rollout.{role}_group_size is {sizes[role]}: a group of one has nothing to be compared with, so "
                     f"the {role} cannot learn; use at least 2, or a schedule that leaves the {role} as it is"
                 )
@@ -161,9 +163,14 @@ class RolloutDataModule(LightningDataModule):
     # --- the stream ------------------------------------------------------------------------------------------------
 
     @property
+    def _attached(self) -> Trainer:
+        assert self.trainer is not None  # Lightning sets it before it calls anything here
+        return self.trainer
+
+    @property
     def policy(self) -> Policy:
         """The policy of the module that is being trained."""
-        policy: Policy = self.trainer.lightning_module.policy  # type: ignore[union-attr, assignment]
+        policy: Policy = self._attached.lightning_module.policy  # type: ignore[assignment]
         return policy
 
     @property
@@ -188,12 +195,16 @@ class RolloutDataModule(LightningDataModule):
 
     def batches(self) -> Iterator[RolloutBatch]:
         """The rest of the current epoch."""
-        while self.round < self.rounds_per_epoch or self.pending:
+        last = False
+        while not last:
             if not self.pending:
                 self.pending = self._sample_round()
                 self.round += 1
-            yield self.pending.pop(0)
-        self.epoch, self.round = self.epoch + 1, 0
+            batch = self.pending.pop(0)
+            last = not self.pending and self.round == self.rounds_per_epoch
+            if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
+                self.epoch, self.round = self.epoch + 1, 0
+            yield batch
 
     def _sample_round(self) -> list[RolloutBatch]:
         index = self.epoch * self.rounds_per_epoch + self.round
@@ -201,7 +212,9 @@ class RolloutDataModule(LightningDataModule):
         tasks = self._tasks_of_round()
         version = dict(self.policy.version)
         if index < self.warm_start_rounds:
-            groups = {role: [g for task in tasks for g in supervised_groups(self.builder, task, role)] for role in set(steps)}
+            groups = {
+                role: [g for task in tasks for g in supervised_groups(self.builder, task, role)] for role in set(steps)
+            }
             return [
                 RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
                 for i, role in enumerate(steps)
@@ -225,15 +238,20 @@ class RolloutDataModule(LightningDataModule):
 
     def _tasks_of_round(self) -> list[Task]:
         # the order depends on seed and epoch alone, so the position within it is all that a checkpoint has to hold
-        order = torch.randperm(len(self.train_tasks), generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
+        order = torch.randperm(
+            len(self.train_tasks), generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        )
         chosen = order[self.round * self.tasks_per_round : (self.round + 1) * self.tasks_per_round]
-        chosen = chosen[self.trainer.global_rank :: self.trainer.world_size]  # each process samples its share
+        chosen = chosen[self._attached.global_rank :: self._attached.world_size]  # each process samples its share
         return [self.train_tasks[i] for i in chosen.tolist()]
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
     def evaluate(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """One greedy episode per task: the likeliest plan, and the likeliest output at each of its steps."""
+        """One greedy episode per task: the likeliest plan, and the likeliest output at each of its steps.
+
+        A task whose prompt is too long gets an episode without a plan: leaving it out would flatter the result.
+        """
         config = self.rollout.config
         greedy = RolloutConfig(
             planner_group_size=1,
@@ -246,7 +264,9 @@ class RolloutDataModule(LightningDataModule):
         parts = self.rollout
         rollout = Rollout(parts.engine, parts.environment, parts.planner_reward, parts.executor_reward, greedy)
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
-        return rollout.run(self.policy, self.builder, tasks, generator).trajectories
+        episodes = {e.task.id: e for e in rollout.run(self.policy, self.builder, tasks, generator).trajectories}
+        too_long = Plan(error="prompt too long")
+        return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
 
 
 class _RolloutStream(IterableDataset[RolloutBatch]):

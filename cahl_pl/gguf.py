@@ -33,7 +33,9 @@ def safetensors_of(folder: Path, gguf_file: str) -> Path:
 
     source = folder / gguf_file
     if not source.is_file():
-        raise PolicyError(f"policy.gguf_file: {str(source)!r} does not exist; policy.model must be the folder of the file")
+        raise PolicyError(
+            f"policy.gguf_file: {str(source)!r} does not exist; policy.model must be the folder of the file"
+        )
     try:
         import gguf  # noqa: F401
     except ImportError:
@@ -61,7 +63,7 @@ def _convert(folder: Path, gguf_file: str, target: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.bfloat16)
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)

@@ -28,6 +28,9 @@ class GRPOConfig:
             or not at all (`none`).
         epsilon: added to that standard deviation.
         max_completion_length: the constant length of `dr_grpo`, in tokens.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     loss: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
@@ -136,6 +139,9 @@ def grpo_loss(
 
     Returns:
         The loss (scalar, with gradient) and the sums to log.
+
+    Raises:
+        ValueError: config.kl > 0 without reference_logprobs.
     """
     weight = mask.to(logprobs.dtype)
     log_ratio = (logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)) * weight
@@ -181,6 +187,9 @@ def supervised_loss(logprobs: Tensor, mask: Tensor, num_tokens: int) -> tuple[Te
         logprobs: [n, C] with gradient.
         mask: [n, C].
         num_tokens: gold tokens of the whole batch.
+
+    Returns:
+        The micro-batch's share of the loss (scalar, with gradient) and the sums to log.
     """
     weight = mask.to(logprobs.dtype)
     loss = -(logprobs * weight).sum() / num_tokens

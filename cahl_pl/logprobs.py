@@ -80,7 +80,9 @@ def score(policy: Policy, groups: Sequence[Group], temperature: float = 1.0) -> 
     flat, target = hidden[mask], ids[mask]
     logprobs, entropy = hidden.new_zeros(ids.shape, dtype=torch.float32), torch.zeros(ids.shape, device=device)
     values = [
-        checkpoint(_token_logprobs, policy, flat[i : i + _CHUNK], target[i : i + _CHUNK], temperature, use_reentrant=False)
+        checkpoint(
+            _token_logprobs, policy, flat[i : i + _CHUNK], target[i : i + _CHUNK], temperature, use_reentrant=False
+        )
         for i in range(0, len(flat), _CHUNK)
     ]
     logprobs = logprobs.masked_scatter(mask, torch.cat([v[0] for v in values]))
@@ -89,7 +91,7 @@ def score(policy: Policy, groups: Sequence[Group], temperature: float = 1.0) -> 
 
 
 def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = policy.causal_lm.get_output_embeddings()(hidden).float() / (temperature or 1.0)
+    logits: Tensor = policy.causal_lm.get_output_embeddings()(hidden).float() / (temperature or 1.0)
     logprobs = torch.log_softmax(logits, -1)
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)
@@ -102,7 +104,7 @@ def _hidden_shared(policy: Policy, groups: Sequence[Group], ids: Tensor, mask: T
     prompts, prompt_mask = left_pad([g.prompt_ids.tolist() for g in groups], policy.tokenizer.pad_token_id, ids.device)
     positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=policy.causal_lm.config)
-    prompt = backbone(
+    prompt: Tensor = backbone(
         input_ids=prompts, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state
     sizes = torch.tensor([len(g.completion_ids) for g in groups], device=ids.device)
@@ -127,7 +129,7 @@ def _hidden_repeated(policy: Policy, groups: Sequence[Group], ids: Tensor, mask:
     prompts = [g.prompt_ids.tolist() for g in groups for _ in g.completion_ids]
     left, left_mask = left_pad(prompts, policy.tokenizer.pad_token_id, ids.device)
     attention = torch.cat([left_mask, mask.long()], 1)
-    hidden = policy.causal_lm.base_model(
+    hidden: Tensor = policy.causal_lm.base_model(
         input_ids=torch.cat([left, ids], 1),
         attention_mask=attention,
         position_ids=(attention.cumsum(1) - 1).clamp(min=0),

@@ -13,9 +13,7 @@ from torchmetrics import Metric
 from cahl_pl.schema import canonical, coerce_call
 from cahl_pl.types import FeedbackError, Step, ToolCall, ToolSpec, Trajectory
 
-INVALID_CAUSES: tuple[FeedbackError, ...] = tuple(
-    cause for cause in get_args(FeedbackError) if cause != "tool"
-)
+INVALID_CAUSES: tuple[FeedbackError, ...] = tuple(cause for cause in get_args(FeedbackError) if cause != "tool")
 """The causes that make a call invalid: all but `tool`, an error that the tool itself reports."""
 
 _COUNTS = (
@@ -44,13 +42,11 @@ def is_success(trajectory: Trajectory) -> bool:
         actions = [step.action for step in trajectory.steps]
         answered = any(action.answer is not None and action.well_formed for action in actions)
         return trajectory.plan.error is None and not trajectory.calls and answered
-    return Counter(_keys(trajectory.calls, task.tools)) == Counter(
-        _keys((gold.call for gold in task.gold), task.tools)
-    )
+    return Counter(_keys(trajectory.calls, task.tools)) == Counter(_keys((gold.call for gold in task.gold), task.tools))
 
 
 class ToolUse(Metric):
-    """Success and economy of tool calls over trajectories (section "Efficiency" of the paper's results).
+    """Success and economy of tool calls over trajectories: the quantities of the paper's efficiency results.
 
     A *call* is a step's output that is not an answer in text; an output in which nothing can be read is a
     call with the cause `parse`. Every trajectory counts as one task. `compute` gives a dict of scalars; where

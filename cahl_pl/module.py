@@ -93,7 +93,10 @@ class CAHLModule(LightningModule):
         for role in ROLES:
             config = self.optimizer_config[role]
             optimizer = torch.optim.AdamW(
-                self.policy.parameters_of(role), lr=config.lr, betas=tuple(config.betas), weight_decay=config.weight_decay
+                self.policy.parameters_of(role),
+                lr=config.lr,
+                betas=(config.betas[0], config.betas[1]),
+                weight_decay=config.weight_decay,
             )
             optimizers.append(optimizer)
             schedulers.append(
@@ -279,7 +282,7 @@ class CAHLModule(LightningModule):
 
     # --- state -----------------------------------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The adapters alone: the frozen base is never written to a checkpoint."""
         return self.policy.adapter_state()
 

@@ -39,7 +39,7 @@ class PolicyConfig:
         lora_rank: rank r of both adapters.
         lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
         lora_targets: module names to adapt, or `all-linear`.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
         trust_remote_code: run code that comes with the model. Off unless you have read that code.
     """
@@ -110,7 +110,7 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the base lives."""
-        return next(self.lm.parameters()).device
+        return torch.device(next(self.lm.parameters()).device)
 
     @property
     def causal_lm(self) -> Any:
@@ -174,7 +174,7 @@ class Policy(nn.Module):
 
 
 def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
-    """Tokenizer and base model, frozen as they are on disk.
+    """Tokenizer and base model, in eval mode, without adapters; nothing is frozen yet.
 
     Raises:
         PolicyError: the model cannot be found or loaded as configured.
@@ -209,7 +209,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     if config.quantization == "nf4":
         _keep_cpu_gradients(base)
     elif device.type != "cpu":
-        base.to(device)
+        base.to(device)  # type: ignore[arg-type]
     return tokenizer, base.eval()
 
 

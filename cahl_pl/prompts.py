@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_subtask
 from cahl_pl.types import Message, SubTask, Task, ToolSpec
 
@@ -63,7 +64,7 @@ class PromptBuilder:
     """Renders both roles' prompts for one tokenizer.
 
     Raises:
-        ValueError: the tokenizer has no chat template and none is configured.
+        ConfigError: the tokenizer has no chat template and none is configured, or the configured file is missing.
     """
 
     def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
@@ -71,8 +72,8 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self._template = _read_template(self.config.chat_template) or tokenizer.chat_template
         if self._template is None:
-            raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: give one in prompts.chat_template "
+            raise ConfigError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: give one in data.prompts.chat_template "
                 "(a Jinja template or the path of a file), or use an instruction-tuned model"
             )
         # What the template writes between the end of an assistant turn and the start of the next one.
@@ -214,5 +215,5 @@ def _read_template(template: str | None) -> str | None:
         return template
     path = Path(template)
     if not path.is_file():
-        raise ValueError(f"prompts.chat_template names the file {template!r}, which does not exist")
+        raise ConfigError(f"data.prompts.chat_template names the file {template!r}, which does not exist")
     return path.read_text(encoding="utf-8")

@@ -18,11 +18,13 @@ EXPECTED_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty",  # a resumed run writes where the first one did
     ".*your dataloader is not resumable",  # the data module is: it saves and restores the position
     ".*Using ModelCheckpoint with manual optimization",  # the state after the step is what we want saved
+    "\\s*By default only one JsonargparseDeprecationWarning",  # goes before the next one
+    "\\s*(``instantiate_classes``|skip_none parameter) was deprecated",  # between lightning and jsonargparse
 )
 
 
 def quiet_libraries() -> None:
-    """Called once by the command line, before the libraries are loaded."""
+    """Called once by the command line, before it does anything."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

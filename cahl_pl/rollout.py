@@ -38,6 +38,9 @@ class RolloutConfig:
         max_prompt_tokens: a longer prompt is not run: its task is left out of the round, its episode ends.
         planner: how plans are sampled.
         executor: how executor outputs are sampled.
+
+    Raises:
+        ValueError: a size is below 1.
     """
 
     planner_group_size: int = 2
@@ -132,16 +135,16 @@ class Rollout:
         )
         copies = config.executor_group_size if config.branching == "trajectory" else 1
         episodes: list[_Episode] = []
-        texts = [[builder.decode(completion.ids) for completion in group] for group in plans]
-        for i, group in zip(kept, texts, strict=True):
-            for text in group:
+        texts = [[builder.decode(completion.ids.tolist()) for completion in group] for group in plans]
+        for i, written in zip(kept, texts, strict=True):
+            for text in written:
                 plan_index = len(episodes) // copies
                 episodes += [self._start(builder, tasks[i], plan_index, text) for _ in range(copies)]
 
         groups["executor"] = self._execute(policy, builder, episodes, generator, copies)
 
         per_plan = [episodes[j : j + copies] for j in range(0, len(episodes), copies)]
-        components = [self._plan_components(group) for group in per_plan]
+        components = [self._plan_components(executions) for executions in per_plan]
         for g, (i, group) in enumerate(zip(kept, plans, strict=True)):
             scored = components[g * len(group) : (g + 1) * len(group)]
             totals = [self.planner_reward.total(c) for c in scored]
@@ -171,7 +174,9 @@ class Rollout:
         groups: list[Group] = []
         for k in range(config.max_steps):
             active = [
-                e for e in episodes if len(e.plan.subtasks) > k == len(e.steps) and len(e.prompt) <= config.max_prompt_tokens
+                e
+                for e in episodes
+                if len(e.plan.subtasks) > k == len(e.steps) and len(e.prompt) <= config.max_prompt_tokens
             ]
             if not active:
                 break
@@ -179,7 +184,7 @@ class Rollout:
                 policy, "executor", [e.prompt for e in active], samples, config.executor, generator
             )
             for episode, group in zip(active, outputs, strict=True):
-                steps = [_step(episode.plan.subtasks[k], builder.decode(completion.ids)) for completion in group]
+                steps = [_step(episode.plan.subtasks[k], builder.decode(completion.ids.tolist())) for completion in group]
                 scored = [self.executor_reward.components(s, episode.targets[k], episode.task) for s in steps]
                 totals = [self.executor_reward.total(c) for c in scored]
                 peers = episode.plan_index * config.max_steps + k

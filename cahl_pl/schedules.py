@@ -68,7 +68,7 @@ class Ratio(Schedule):
         self.planner, self.executor = planner, executor
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
-        """n - 1 rounds of the planner, one of both, m - 1 of the executor: the last P and the first E share a round."""
+        """N - 1 rounds of the planner, one of both, m - 1 of the executor: the last P and the first E share a round."""
         turn = round_index % (self.planner + self.executor - 1)
         if turn < self.planner - 1:
             return ("planner",)

@@ -80,9 +80,7 @@ def check_tool(tool: ToolSpec, where: str) -> None:
             resolver.lookup(reference)
     except InvalidSchema as error:
         at = "".join(f"{part}: " for part in error.absolute_path)
-        raise SchemaError(
-            f"{place}: parameters are not valid JSON Schema: {at}{_short(error.message)}"
-        ) from None
+        raise SchemaError(f"{place}: parameters are not valid JSON Schema: {at}{_short(error.message)}") from None
     except Unresolvable as error:
         raise SchemaError(
             f"{place}: parameters are not valid JSON Schema: $ref {error.ref!r} leads nowhere "
@@ -105,9 +103,7 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
     tool = _find(call.name, tools)
     if tool is None:
         offered = ", ".join(other.name for other in tools) or "none"
-        return [
-            Problem("unknown_tool", None, f"no tool is named {_show(call.name)}; offered: {_short(offered)}")
-        ]
+        return [Problem("unknown_tool", None, f"no tool is named {_show(call.name)}; offered: {_short(offered)}")]
     compiled = _compiled(tool.parameters)
     arguments = call.arguments
     problems = [
@@ -211,9 +207,7 @@ class _Compiled:
 _cache: dict[int, _Compiled] = {}
 
 # What `find_problems` looks at itself, and what constrains nothing.
-_PLAIN = set(
-    ["type", "properties", "required", "additionalProperties", "title", "description", "$defs", "$schema"]
-)
+_PLAIN = set(["type", "properties", "required", "additionalProperties", "title", "description", "$defs", "$schema"])
 
 
 def _compiled(schema: JSONSchema) -> _Compiled:

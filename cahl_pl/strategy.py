@@ -29,7 +29,7 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
         return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     dist.all_reduce(flat)
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, gradient in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         parameter.grad = gradient.view_as(parameter).clone()
 
 

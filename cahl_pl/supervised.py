@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 import torch
 
+from cahl_pl.environments.recorded import RecordedEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.types import Group, Role, SubTask, Task
@@ -29,9 +29,7 @@ def gold_plan(task: Task) -> tuple[SubTask, ...]:
     """
     if not task.gold:
         return (SubTask("Answer the user", None),)
-    return tuple(
-        SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in task.gold
-    )
+    return tuple(SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in task.gold)
 
 
 def planner_example(builder: PromptBuilder, task: Task) -> Example:
@@ -43,9 +41,10 @@ def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     """The executor's prompt at each step of the gold trajectory, and the gold call. Each prompt extends the last one."""
     examples: list[Example] = []
     prompt: list[int] = []
+    session = RecordedEnvironment().start(task)
     for index, subtask in enumerate(gold_plan(task), start=1):
         if examples:
-            feedback = json.dumps(task.gold[index - 2].result, ensure_ascii=False)
+            feedback = session.call(task.gold[index - 2].call).text
             prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, subtask, index)]
         else:
             prompt = builder.executor(task, subtask)

@@ -36,7 +36,7 @@ class BeforeAfter(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the end, print and write both."""
-        after = self._measure(trainer)
+        after = {name: values for name, values in self._measure(trainer).items() if name in self._before}
         if not trainer.is_global_zero or not after:
             return
         table = Table(title="greedy episodes, before -> after training")

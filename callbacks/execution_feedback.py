@@ -97,9 +97,7 @@ class ExecutionFeedback(Callback):
         for name in calls:
             if len(self._tools) < self.max_tools:
                 self._tools.add(name)
-        return {
-            f"tools/success/{name}": successes[name] / calls[name] for name in calls if name in self._tools
-        }
+        return {f"tools/success/{name}": successes[name] / calls[name] for name in calls if name in self._tools}
 
 
 def _spread(trajectories: Sequence[Trajectory], number: int) -> list[Trajectory]:

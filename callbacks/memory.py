@@ -40,9 +40,7 @@ class FourBitMemory(Callback):
 
     def __init__(self, budget_gib: float | None = None, quantization: Literal["none", "nf4"] = "nf4") -> None:
         if budget_gib is not None and budget_gib <= 0:
-            raise ValueError(
-                f"FourBitMemory.budget_gib is {budget_gib}: give more than 0, or null for no budget"
-            )
+            raise ValueError(f"FourBitMemory.budget_gib is {budget_gib}: give more than 0, or null for no budget")
         self.budget_gib = budget_gib
         self.quantization = quantization
         self._warned = False

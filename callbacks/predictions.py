@@ -28,6 +28,7 @@ class PredictionWriter(Callback):
         self._file = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl")
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text("", encoding="utf-8")
+        self._shown = 0
 
     def on_predict_batch_end(
         self,

@@ -18,6 +18,9 @@ class ProgressLines(Callback):
 
     Args:
         every_n_steps: optimiser steps between two lines.
+
+    Raises:
+        ValueError: `every_n_steps` is below 1.
     """
 
     def __init__(self, every_n_steps: int = 10) -> None:

@@ -109,7 +109,9 @@ def test_shares_of_micro_batches_add_up():
     for name in ("grpo", "dr_grpo", "dapo", "gspo"):
         config, total = GRPOConfig(loss=name), int(mask.sum())
         whole, _ = grpo_loss(logprobs, old, None, advantage, mask, config, 4, total)
-        parts = [grpo_loss(logprobs[i], old[i], None, advantage[i], mask[i], config, 4, total)[0] for i in ([0], [1, 2, 3])]
+        parts = [
+            grpo_loss(logprobs[i], old[i], None, advantage[i], mask[i], config, 4, total)[0] for i in ([0], [1, 2, 3])
+        ]
         torch.testing.assert_close(whole, sum(parts))
 
 

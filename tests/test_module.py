@@ -27,8 +27,7 @@ class Length(BasePlannerReward, BaseExecutorReward):
 
     def components(self, *args):
         if len(args) == 2:
-            plan, trajectories = args
-            return {"length": 1 / (1 + len(trajectories[0].plan_text))}
+            return {"length": 1 / (1 + len(args[1][0].plan_text))}
         return {"length": 1 / (1 + len(args[0].text))}
 
     def total(self, components):
@@ -81,7 +80,11 @@ def make(tiny_model, tmp_path, *, steps=4, grpo=None, callbacks=(), seed=3, trai
         **data,
     }
     datamodule = RolloutDataModule(
-        ToolWorld(size=6), ExecutableEnvironment(toolkit), prompts=PROMPTS, test={"test": ToolWorld("test", 3)}, **options
+        ToolWorld(size=6),
+        ExecutableEnvironment(toolkit),
+        prompts=PROMPTS,
+        test={"test": ToolWorld("test", 3)},
+        **options,
     )
     watch = Watch()
     trainer = Trainer(
@@ -109,7 +112,7 @@ def moved(before, after, role):
 
 
 def test_each_step_moves_its_own_adapter_and_leaves_the_bytes_of_the_other(tiny_model, tmp_path):
-    *_, trainer, watch = fit(tiny_model, tmp_path, steps=6)
+    *_, watch = fit(tiny_model, tmp_path, steps=6)
     assert [role for role, *_ in watch.seen] == ["planner", "executor"] * 3
     assert [step for *_, step, _ in watch.seen] == [1, 2, 3, 4, 5, 6]  # one optimiser step a training step
     for (*_, before), (role, *_, after) in zip(watch.seen, watch.seen[1:], strict=False):
@@ -175,7 +178,8 @@ def test_constant_rewards_move_nothing_but_count_as_steps(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "grpo", [GRPOConfig(kl=0.1), GRPOConfig(loss="gspo"), GRPOConfig(loss="dapo", scale_rewards="batch", clip_high=0.28)]
+    "grpo",
+    [GRPOConfig(kl=0.1), GRPOConfig(loss="gspo"), GRPOConfig(loss="dapo", scale_rewards="batch", clip_high=0.28)],
 )
 def test_loss_variants_train(tiny_model, tmp_path, grpo):
     *_, trainer, watch = fit(tiny_model, tmp_path, steps=8, grpo=grpo, updates_per_round=2)

@@ -1,15 +1,19 @@
 """Make the small model that ships with ToolWorld: tokenizer, then weights, from nothing.
 
-    python tools/make_toolworld_model.py --out cahl_pl/toolworld/model
+    python tools/make_toolworld_model.py --out runs/clean --steps 800
+    python tools/make_toolworld_model.py --start runs/clean --out cahl_pl/toolworld/model --steps 60 --habit 0.65 --learning-rate 5e-4
 
 A byte-level BPE with a chat template, and a Qwen2-type transformer of a million parameters whose first attention heads
-are set by hand to copy (`initial_model`). It then imitates gold plans and calls of ToolWorld's `train` split, both roles
-mixed, and stops at a mediocre level on purpose: reinforcement learning takes over from there.
+are set by hand to copy (`initial_model`). It imitates gold plans and calls of ToolWorld's `train` split, both roles mixed.
+The second command gives both roles a bad habit (`with_habit`): two thirds of its demonstrations split a request too coarsely or
+too finely, or carry a sub-task out half. That is the mediocre start that reinforcement learning sets out from: both
+roles can do better than they mostly do, and neither alone can make up for the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
 import random
@@ -23,12 +27,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from cahl_pl.parsing import format_call, format_plan
+from cahl_pl.parsing import format_answer, format_call, format_plan
 from cahl_pl.prompts import PromptBuilder, tool_text
 from cahl_pl.supervised import executor_examples, gold_plan, planner_example
 from cahl_pl.toolworld.generate import generate_tasks
 from cahl_pl.toolworld.prompts import PROMPTS
-from cahl_pl.types import Task
+from cahl_pl.types import SubTask, Task, ToolCall
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -137,21 +141,41 @@ class Row(NamedTuple):
     executor: int  # where the executor's part begins; it does not see the planner's
 
 
-def task_row(builder: PromptBuilder, task: Task, with_executor: bool) -> Row:
-    """Gold plan and gold calls of a task; prompts carry the label -100."""
+def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: bool) -> Row:
+    """Plan and calls of a task; prompts carry the label -100. With `habit` only the plan and the last call count."""
     plan = planner_example(builder, task)
+    steps = executor_examples(builder, task)
+    if habit:
+        subtasks, text = with_habit(task)
+        plan = plan._replace(completion=builder.completion(format_plan(subtasks)))
+        steps[-1] = steps[-1]._replace(completion=builder.completion(text))
     shared = len(builder.shared(task))
-    if not with_executor:
-        ids = plan.prompt + plan.completion
-        return Row(ids, [-100] * len(plan.prompt) + plan.completion, shared, len(ids))
-    labels: list[int] = []
-    for step in (steps := executor_examples(builder, task)):  # each prompt extends the last prompt and completion
-        labels += [-100] * (len(step.prompt) - len(labels)) + step.completion
-    ids = steps[-1].prompt + steps[-1].completion
     first = plan.prompt + plan.completion
-    return Row(
-        first + ids[shared:], [-100] * len(plan.prompt) + plan.completion + labels[shared:], shared, len(first)
-    )
+    first_labels = [-100] * len(plan.prompt) + plan.completion
+    if not with_executor:
+        return Row(first, first_labels, shared, len(first))
+    labels: list[int] = []
+    for step in steps:  # each prompt extends the last prompt and completion
+        counts = not habit or step is steps[-1]
+        labels += [-100] * (len(step.prompt) - len(labels))
+        labels += step.completion if counts else [-100] * len(step.completion)
+    ids = steps[-1].prompt + steps[-1].completion
+    return Row(first + ids[shared:], first_labels + labels[shared:], shared, len(first))
+
+
+def with_habit(task: Task) -> tuple[tuple[SubTask, ...], str]:
+    """The bad habits: a plan, and the text of its last step's execution.
+
+    The planner leaves out the last of several sub-tasks and repeats a single one; the executor leaves out the last of
+    several parameters, and answers in text where a tool has only one. Without gold calls there is no habit.
+    """
+    plan = gold_plan(task)
+    if not task.gold:
+        return plan, format_answer(task.answer or "")
+    call = task.gold[-1].call
+    arguments = dict(list(call.arguments.items())[:-1])
+    text = format_call(ToolCall(call.name, arguments)) if arguments else format_answer("Done.")
+    return (plan[:-1] if len(plan) > 1 else 2 * plan), text
 
 
 class Batch(NamedTuple):
@@ -176,15 +200,17 @@ def collate(rows: list[Row], pad: int) -> Batch:
     return Batch(ids, labels, positions, (at[:, None] >= at)[None, None] & ~hidden[:, None])
 
 
-def batches(builder: PromptBuilder, seed: int, size: int, executor_share: float, pad: int) -> Iterator[Batch]:
-    """Endless batches of `size` tasks; rows of like length share a batch."""
-    tasks = generate_tasks("train", seed)
-    rng = random.Random(seed)
+def batches(builder: PromptBuilder, args: argparse.Namespace, pad: int) -> Iterator[Batch]:
+    """Endless batches of `args.tasks` tasks; rows of like length share a batch."""
+    tasks = generate_tasks("train", args.seed)
+    rng = random.Random(args.seed)
     while True:
-        chosen = itertools.islice(tasks, 8 * size)
-        rows = [task_row(builder, task, rng.random() < executor_share) for task in chosen]
+        rows = [
+            task_row(builder, task, rng.random() < args.executor_share, 0 < args.habit > rng.random())
+            for task in itertools.islice(tasks, 8 * args.tasks)
+        ]
         rows.sort(key=lambda row: len(row.ids))
-        chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+        chunks = [rows[i : i + args.tasks] for i in range(0, len(rows), args.tasks)]
         rng.shuffle(chunks)
         for chunk in chunks:
             yield collate(chunk, pad)
@@ -206,22 +232,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=900, help="optimiser steps")
     parser.add_argument("--tasks", type=int, default=16, help="tasks a step")
-    parser.add_argument(
-        "--executor-share", type=float, default=0.25, help="share of the tasks whose calls are imitated too: calls are learnt"
-        " sooner than plans, and neither role should be done before reinforcement learning starts"
-    )
+    parser.add_argument("--executor-share", type=float, default=0.25, help="share of the tasks whose calls count too")
+    parser.add_argument("--start", type=Path, help="folder of a model to go on from")
+    parser.add_argument("--habit", type=float, default=0.0, help="share of the demonstrations with a bad habit")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--save-every", type=int, default=100, help="also keep the model of every so many steps")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
-    tokenizer = make_tokenizer(1024, 3000, args.seed)
+    if args.start:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.start)
+        model = Qwen2ForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    else:
+        tokenizer = make_tokenizer(1024, 3000, args.seed)
+        model = initial_model(tokenizer)
     builder = PromptBuilder(tokenizer, PROMPTS)
-    model = initial_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
     start, smooth = time.time(), 3.0
-    stream = batches(builder, args.seed, args.tasks, args.executor_share, tokenizer.pad_token_id)
+    stream = batches(builder, args, tokenizer.pad_token_id)
     for i, batch in enumerate(itertools.islice(stream, args.steps)):
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * min(1.0, (i + 1) / 20)
@@ -240,8 +269,6 @@ def main() -> None:
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights in bfloat16 safetensors (half the size; loaded as float32), and the tokenizer."""
-    import copy
-
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

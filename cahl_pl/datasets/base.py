@@ -75,6 +75,7 @@ class FileTasks(TaskSource):
     Raises:
         DataError: the file cannot be read or no row of it can be used; with `strict`, also a row that cannot
             be read.
+        ValueError: `on_contradiction` is neither of the two.
     """
 
     def __init__(
@@ -94,9 +95,7 @@ class FileTasks(TaskSource):
                 task = _read(row, read, seen)
             except DataError as error:
                 if strict:
-                    raise DataError(
-                        f"{error}; correct the row, or load with strict=False to leave it out"
-                    ) from None
+                    raise DataError(f"{error}; correct the row, or load with strict=False to leave it out") from None
                 self.report.dropped.append((f"row {row.index}", str(error)))
                 continue
             seen.add(task.id)
@@ -111,9 +110,7 @@ class FileTasks(TaskSource):
             self._tasks.append(task)
         if not self._tasks:
             first = f"; the first fault: {self.report.dropped[0][1]}" if self.report.dropped else ""
-            raise DataError(
-                f"{path}: no row can be used{first}; check that this is the right file and format"
-            )
+            raise DataError(f"{path}: no row can be used{first}; check that this is the right file and format")
 
     def __len__(self) -> int:
         return len(self._tasks)

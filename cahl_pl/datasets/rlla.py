@@ -43,9 +43,7 @@ class RllaDataset(FileTasks):
             be read.
     """
 
-    def __init__(
-        self, path: str | Path, on_contradiction: OnContradiction = "relax", strict: bool = False
-    ) -> None:
+    def __init__(self, path: str | Path, on_contradiction: OnContradiction = "relax", strict: bool = False) -> None:
         stem = Path(path).stem
         super().__init__(path, lambda row, index: _task(row, f"{stem}-{index}"), on_contradiction, strict)
 
@@ -80,9 +78,7 @@ def _texts(row: Any) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
     return ("prompt[0].content", "prompt[1].content", "reward_model.ground_truth"), (system, dialogue, output)
 
 
-_TOOLS = re.compile(
-    r"^\*\*Available Tools\*\*\n(.*?)(?=^\*\*Steps for Each Turn\*\*|\Z)", re.MULTILINE | re.DOTALL
-)
+_TOOLS = re.compile(r"^\*\*Available Tools\*\*\n(.*?)(?=^\*\*Steps for Each Turn\*\*|\Z)", re.MULTILINE | re.DOTALL)
 _TOOL_START = re.compile(r"^\d+\. Name: ", re.MULTILINE)
 _TOOL = re.compile(r"(.*?)\nDescription: (.*)\nParameters: (.*)", re.DOTALL)
 

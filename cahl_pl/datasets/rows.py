@@ -99,9 +99,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         values = parquet.read_table(path).to_pylist()
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
-        raise DataError(
-            f"{path}: not a parquet file that can be read ({first_line}); download it again"
-        ) from None
+        raise DataError(f"{path}: not a parquet file that can be read ({first_line}); download it again") from None
     for index, value in enumerate(values):
         yield Row(index, f"{path}, row {index}", value, None)
 
@@ -153,9 +151,7 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
         made = dict(pairs)
         if len(made) < len(pairs):
             keys = [key for key, _ in pairs]
-            faults.append(
-                f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object"
-            )
+            faults.append(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
         return made
 
     decoder = json.JSONDecoder(

@@ -36,6 +36,7 @@ class SealToolsDataset(FileTasks):
     Raises:
         DataError: a file cannot be read, a tool is malformed, or no row can be used; with `strict`, also a
             row that cannot be read.
+        ValueError: `num_distractors` is below 0.
     """
 
     def __init__(
@@ -66,9 +67,7 @@ class SealToolsDataset(FileTasks):
             messages = (Message("user", get_field(row, "query", str)),)
             gold = _gold(get_field(row, "calling", list))
             kind = kind_of_gold(gold)
-            return Task(
-                name, messages, offer(name, gold), gold, ordered=kind == "nested", tags={"kind": kind}
-            )
+            return Task(name, messages, offer(name, gold), gold, ordered=kind == "nested", tags={"kind": kind})
 
         super().__init__(path, read, on_contradiction, strict)
 
@@ -121,9 +120,7 @@ def _gold(calling: list[Any]) -> tuple[GoldCall, ...]:
                 label = _LABEL.fullmatch(value) if isinstance(value, str) else None
                 if label is not None:
                     if label[1] not in owner:
-                        raise DataError(
-                            f"the parameter {parameter!r} is {label[1]}, which no earlier call returns"
-                        )
+                        raise DataError(f"the parameter {parameter!r} is {label[1]}, which no earlier call returns")
                     references[parameter] = f"${owner[label[1]]}"
                     arguments[parameter] = label[1]
         except DataError as error:

@@ -22,6 +22,9 @@ class Sampling:
         top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all. Below 1 the sampled
             distribution is not the trained one, so GRPO is then slightly off-policy.
         max_new_tokens: length limit of a completion, end of turn included.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     temperature: float = 1.0

@@ -23,7 +23,11 @@ class TransformersEngine(Engine):
     """Batched sampling in this process.
 
     Args:
-        batch_size: most completions decoded at once; more prompts than fit are taken in turns.
+        batch_size: most completions decoded at once; more prompts than fit are taken in turns. One prompt's
+            samples stay together, even if they are more.
+
+    Raises:
+        ValueError: batch_size is below 1.
     """
 
     def __init__(self, batch_size: int = 128) -> None:
@@ -76,7 +80,12 @@ def _sample(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=policy.causal_lm.config)
     output = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
     )
     repeat = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
     _preallocate(cache, repeat, ids.shape[1] + limit)
@@ -97,9 +106,12 @@ def _sample(
         done = torch.isin(token, stop)
         if done.any():
             lengths[rows[done]], ended[rows[done]] = t + 1, True
-            keep = (~done).nonzero().squeeze(1)
-            if len(keep) == 0:
+            left = int((~done).sum())
+            if left == 0:
                 break
+            # the last unfinished rows move into the places of finished ones: little to copy, nothing to allocate
+            keep = torch.arange(left, device=device)
+            keep[done[:left]] = left + (~done[left:]).nonzero().squeeze(1)
             rows, token, position, mask = rows[keep], token[keep], position[keep], mask[keep]
             cache.batch_select_indices(keep)
         if t + 1 == limit:
@@ -148,8 +160,11 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tup
 class _BufferedLayer(DynamicLayer):
     """Keys and values in buffers of their final length; `cat` at every token would copy the whole cache each time."""
 
-    def __init__(self, layer: DynamicLayer, rows: Tensor, length: int) -> None:
-        super().__init__()
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: Any, rows: Tensor, length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         used = layer.keys.shape[-2]
         self._keys, self._values = (
@@ -162,6 +177,7 @@ class _BufferedLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, :used], self._values[:, :, :used]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values behind the old ones."""
         used = self.keys.shape[-2]
         new = used + key_states.shape[-2]
         self._keys[:, :, used:new], self._values[:, :, used:new] = key_states, value_states
@@ -169,15 +185,20 @@ class _BufferedLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep `len(indices)` rows; where `indices[i] != i`, row i is overwritten by row `indices[i]`."""
         used = self.keys.shape[-2]
-        self._keys, self._values = self._keys[indices], self._values[indices]
+        to = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
+        for buffer in (self._keys, self._values):
+            buffer[to, :, :used] = buffer[indices[to], :, :used]
+        self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
         self._view(used)
 
 
 def _preallocate(cache: DynamicCache, rows: Tensor, length: int) -> None:
     """Repeat the prompts' keys and values for their samples, in buffers with room for the completions."""
-    for i, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers
+    for i, layer in enumerate(layers):
         if type(layer) is DynamicLayer:
-            cache.layers[i] = _BufferedLayer(layer, rows, length)
+            layers[i] = _BufferedLayer(layer, rows, length)
         else:  # sliding-window and other special layers keep their own way of growing
             layer.batch_select_indices(rows)

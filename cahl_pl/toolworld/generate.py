@@ -82,9 +82,7 @@ def generate_tasks(
     if unknown := set(proportions) - set(PROPORTIONS):
         raise ValueError(f"Unknown kinds of tasks {sorted(unknown)}: use some of {', '.join(PROPORTIONS)}.")
     if min(proportions.values(), default=0) < 0 or sum(proportions.values()) <= 0:
-        raise ValueError(
-            f"Proportions {dict(proportions)} cannot be drawn from: give weights >= 0, not all zero."
-        )
+        raise ValueError(f"Proportions {dict(proportions)} cannot be drawn from: give weights >= 0, not all zero.")
     return (_task(split, seed, index, proportions) for index in itertools.count(start))
 
 
@@ -254,9 +252,7 @@ def _offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[
     return tuple(spec for spec, _ in offers), names, {"aliases": aliases}
 
 
-def _solve(
-    calls: list[Call], names: Mapping[str, str], state: State, fails: str | None, rng: Random
-) -> list[GoldCall]:
+def _solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None, rng: Random) -> list[GoldCall]:
     """Execute the calls, after adding to `state` what they need to succeed.
 
     Raises:

@@ -53,10 +53,7 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
     if state is None:
         return {}
     own: State = copy.deepcopy({table: entries for table, entries in state.items() if table != "aliases"})
-    return {
-        name: _bind(TOOLS[alias["tool"]], alias["parameters"], own)
-        for name, alias in state["aliases"].items()
-    }
+    return {name: _bind(TOOLS[alias["tool"]], alias["parameters"], own) for name, alias in state["aliases"].items()}
 
 
 def _bind(tool: Tool, aliases: Mapping[str, str], state: State) -> Callable[..., Scalar]:
@@ -67,9 +64,7 @@ def _bind(tool: Tool, aliases: Mapping[str, str], state: State) -> Callable[...,
         for alias in arguments:
             if alias not in aliases:
                 raise ToolError(f"unknown {alias}")
-        values = {
-            name: _checked(tool.parameters[name], alias, arguments[alias]) for alias, name in aliases.items()
-        }
+        values = {name: _checked(tool.parameters[name], alias, arguments[alias]) for alias, name in aliases.items()}
         return tool.function(state, **values) if tool.stateful else tool.function(**values)
 
     return call

@@ -90,8 +90,7 @@ def _is_ambiguous(call: Call) -> bool:
 def _filled(phrases: tuple[str, ...], call: Call, rng: Random, pronouns: bool) -> str:
     phrase = rng.choice(phrases)
     values = {
-        name: _written(call.tool.parameters[name], value, rng, pronouns)
-        for name, value in call.arguments.items()
+        name: _written(call.tool.parameters[name], value, rng, pronouns) for name, value in call.arguments.items()
     }
     for name, value in call.arguments.items():
         # "the host of the Zuma event's email" would be hard to read.

@@ -1,0 +1,134 @@
+"""What BeforeAfter measures, writes and keeps over a resumed run."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from cahl_pl.callbacks import BeforeAfter
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.environments import RecordedEnvironment
+from cahl_pl.parsing import format_call, format_plan, parse_action
+from cahl_pl.supervised import gold_plan
+from cahl_pl.toolworld import ToolWorld
+from cahl_pl.types import Plan, Step, Trajectory
+
+
+class Oracle(RolloutDataModule):
+    """Solves the first `skill` tasks of each test set, and plans nothing for the others."""
+
+    skill = 0
+
+    def __init__(self, **test):
+        super().__init__(ToolWorld(size=1), RecordedEnvironment(), test=test, eval_batch_size=2)
+        self.asked = []
+
+    def evaluate(self, tasks):
+        self.asked.append([task.id for task in tasks])
+        return [self.episode(task) for task in tasks]
+
+    def episode(self, task):
+        if task.id not in self.solved:
+            return Trajectory(task, "", Plan(error="empty plan"))
+        texts = [format_call(gold.call) for gold in task.gold]
+        plan = gold_plan(task)
+        steps = tuple(Step(z, text, parse_action(text)) for z, text in zip(plan, texts, strict=True))
+        return Trajectory(task, format_plan(plan), Plan(plan), steps)
+
+    @property
+    def solved(self):
+        return {source[i].id for source in self.test_tasks.values() for i in range(min(self.skill, len(source)))}
+
+
+@pytest.fixture
+def data():
+    # kinds with gold calls only: an episode without steps would not solve the others
+    return Oracle(
+        test=ToolWorld("test", 5, proportions={"single": 1.0}), odd=ToolWorld("test", 1, proportions={"single": 1.0})
+    )
+
+
+@pytest.fixture
+def trainer(data, tmp_path):
+    return SimpleNamespace(datamodule=data, is_global_zero=True, log_dir=str(tmp_path / "run"), default_root_dir=None)
+
+
+def test_the_summary_holds_success_before_and_after(data, trainer, tmp_path, capsys):
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    assert [len(ids) for ids in data.asked] == [2, 2, 1, 1]  # every task once, in batches
+    data.skill = 3
+    callback.on_fit_end(trainer, None)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test"] == {"before": 0.0, "after": pytest.approx(0.6)}
+    assert summary["odd"] == {"before": 0.0, "after": 1.0}
+    details = summary["details"]["test"]
+    assert details["before"]["plan/parse_error_rate"] == 1
+    assert details["after"]["tools/calls_per_success"] == 1
+    shown = capsys.readouterr().out
+    assert "0.000 -> 0.600" in shown
+    assert f"written: {tmp_path / 'run' / 'summary.json'}" in shown
+
+
+def test_only_so_many_tasks_are_run(data, trainer):
+    BeforeAfter(max_tasks=3).on_fit_start(trainer, None)
+    assert [len(ids) for ids in data.asked] == [2, 1, 1]
+
+
+def test_only_the_first_process_writes(data, trainer, tmp_path):
+    trainer.is_global_zero = False
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    callback.on_fit_end(trainer, None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_test_sets_nothing_is_written(trainer, tmp_path):
+    trainer.datamodule = Oracle()
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    callback.on_fit_end(trainer, None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_set_that_a_resumed_run_adds_has_no_before(data, trainer, tmp_path):
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    data.test_tasks["new"] = ToolWorld("test", 1)
+    callback.on_fit_end(trainer, None)
+    assert set(json.loads((tmp_path / "run" / "summary.json").read_text())) == {"test", "odd", "details"}
+
+
+def test_a_resumed_run_keeps_its_before(tmp_path, monkeypatch):
+    """With a real trainer: the callback's state has to be back before training starts."""
+    columns = ("tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
+    values = iter((0.1, 0.2, 0.3))
+    monkeypatch.setattr(
+        BeforeAfter,
+        "_measure",
+        lambda self, trainer: {"test": {"task/success": next(values), **dict.fromkeys(columns, 0.0)}},
+    )
+
+    def fit(steps, ckpt_path=None):
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            default_root_dir=tmp_path,
+            callbacks=[BeforeAfter()],
+        )
+        trainer.fit(BoringModel(), ckpt_path=ckpt_path)
+        return trainer
+
+    fit(1).save_checkpoint(tmp_path / "first.ckpt")
+    assert json.loads((tmp_path / "summary.json").read_text())["test"] == {"before": 0.1, "after": 0.2}
+    fit(2, tmp_path / "first.ckpt")
+    assert json.loads((tmp_path / "summary.json").read_text())["test"] == {"before": 0.1, "after": 0.3}

@@ -1,0 +1,87 @@
+"""The file and the text that PredictionWriter makes of episodes."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from cahl_pl.callbacks import PredictionWriter
+from cahl_pl.parsing import parse_action, parse_plan
+from cahl_pl.records import record
+from cahl_pl.types import Feedback, GoldCall, Message, Step, Task, ToolSpec, Trajectory
+
+TASK = Task("t1", (Message("user", "Time?"),), (ToolSpec("now", "", {"type": "object"}),), (GoldCall("now", {}),))
+PLAN = '<plan>\n{"task": "look", "tool": "now", "parameters": {}}\n</plan>'
+CALL = '<tool_call>{"name": "now", "parameters": {}}</tool_call>'
+
+
+def episode(plan_text=PLAN, output=CALL, feedback='"12:00"') -> dict:
+    plan = parse_plan(plan_text)
+    steps = tuple(Step(z, output, parse_action(output), Feedback(feedback)) for z in plan.subtasks)
+    return record(Trajectory(TASK, plan_text, plan, steps))
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    return SimpleNamespace(log_dir=None, default_root_dir=str(tmp_path))
+
+
+@pytest.fixture
+def predict(trainer, capsys):
+    def run(callback, *batches):
+        callback.on_predict_start(trainer, None)
+        for index, episodes in enumerate(batches):
+            callback.on_predict_batch_end(trainer, None, episodes, None, index)
+        callback.on_predict_end(trainer, None)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_every_episode_is_a_line_of_the_file(predict, tmp_path):
+    shown = predict(PredictionWriter(), [episode()], [episode("no plan")])
+    path = tmp_path / "predictions.jsonl"
+    good, bad = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert good == {
+        "id": "t1",
+        "request": "Time?",
+        "plan": PLAN,
+        "plan_error": None,
+        "steps": [
+            {
+                "task": "look",
+                "output": CALL,
+                "call": {"name": "now", "parameters": {}},
+                "answer": None,
+                "feedback": '"12:00"',
+                "error": None,
+            }
+        ],
+        "gold": [{"name": "now", "parameters": {}}],
+        "success": True,
+    }
+    assert (bad["steps"], bad["success"]) == ([], False)
+    assert bad["plan_error"]
+    assert shown == (
+        f'\nrequest  Time?\nstep 1   look\n  output    {CALL}\n  feedback  "12:00"\n'
+        f"\nrequest  Time?\nplan     unreadable: {bad['plan_error']}\n"
+        f"written: {path}\n"
+    )
+
+
+def test_a_new_run_replaces_the_file_and_shows_episodes_again(predict, tmp_path):
+    callback = PredictionWriter(str(tmp_path / "deep" / "er" / "p.jsonl"), show=3)
+    for _ in range(2):
+        shown = predict(callback, [episode()] * 2, [episode()] * 2)
+        assert shown.count("request") == 3
+        assert len((tmp_path / "deep" / "er" / "p.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("hostile", ["\ud800", "\u2028", "\x00\n"])
+def test_hostile_text_is_written_and_shown(predict, tmp_path, hostile):
+    shown = predict(PredictionWriter(), [episode(output=hostile, feedback=hostile)])
+    shown.encode("utf-8")
+    (line,) = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    assert json.loads(line)["steps"][0]["output"] == hostile.replace("\ud800", "?")

@@ -1,0 +1,291 @@
+"""The command line on a small configuration: what reaches the classes, and what a user sees when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cahl_pl import __version__
+from cahl_pl.cli import console, main
+from cahl_pl.datasets.base import TaskSource
+from cahl_pl.environments import Environment, RecordedEnvironment
+from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
+from cahl_pl.schema import check_tool
+from cahl_pl.types import ToolSpec
+
+
+class BrokenTools(TaskSource):
+    """A user's task source that offers a tool with a bad schema."""
+
+    def __init__(self, where: str = "mine.jsonl, line 3") -> None:
+        check_tool(ToolSpec("add", "", {"type": "object", "properties": {"a": {"type": "int"}}}), where)
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise IndexError
+
+
+@pytest.fixture(autouse=True)
+def _no_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cahl_pl"])  # LightningCLI warns where it is given arguments and finds others
+    monkeypatch.delenv("CAHL_TRACEBACK", raising=False)
+
+
+@pytest.fixture
+def config(tiny_model, tmp_path) -> Path:
+    """A configuration that runs in a second."""
+    content = {
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 2,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(tmp_path),
+        },
+        "model": {"policy": {"model": str(tiny_model), "lora_rank": 2}, "grpo": {"clip_high": 0.3}},
+        "data": {
+            "train": {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"size": 4}},
+            "environment": {
+                "class_path": "cahl_pl.environments.ExecutableEnvironment",
+                "init_args": {"toolkit": "cahl_pl.toolworld.toolkit"},
+            },
+            "prompts": {"tool_format": "compact", "system": "Tools:", "planner": "Plan", "executor": "{subtask}"},
+            "tasks_per_round": 2,
+            "rollout": {
+                "planner_group_size": 2,
+                "executor_group_size": 2,
+                "planner": {"max_new_tokens": 6},
+                "executor": {"max_new_tokens": 6},
+            },
+        },
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def build(config):
+    """Builds trainer, model and data, and runs nothing."""
+    return lambda *arguments: main(["-c", str(config), *arguments], run=False)
+
+
+@pytest.fixture
+def fail(config, monkeypatch, capfd):
+    """Runs `fit` as from a shell; returns the one line that a user reads."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            console()
+        assert stopped.value.code == 2
+        error = capfd.readouterr().err
+        assert "Traceback" not in error
+        assert "usage:" not in error
+        shown = error[error.index("error: ") :].rstrip("\n")
+        assert "\n" not in shown
+        return shown
+
+    return run
+
+
+def test_fit_runs_and_writes_its_configuration(config, tmp_path):
+    cli = main(["fit", "-c", str(config)])
+    assert cli.trainer.global_step == 2
+    assert cli.model.policy.version == {"planner": 1, "executor": 1}
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["data"]["tasks_per_round"] == 2
+
+
+def test_a_value_of_the_command_line_reaches_the_module(build):
+    assert build().model.grpo.clip_high == 0.3
+    assert build("--model.grpo.clip_high", "0.28").model.grpo.clip_high == 0.28
+
+
+def test_configurations_are_merged_in_their_order(build, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("model: {planner: {lr: 0.5}}\ndata: {tasks_per_round: 3}\n")
+    cli = build("-c", str(other))
+    assert cli.model.optimizer_config["planner"].lr == 0.5
+    assert cli.datamodule.tasks_per_round == 3
+    assert cli.model.grpo.clip_high == 0.3
+    assert cli.datamodule.rollout.config.planner_group_size == 2
+
+
+def test_the_printed_configuration_says_the_same_again(config, tmp_path, capsys):
+    def printed(path):
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", "-c", str(path), "--model.grpo.clip_high", "0.28", "--print_config"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    first = printed(config)
+    assert yaml.safe_load(first)["model"]["grpo"]["clip_high"] == 0.28
+    assert yaml.safe_load(first)["data"]["rollout"]["executor"]["max_new_tokens"] == 6
+    again = tmp_path / "again.yaml"
+    again.write_text(first)
+    assert printed(again) == first
+
+
+def test_the_command_line_wins_over_a_checkpoint(config, tmp_path):
+    path = tmp_path / "first.ckpt"
+    first = main(["fit", "-c", str(config)])
+    first.trainer.save_checkpoint(path)
+    # what another program may have stored must not come back either
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "hyper_parameters": {"max_tokens_per_micro_batch": 7}}, path)
+    arguments = ["--ckpt_path", str(path), "--trainer.max_steps", "3", "--model.grpo.clip_high", "0.28"]
+    resumed = main(["fit", "-c", str(config), *arguments])
+    assert resumed.trainer.global_step == 3
+    assert resumed.model.grpo.clip_high == 0.28
+    assert resumed.model.max_tokens_per_micro_batch == 16384
+
+
+def test_components_are_swapped_by_their_class(build):
+    defaults = build().datamodule
+    assert isinstance(defaults.schedule, Alternate)
+    assert defaults.rollout.planner_reward.weights["param"] == 0.3
+    data = build(
+        "--data.schedule=cahl_pl.schedules.Ratio",
+        "--data.schedule.init_args.executor=3",
+        "--data.planner_reward=cahl_pl.rewards.PlannerReward",
+        "--data.planner_reward.init_args.w_param=0.5",
+        "--data.environment=cahl_pl.environments.RecordedEnvironment",
+    ).datamodule
+    assert isinstance(data.schedule, Ratio)
+    assert (data.schedule.planner, data.schedule.executor) == (1, 3)
+    assert isinstance(data.rollout.planner_reward, PlannerReward)
+    assert data.rollout.planner_reward.weights["param"] == 0.5
+    assert isinstance(data.rollout.environment, RecordedEnvironment)
+    assert isinstance(data.rollout.environment, Environment)
+    assert isinstance(build("--data.schedule", "ExecutorOnly").datamodule.schedule, ExecutorOnly)
+
+
+def test_help_documents_the_options(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--data\.rollout\.planner_group_size \w+ G_h, plans sampled for a request", text)
+    assert re.search(r"--data\.rollout\.executor_group_size \w+ G_l, outputs sampled for a step of a plan", text)
+
+
+@pytest.mark.slow
+def test_the_version_is_told_by_the_module():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [sys.executable, "-m", "cahl_pl", "--version"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert told.returncode == 0, told.stderr
+    assert __version__ in told.stdout
+
+
+def test_an_unknown_key_is_named_with_the_nearest_one(fail, tmp_path):
+    expected = (
+        "error: there is no configuration key data.rollout.planner_groupsize; did you mean "
+        "data.rollout.planner_group_size?"
+    )
+    assert fail("--data.rollout.planner_groupsize", "3") == expected
+    other = tmp_path / "other.yaml"
+    other.write_text("data: {rollout: {planner_groupsize: 3}}\n")
+    assert fail("-c", str(other)) == expected
+    assert fail("--data.train.init_args.sizze", "3") == (
+        "error: there is no configuration key data.train.init_args.sizze; --data.train.help "
+        "cahl_pl.toolworld.ToolWorld lists those of its class"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("data.tasks_per_round", "many", "data.tasks_per_round: expected int but got many"),
+        (
+            "model.grpo.loss",
+            "ppo",
+            "model.grpo.loss: expected value out of 'grpo', 'dr_grpo', 'dapo', 'gspo' but got ppo",
+        ),
+        (
+            "data.schedule",
+            "cahl_pl.schedules.No",
+            "data.schedule: cahl_pl.schedules.No: module .* has no attribute 'No'",
+        ),
+        ("config", "no.yaml", "config: File does not exist: '.*no.yaml'"),
+        ("trainer.accelerator", "abacus", ".*invalid accelerator name.*abacus.*"),
+        ("model.policy.model", "./no_model", r"policy\.model names the folder '\./no_model', which does not exist"),
+        (
+            "data.train.init_args.split",
+            "tset",
+            "ToolWorld has no split 'tset': use one of train, test, test_unseen_tools",
+        ),
+        ("data.rollout.planner_group_size", "0", "rollout: group sizes, max_steps .* must be at least 1"),
+        ("data.rollout.planner_group_size", "1", r"data\.rollout\.planner_group_size is 1: .*; use at least 2, or .*"),
+        (
+            "data.rollout.executor_group_size",
+            "1",
+            r"data\.rollout\.executor_group_size is 1: .*; use at least 2, or .*",
+        ),
+        ("data.prompts.chat_template", "no.jinja", r"data\.prompts\.chat_template names the file 'no\.jinja', .*"),
+    ],
+)
+def test_wrong_values_are_one_sentence(fail, option, value, sentence):
+    assert re.fullmatch(f"error: {sentence}", fail(f"--{option}", value))
+
+
+def test_a_missing_data_file_is_named(fail, tmp_path):
+    path = tmp_path / "no.json"
+    arguments = ["--data.train", "cahl_pl.datasets.RllaDataset", "--data.train.init_args.path", str(path)]
+    assert fail(*arguments) == f"error: {path}: there is no such file; download the data set or correct the path"
+
+
+def test_a_malformed_row_is_named_by_file_line_and_field(fail, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n" + json.dumps({"instruction": 3, "input": "", "output": ""}))
+    arguments = ["--data.train", "cahl_pl.datasets.RllaDataset", "--data.train.init_args.path", str(path)]
+    shown = fail(*arguments)
+    assert f"{path}, line 2: the field 'instruction' must be a str, but is a int" in shown
+    assert fail(*arguments, "--data.train.init_args.strict", "true").startswith(f"error: {path}, line 2: ")
+
+
+def test_a_bad_tool_schema_is_named(fail, monkeypatch):
+    monkeypatch.setitem(sys.modules, "broken_tools", sys.modules[__name__])
+    shown = fail("--data.train", "broken_tools.BrokenTools")
+    assert shown.startswith("error: mine.jsonl, line 3, tool 'add': parameters are not valid JSON Schema: ")
+    assert "'int'" in shown
+
+
+def test_a_model_that_cannot_be_loaded_is_named(fail, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shown = fail("--model.policy.model", str(empty))
+    assert shown.startswith(f"error: model {str(empty)!r} cannot be loaded (")
+    assert "give policy.model the hub id or the local folder" in shown
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(fail, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    shown = fail("--trainer.accelerator", "gpu", "--model.policy.model", "./no_model")
+    assert shown.startswith("error: trainer.accelerator is 'gpu' but no CUDA device is visible: run with ")
+
+
+def test_the_traceback_can_be_asked_for(config, monkeypatch):
+    monkeypatch.setenv("CAHL_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), "--model.policy.model", "./no_model"])
+    with pytest.raises(ValueError, match="no_model"):
+        console()

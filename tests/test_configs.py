@@ -1,0 +1,123 @@
+"""Every configuration that ships: it parses, builds its classes and trains, on the tiny model and at small lengths."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cahl_pl.callbacks import FourBitMemory
+from cahl_pl.cli import main
+from cahl_pl.datasets import RllaDataset
+from cahl_pl.prompts import PromptConfig
+from cahl_pl.toolworld.prompts import PROMPTS
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+
+SYSTEM = """You can use tools.
+
+**Available Tools**
+1. Name: sum
+Description: Adds two numbers.
+Parameters: {"a": {"description": "First.", "type": "int", "default": ""}, "b": {"type": "int"}}
+
+**Steps for Each Turn**
+1. Think
+"""
+CALL = '<think> t </think>\n<tool_call>\n{"name": "sum", "parameters": {"a": %d, "b": 2}}\n</tool_call>'
+
+
+def by_name(path: Path) -> str:
+    return path.relative_to(FOLDER).as_posix()
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    """Three rows in the format that configs/cahl.yaml trains on."""
+    path = tmp_path / "rlla.json"
+    dialogue = "**Dialogue Records History**\n<user> What is {} plus 2? </user>\n"
+    path.write_text(
+        json.dumps([{"instruction": SYSTEM, "input": dialogue.format(n), "output": CALL % n} for n in range(3)])
+    )
+    return path
+
+
+@pytest.fixture
+def small(tiny_model, rows, tmp_path, monkeypatch):
+    """The arguments that make a configuration small enough for a test."""
+    monkeypatch.setattr(sys, "argv", ["cahl_pl"])
+    monkeypatch.chdir(tmp_path)  # runs/ is written there
+
+    def arguments(path: Path) -> list[str]:
+        content = yaml.safe_load(path.read_text())
+        values = {
+            "trainer.accelerator": "cpu",
+            "trainer.devices": "1",
+            "trainer.strategy": "auto",
+            "trainer.max_steps": "2",
+            "model.policy.model": str(tiny_model),
+            "model.policy.quantization": "none",
+            "model.policy.dtype": "float32",
+            "data.tasks_per_round": "2",
+            "data.rollout.planner.max_new_tokens": "6",
+            "data.rollout.executor.max_new_tokens": "6",
+        }
+        if content.get("data", {}).get("train", {}).get("class_path", "").endswith("RllaDataset"):
+            values["data.train.init_args.path"] = str(rows)
+        for name in content.get("data", {}).get("test", {}):
+            values[f"data.test.{name}.init_args.size"] = "2"
+        return ["-c", str(path), *(f"--{key}={value}" for key, value in values.items())]
+
+    return arguments
+
+
+def test_there_are_configurations():
+    assert {"cahl.yaml", "quickstart.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=by_name)
+def test_it_builds_and_trains(path, small, monkeypatch):
+    cli = main(small(path), run=False)
+    callbacks = [c for c in cli.trainer.callbacks if not isinstance(c, FourBitMemory)]  # 4 bits take seconds to load
+    monkeypatch.setattr(cli.trainer, "callbacks", callbacks)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert cli.trainer.global_step == 2
+    assert sum(cli.model.policy.version.values()) == 2
+
+
+def test_the_real_row_format_is_what_the_paper_run_reads(rows):
+    tasks = RllaDataset(rows)
+    assert [task.gold[0].arguments for task in (tasks[0], tasks[2])] == [{"a": 0, "b": 2}, {"a": 2, "b": 2}]
+
+
+def test_quickstart_uses_the_words_that_the_small_model_knows():
+    content = yaml.safe_load((FOLDER / "quickstart.yaml").read_text())
+    assert asdict(PromptConfig(**content["data"]["prompts"])) == asdict(PROMPTS)
+
+
+def test_every_value_of_the_paper_run_is_explained():
+    """A comment stands above each leaf key, or above its one-line group, and says whose value it is."""
+    lines = (FOLDER / "cahl.yaml").read_text().splitlines()
+    explained, unexplained, about = 0, [], ""
+    for line in lines:
+        text = line.strip()
+        if text.startswith("#"):
+            about = f"{about} {text}"
+        elif text:
+            is_group = text.endswith(":") or text.startswith(("class_path:", "- class_path:", "init_args: {"))
+            if about:
+                explained += 1
+            elif not is_group:
+                unexplained.append(text)
+            if about and not is_group:
+                assert "paper" in about or "ours" in about, f"whose value is {text}?"
+            about = ""
+        else:
+            about = ""
+    assert unexplained == []
+    assert explained > 30
