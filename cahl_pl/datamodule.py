@@ -264,9 +264,9 @@ class RolloutDataModule(LightningDataModule):
         parts = self.rollout
         rollout = Rollout(parts.engine, parts.environment, parts.planner_reward, parts.executor_reward, greedy)
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
-        episodes = {e.task.id: e for e in rollout.run(self.policy, self.builder, tasks, generator).trajectories}
+        episodes = {id(e.task): e for e in rollout.run(self.policy, self.builder, tasks, generator).trajectories}
         too_long = Plan(error="prompt too long")
-        return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
+        return [episodes.get(id(task)) or Trajectory(task, "", too_long) for task in tasks]
 
 
 class _RolloutStream(IterableDataset[RolloutBatch]):

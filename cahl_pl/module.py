@@ -109,7 +109,8 @@ class CAHLModule(LightningModule):
         data = self._data
         roles = data.roles_of_epoch()
         total = self.trainer.estimated_stepping_batches * roles.count(role) / len(roles)
-        return round(total) - data.warm_start_rounds * data.updates_per_round
+        warm = sum(data.schedule.roles(i).count(role) for i in range(data.warm_start_rounds)) * data.updates_per_round
+        return round(total) - warm
 
     @property
     def _data(self) -> RolloutDataModule:

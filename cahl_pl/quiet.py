@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 
 EXPECTED_WARNINGS = (
@@ -25,7 +24,6 @@ EXPECTED_WARNINGS = (
 
 def quiet_libraries() -> None:
     """Called once by the command line, before it does anything."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging

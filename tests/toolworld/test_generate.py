@@ -172,9 +172,7 @@ def test_determinism_and_resuming(tasks, split):
 def test_stream_is_the_same_on_every_machine():
     # Frozen: numbers are published for (split, seed, index). Renew it when the world changes on purpose.
     task = next(generate_tasks("test", 0))
-    first = (
-        "Can you tell me the stock of item FB49 times 749 and then look up 13.9 hours converted to minutes?"
-    )
+    first = "Check the birthday for Nifido, then get the very first letter of it; next, give me that in reverse."
     assert task.request == first
 
 
