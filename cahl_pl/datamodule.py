@@ -23,6 +23,7 @@ from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rollout import Rollout, RolloutConfig, Round
 from cahl_pl.schedules import Alternate, Schedule
+from cahl_pl.schema import check_tool
 from cahl_pl.supervised import supervised_groups
 from cahl_pl.types import Group, Plan, Role, RolloutBatch, Task, Trajectory
 
@@ -113,7 +114,8 @@ class RolloutDataModule(LightningDataModule):
         if stage != "fit":
             return
         self.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
-        self._attached.reload_dataloaders_every_n_epochs = 1  # a schedule's epochs may differ in length
+        # a schedule's epochs may differ in length
+        self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         sizes = {
             "planner": self.rollout.config.planner_group_size,
             "executor": self.rollout.config.executor_group_size,
@@ -243,7 +245,11 @@ class RolloutDataModule(LightningDataModule):
         )
         chosen = order[self.round * self.tasks_per_round : (self.round + 1) * self.tasks_per_round]
         chosen = chosen[self._attached.global_rank :: self._attached.world_size]  # each process samples its share
-        return [self.train_tasks[i] for i in chosen.tolist()]
+        tasks = [self.train_tasks[i] for i in chosen.tolist()]
+        for task in tasks:
+            for tool in task.tools:
+                check_tool(tool, f"task {task.id!r}")
+        return tasks
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 

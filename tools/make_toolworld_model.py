@@ -1,7 +1,7 @@
-"""Make the small model that ships with ToolWorld: tokenizer, then weights, from nothing.
+r"""Make the small model that ships with ToolWorld: tokenizer, then weights, from nothing.
 
     python tools/make_toolworld_model.py --out runs/clean --steps 800
-    python tools/make_toolworld_model.py --start runs/clean --out cahl_pl/toolworld/model --steps 60 --habit 0.65 \\
+    python tools/make_toolworld_model.py --start runs/clean --out cahl_pl/toolworld/model --steps 60 --habit 0.65 \
         --learning-rate 5e-4
 
 A byte-level BPE with a chat template, and a Qwen2-type transformer of a million parameters whose first attention heads
