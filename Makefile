@@ -1,9 +1,8 @@
 # make quickstart: install into .venv and train the shipped model on ToolWorld.  make test: all checks.
 PYTHON ?= python3
 VENV ?= .venv
-# The tested version. On a machine with no GPU:
-#   make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
-# spares the download of a CUDA build of several GB.
+# The tested version; on a machine without a GPU, torch's own CPU build (see its install page) spares several GB:
+#   make test TORCH="torch==2.13.0 --index-url URL"
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 

@@ -19,21 +19,18 @@ from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
-from cahl_pl.schema import check_tool
-from cahl_pl.types import ToolSpec
+from cahl_pl.types import Message, Task, ToolSpec
 
 
 class BrokenTools(TaskSource):
     """A user's task source that offers a tool with a bad schema."""
 
-    def __init__(self, where: str = "mine.jsonl, line 3") -> None:
-        check_tool(ToolSpec("add", "", {"type": "object", "properties": {"a": {"type": "int"}}}), where)
-
     def __len__(self):
         return 1
 
     def __getitem__(self, index):
-        raise IndexError
+        tool = ToolSpec("add", "", {"type": "object", "properties": {"a": {"type": "int"}}})
+        return Task("mine-3", (Message("user", "1 + 1?"),), (tool,))
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +263,7 @@ def test_a_malformed_row_is_named_by_file_line_and_field(fail, tmp_path):
 def test_a_bad_tool_schema_is_named(fail, monkeypatch):
     monkeypatch.setitem(sys.modules, "broken_tools", sys.modules[__name__])
     shown = fail("--data.train", "broken_tools.BrokenTools")
-    assert shown.startswith("error: mine.jsonl, line 3, tool 'add': parameters are not valid JSON Schema: ")
+    assert shown.startswith("error: task 'mine-3', tool 'add': parameters are not valid JSON Schema: ")
     assert "'int'" in shown
 
 
