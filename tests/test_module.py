@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
+import cahl_pl.rollout
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
@@ -17,7 +18,7 @@ from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rollout import RolloutConfig
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
 from cahl_pl.toolworld import ToolWorld, toolkit
-from cahl_pl.types import ROLES
+from cahl_pl.types import ROLES, Plan, SubTask
 
 PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="{subtask}")
 
@@ -34,20 +35,11 @@ class Length(BasePlannerReward, BaseExecutorReward):
         return components["length"]
 
 
-class FixedPlans(Callback):
+@pytest.fixture(autouse=True)
+def _readable_plans(monkeypatch):
     """Makes every plan readable, so that the executor has something to do."""
-
-    def setup(self, trainer, pl_module, stage):
-        import cahl_pl.rollout
-        from cahl_pl.types import Plan, SubTask
-
-        self.parse = cahl_pl.rollout.parse_plan
-        cahl_pl.rollout.parse_plan = lambda text: Plan((SubTask("do it", "tool", {"a": 1}), SubTask("answer", None)))
-
-    def teardown(self, trainer, pl_module, stage):
-        import cahl_pl.rollout
-
-        cahl_pl.rollout.parse_plan = self.parse
+    plan = Plan((SubTask("do it", "tool", {"a": 1}), SubTask("answer", None)))
+    monkeypatch.setattr(cahl_pl.rollout, "parse_plan", lambda text: plan)
 
 
 class Watch(Callback):
@@ -95,7 +87,7 @@ def make(tiny_model, tmp_path, *, steps=4, grpo=None, callbacks=(), seed=3, trai
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[FixedPlans(), watch, *callbacks],
+        callbacks=[watch, *callbacks],
         **(trainer_options or {}),
     )
     return module, datamodule, trainer, watch
