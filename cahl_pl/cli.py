@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -46,16 +47,23 @@ class CAHLCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an accelerator that is not there, before anything is loaded.
+        """Refuse an accelerator or a checkpoint that is not there, before anything is loaded.
 
         Raises:
-            ConfigError: a GPU is asked for, but there is none.
+            ConfigError: a GPU is asked for, but there is none; or the checkpoint does not exist.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ConfigError(
                 f"trainer.accelerator is {config.trainer.accelerator!r} but no CUDA device is visible: run with "
                 "--trainer.accelerator cpu, or on a machine with a GPU and a CUDA build of torch"
+            )
+        checkpoint = config.get("ckpt_path")
+        # "last", "best" and "hpc" are Lightning's words; anything that looks like a path has to be there
+        if checkpoint and ("/" in str(checkpoint) or str(checkpoint).endswith(".ckpt")) and not Path(checkpoint).exists():
+            raise ConfigError(
+                f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, such "
+                "as runs/quickstart/version_0/checkpoints/last.ckpt"
             )
 
     def instantiate_classes(self) -> None:

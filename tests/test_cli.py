@@ -281,6 +281,11 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(fail, monk
     assert shown.startswith("error: trainer.accelerator is 'gpu' but no CUDA device is visible: run with ")
 
 
+def test_a_checkpoint_that_is_not_there_is_named(fail):
+    shown = fail("--ckpt_path", "no/last.ckpt")
+    assert shown.startswith("error: --ckpt_path names 'no/last.ckpt', which does not exist: ")
+
+
 def test_the_traceback_can_be_asked_for(config, monkeypatch):
     monkeypatch.setenv("CAHL_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), "--model.policy.model", "./no_model"])
