@@ -1,9 +1,4 @@
-"""Log-probabilities of completions, with each group's prompt computed once.
-
-A group's completions share their prompt. Its keys and values are computed once, with gradient, and expanded to the
-group; the completions then run on top of them. Gradient checkpointing recomputes layers without a cache, so with it
-the prompt is repeated instead: slower, the same numbers.
-"""
+"""Log-probabilities of completions, with every token that several of them share computed once (`packing`)."""
 
 from __future__ import annotations
 
@@ -14,18 +9,49 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
 
-from cahl_pl.engines.transformers import left_pad
+from cahl_pl.packing import Row, batches, collate, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Group
 
 _CHUNK = 2048  # rows of logits held at a time: at a vocabulary of 152,064 this is 1.2 GB in float32
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion of a group."""
+
+    group: Group
+    index: int
+
+    @property
+    def ids(self) -> Tensor:
+        """Its token ids, [C]."""
+        return self.group.completion_ids[self.index]
+
+
+@dataclass
+class MicroBatch:
+    """What one forward and backward pass takes: rows, and the samples that are their members, in that order."""
+
+    rows: list[Row]
+    samples: list[Sample]
+
+    @property
+    def advantages(self) -> Tensor:
+        """[N]."""
+        return torch.stack([sample.group.advantages[sample.index] for sample in self.samples])
+
+    @property
+    def logprobs(self) -> Tensor:
+        """At sampling, [N, C], padded with zeros on the right."""
+        kept = [sample.group.logprobs[sample.index] for sample in self.samples if sample.group.logprobs]
+        return pad_sequence(kept, batch_first=True)
+
+
 @dataclass
 class Scores:
-    """Per-token values of the completions of several groups, padded on the right.
+    """Per-token values of the samples of a micro-batch, padded on the right.
 
     Attributes:
         logprobs: [N, C].
@@ -38,56 +64,61 @@ class Scores:
     mask: Tensor
 
 
-def micro_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[list[Group]]:
-    """Split a batch into lists of groups of at most `max_tokens` padded tokens each (a larger group stays whole)."""
-    batch: list[Group] = []
-    for group in sorted(groups, key=lambda g: len(g.prompt_ids)):
-        if batch and _padded_tokens([*batch, group]) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(group)
-    if batch:
-        yield batch
+def micro_batches(groups: Sequence[Group], hidden_size: int, max_tokens: int) -> Iterator[MicroBatch]:
+    """Split groups into micro-batches of at most `max_tokens` padded tokens each; a longer sample stands alone.
+
+    Args:
+        groups: any sizes and lengths.
+        hidden_size: of the model; see `packing.pack`.
+        max_tokens: tokens that go through the model at once, those that samples share counted once.
+    """
+    samples = [Sample(group, i) for group in groups for i in range(len(group.completion_ids))]
+    # the last token of a completion predicts nothing
+    sequences = [[*s.group.prompt_ids.tolist(), *s.ids[:-1].tolist()] for s in samples]
+    for rows in batches(pack(sequences, hidden_size, max_tokens), max_tokens):
+        yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
 
 
-def _padded_tokens(groups: Sequence[Group]) -> int:
-    prompt = max(len(group.prompt_ids) for group in groups)
-    completion = max(len(ids) for group in groups for ids in group.completion_ids)
-    return len(groups) * prompt + sum(len(group.completion_ids) for group in groups) * completion
-
-
-def score(policy: Policy, groups: Sequence[Group], temperature: float = 1.0) -> Scores:
+def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores:
     """Log-probabilities of every completion under the policy's active adapter.
 
     Args:
         policy: with the right adapter active; gradients flow into it.
-        groups: any sizes and lengths.
+        batch: one of `micro_batches`.
         temperature: the sampling temperature, so that log-probabilities are those of the sampling distribution.
 
     Returns:
-        The completions' values, in the order of the groups.
+        The values in the order of `batch.samples`.
     """
     device = policy.device
-    completions = [ids.to(device) for group in groups for ids in group.completion_ids]
-    ids = pad_sequence(completions, batch_first=True)
-    lengths = torch.tensor([len(c) for c in completions], device=device)
+    ids = pad_sequence([sample.ids.to(device) for sample in batch.samples], batch_first=True)
+    lengths = torch.tensor([len(sample.ids) for sample in batch.samples], device=device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-    if policy.config.gradient_checkpointing:
-        hidden = _hidden_repeated(policy, groups, ids, mask)
-    else:
-        hidden = _hidden_shared(policy, groups, ids, mask)
-    # only real tokens go through the output layer, a few at a time
-    flat, target = hidden[mask], ids[mask]
-    logprobs, entropy = hidden.new_zeros(ids.shape, dtype=torch.float32), torch.zeros(ids.shape, device=device)
+    tokens, positions, visible = collate(batch.rows, policy.tokenizer.pad_token_id, device)
+    hidden: Tensor = policy.causal_lm.base_model(
+        input_ids=tokens, attention_mask=policy.attention_mask(visible), position_ids=positions, use_cache=False
+    ).last_hidden_state
+    # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
+    flat, target = hidden.flatten(0, 1)[_predictors(batch, tokens.shape[1], device)], ids[mask]
     values = [
         checkpoint(
             _token_logprobs, policy, flat[i : i + _CHUNK], target[i : i + _CHUNK], temperature, use_reentrant=False
         )
         for i in range(0, len(flat), _CHUNK)
     ]
-    logprobs = logprobs.masked_scatter(mask, torch.cat([v[0] for v in values]))
-    entropy = entropy.masked_scatter(mask, torch.cat([v[1] for v in values]))
+    zeros = torch.zeros(ids.shape, device=device)
+    logprobs = zeros.masked_scatter(mask, torch.cat([v[0] for v in values]))
+    entropy = zeros.masked_scatter(mask, torch.cat([v[1] for v in values]))
     return Scores(logprobs, entropy, mask)
+
+
+def _predictors(batch: MicroBatch, width: int, device: torch.device) -> Tensor:
+    """Where in the flattened rows each completion token is predicted: one place before its own."""
+    paths = [torch.from_numpy(path) + r * width for r, row in enumerate(batch.rows) for path in row.paths]
+    places = [
+        path[len(sample.group.prompt_ids) - 1 :] for path, sample in zip(paths, batch.samples, strict=True)
+    ]
+    return torch.cat(places).to(device)
 
 
 def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -96,43 +127,3 @@ def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature:
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs.gather(-1, target[:, None])[:, 0], entropy
-
-
-def _hidden_shared(policy: Policy, groups: Sequence[Group], ids: Tensor, mask: Tensor) -> Tensor:
-    """Hidden states [N, C, H] that predict each completion token; prompts run once."""
-    backbone = policy.causal_lm.base_model
-    prompts, prompt_mask = left_pad([g.prompt_ids.tolist() for g in groups], policy.tokenizer.pad_token_id, ids.device)
-    positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=policy.causal_lm.config)
-    prompt: Tensor = backbone(
-        input_ids=prompts, attention_mask=prompt_mask, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    sizes = torch.tensor([len(g.completion_ids) for g in groups], device=ids.device)
-    rows = torch.arange(len(groups), device=ids.device).repeat_interleave(sizes)
-    first = prompt[rows, -1:]
-    if ids.shape[1] == 1:
-        return first
-    cache.batch_select_indices(rows)
-    start = positions[rows, -1:] + 1
-    rest = backbone(
-        input_ids=ids[:, :-1],
-        attention_mask=torch.cat([prompt_mask[rows], mask[:, :-1].long()], 1),
-        position_ids=start + torch.arange(ids.shape[1] - 1, device=ids.device),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return torch.cat([first, rest], 1)
-
-
-def _hidden_repeated(policy: Policy, groups: Sequence[Group], ids: Tensor, mask: Tensor) -> Tensor:
-    """The same hidden states, each completion with its own copy of the prompt; works with gradient checkpointing."""
-    prompts = [g.prompt_ids.tolist() for g in groups for _ in g.completion_ids]
-    left, left_mask = left_pad(prompts, policy.tokenizer.pad_token_id, ids.device)
-    attention = torch.cat([left_mask, mask.long()], 1)
-    hidden: Tensor = policy.causal_lm.base_model(
-        input_ids=torch.cat([left, ids], 1),
-        attention_mask=attention,
-        position_ids=(attention.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-    ).last_hidden_state
-    return hidden[:, left.shape[1] - 1 : -1]

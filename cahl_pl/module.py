@@ -13,7 +13,7 @@ from transformers import get_scheduler
 
 from cahl_pl.datamodule import RolloutDataModule, rewards_by_peers
 from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, supervised_loss
-from cahl_pl.logprobs import Scores, micro_batches, score
+from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.metrics import ToolUse
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.records import record
@@ -59,8 +59,8 @@ class CAHLModule(LightningModule):
         grpo: the loss.
         planner: the planner's optimiser.
         executor: the executor's optimiser.
-        max_tokens_per_micro_batch: padded tokens of one forward and backward pass. The gradient does not depend on it,
-            only memory and speed do.
+        max_tokens_per_micro_batch: tokens of one forward and backward pass, padding included, shared tokens counted
+            once. The gradient does not depend on it, only memory and speed do.
     """
 
     def __init__(
@@ -184,8 +184,8 @@ class CAHLModule(LightningModule):
         self.policy.activate(role)
         total = LossStats()
         with self.policy.training_mode():
-            for part in micro_batches(groups, self.max_tokens_per_micro_batch):
-                part = [group.to(self.policy.device) for group in part]
+            groups = [group.to(self.policy.device) for group in groups]
+            for part in micro_batches(groups, self.policy.hidden_size, self.max_tokens_per_micro_batch):
                 reference = None
                 if batch.objective == "grpo" and self.grpo.kl > 0:
                     with torch.no_grad(), self.policy.without_adapters():
@@ -196,9 +196,9 @@ class CAHLModule(LightningModule):
                 else:
                     loss, stats = grpo_loss(
                         scores.logprobs,
-                        _old_logprobs(part, scores) if batch.update > 0 else None,
+                        part.logprobs if batch.update > 0 else None,
                         reference,
-                        torch.cat([group.advantages for group in part]),
+                        part.advantages,
                         scores.mask,
                         self.grpo,
                         num_completions,
@@ -299,9 +299,3 @@ class CAHLModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the policy's versions."""
         self.policy.version.update(checkpoint["policy_version"])
-
-
-def _old_logprobs(groups: list[Group], scores: Scores) -> Tensor:
-    """The log-probabilities at sampling, [N, C], in the layout of `scores`."""
-    flat = torch.cat([logprobs for group in groups for logprobs in group.logprobs or []])
-    return torch.zeros_like(scores.logprobs).masked_scatter(scores.mask, flat)

@@ -34,25 +34,27 @@ class PolicyConfig:
         model: hub id or local folder of a causal language model; a relative folder is looked up in the working
             directory, `toolworld` is the small model that ships with this package.
         gguf_file: name of a GGUF file inside that folder, to load (and de-quantise) instead of safetensors.
-        quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`.
+        quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`; null is `none`, unless
+            the callback `FourBitMemory` decides otherwise.
         dtype: of the base's weights and activations. Adapters are always float32.
         lora_rank: rank r of both adapters.
         lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
         lora_targets: module names to adapt, or `all-linear`.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`).
+        attention: attention implementation of transformers; both can take the mask of packed sequences (`packing`),
+            which `flash_attention_2` cannot.
         trust_remote_code: run code that comes with the model. Off unless you have read that code.
     """
 
     model: str = "toolworld"
     gguf_file: str | None = None
-    quantization: Literal["none", "nf4"] = "none"
+    quantization: Literal["none", "nf4"] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_targets: str | list[str] = "all-linear"
     gradient_checkpointing: bool = False
-    attention: str = "sdpa"
+    attention: Literal["sdpa", "eager"] = "sdpa"
     trust_remote_code: bool = False
 
 
@@ -87,6 +89,7 @@ class Policy(nn.Module):
         from peft import LoraConfig, get_peft_model
 
         self.tokenizer, base = load_base(self.config, torch.device(device))
+        _check_layers(base.config.get_text_config())
         base.requires_grad_(False)
         lora = LoraConfig(
             r=self.config.lora_rank,
@@ -116,6 +119,27 @@ class Policy(nn.Module):
     def causal_lm(self) -> Any:
         """The transformers model below PEFT."""
         return self.lm.get_base_model()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model."""
+        return int(self.causal_lm.config.get_text_config().hidden_size)
+
+    @property
+    def attention_window(self) -> int | None:
+        """Tokens that the model's layers can see at most, where some see only their neighbours; None: all."""
+        config = self.causal_lm.config.get_text_config()
+        layers = getattr(config, "layer_types", None) or ()
+        sliding = "sliding_attention" in layers or not layers
+        return getattr(config, "sliding_window", None) if sliding else None
+
+    def attention_mask(self, visible: Tensor) -> Tensor:
+        """The mask that the model takes for `visible` [R, Q, K], whether a token sees another; [R, 1, Q, K]."""
+        if self.config.attention == "sdpa":
+            return visible[:, None]
+        dtype = self.causal_lm.dtype
+        hidden = torch.finfo(dtype).min
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)[:, None]
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
         """The parameters of one role's adapter, found by name."""
@@ -211,6 +235,20 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     elif device.type != "cpu":
         base.to(device)  # type: ignore[arg-type]
     return tokenizer, base.eval()
+
+
+def _check_layers(config: Any) -> None:
+    """Packed sequences need layers that take a mask of who sees whom.
+
+    Raises:
+        PolicyError: the model has layers of another kind.
+    """
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba"):
+        raise PolicyError(
+            f"a {config.model_type} model has layers ({', '.join(sorted(others)) or 'recurrent'}) that cannot take sequences "
+            "which share a prefix: choose a base of which all layers are attention layers, such as Qwen2.5 or Llama"
+        )
 
 
 def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:

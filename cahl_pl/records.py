@@ -1,8 +1,11 @@
-"""Episodes as plain JSON values, for files that people and other programs read."""
+"""What a run writes for people and other programs: where, and episodes as plain JSON values."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from lightning.pytorch import Trainer
 
 from cahl_pl.metrics import is_success
 from cahl_pl.types import ToolCall, Trajectory
@@ -34,3 +37,14 @@ def record(trajectory: Trajectory) -> dict[str, Any]:
 
 def _call(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "parameters": dict(call.arguments)}
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The run's folder, made if it is not there.
+
+    `trainer.log_dir` gives the same, but asks all processes for it: called on one of them alone, it waits for ever.
+    """
+    loggers = [logger.log_dir for logger in trainer.loggers if logger.log_dir]  # type: ignore[attr-defined]
+    folder = Path(loggers[0] if loggers else trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

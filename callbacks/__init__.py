@@ -8,6 +8,7 @@ from cahl_pl.callbacks.execution_feedback import ExecutionFeedback
 from cahl_pl.callbacks.memory import FourBitMemory
 from cahl_pl.callbacks.predictions import PredictionWriter
 from cahl_pl.callbacks.progress import ProgressLines
+from cahl_pl.callbacks.start_summary import StartSummary
 
 __all__ = [
     "BeforeAfter",
@@ -16,4 +17,5 @@ __all__ = [
     "FourBitMemory",
     "PredictionWriter",
     "ProgressLines",
+    "StartSummary",
 ]

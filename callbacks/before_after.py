@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.metrics import ToolUse
+from cahl_pl.records import run_folder
 
 COLUMNS = ("task/success", "tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
 
@@ -46,14 +46,12 @@ class BeforeAfter(Callback):
         for name, values in after.items():
             table.add_row(name, *(f"{self._before[name][c]:.3f} -> {values[c]:.3f}" for c in COLUMNS))
         Console(width=110).print(table)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         summary = {
             name: {"before": self._before[name]["task/success"], "after": values["task/success"]}
             for name, values in after.items()
         }
         details = {name: {"before": self._before[name], "after": values} for name, values in after.items()}
-        path = folder / "summary.json"
+        path = run_folder(trainer) / "summary.json"
         path.write_text(json.dumps({**summary, "details": details}, indent=2) + "\n", encoding="utf-8")
         print(f"written: {path}")
 

@@ -32,7 +32,7 @@ class FourBitMemory(Callback):
 
     Args:
         budget_gib: warn once, with a RuntimeWarning, when the peak exceeds it.
-        quantization: how the base is loaded, whatever the policy's configuration says; `none` only measures.
+        quantization: how the base is loaded where the policy's own `quantization` is null; what is set there holds.
 
     Raises:
         ValueError: the budget is not positive.
@@ -52,12 +52,12 @@ class FourBitMemory(Callback):
             RuntimeError: the base is loaded already, in another way.
         """
         policy: Any = pl_module.policy
-        if policy.config.quantization == self.quantization:
+        if policy.config.quantization is not None or self.quantization == "none":
             return
         if policy.lm is not None:
             raise RuntimeError(
                 f"FourBitMemory cannot change the base to quantization={self.quantization!r}: it is already "
-                f"loaded with {policy.config.quantization!r}; give that value, or a policy not loaded yet"
+                "loaded without; give 'none', or a policy not loaded yet"
             )
         policy.config.quantization = self.quantization
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cahl_pl.records import run_folder
+
 
 class PredictionWriter(Callback):
     """Prints plan, calls and feedback of each predicted episode and writes them to a file, one JSON object a line.
@@ -25,7 +27,7 @@ class PredictionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an empty file."""
-        self._file = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl")
+        self._file = Path(self.path) if self.path else run_folder(trainer) / "predictions.jsonl"
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text("", encoding="utf-8")
         self._shown = 0

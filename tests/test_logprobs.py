@@ -26,6 +26,22 @@ def make_groups(sizes=((7, (3, 5, 1)), (12, (4, 4)), (3, (6, 2, 9, 1)))):
     ]
 
 
+def make_related_groups():
+    """Prompts that extend one another, as a task's steps do; completions that start alike, repeat or hold one another."""
+    generator = torch.Generator().manual_seed(3)
+    text = torch.randint(3, 250, (60,), generator=generator)
+    other = torch.randint(3, 250, (60,), generator=generator)
+    prompts = [text[:20], torch.cat([text[:20], other[:6]]), torch.cat([text[:20], other[:6], text[30:33]]), other[:9]]
+    endings = [other[:4], other[:4], other[:2], torch.cat([other[:3], text[40:47]]), text[50:51]]
+    groups = []
+    for i, prompt in enumerate(prompts):
+        completions = [torch.cat([text[20:22], ending]) for ending in endings[: 5 - i]]
+        rewards = torch.rand(len(completions), generator=generator)
+        zeros = torch.zeros(len(completions))
+        groups.append(Group(prompt, completions, rewards, {}, advantages([rewards])[0], zeros.bool(), i))
+    return groups
+
+
 def naive_logprobs(policy, group, ids, temperature=1.0):
     """One sample, one forward pass, no cache, no padding."""
     sequence = torch.cat([group.prompt_ids, ids])[None]
@@ -39,22 +55,23 @@ def gradients(policy, role):
     return result
 
 
+@pytest.mark.parametrize("make", [make_groups, make_related_groups])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("role", ["planner", "executor"])
 @pytest.mark.parametrize("loss_name", ["grpo", "dr_grpo", "dapo", "gspo"])
-def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_name, checkpointing):
+def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_name, checkpointing, make):
     policy = make_policy(gradient_checkpointing=checkpointing)
-    groups, config = make_groups(), GRPOConfig(loss=loss_name, max_completion_length=9)
+    groups, config = make(), GRPOConfig(loss=loss_name, max_completion_length=9)
     count = sum(len(g.completion_ids) for g in groups)
     tokens = sum(len(ids) for g in groups for ids in g.completion_ids)
     policy.activate(role)
 
     total = 0.0
     with policy.training_mode():
-        for part in micro_batches(groups, 60):
+        for part in micro_batches(groups, 32, 60):
             scores = score(policy, part, 0.8)
             share, _ = grpo_loss(
-                scores.logprobs, None, None, torch.cat([g.advantages for g in part]), scores.mask, config, count, tokens
+                scores.logprobs, None, None, part.advantages, scores.mask, config, count, tokens
             )
             share.backward()
             total += share.item()
@@ -80,24 +97,27 @@ def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_na
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_values_and_mask(policy):
-    groups = make_groups()
-    scores = score(policy, groups)
-    row = 0
-    for group in groups:
-        for ids in group.completion_ids:
-            assert scores.mask[row].sum() == len(ids)
-            torch.testing.assert_close(
-                scores.logprobs[row, : len(ids)], naive_logprobs(policy, group, ids), atol=1e-5, rtol=1e-5
-            )
-            assert (scores.logprobs[row, len(ids) :] == 0).all()
-            assert (scores.entropy[row, : len(ids)] > 0).all()
-            row += 1
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("make", [make_groups, make_related_groups])
+def test_values_and_mask(make_policy, make, attention):
+    policy, groups = make_policy(attention=attention), make()
+    (batch,) = micro_batches(groups, 32, 1_000)
+    scores = score(policy, batch)
+    assert len(batch.samples) == sum(len(group.completion_ids) for group in groups)
+    for i, sample in enumerate(batch.samples):
+        n = len(sample.ids)
+        assert scores.mask[i].sum() == n
+        expected = naive_logprobs(policy, sample.group, sample.ids)
+        torch.testing.assert_close(scores.logprobs[i, :n], expected, atol=1e-5, rtol=1e-5)
+        assert (scores.logprobs[i, n:] == 0).all()
+        assert (scores.entropy[i, :n] > 0).all()
 
 
-def test_micro_batches_keep_every_group_once_within_the_budget():
+def test_micro_batches_keep_every_sample_once_within_the_budget():
     groups = make_groups()
-    parts = list(micro_batches(groups, 40))
-    assert sorted(g.peers for part in parts for g in part) == [0, 1, 2]
-    assert len(parts) > 1
-    assert [len(part) for part in micro_batches(groups, 1_000_000)] == [3]
+    batches = list(micro_batches(groups, 32, 24))
+    assert len(batches) > 1
+    samples = [(sample.group.peers, sample.index) for batch in batches for sample in batch.samples]
+    assert sorted(samples) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)]
+    assert all(len(batch.rows) * max(len(row.ids) for row in batch.rows) <= 24 for batch in batches)
+    assert len(list(micro_batches(groups, 32, 1_000_000))) == 1

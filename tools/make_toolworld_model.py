@@ -18,10 +18,12 @@ import copy
 import itertools
 import json
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -179,6 +181,40 @@ def with_habit(task: Task) -> tuple[tuple[SubTask, ...], str]:
     return (plan[:-1] if len(plan) > 1 else 2 * plan), text
 
 
+def with_new_words(task: Task, rng: random.Random) -> Task:
+    """The task with half of the words that its tools are named and described by replaced throughout by made-up ones.
+
+    "fax" is no word of the train split: a model learns to use a tool that it has never seen by reading, and it learns
+    to read from words that it has never seen.
+    """
+    text = " ".join(f"{tool.name} {tool.description}" for tool in task.tools)
+    words = sorted(set(re.findall(r"[a-z]{3,}", text)) - KEPT_WORDS)
+    chosen = {word: _new_word(rng) for word in words if rng.random() < 0.5}
+    return replace(task, **{part: _renamed(getattr(task, part), chosen) for part in ("messages", "tools", "gold")})
+
+
+# Words that hold a sentence or a JSON Schema together.
+KEPT_WORDS = {"and", "for", "from", "get", "into", "the", "two", "user", "with"}
+KEPT_WORDS |= {"boolean", "integer", "number", "object", "string", "type"}
+
+
+def _new_word(rng: random.Random) -> str:
+    syllables = (rng.choice("bcdfghjklmnprstvwxz") + rng.choice("aeiou") for _ in range(rng.randint(1, 2)))
+    return "".join(syllables) + rng.choice("bdgklmnprstxy")
+
+
+def _renamed(value: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"[a-z]+", lambda match: words.get(match[0], match[0]), value)
+    if isinstance(value, Mapping):
+        return {_renamed(key, words): _renamed(item, words) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_renamed(item, words) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _renamed(getattr(value, f.name), words) for f in fields(value) if f.init})
+    return value
+
+
 class Batch(NamedTuple):
     """Padded rows: ids, labels and positions [B, L], and which position may see which [B, 1, L, L]."""
 
@@ -206,10 +242,11 @@ def batches(builder: PromptBuilder, args: argparse.Namespace, pad: int) -> Itera
     tasks = generate_tasks("train", args.seed)
     rng = random.Random(args.seed)
     while True:
-        rows = [
-            task_row(builder, task, rng.random() < args.executor_share, 0 < args.habit > rng.random())
-            for task in itertools.islice(tasks, 8 * args.tasks)
-        ]
+        rows = []
+        for task in itertools.islice(tasks, 8 * args.tasks):
+            task = with_new_words(task, rng) if 0 < args.new_words > rng.random() else task
+            with_executor = rng.random() < args.executor_share
+            rows.append(task_row(builder, task, with_executor, 0 < args.habit > rng.random()))
         rows.sort(key=lambda row: len(row.ids))
         chunks = [rows[i : i + args.tasks] for i in range(0, len(rows), args.tasks)]
         rng.shuffle(chunks)
@@ -235,8 +272,10 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=16, help="tasks a step")
     parser.add_argument("--executor-share", type=float, default=0.25, help="share of the tasks whose calls count too")
     parser.add_argument("--start", type=Path, help="folder of a model to go on from")
+    parser.add_argument("--new-words", type=float, default=0.0, help="share of the tasks with made-up words")
     parser.add_argument("--habit", type=float, default=0.0, help="share of the demonstrations with a bad habit")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall linearly to a tenth")
     parser.add_argument("--save-every", type=int, default=100, help="also keep the model of every so many steps")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -254,7 +293,7 @@ def main() -> None:
     stream = batches(builder, args, tokenizer.pad_token_id)
     for i, batch in enumerate(itertools.islice(stream, args.steps)):
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * min(1.0, (i + 1) / 20)
+            group["lr"] = args.learning_rate * min(1.0, (i + 1) / 20) * (1 - 0.9 * args.decay * i / args.steps)
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()

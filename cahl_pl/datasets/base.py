@@ -16,7 +16,13 @@ OnContradiction: TypeAlias = Literal["relax", "drop"]
 
 
 class TaskSource(ABC):
-    """A collection of tasks with a length and an index: what training and evaluation draw tasks from."""
+    """A collection of tasks with a length and an index: what training and evaluation draw tasks from.
+
+    Attributes:
+        report: what became of the rows of a file; None where tasks do not come from one.
+    """
+
+    report: LoadReport | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -87,7 +93,7 @@ class FileTasks(TaskSource):
     ) -> None:
         if on_contradiction not in ("relax", "drop"):
             raise ValueError(f"on_contradiction must be 'relax' or 'drop', not {on_contradiction!r}")
-        self.report = LoadReport(str(path))
+        self.report: LoadReport = LoadReport(str(path))
         self._tasks: list[Task] = []
         seen: set[str] = set()
         for row in read_rows(path):

@@ -1,20 +1,23 @@
 """Sampling with the transformers model that is being trained: same weights, same process, nothing to keep in sync.
 
-What `generate()` does not do and a group needs: each prompt is run once however many samples it gets, keys and values
-live in buffers of their final size, and finished rows leave the batch.
+What `generate()` does not do and groups need: what prompts share is run once (`packing`), the samples of a prompt read
+the same keys and values, these live in buffers of their final size, and finished samples leave the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.errors import ConfigError
+from cahl_pl.packing import Row, collate, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Role
 
@@ -30,7 +33,7 @@ class TransformersEngine(Engine):
         ValueError: batch_size is below 1.
     """
 
-    def __init__(self, batch_size: int = 128) -> None:
+    def __init__(self, batch_size: int = 256) -> None:
         if batch_size < 1:
             raise ValueError(f"engine.batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
@@ -45,93 +48,149 @@ class TransformersEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`."""
+        """See `Engine.generate`.
+
+        Raises:
+            ConfigError: a completion may become longer than the model's sliding window.
+        """
+        longest, window = max(map(len, prompts), default=0) + sampling.max_new_tokens, policy.attention_window
+        if window is not None and longest > window:
+            raise ConfigError(
+                f"a sequence may grow to {longest} tokens, but layers of {policy.config.model!r} see {window} at most: lower "
+                "data.rollout.max_prompt_tokens or max_new_tokens"
+            )
         policy.activate(role)
-        # neighbours of like length share a batch, so that little of it is padding
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        per_batch = max(1, self.batch_size // num_samples)
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for start in range(0, len(order), per_batch):
-            chosen = order[start : start + per_batch]
-            batch = [prompts[i] for i in chosen]
-            for i, samples in zip(chosen, _sample(policy, batch, num_samples, sampling, generator), strict=True):
-                completions[i] = samples
+        rows = pack(prompts, policy.hidden_size, max(map(len, prompts), default=1) * 4)
+        for chunk in _chunks(rows, max(1, self.batch_size // num_samples)):
+            members = [member for row in chunk for member in row.members]
+            prefixes = _prefill(policy, chunk, num_samples, sampling.max_new_tokens)
+            for member, samples in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+                completions[member] = samples
         return completions
 
 
-def left_pad(sequences: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids [N, P] and attention mask [N, P], padded on the left so that all sequences end together."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[pad] * (longest - len(s)) + list(s) for s in sequences], device=device)
-    mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences], device=device)
-    return ids, mask
+def _chunks(rows: Sequence[Row], max_prompts: int) -> Iterator[list[Row]]:
+    """Rows of at most `max_prompts` prompts in all; a row of more stands alone. Rows of like length go together."""
+    chunk: list[Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        if chunk and sum(len(r.members) for r in chunk) + len(row.members) > max_prompts:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
 
 
-def _sample(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    num_samples: int,
-    sampling: Sampling,
-    generator: torch.Generator,
-) -> list[list[Completion]]:
-    model, device = policy.lm, policy.device
-    limit = sampling.max_new_tokens
-    ids, mask = left_pad(prompts, policy.tokenizer.pad_token_id, device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=policy.causal_lm.config)
-    output = model(
+class _Prefixes(NamedTuple):
+    """N prompts that have been read, each about to be continued by S samples.
+
+    Keys and values lie in a cache with one row a prompt: first the prompt's, then, at each token, S new ones side by
+    side. So the samples of a prompt share its keys and values, and `visible` tells them which are their own.
+    """
+
+    cache: DynamicCache
+    logits: Tensor  # [N, S, V] of the first new token
+    positions: Tensor  # [N, S] of the prompts' last tokens
+    visible: Tensor  # [N, S, K], K the final length of the cache
+    used: int
+
+
+def _prefill(policy: Policy, rows: Sequence[Row], num_samples: int, limit: int) -> _Prefixes:
+    """Run the prompts, shared tokens once, and lay out their keys and values for decoding."""
+    ids, positions, visible = collate(rows, policy.tokenizer.pad_token_id, policy.device)
+    packed = DynamicCache()
+    hidden: Tensor = policy.causal_lm.base_model(
         input_ids=ids,
-        attention_mask=mask,
+        attention_mask=policy.attention_mask(visible),
         position_ids=positions,
-        past_key_values=cache,
+        past_key_values=packed,
         use_cache=True,
-        logits_to_keep=1,
+    ).last_hidden_state
+    paths = [torch.from_numpy(path) for row in rows for path in row.paths]
+    row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
+    lengths = torch.tensor([len(path) for path in paths], device=policy.device)
+    places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
+    used = places.shape[1]
+    cache = DynamicCache()
+    layers: list[Any] = cache.layers
+    for layer in packed.layers:
+        layers.append(_BufferedLayer(layer, row_of, places, used + num_samples * limit))
+    last = places.gather(1, lengths[:, None] - 1)[:, 0]
+    logits = policy.causal_lm.get_output_embeddings()(hidden[row_of, last]).float()
+    seen = torch.zeros(len(paths), num_samples, used + num_samples * limit, dtype=torch.bool, device=policy.device)
+    seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
+    return _Prefixes(
+        cache,
+        logits[:, None].expand(-1, num_samples, -1),
+        (lengths - 1)[:, None].expand(-1, num_samples),
+        seen,
+        used,
     )
-    repeat = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
-    _preallocate(cache, repeat, ids.shape[1] + limit)
-    logits = output.logits[:, -1].float()[repeat]
-    mask = torch.cat([mask[repeat], mask.new_ones(len(repeat), limit)], 1)
-    position = positions[repeat, -1:]
 
+
+def _decode(
+    policy: Policy, prefixes: _Prefixes, sampling: Sampling, generator: torch.Generator
+) -> list[list[Completion]]:
+    """Sample until every completion has ended or is at the limit; one list of S completions per prompt."""
+    cache, logits, position, visible, used = prefixes
+    device, limit = policy.device, sampling.max_new_tokens
+    count, width = position.shape
     stop = torch.tensor(sorted(stop_ids(policy)), device=device)
-    rows = torch.arange(len(repeat), device=device)  # which completion each row of the shrinking batch writes
-    tokens = torch.zeros(len(repeat), limit, dtype=torch.long, device=device)
-    logprobs = torch.zeros(len(repeat), limit, device=device)
-    lengths = torch.full((len(repeat),), limit, device=device)
-    ended = torch.zeros(len(repeat), dtype=torch.bool, device=device)
-    width = ids.shape[1]
+    tokens = torch.zeros(count * width, limit, dtype=torch.long, device=device)
+    logprobs = torch.zeros(count * width, limit, device=device)
+    lengths = torch.full((count * width,), limit, device=device)
+    ended = torch.zeros(count * width, dtype=torch.bool, device=device)
+    slot = torch.arange(count * width, device=device).view(count, width)  # the completion that a place works on; -1: none
+    token = torch.zeros_like(slot)
     for t in range(limit):
-        token, logprob = _draw(logits, sampling, generator)
-        tokens[rows, t], logprobs[rows, t] = token, logprob
-        done = torch.isin(token, stop)
+        active = slot >= 0
+        token[active], drawn = _draw(logits[active], sampling, generator)
+        tokens[slot[active], t], logprobs[slot[active], t] = token[active], drawn
+        done = active & torch.isin(token, stop)
         if done.any():
-            lengths[rows[done]], ended[rows[done]] = t + 1, True
-            left = int((~done).sum())
-            if left == 0:
+            lengths[slot[done]], ended[slot[done]] = t + 1, True
+            slot = slot.masked_fill(done, -1)
+            keep = _keep(slot)
+            if len(keep) == 0:
                 break
-            # the last unfinished rows move into the places of finished ones: little to copy, nothing to allocate
-            keep = torch.arange(left, device=device)
-            keep[done[:left]] = left + (~done[left:]).nonzero().squeeze(1)
-            rows, token, position, mask = rows[keep], token[keep], position[keep], mask[keep]
+            slot, token, position, visible = slot[keep], token[keep], position[keep], visible[keep]
             cache.batch_select_indices(keep)
+            # the unfinished samples of a prompt close ranks; the prompt with the most of them sets the width
+            order = (slot < 0).int().argsort(dim=1, stable=True)[:, : int((slot >= 0).sum(1).max())]
+            slot, token, position = (x.gather(1, order) for x in (slot, token, position))
+            visible = visible.gather(1, order[:, :, None].expand(-1, -1, visible.shape[2]))
         if t + 1 == limit:
             break
+        width = slot.shape[1]
+        visible[:, range(width), range(used, used + width)] = True
+        used += width
         position = position + 1
-        output = model(
-            input_ids=token[:, None],
-            attention_mask=mask[:, : width + t + 1],
+        hidden = policy.causal_lm.base_model(
+            input_ids=token,
+            attention_mask=policy.attention_mask(visible[:, :, :used]),
             position_ids=position,
             past_key_values=cache,
             use_cache=True,
-        )
-        logits = output.logits[:, -1].float()
+        ).last_hidden_state
+        logits = policy.causal_lm.get_output_embeddings()(hidden).float()
 
     tokens, logprobs = tokens.cpu(), logprobs.cpu()
     completions = [
         Completion(tokens[i, :n].clone(), logprobs[i, :n].clone(), bool(end))
         for i, (n, end) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True))
     ]
-    return [completions[i : i + num_samples] for i in range(0, len(completions), num_samples)]
+    samples = len(completions) // count
+    return [completions[i : i + samples] for i in range(0, len(completions), samples)]
+
+
+def _keep(slot: Tensor) -> Tensor:
+    """Rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
+    busy = (slot >= 0).any(1)
+    left = int(busy.sum())
+    keep = torch.arange(left, device=slot.device)
+    keep[~busy[:left]] = left + busy[left:].nonzero().squeeze(1)
+    return keep
 
 
 def stop_ids(policy: Policy) -> set[int]:
@@ -158,19 +217,27 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tup
 
 
 class _BufferedLayer(DynamicLayer):
-    """Keys and values in buffers of their final length; `cat` at every token would copy the whole cache each time."""
+    """Keys and values in buffers of their final length; `cat` at every token would copy the whole cache each time.
+
+    Args:
+        layer: keys and values of packed rows.
+        rows: the packed row of each prompt, [N].
+        places: where in it the prompt's tokens stand, [N, P].
+        length: of the buffers.
+    """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, layer: Any, rows: Tensor, length: int) -> None:
+    def __init__(self, layer: Any, rows: Tensor, places: Tensor, length: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        used = layer.keys.shape[-2]
+        used = places.shape[1]
         self._keys, self._values = (
-            x.new_empty(len(rows), x.shape[1], length, x.shape[3]) for x in (layer.keys, layer.values)
+            x.new_zeros(len(rows), x.shape[1], length, x.shape[3]) for x in (layer.keys, layer.values)
         )
-        self._keys[:, :, :used], self._values[:, :, :used] = layer.keys[rows], layer.values[rows]
+        for buffer, packed in ((self._keys, layer.keys), (self._values, layer.values)):
+            buffer[:, :, :used] = packed.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
         self._view(used)
 
     def _view(self, used: int) -> None:
@@ -192,13 +259,3 @@ class _BufferedLayer(DynamicLayer):
             buffer[to, :, :used] = buffer[indices[to], :, :used]
         self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
         self._view(used)
-
-
-def _preallocate(cache: DynamicCache, rows: Tensor, length: int) -> None:
-    """Repeat the prompts' keys and values for their samples, in buffers with room for the completions."""
-    layers: list[Any] = cache.layers
-    for i, layer in enumerate(layers):
-        if type(layer) is DynamicLayer:
-            layers[i] = _BufferedLayer(layer, rows, length)
-        else:  # sliding-window and other special layers keep their own way of growing
-            layer.batch_select_indices(rows)

@@ -54,7 +54,7 @@ def data():
 
 @pytest.fixture
 def trainer(data, tmp_path):
-    return SimpleNamespace(datamodule=data, is_global_zero=True, log_dir=str(tmp_path / "run"), default_root_dir=None)
+    return SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=str(tmp_path / "run"))
 
 
 def test_the_summary_holds_success_before_and_after(data, trainer, tmp_path, capsys):

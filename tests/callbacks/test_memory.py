@@ -14,7 +14,7 @@ from cahl_pl.callbacks import FourBitMemory
 from cahl_pl.callbacks.memory import GIB, weights_gib
 
 
-def policy(quantization="none", lm=None):
+def policy(quantization=None, lm=None):
     return SimpleNamespace(config=SimpleNamespace(quantization=quantization), lm=lm)
 
 
@@ -100,9 +100,16 @@ def test_sets_the_quantization_before_the_model_is_built_and_logs(trainer):
     assert all(0.01 < value < 100 for _, value in scalars["memory/peak_gib"])
 
 
+@pytest.mark.parametrize("chosen", ["none", "nf4"])
+def test_what_the_policy_is_told_holds(chosen):
+    module = SimpleNamespace(policy=policy(chosen))
+    FourBitMemory(quantization="nf4" if chosen == "none" else "none").setup(None, module, "fit")
+    assert module.policy.config.quantization == chosen
+
+
 def test_refuses_a_base_that_is_loaded_otherwise():
-    module = SimpleNamespace(policy=policy("none", lm=Adapted()))
-    with pytest.raises(RuntimeError, match="already loaded with 'none'"):
+    module = SimpleNamespace(policy=policy(None, lm=Adapted()))
+    with pytest.raises(RuntimeError, match="already loaded without"):
         FourBitMemory().setup(None, module, "fit")
     FourBitMemory(quantization="none").setup(None, module, "fit")
     FourBitMemory().setup(None, SimpleNamespace(policy=policy("nf4", lm=Adapted())), "test")

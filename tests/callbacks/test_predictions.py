@@ -25,7 +25,7 @@ def episode(plan_text=PLAN, output=CALL, feedback='"12:00"') -> dict:
 
 @pytest.fixture
 def trainer(tmp_path):
-    return SimpleNamespace(log_dir=None, default_root_dir=str(tmp_path))
+    return SimpleNamespace(loggers=[], default_root_dir=str(tmp_path))
 
 
 @pytest.fixture

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from cahl_pl.engines.base import Sampling
 from cahl_pl.engines.transformers import TransformersEngine
-from cahl_pl.logprobs import score
+from cahl_pl.errors import ConfigError
+from cahl_pl.logprobs import micro_batches, score
+from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.types import Group
 
-PROMPTS = [list(range(10, 30)), list(range(40, 47)), list(range(100, 133))]
+# the first and the last share what they start with: they are read in one row
+PROMPTS = [list(range(10, 30)), list(range(40, 47)), list(range(100, 133)), [*range(10, 27), *range(60, 70)]]
 
 
 def generate(policy, sampling, num_samples=3, batch_size=64, seed=0, role="planner"):
@@ -34,10 +40,11 @@ def test_sampling_logprobs_are_those_of_the_loss(policy, role):
         for i, (p, cs) in enumerate(zip(PROMPTS, samples, strict=True))
     ]
     policy.activate(role)
+    (batch,) = micro_batches(groups, 32, 10_000)
     with torch.no_grad():
-        scores = score(policy, groups, 0.7)
-    flat = [c.logprobs for cs in samples for c in cs]
-    for row, logprobs in enumerate(flat):
+        scores = score(policy, batch, 0.7)
+    for row, sample in enumerate(batch.samples):
+        logprobs = samples[sample.group.peers][sample.index].logprobs
         torch.testing.assert_close(scores.logprobs[row, : len(logprobs)], logprobs, atol=1e-4, rtol=1e-4)
 
 
@@ -72,3 +79,17 @@ def test_top_p_keeps_only_likely_tokens(policy):
 def test_bad_sampling_is_refused():
     with pytest.raises(ValueError, match="temperature"):
         Sampling(temperature=-1.0)
+
+
+def test_sliding_windows_hold_what_fits_into_them(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "sliding")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"use_sliding_window": True, "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    policy = Policy(PolicyConfig(model=str(folder)))
+    policy.load()
+    for prompt, (completion,) in zip(PROMPTS, generate(policy, Sampling(0.0, 1.0, 7), 1), strict=True):
+        expected = policy.lm.generate(input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=7)
+        assert completion.ids.tolist() == expected[0, len(prompt) :].tolist()
+    with pytest.raises(ConfigError, match=r"41 tokens.* see 40 at most"):
+        generate(policy, Sampling(0.0, 1.0, 8))

@@ -1,0 +1,47 @@
+"""Rows hold each sequence as a path, share what is worth it, and keep sequences from seeing one another."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cahl_pl.packing import batches, collate, pack
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8)
+
+
+@given(SEQUENCES, st.sampled_from([1, 4, 64]), st.sampled_from([5, 40]))
+def test_every_sequence_is_a_path_that_sees_itself_alone(sequences, hidden_size, max_tokens):
+    rows = pack(sequences, hidden_size, max_tokens)
+    assert sorted(member for row in rows for member in row.members) == list(range(len(sequences)))
+    ids, positions, visible = collate(rows, pad=9, device=torch.device("cpu"))
+    for r, row in enumerate(rows):
+        assert len(row.ids) <= max(max_tokens, *(len(sequences[m]) for m in row.members))
+        assert len(row.ids) == sum(row.new)
+        for member, path in zip(row.members, row.paths, strict=True):
+            assert ids[r, path].tolist() == sequences[member]
+            assert positions[r, path].tolist() == list(range(len(path)))
+            for i, place in enumerate(path):
+                assert visible[r, place].nonzero().flatten().tolist() == sorted(path[: i + 1])
+        for place in range(len(row.ids), ids.shape[1]):
+            assert ids[r, place] == 9
+            assert visible[r, place].nonzero().flatten().tolist() == [place]
+
+
+def test_what_is_shared_stands_once():
+    prompt = list(range(100))
+    (row,) = pack([[*prompt, 7], [*prompt, 7, 8], prompt, [*prompt, 9]], hidden_size=64, max_tokens=1000)
+    assert row.ids == [*prompt, 7, 8, 9]
+    assert row.new == [100, 1, 1, 1]
+
+
+def test_sequences_that_share_little_do_not_share_a_row():
+    rows = pack([[1, *range(10, 90)], [1, *range(100, 190)]], hidden_size=64, max_tokens=1000)
+    assert [row.members for row in rows] == [[0], [1]]
+
+
+def test_batches_keep_to_the_budget():
+    rows = pack([[i] * n for i, n in enumerate([3, 9, 4, 30, 5])], hidden_size=8, max_tokens=20)
+    parts = list(batches(rows, 20))
+    assert [[len(row.ids) for row in part] for part in parts] == [[3, 4, 5], [9], [30]]
