@@ -22,6 +22,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
+from cahl_pl.resume import fault_of, resume_last
 from cahl_pl.schema import SchemaError
 
 USER_ERRORS = (ConfigError, DataError, PolicyError, SchemaError)
@@ -50,7 +51,7 @@ class CAHLCLI(LightningCLI):
         """Refuse an accelerator or a checkpoint that is not there, before anything is loaded.
 
         Raises:
-            ConfigError: a GPU is asked for, but there is none; or the checkpoint does not exist.
+            ConfigError: a GPU is asked for, but there is none; or the checkpoint does not exist or is damaged.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
@@ -59,12 +60,20 @@ class CAHLCLI(LightningCLI):
                 "--trainer.accelerator cpu, or on a machine with a GPU and a CUDA build of torch"
             )
         checkpoint = config.get("ckpt_path")
+        if checkpoint == "last" and self.subcommand == "fit":
+            resume_last(config)
         # "last", "best" and "hpc" are Lightning's words; anything that looks like a path has to be there
-        if checkpoint and ("/" in str(checkpoint) or str(checkpoint).endswith(".ckpt")) and not Path(checkpoint).exists():
-            raise ConfigError(
-                f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, such "
-                "as runs/quickstart/version_0/checkpoints/last.ckpt"
-            )
+        elif checkpoint and ("/" in str(checkpoint) or str(checkpoint).endswith(".ckpt")):
+            if not Path(checkpoint).exists():
+                raise ConfigError(
+                    f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, "
+                    "such as runs/quickstart/version_0/checkpoints/step-000044.ckpt, or `last`"
+                )
+            if fault := fault_of(Path(checkpoint)):
+                raise ConfigError(
+                    f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` to "
+                    "go on from the newest whole one"
+                )
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; what their constructors refuse is an error of the configuration.

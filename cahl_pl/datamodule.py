@@ -101,6 +101,10 @@ class RolloutDataModule(LightningDataModule):
         self.epoch = 0
         self.round = 0  # of this epoch
         self.pending: list[RolloutBatch] = []  # batches of the current round that are still to be trained on
+        self.sampling = False  # a round is being sampled: nothing that a checkpoint holds is changing
+        self.evaluating = False
+        self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
+        self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
 
     # --- what Lightning asks for -----------------------------------------------------------------------------------
@@ -148,19 +152,44 @@ class RolloutDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, RolloutBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: epoch, round, the rest of the current round, and the generator."""
+        """Where the stream stands: epoch, round, the rest of the current round, and the generator.
+
+        While a round is being sampled, that is where it began: a resumed run samples it again, the same.
+        """
         return {
             "epoch": self.epoch,
             "round": self.round,
             "pending": [batch.state() for batch in self.pending],
-            "generator": self.generator.get_state(),
+            "generator": self._generator_before if self.sampling else self.generator.get_state(),
+            "shape": self._shape(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ConfigError: the stream is cut in another way now, so that the position would mean something else.
+        """
+        for name, now in self._shape().items():
+            then = state_dict["shape"][name]
+            if then != now:
+                raise ConfigError(
+                    f"the checkpoint was written with data.{name} = {then}, now it is {now}, and its position in the data would "
+                    "mean something else: resume with the old value, or start a new run"
+                )
         self.epoch, self.round = state_dict["epoch"], state_dict["round"]
         self.pending = [RolloutBatch.from_state(state) for state in state_dict["pending"]]
         self.generator.set_state(state_dict["generator"])
+
+    def _shape(self) -> dict[str, Any]:
+        """What the position in the stream is counted in."""
+        return {
+            "train (number of tasks)": len(self.train_tasks),
+            "tasks_per_round": self.tasks_per_round,
+            "updates_per_round": self.updates_per_round,
+            "warm_start_rounds": self.warm_start_rounds,
+            "seed": self.seed,
+        }
 
     # --- the stream ------------------------------------------------------------------------------------------------
 
@@ -200,8 +229,12 @@ class RolloutDataModule(LightningDataModule):
         last = False
         while not last:
             if not self.pending:
-                self.pending = self._sample_round()
-                self.round += 1
+                if self.interruption is not None:
+                    raise self.interruption
+                self._generator_before = self.generator.get_state()
+                self.sampling = True
+                batches = self._sample_round()
+                self.sampling, self.pending, self.round = False, batches, self.round + 1
             batch = self.pending.pop(0)
             last = not self.pending and self.round == self.rounds_per_epoch
             if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
@@ -232,7 +265,7 @@ class RolloutDataModule(LightningDataModule):
                 version[role],
                 _count(steps[:i], role),
                 metrics=metrics,
-                trajectories=result.trajectories,
+                trajectories=result.trajectories if i == 0 else None,
                 temperature=temperature[role],
             )
             for i, role in enumerate(steps)
@@ -270,7 +303,9 @@ class RolloutDataModule(LightningDataModule):
         parts = self.rollout
         rollout = Rollout(parts.engine, parts.environment, parts.planner_reward, parts.executor_reward, greedy)
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
+        self.evaluating = True
         episodes = {id(e.task): e for e in rollout.run(self.policy, self.builder, tasks, generator).trajectories}
+        self.evaluating = False
         too_long = Plan(error="prompt too long")
         return [episodes.get(id(task)) or Trajectory(task, "", too_long) for task in tasks]
 

@@ -117,6 +117,18 @@ class CAHLModule(LightningModule):
         data: RolloutDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
+    def on_train_start(self) -> None:
+        """What the configuration says now holds, also where a checkpoint has brought back older optimiser settings."""
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        for index, role in enumerate(ROLES):
+            config = self.optimizer_config[role]
+            optimizer, scheduler = optimizers[index], schedulers[index]  # type: ignore[index]
+            for group in optimizer.param_groups:
+                group["betas"], group["weight_decay"] = tuple(config.betas), config.weight_decay
+            scheduler.base_lrs = [config.lr] * len(optimizer.param_groups)
+            factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+            scheduler._last_lr = [config.lr * factor for factor in factors]
+
     # --- training ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:

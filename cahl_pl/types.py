@@ -247,7 +247,7 @@ class RolloutBatch:
         update: 0 for the first update on this batch, 1 for the second, ...
         objective: `grpo`, or `supervised` for the warm start on gold completions (advantages are 1).
         metrics: scalars measured while sampling, tag -> value.
-        trajectories: the episodes of the round, for callbacks to look at.
+        trajectories: the episodes of the round, for callbacks to look at; None but with the round's first batch.
         temperature: of the sampling; the log-probabilities of the loss are taken at the same temperature.
     """
 
@@ -257,7 +257,7 @@ class RolloutBatch:
     update: int = 0
     objective: Literal["grpo", "supervised"] = "grpo"
     metrics: dict[str, float] = field(default_factory=dict)
-    trajectories: list[Trajectory] = field(default_factory=list)
+    trajectories: list[Trajectory] | None = None
     temperature: float = 1.0
 
     def to(self, device: torch.device | str) -> RolloutBatch:
@@ -265,11 +265,11 @@ class RolloutBatch:
         return replace(self, groups=[group.to(device) for group in self.groups])
 
     def state(self) -> dict[str, Any]:
-        """Plain containers and tensors, for a checkpoint; the episodes, which only callbacks read, are left out."""
+        """Plain containers and tensors, for a checkpoint. The episodes are left out: what waits is never a first batch."""
         state = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("groups", "trajectories")}
         return {**state, "groups": [{f.name: getattr(g, f.name) for f in fields(g)} for g in self.groups]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RolloutBatch:
-        """The batch that `state` was taken of, without its episodes."""
+        """The batch that `state` was taken of."""
         return cls(**{**state, "groups": [Group(**group) for group in state["groups"]]})

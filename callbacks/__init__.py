@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cahl_pl.callbacks.before_after import BeforeAfter
+from cahl_pl.callbacks.checkpoints import Checkpoints
 from cahl_pl.callbacks.convergence import Convergence
 from cahl_pl.callbacks.execution_feedback import ExecutionFeedback
 from cahl_pl.callbacks.memory import FourBitMemory
@@ -12,6 +13,7 @@ from cahl_pl.callbacks.start_summary import StartSummary
 
 __all__ = [
     "BeforeAfter",
+    "Checkpoints",
     "Convergence",
     "ExecutionFeedback",
     "FourBitMemory",

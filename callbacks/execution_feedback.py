@@ -17,7 +17,7 @@ from cahl_pl.types import RolloutBatch, Trajectory
 class ExecutionFeedback(Callback):
     """Logs how the calls of a rollout round fared, and sample episodes as text.
 
-    Once a round, although its planner and executor batches carry the same episodes: the values of
+    Once a round, with its first batch: the values of
     `cahl_pl.metrics.ToolUse` over all processes; `tools/success/<tool>`, the share of a tool's calls whose
     feedback has no error, over the first process's episodes; and, for loggers that take text (TensorBoard),
     the text `trajectories`. The x-axis is `trainer.global_step`.
@@ -55,15 +55,13 @@ class ExecutionFeedback(Callback):
         self._metric = ToolUse()
         self._tools: set[str] = set()
         self._rounds = 0
-        self._last: list[Trajectory] | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Log the round that `batch` comes from, unless it was logged with an earlier batch."""
-        if batch.objective == "supervised" or batch.trajectories is self._last:
+        """Log the round that `batch` is the first of."""
+        if batch.trajectories is None:
             return
-        self._last = batch.trajectories  # kept, not its id(): ids of freed lists are used again
         self._rounds += 1
         if (self._rounds - 1) % self.every_n_rounds != 0:
             return
@@ -82,6 +80,14 @@ class ExecutionFeedback(Callback):
             add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
             if add_text is not None and text:
                 add_text("trajectories", text, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rounds seen, and the tools that have a curve."""
+        return {"rounds": self._rounds, "tools": sorted(self._tools)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._rounds, self._tools = state_dict["rounds"], set(state_dict["tools"])
 
     def _success_by_tool(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         calls: Counter[str] = Counter()

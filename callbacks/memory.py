@@ -64,7 +64,8 @@ class FourBitMemory(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what base and adapters take."""
         policy: Any = pl_module.policy
-        self._log(trainer, weights_gib(policy.lm))
+        if trainer.ckpt_path is None:  # a resumed run has these in its log already
+            self._log(trainer, weights_gib(policy.lm))
         self._warned = False
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)

@@ -72,8 +72,8 @@ def make(policy):
 
 
 def requests_of(batches):
-    """The requests of each round's batches, without the repetitions of its plans."""
-    return [list(dict.fromkeys(t.task.id for t in batch.trajectories)) for batch in batches]
+    """The requests of each round, without the repetitions of its plans; they come with its first batch."""
+    return [list(dict.fromkeys(t.task.id for t in b.trajectories)) for b in batches if b.trajectories is not None]
 
 
 def contents(batches):
@@ -188,7 +188,7 @@ def test_the_trainer_trains_on_every_batch_of_every_epoch(tiny_model, tmp_path, 
             self.batches = []
 
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            self.batches.append((batch.role, requests_of([batch])[0]))
+            self.batches.append((batch.role, requests_of([batch])))
 
     seen = Seen()
     data = make(5, schedule=schedule)

@@ -47,7 +47,7 @@ def end(callback, trainer, module, *batches):
 def test_round_is_logged_once_at_the_global_step(trainer, module):
     first = [episode(step("clock")), episode(step("weather", "tool"), step("clock"))]
     second = [episode(step("weather", "tool"))]
-    batches = [batch(first), batch(first, "executor"), batch(first, update=1), batch(second)]
+    batches = [batch(first), batch(None, "executor"), batch(None, update=1), batch(second)]
     end(ExecutionFeedback(), trainer, module, *batches)
     scalars = trainer.scalars()
     assert scalars["task/success"] == [(1, 0.5), (4, 0)]
@@ -58,9 +58,21 @@ def test_round_is_logged_once_at_the_global_step(trainer, module):
 
 def test_every_n_rounds_and_supervised_batches(trainer, module):
     rounds = [batch([episode(step("clock"))]) for _ in range(4)]
-    warm_start = batch([episode(step("clock"))], objective="supervised")
+    warm_start = batch(None, objective="supervised")
     end(ExecutionFeedback(every_n_rounds=3), trainer, module, warm_start, *rounds)
     assert [x for x, _ in trainer.scalars()["task/success"]] == [2, 5]
+
+
+def test_a_resumed_run_goes_on_counting(trainer, module):
+    rounds = [batch([episode(step("clock"))]) for _ in range(4)]
+    first = ExecutionFeedback(every_n_rounds=3, max_tools=1)
+    end(first, trainer, module, *rounds[:2])
+    second = ExecutionFeedback(every_n_rounds=3, max_tools=1)
+    second.load_state_dict(first.state_dict())
+    end(second, trainer, module, rounds[2], batch([episode(step("weather"), step("clock"))]))
+    scalars = trainer.scalars()
+    assert [x for x, _ in scalars["task/success"]] == [1, 4]
+    assert "tools/success/weather" not in scalars
 
 
 def test_only_offered_tools_get_curves_and_only_so_many(trainer, module):

@@ -1,0 +1,97 @@
+"""`--ckpt_path last`: going on where the newest run stopped, in its own folder."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+
+def resume_last(config: Namespace) -> None:
+    """Replace `ckpt_path: last` by the newest whole checkpoint of the newest run, and log into that run's folder.
+
+    Where there is no run yet, or it has no checkpoint, training starts from the beginning: the same command serves for
+    the first start and for every one after it.
+
+    Args:
+        config: of a subcommand; `ckpt_path` and the logger's `version` are set in it.
+    """
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    logger = config.trainer.logger
+    arguments = logger.init_args if isinstance(logger, Namespace) and "init_args" in logger else None
+    if arguments is not None and "save_dir" in arguments:
+        root = Path(arguments.save_dir) / (arguments.get("name") or "")
+        numbers = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdecimal()]
+        arguments.version = max(numbers, default=0)
+        folder = root / f"version_{arguments.version}"
+    else:
+        folder = Path(config.trainer.default_root_dir or ".")
+    checkpoint = newest(folder, speaks)
+    config.ckpt_path = None if checkpoint is None else str(checkpoint)
+    if not speaks:
+        return
+    if checkpoint is None:
+        print(f"no checkpoint in {folder} yet: starting from the beginning", flush=True)
+        return
+    print(f"going on from {checkpoint}", flush=True)
+    for change in _changes(folder / "config.yaml", config):
+        print(f"  changed since then: {change}", flush=True)
+
+
+def newest(folder: Path, speaks: bool = True) -> Path | None:
+    """The newest whole checkpoint of a run's folder; damaged ones are named on the way."""
+    for path in sorted((folder / "checkpoints").glob("step-*.ckpt"), reverse=True):
+        fault = fault_of(path)
+        if fault is None:
+            return path
+        if speaks:
+            print(f"warning: the checkpoint {path} is damaged ({fault}); trying the one before", flush=True)
+    return None
+
+
+def fault_of(path: Path) -> str | None:
+    """Why a checkpoint cannot be used; None if it is whole.
+
+    A checkpoint is a zip archive with a checksum of every record, which loading alone would not look at.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    return None if record is None else f"the checksum of {record} is wrong"
+
+
+def _changes(path: Path, config: Namespace) -> list[str]:
+    """The keys whose values differ from those that the run was started with."""
+    try:
+        then = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    now = _flat(yaml.safe_load(yaml.safe_dump(_plain(config))))
+    return [f"{key}: {then[key]} -> {now[key]}" for key in then if key in now and then[key] != now[key]]
+
+
+def _plain(value: Any) -> Any:
+    """Namespaces as dictionaries, and what YAML does not know as text."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, without what differs at every start."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return {k: v for k, v in result.items() if k not in ("ckpt_path", "config", "trainer.logger.init_args.version")}

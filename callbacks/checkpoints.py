@@ -1,0 +1,151 @@
+"""Checkpoints that survive anything, and a clean stop when the machine is taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.records import run_folder
+from cahl_pl.types import RolloutBatch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop; the process exits with 128 + the signal's number (143 or 130), as shells do."""
+
+
+class Checkpoints(Checkpoint):
+    """Saves adapters, optimisers, generators and data position so that a resumed run is the run that was never stopped.
+
+    Files are `checkpoints/step-000040.ckpt` in the run's folder, written aside, flushed to the disk and renamed: a
+    name that is there is a checkpoint that is whole. One that cannot be written (no space left) costs a warning, not
+    the run.
+
+    Once training has begun, on SIGTERM and SIGINT a checkpoint is written and the process exits with 128 + the signal's number: at once while
+    sampling or evaluating (of one process), else at the end of the training step, which is the longest that it can
+    take. A second signal stops without saving. SIGKILL loses what came after the last checkpoint: time, nothing else.
+
+    Args:
+        every_n_steps: optimiser steps of both roles between two checkpoints.
+        keep: how many to keep, the newest; two, so that a damaged one still leaves one.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 20, keep: int = 2) -> None:
+        if min(every_n_steps, keep) < 1:
+            raise ValueError(f"Checkpoints.every_n_steps and keep are {every_n_steps} and {keep}: give 1 or more")
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+        self._saved = -1  # step of the last checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run."""
+        self._trainer = trainer
+        if stage == "fit":
+            self._saved, self._data.interruption = -1, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals, in place of Lightning's handlers; it gives them back at the end.
+
+        And have TensorBoard leave out what a run logged after the checkpoint that it goes on from: it is logged again.
+        """
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+        if trainer.ckpt_path is None or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                start = SessionLog(status=SessionLog.START)
+                logger.experiment.file_writer.add_event(Event(session_log=start), trainer.global_step + 1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Save when it is time, or when the run has been asked to stop."""
+        stop = self._data.interruption
+        if trainer.world_size > 1:  # all stop together, or those left behind would wait for ever
+            stopping = trainer.strategy.reduce(torch.tensor(float(stop is not None)), reduce_op="sum")
+            stop = stop or (Interrupted(128 + signal.SIGTERM) if stopping > 0 else None)
+        if stop is not None or trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+        if stop is not None:
+            raise stop
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before what may take long and is left at once when the run is asked to stop."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save when sampling was interrupted: nothing is half done there. An error is no point to go on from."""
+        if isinstance(exception, Interrupted) and self._data.sampling:
+            self._save(trainer)
+
+    @property
+    def _data(self) -> RolloutDataModule:
+        data: RolloutDataModule = self._trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again = self._data.interruption is not None
+        self._data.interruption = stop = Interrupted(128 + number)
+        name = signal.Signals(number).name
+        # what is under way changes neither weights nor position: it can be left at any moment
+        idle = self._trainer.world_size == 1 and (self._data.sampling or self._data.evaluating)
+        if again or idle:
+            print(f"{name}: stopping", flush=True)
+            raise stop
+        print(f"{name}: stopping after this training step", flush=True)
+
+    def _save(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if step in (self._saved, 0):
+            return
+        folder = run_folder(trainer) / "checkpoints" if trainer.is_global_zero else Path()
+        path = folder / f"step-{step:06d}.ckpt"
+        aside = path.with_suffix(".tmp")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(aside, weights_only=False)
+            if trainer.is_global_zero:
+                _flush(aside)
+                aside.replace(path)
+                _flush(folder)
+                for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
+                    old.unlink()
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            print(
+                f"warning: the checkpoint of step {step} could not be written to {folder} ({error.strerror or error}); "
+                "training goes on, older checkpoints are still there: make room or correct the permissions",
+                flush=True,
+            )
+            return
+        self._saved = step
+
+
+def _flush(path: Path) -> None:
+    """Have the system put a file, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+

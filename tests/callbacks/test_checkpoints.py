@@ -1,0 +1,180 @@
+"""Runs that are stopped by a signal, at every kind of moment, and go on as if they had not been."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from cahl_pl.callbacks import Checkpoints
+from cahl_pl.callbacks.checkpoints import Interrupted
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.engines import TransformersEngine
+from cahl_pl.engines.base import Sampling
+from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.errors import ConfigError
+from cahl_pl.module import CAHLModule, OptimizerConfig
+from cahl_pl.policy import PolicyConfig
+from cahl_pl.prompts import PromptConfig
+from cahl_pl.resume import newest
+from cahl_pl.rollout import RolloutConfig
+from cahl_pl.toolworld import ToolWorld, toolkit
+
+PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="{subtask}")
+
+
+class Interrupting(TransformersEngine):
+    """Sends the process a signal before the n-th request for samples is answered."""
+
+    def __init__(self, at=None, number=signal.SIGTERM):
+        super().__init__()
+        self.at, self.number, self.count = at, number, 0
+
+    def generate(self, *args, **kwargs):
+        self.count += 1
+        if self.count == self.at:
+            os.kill(os.getpid(), self.number)
+        return super().generate(*args, **kwargs)
+
+
+class InUpdate(Callback):
+    """Sends signals while a batch is being trained on."""
+
+    def __init__(self, step, *numbers):
+        self.step, self.numbers = step, numbers
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    """Trains for six steps, from the newest checkpoint of the folder if there is one."""
+
+    def start(name, engine=None, extra=(), checkpoints=None, **data):
+        folder = tmp_path / name
+        seed_everything(3, verbose=False)
+        module = CAHLModule(
+            PolicyConfig(model=str(tiny_model), lora_rank=2), planner=OptimizerConfig(lr=1e-2), executor=OptimizerConfig(lr=1e-2)
+        )
+        sampling = Sampling(max_new_tokens=6)
+        options = {"tasks_per_round": 2, "rollout": RolloutConfig(2, 2, planner=sampling, executor=sampling), **data}
+        datamodule = RolloutDataModule(
+            ToolWorld(size=6),
+            ExecutableEnvironment(toolkit),
+            prompts=PROMPTS,
+            engine=engine or TransformersEngine(),
+            test={"test": ToolWorld("test", 2)},
+            **options,
+        )
+        trainer = Trainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            max_steps=6,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[checkpoints or Checkpoints(every_n_steps=100), *extra],
+        )
+        try:
+            trainer.fit(module, datamodule, ckpt_path=newest(folder), weights_only=True)
+        finally:
+            handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+            assert handlers == [signal.SIG_DFL, signal.default_int_handler]
+        return {name: tensor.clone() for name, tensor in module.policy.adapter_state().items()}
+
+    return start
+
+
+def saved(tmp_path, name):
+    return [path.stem for path in sorted((tmp_path / name / "checkpoints").iterdir())]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_sampling_saves_where_the_round_began(run, tmp_path, capsys, number, status):
+    with pytest.raises(Interrupted) as stop:
+        run("a", Interrupting(2, number))  # the second round, after two steps
+    assert stop.value.code == status
+    assert saved(tmp_path, "a") == ["step-000002"]
+    assert f"{number.name}: stopping\n" in capsys.readouterr().out
+    resumed, whole = run("a"), run("b")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_signal_in_an_update_waits_for_its_end(run, tmp_path, capsys):
+    with pytest.raises(Interrupted):
+        run("a", extra=[InUpdate(2, signal.SIGTERM)])
+    assert saved(tmp_path, "a") == ["step-000003"]  # the executor's turn of that round is pending
+    assert "stopping after this training step" in capsys.readouterr().out
+    resumed, whole = run("a"), run("b")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_second_signal_does_not_wait_and_does_not_save(run, tmp_path):
+    with pytest.raises(Interrupted) as stop:
+        run("a", extra=[InUpdate(2, signal.SIGTERM, signal.SIGINT)])
+    assert stop.value.code == 130
+    assert not (tmp_path / "a" / "checkpoints").exists()
+
+
+def test_a_signal_while_validating_stops_at_once(run, tmp_path):
+    with pytest.raises(Interrupted):
+        run("a", Interrupting(5), validation=ToolWorld("test", 2))  # sanity check, three rounds, validation
+    assert saved(tmp_path, "a") == ["step-000006"]
+
+
+def test_the_newest_are_kept_and_the_end_is_saved(run, tmp_path):
+    run("a", checkpoints=Checkpoints(every_n_steps=2, keep=2))
+    assert saved(tmp_path, "a") == ["step-000004", "step-000006"]
+    run("b", checkpoints=Checkpoints(every_n_steps=4, keep=3))
+    assert saved(tmp_path, "b") == ["step-000004", "step-000006"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, tmp_path, capsys):
+    whole = run("a", checkpoints=Checkpoints(every_n_steps=2, keep=5))
+    paths = sorted((tmp_path / "a" / "checkpoints").iterdir())
+    content = bytearray(paths[2].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[2].write_bytes(content)
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])
+    assert newest(tmp_path / "a") == paths[0]
+    out = capsys.readouterr().out
+    assert f"the checkpoint {paths[2]} is damaged (the checksum of " in out
+    assert f"the checkpoint {paths[1]} is damaged (File is not a zip file)" in out
+    resumed = run("a")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_full_disk_costs_a_warning(run, tmp_path, capsys, monkeypatch):
+    def full(self, path, weights_only=False):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full)
+    run("a", checkpoints=Checkpoints(every_n_steps=3))
+    assert "warning: the checkpoint of step 3 could not be written" in capsys.readouterr().out
+    assert saved(tmp_path, "a") == []
+
+
+def test_a_position_that_would_mean_something_else_is_refused(run):
+    with pytest.raises(Interrupted):
+        run("a", Interrupting(2))
+    with pytest.raises(ConfigError, match="tasks_per_round = 2, now it is 3"):
+        run("a", tasks_per_round=3)
+
+
+def test_numbers_below_one_are_refused():
+    with pytest.raises(ValueError, match="every_n_steps and keep are 0 and 2"):
+        Checkpoints(every_n_steps=0)
+
+
+def test_nothing_is_saved_before_the_first_step(tmp_path):
+    trainer = SimpleNamespace(global_step=0)
+    Checkpoints()._save(trainer)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,83 @@
+"""`--ckpt_path last`: which folder, which checkpoint, what has changed since."""
+
+from __future__ import annotations
+
+import zipfile
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from cahl_pl.resume import fault_of, newest, resume_last
+
+
+@pytest.fixture
+def config(tmp_path) -> Namespace:
+    arguments = Namespace(save_dir=str(tmp_path), name="run", version=None)
+    return Namespace(
+        ckpt_path="last",
+        trainer=Namespace(
+            logger=Namespace(class_path="TensorBoardLogger", init_args=arguments), default_root_dir=None
+        ),
+        model=Namespace(planner=Namespace(lr=0.002), grpo=Namespace(loss="grpo")),
+    )
+
+
+def checkpoint(folder, step):
+    path = folder / "checkpoints" / f"step-{step:06d}.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", b"0123456789" * 10)
+    return path
+
+
+def test_the_first_start_begins_at_the_beginning(config, tmp_path, capsys):
+    resume_last(config)
+    assert config.ckpt_path is None
+    assert config.trainer.logger.init_args.version == 0
+    assert capsys.readouterr().out == f"no checkpoint in {tmp_path}/run/version_0 yet: starting from the beginning\n"
+
+
+def test_the_newest_run_goes_on_in_its_folder_and_changes_are_named(config, tmp_path, capsys):
+    checkpoint(tmp_path / "run" / "version_2", 400)
+    folder = tmp_path / "run" / "version_10"
+    checkpoint(folder, 20)
+    last = checkpoint(folder, 40)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"model": {"planner": {"lr": 0.001}, "grpo": {"loss": "grpo"}}, "ckpt_path": None})
+    )
+    resume_last(config)
+    assert config.ckpt_path == str(last)
+    assert config.trainer.logger.init_args.version == 10
+    assert capsys.readouterr().out.splitlines() == [
+        f"going on from {last}",
+        "  changed since then: model.planner.lr: 0.001 -> 0.002",
+    ]
+
+
+def test_without_a_logger_the_root_folder_holds_the_checkpoints(config, tmp_path):
+    config.trainer.logger = False
+    config.trainer.default_root_dir = str(tmp_path)
+    last = checkpoint(tmp_path, 7)
+    resume_last(config)
+    assert config.ckpt_path == str(last)
+
+
+def test_only_the_first_process_speaks(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    checkpoint(tmp_path / "run" / "version_0", 3).write_bytes(b"not a checkpoint")
+    resume_last(config)
+    assert config.ckpt_path is None
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_wrong_with_a_file(tmp_path):
+    path = checkpoint(tmp_path, 1)
+    assert fault_of(path) is None
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"0123456789", b"0123456780", 1))
+    assert fault_of(path) == "the checksum of data is wrong"
+    path.write_bytes(content[:60])
+    assert fault_of(path) == "File is not a zip file"
+    assert fault_of(tmp_path / "none") is not None
+    assert newest(tmp_path) is None
