@@ -2,8 +2,9 @@
 
     python tools/kill_and_resume.py --out runs/kills --kills 50 --between 1 40 -- -c configs/quickstart.yaml
 
-Both runs are `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--` and a `save_dir` of their own. The second one gets SIGKILL after a random number of seconds, 50 times; then it may end. Adapters,
-optimisers, generators, position and every logged scalar have to be equal, bit for bit, but for times and memory.
+Both runs are `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--` and a `save_dir` of their own. The
+second one gets SIGKILL after a random number of seconds, 50 times; then it may end. Adapters, optimisers, generators,
+position and every logged scalar have to be equal, bit for bit, but for times and memory.
 Exit status 1 says that something differs.
 """
 

@@ -1,14 +1,16 @@
 r"""Make the small model that ships with ToolWorld: tokenizer, then weights, from nothing.
 
-    python tools/make_toolworld_model.py --out runs/clean --steps 800
-    python tools/make_toolworld_model.py --start runs/clean --out cahl_pl/toolworld/model --steps 60 --habit 0.65 \
-        --learning-rate 5e-4
+    python tools/make_toolworld_model.py --out runs/plain --steps 800
+    python tools/make_toolworld_model.py --start runs/plain --out runs/clean --steps 2400 --new-words 0.5 --decay --seed 1
+    python tools/make_toolworld_model.py --start runs/clean --out cahl_pl/toolworld/model --steps 60 --new-words 0.5 \
+        --habit 0.65 --learning-rate 3e-4 --seed 2
 
 A byte-level BPE with a chat template, and a Qwen2-type transformer of a million parameters whose first attention heads
 are set by hand to copy (`initial_model`). It imitates gold plans and calls of ToolWorld's `train` split, both roles mixed.
-The second command gives both roles a bad habit (`with_habit`): two thirds of its demonstrations split a request too coarsely or
-too finely, or carry a sub-task out half. That is the mediocre start that reinforcement learning sets out from: both
-roles can do better than they mostly do, and neither alone can make up for the other.
+In the second command half of the tasks have made-up words in place of their tools' (`with_new_words`), so that the model
+learns to read what a tool is called. The third gives both roles a bad habit (`with_habit`): two thirds of its demonstrations
+split a request too coarsely or too finely, or carry a sub-task out half. That is the mediocre start that reinforcement
+learning sets out from: both roles can do better than they mostly do, and neither alone can make up for the other.
 """
 
 from __future__ import annotations
