@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from cahl_pl.packing import Row, batches, collate, pack
+from cahl_pl.forward import Pass, run
+from cahl_pl.packing import Row, batches, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Group
 
@@ -64,18 +66,19 @@ class Scores:
     mask: Tensor
 
 
-def micro_batches(groups: Sequence[Group], hidden_size: int, max_tokens: int) -> Iterator[MicroBatch]:
+def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> Iterator[MicroBatch]:
     """Split groups into micro-batches of at most `max_tokens` padded tokens each; a longer sample stands alone.
 
     Args:
+        policy: with the adapter active that the groups are for.
         groups: any sizes and lengths.
-        hidden_size: of the model; see `packing.pack`.
         max_tokens: tokens that go through the model at once, those that samples share counted once.
     """
     samples = [Sample(group, i) for group in groups for i in range(len(group.completion_ids))]
     # the last token of a completion predicts nothing
     sequences = [[*s.group.prompt_ids.tolist(), *s.ids[:-1].tolist()] for s in samples]
-    for rows in batches(pack(sequences, hidden_size, max_tokens), max_tokens):
+    frozen = [policy.frozen_tokens(s.group.prompt_ids.tolist()) for s in samples]
+    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen), max_tokens):
         yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
 
 
@@ -94,12 +97,9 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores
     ids = pad_sequence([sample.ids.to(device) for sample in batch.samples], batch_first=True)
     lengths = torch.tensor([len(sample.ids) for sample in batch.samples], device=device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-    tokens, positions, visible = collate(batch.rows, policy.tokenizer.pad_token_id, device)
-    hidden: Tensor = policy.causal_lm.base_model(
-        input_ids=tokens, attention_mask=policy.attention_mask(visible), position_ids=positions, use_cache=False
-    ).last_hidden_state
+    result = run(policy, batch.rows)
     # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
-    flat, target = hidden.flatten(0, 1)[_predictors(batch, tokens.shape[1], device)], ids[mask]
+    flat, target = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device)], ids[mask]
     values = [
         checkpoint(
             _token_logprobs, policy, flat[i : i + _CHUNK], target[i : i + _CHUNK], temperature, use_reentrant=False
@@ -112,13 +112,15 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores
     return Scores(logprobs, entropy, mask)
 
 
-def _predictors(batch: MicroBatch, width: int, device: torch.device) -> Tensor:
-    """Where in the flattened rows each completion token is predicted: one place before its own."""
-    paths = [torch.from_numpy(path) + r * width for r, row in enumerate(batch.rows) for path in row.paths]
-    places = [
-        path[len(sample.group.prompt_ids) - 1 :] for path, sample in zip(paths, batch.samples, strict=True)
+def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
+    """Where in the flattened hidden states each completion token is predicted: one place before its own."""
+    paths = [
+        result.columns[r][path] - result.width + r * result.hidden.shape[1]
+        for r, row in enumerate(batch.rows)
+        for path in row.paths
     ]
-    return torch.cat(places).to(device)
+    places = [path[len(s.group.prompt_ids) - 1 :] for path, s in zip(paths, batch.samples, strict=True)]
+    return torch.from_numpy(np.concatenate(places))
 
 
 def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

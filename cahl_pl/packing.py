@@ -2,8 +2,8 @@
 
 The completions of a group share their prompt; the plans of a task, and the steps that carry them out, share its tools
 and its request. A row holds such sequences as a tree: every token once, and a mask by which a token sees its own
-ancestors alone. One forward pass over the row gives each sequence what a pass of its own would give, and a backward
-pass the sum of their gradients. It needs no cache, so it goes together with gradient checkpointing.
+ancestors alone. One forward pass over the row (`forward`) gives each sequence what a pass of its own would give, and a
+backward pass the sum of their gradients.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 @dataclass
@@ -24,6 +22,7 @@ class Row:
     Attributes:
         ids: its tokens; a token's parent stands somewhere before it.
         depths: the position of each token in the sequences that it belongs to.
+        frozen: whether a token belongs to the part that is run without gradient and may be kept (see `forward`).
         members: which sequences, as indices into what was packed.
         paths: for each member, where in the row its tokens stand, in order.
         new: for each member, how many tokens of its path no earlier member had.
@@ -31,22 +30,40 @@ class Row:
 
     ids: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
+    frozen: list[bool] = field(default_factory=list)
     members: list[int] = field(default_factory=list)
     paths: list[NDArray[np.int64]] = field(default_factory=list)
     new: list[int] = field(default_factory=list)
 
-    def add(self, member: int, sequence: Sequence[int], shared: int) -> None:
-        """Add a sequence whose first `shared` tokens are those of the member added last."""
+    def add(self, member: int, sequence: Sequence[int], shared: int, frozen: int) -> None:
+        """Add a sequence whose first `shared` tokens are those of the member added last; the first are `frozen`."""
         old = self.paths[-1][:shared] if shared else np.empty(0, np.int64)
         new = len(sequence) - shared
         self.paths.append(np.concatenate([old, np.arange(len(self.ids), len(self.ids) + new)]))
         self.ids += sequence[shared:]
         self.depths += range(shared, len(sequence))
+        self.frozen += [depth < frozen for depth in range(shared, len(sequence))]
         self.members.append(member)
         self.new.append(new)
 
+    def freeze_common(self) -> None:
+        """Freeze the tokens that all members start with, but for the last token of the shortest."""
+        common = min([len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)] or [len(self.ids)])
+        common = min(common, *(len(path) - 1 for path in self.paths))
+        self.frozen = [i < common for i in range(len(self.ids))]  # the first member comes first, from its first token
 
-def pack(sequences: Sequence[Sequence[int]], hidden_size: int, max_tokens: int) -> list[Row]:
+    def visible(self) -> NDArray[np.bool_]:
+        """Whether a token sees another, itself included; [L, L]."""
+        result = np.zeros((len(self.ids), len(self.ids)), bool)
+        for path, new in zip(self.paths, self.new, strict=True):
+            own = path[len(path) - new :]
+            result[own[:, None], path] = np.tri(new, len(path), len(path) - new, dtype=bool)
+        return result
+
+
+def pack(
+    sequences: Sequence[Sequence[int]], hidden_size: int, max_tokens: int, frozen: Sequence[int] | None = None
+) -> list[Row]:
     """Put sequences into rows, those that share much into one.
 
     Args:
@@ -55,23 +72,31 @@ def pack(sequences: Sequence[Sequence[int]], hidden_size: int, max_tokens: int) 
             attention takes 4 hidden_size for each pair of a new and another token, whether the mask lets it count or
             not. What costs less is done.
         max_tokens: length of a row at most; a longer sequence has one of its own.
+        frozen: how many tokens of each sequence are frozen; None for none. The same token is not the same where it is
+            frozen in one sequence and not in another.
 
     Returns:
         Rows in which every sequence is a member once.
     """
     rows: list[Row] = []
     last: NDArray[np.int64] = np.empty(0, np.int64)
-    for member in sorted(range(len(sequences)), key=lambda i: list(sequences[i])):  # neighbours share the most
+    starts = [0] * len(sequences) if frozen is None else frozen
+    codes = [_codes(sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
+    for member in sorted(range(len(sequences)), key=lambda i: codes[i].tolist()):  # neighbours share the most
         sequence = list(sequences[member])
-        array = np.asarray(sequence)
+        array = codes[member]
         shared = _common_prefix(last, array)
         new, length = len(sequence) - shared, len(rows[-1].ids) if rows else 0
         if not rows or length + new > max_tokens or 3 * hidden_size * shared <= length * new:
             rows.append(Row())
             shared = 0
-        rows[-1].add(member, sequence, shared)
+        rows[-1].add(member, sequence, shared, starts[member])
         last = array
     return rows
+
+
+def _codes(sequence: Sequence[int], frozen: int) -> NDArray[np.int64]:
+    return 2 * np.asarray(sequence, np.int64) + (np.arange(len(sequence)) < frozen)
 
 
 def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
@@ -90,23 +115,3 @@ def batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def collate(rows: Sequence[Row], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows as tensors, padded on the right.
-
-    Returns:
-        Ids [R, L], positions [R, L], and `visible` [R, L, L]: whether the first token sees the second. Padding sees
-        itself, since a token that sees nothing has no attention.
-    """
-    longest = max(len(row.ids) for row in rows)
-    ids = np.full((len(rows), longest), pad)
-    positions = np.zeros((len(rows), longest), np.int64)
-    visible = np.zeros((len(rows), longest, longest), bool)
-    visible[:, range(longest), range(longest)] = True
-    for r, row in enumerate(rows):
-        ids[r, : len(row.ids)], positions[r, : len(row.ids)] = row.ids, row.depths
-        for path, new in zip(row.paths, row.new, strict=True):
-            own = path[len(path) - new :]
-            visible[r, own[:, None], path] = np.tri(new, len(path), len(path) - new, dtype=bool)
-    return tuple(torch.from_numpy(array).to(device) for array in (ids, positions, visible))  # type: ignore[return-value]

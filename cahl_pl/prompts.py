@@ -12,6 +12,7 @@ Three properties are kept here, because everything after relies on them:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_subtask
-from cahl_pl.types import Message, SubTask, Task, ToolSpec
+from cahl_pl.types import Message, Role, SubTask, Task, ToolSpec
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 
@@ -91,13 +92,17 @@ class PromptBuilder:
         """The ids that both roles' prompts of a task start with: tools, dialogue, request."""
         return self._split(task)[0]
 
+    def invocation(self, role: Role) -> list[int]:
+        """The ids that a role's own words start with, up to the first value that is filled in."""
+        return self._data(_head(getattr(self.config, role))[0])
+
     def planner(self, task: Task) -> list[int]:
         """The planner's prompt (q, H, T)."""
-        return self._prompt(task, self.config.planner)
+        return self._prompt(task, self.config.planner, self.config.planner)
 
     def executor(self, task: Task, subtask: SubTask) -> list[int]:
         """The executor's prompt for the first sub-task: (q, H, T, z_1)."""
-        return self._prompt(task, self._executor_words(subtask, 1))
+        return self._prompt(task, self.config.executor, self._executor_words(subtask, 1))
 
     def next_step(self, ended: bool, feedback: str, subtask: SubTask, index: int) -> list[int]:
         """What follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
@@ -108,10 +113,9 @@ class PromptBuilder:
             subtask: the next sub-task.
             index: its number in the plan, from 1.
         """
-        words = self._executor_words(subtask, index)
-        if feedback:
-            words = self.config.feedback.replace("{feedback}", feedback) + "\n\n" + words
-        return self._close_ids[int(ended) :] + self._data(words) + self._open_ids
+        shown = self.config.feedback.replace("{feedback}", feedback) + "\n\n" if feedback else ""
+        words = self._own(self.config.executor, self._executor_words(subtask, index))
+        return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
     def completion(self, text: str) -> list[int]:
         """A gold output as the model would have sampled it, end of turn included."""
@@ -126,9 +130,14 @@ class PromptBuilder:
         words = self.config.executor.replace("{index}", str(index))
         return words.replace("{subtask}", format_subtask(subtask))
 
-    def _prompt(self, task: Task, words: str) -> list[int]:
+    def _prompt(self, task: Task, template: str, words: str) -> list[int]:
         before, after = self._split(task)
-        return before + self._data("\n\n" + words) + after
+        return before + self._data("\n\n") + self._own(template, words) + after
+
+    def _own(self, template: str, words: str) -> list[int]:
+        """A role's words, their head tokenised apart: an activated adapter is found by its ids."""
+        head, _ = _head(template)
+        return self._data(head) + self._data(words[len(head) :])
 
     def _split(self, task: Task) -> tuple[list[int], list[int]]:
         """The ids up to the end of the request, and those after the role's words (the assistant's header)."""
@@ -162,6 +171,13 @@ class PromptBuilder:
         # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
         text = text.encode("utf-8", "replace").decode("utf-8")
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def _head(template: str) -> tuple[str, str]:
+    """A template up to the first value that is filled in, and the rest."""
+    start = re.search(r"\{(?:index|subtask)\}|$", template)
+    assert start is not None
+    return template[: start.start()], template[start.start() :]
 
 
 def tool_text(tool: ToolSpec, tool_format: Literal["json", "compact"]) -> str:

@@ -68,7 +68,7 @@ def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_na
 
     total = 0.0
     with policy.training_mode():
-        for part in micro_batches(groups, 32, 60):
+        for part in micro_batches(policy, groups, 60):
             scores = score(policy, part, 0.8)
             share, _ = grpo_loss(
                 scores.logprobs, None, None, part.advantages, scores.mask, config, count, tokens
@@ -101,7 +101,7 @@ def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_na
 @pytest.mark.parametrize("make", [make_groups, make_related_groups])
 def test_values_and_mask(make_policy, make, attention):
     policy, groups = make_policy(attention=attention), make()
-    (batch,) = micro_batches(groups, 32, 1_000)
+    (batch,) = micro_batches(policy, groups, 1_000)
     scores = score(policy, batch)
     assert len(batch.samples) == sum(len(group.completion_ids) for group in groups)
     for i, sample in enumerate(batch.samples):
@@ -113,11 +113,11 @@ def test_values_and_mask(make_policy, make, attention):
         assert (scores.entropy[i, :n] > 0).all()
 
 
-def test_micro_batches_keep_every_sample_once_within_the_budget():
+def test_micro_batches_keep_every_sample_once_within_the_budget(policy):
     groups = make_groups()
-    batches = list(micro_batches(groups, 32, 24))
+    batches = list(micro_batches(policy, groups, 24))
     assert len(batches) > 1
     samples = [(sample.group.peers, sample.index) for batch in batches for sample in batch.samples]
     assert sorted(samples) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)]
     assert all(len(batch.rows) * max(len(row.ids) for row in batch.rows) <= 24 for batch in batches)
-    assert len(list(micro_batches(groups, 32, 1_000_000))) == 1
+    assert len(list(micro_batches(policy, groups, 1_000_000))) == 1

@@ -20,7 +20,7 @@ from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.types import ROLES, Plan, SubTask
 
-PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="{subtask}")
+PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="Do {subtask}")
 
 
 class Length(BasePlannerReward, BaseExecutorReward):
@@ -54,10 +54,10 @@ class Watch(Callback):
         self.seen.append((batch.role, batch.update, lag, trainer.global_step, state))
 
 
-def make(tiny_model, tmp_path, *, steps=4, grpo=None, callbacks=(), seed=3, trainer_options=None, **data):
+def make(tiny_model, tmp_path, *, steps=4, adapter="lora", grpo=None, callbacks=(), seed=3, trainer_options=None, **data):
     seed_everything(seed, verbose=False)
     module = CAHLModule(
-        PolicyConfig(model=str(tiny_model), lora_rank=4),
+        PolicyConfig(model=str(tiny_model), lora_rank=4, adapter=adapter),
         grpo or GRPOConfig(),
         OptimizerConfig(lr=1e-2),
         OptimizerConfig(lr=1e-2),
@@ -103,8 +103,9 @@ def moved(before, after, role):
     return any(not torch.equal(before[name], after[name]) for name in before if f".{role}." in name)
 
 
-def test_each_step_moves_its_own_adapter_and_leaves_the_bytes_of_the_other(tiny_model, tmp_path):
-    *_, watch = fit(tiny_model, tmp_path, steps=6)
+@pytest.mark.parametrize("adapter", ["lora", "alora"])
+def test_each_step_moves_its_own_adapter_and_leaves_the_bytes_of_the_other(tiny_model, tmp_path, adapter):
+    *_, watch = fit(tiny_model, tmp_path, steps=6, adapter=adapter, seed=4)
     assert [role for role, *_ in watch.seen] == ["planner", "executor"] * 3
     assert [step for *_, step, _ in watch.seen] == [1, 2, 3, 4, 5, 6]  # one optimiser step a training step
     for (*_, before), (role, *_, after) in zip(watch.seen, watch.seen[1:], strict=False):

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cahl_pl.packing import batches, collate, pack
+from cahl_pl.packing import batches, pack
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8)
 
 
-@given(SEQUENCES, st.sampled_from([1, 4, 64]), st.sampled_from([5, 40]))
-def test_every_sequence_is_a_path_that_sees_itself_alone(sequences, hidden_size, max_tokens):
-    rows = pack(sequences, hidden_size, max_tokens)
+@given(SEQUENCES, st.sampled_from([1, 4, 64]), st.sampled_from([5, 40]), st.data())
+def test_every_sequence_is_a_path_that_sees_itself_alone(sequences, hidden_size, max_tokens, data):
+    frozen = [data.draw(st.integers(0, len(sequence) - 1)) for sequence in sequences]
+    rows = pack(sequences, hidden_size, max_tokens, frozen)
     assert sorted(member for row in rows for member in row.members) == list(range(len(sequences)))
-    ids, positions, visible = collate(rows, pad=9, device=torch.device("cpu"))
-    for r, row in enumerate(rows):
+    for row in rows:
         assert len(row.ids) <= max(max_tokens, *(len(sequences[m]) for m in row.members))
-        assert len(row.ids) == sum(row.new)
+        assert len(row.ids) == len(row.depths) == len(row.frozen) == sum(row.new)
+        visible = row.visible()
         for member, path in zip(row.members, row.paths, strict=True):
-            assert ids[r, path].tolist() == sequences[member]
-            assert positions[r, path].tolist() == list(range(len(path)))
+            assert [row.ids[i] for i in path] == sequences[member]
+            assert [row.depths[i] for i in path] == list(range(len(path)))
+            assert [row.frozen[i] for i in path] == [i < frozen[member] for i in range(len(path))]
             for i, place in enumerate(path):
-                assert visible[r, place].nonzero().flatten().tolist() == sorted(path[: i + 1])
-        for place in range(len(row.ids), ids.shape[1]):
-            assert ids[r, place] == 9
-            assert visible[r, place].nonzero().flatten().tolist() == [place]
+                assert visible[place].nonzero()[0].tolist() == sorted(path[: i + 1])
+
+
+@given(SEQUENCES)
+def test_what_all_members_start_with_is_frozen(sequences):
+    for row in pack(sequences, 64, 1000):
+        row.freeze_common()
+        members = [sequences[member] for member in row.members]
+        common = 0
+        while common < min(map(len, members)) - 1 and len({tuple(m[: common + 1]) for m in members}) == 1:
+            common += 1
+        for path in row.paths:
+            assert [row.frozen[i] for i in path] == [i < common for i in range(len(path))]
 
 
 def test_what_is_shared_stands_once():

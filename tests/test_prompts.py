@@ -200,3 +200,19 @@ def test_tools_as_json_and_compact():
     assert tool_text(tool, "compact") == "get weather(city: string): Wetter f\u00fcr eine Stadt."
     bare = ToolSpec("now", "The time.", {"type": "object"})
     assert tool_text(bare, "compact") == "now(): The time."
+
+
+def test_the_invocation_stands_in_every_prompt_of_its_role(builder):
+    prompt = builder.executor(TASK, FIRST)
+    for role, ids in {
+        "planner": builder.planner(TASK),
+        "executor": prompt,
+        # later steps too: the words come again, behind feedback or without it
+        "executor later": [*prompt, *builder.next_step(True, "found", SECOND, 2)],
+        "executor without feedback": [*prompt, *builder.next_step(True, "", SECOND, 2)],
+    }.items():
+        words = builder.invocation(role.split()[0])
+        starts = [i for i in range(len(ids)) if ids[i : i + len(words)] == words]
+        assert len(starts) == (2 if " " in role else 1)
+        assert starts[0] > len(builder.shared(TASK))
+        assert builder.decode(words) == {"p": PLANNER_INSTRUCTION, "e": "Carry out sub-task "}[role[0]]

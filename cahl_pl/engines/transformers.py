@@ -17,7 +17,8 @@ from transformers.cache_utils import DynamicLayer
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.errors import ConfigError
-from cahl_pl.packing import Row, collate, pack
+from cahl_pl.forward import run
+from cahl_pl.packing import Row, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Role
 
@@ -61,7 +62,11 @@ class TransformersEngine(Engine):
             )
         policy.activate(role)
         completions: list[list[Completion]] = [[] for _ in prompts]
-        rows = pack(prompts, policy.hidden_size, max(map(len, prompts), default=1) * 4)
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        rows = pack(prompts, policy.hidden_size, max(map(len, prompts), default=1) * 4, frozen)
+        if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
+            for row in rows:
+                row.freeze_common()
         for chunk in _chunks(rows, max(1, self.batch_size // num_samples)):
             members = [member for row in chunk for member in row.members]
             prefixes = _prefill(policy, chunk, num_samples, sampling.max_new_tokens)
@@ -98,26 +103,19 @@ class _Prefixes(NamedTuple):
 
 def _prefill(policy: Policy, rows: Sequence[Row], num_samples: int, limit: int) -> _Prefixes:
     """Run the prompts, shared tokens once, and lay out their keys and values for decoding."""
-    ids, positions, visible = collate(rows, policy.tokenizer.pad_token_id, policy.device)
-    packed = DynamicCache()
-    hidden: Tensor = policy.causal_lm.base_model(
-        input_ids=ids,
-        attention_mask=policy.attention_mask(visible),
-        position_ids=positions,
-        past_key_values=packed,
-        use_cache=True,
-    ).last_hidden_state
-    paths = [torch.from_numpy(path) for row in rows for path in row.paths]
+    result = run(policy, rows, keep_cache=True)
+    paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
     row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
     lengths = torch.tensor([len(path) for path in paths], device=policy.device)
     places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
     used = places.shape[1]
     cache = DynamicCache()
     layers: list[Any] = cache.layers
-    for layer in packed.layers:
+    for layer in result.cache.layers:
         layers.append(_BufferedLayer(layer, row_of, places, used + num_samples * limit))
     last = places.gather(1, lengths[:, None] - 1)[:, 0]
-    logits = policy.causal_lm.get_output_embeddings()(hidden[row_of, last]).float()
+    hidden = result.hidden[row_of, last - result.width]
+    logits = policy.causal_lm.get_output_embeddings()(hidden).float()
     seen = torch.zeros(len(paths), num_samples, used + num_samples * limit, dtype=torch.bool, device=policy.device)
     seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
     return _Prefixes(

@@ -40,7 +40,7 @@ def test_sampling_logprobs_are_those_of_the_loss(policy, role):
         for i, (p, cs) in enumerate(zip(PROMPTS, samples, strict=True))
     ]
     policy.activate(role)
-    (batch,) = micro_batches(groups, 32, 10_000)
+    (batch,) = micro_batches(policy, groups, 10_000)
     with torch.no_grad():
         scores = score(policy, batch, 0.7)
     for row, sample in enumerate(batch.samples):
