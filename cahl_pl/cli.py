@@ -19,13 +19,13 @@ from cahl_pl import __version__
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError
-from cahl_pl.module import CAHLModule
+from cahl_pl.module import CAHLModule, NonFiniteError
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
 from cahl_pl.resume import fault_of, resume_last
 from cahl_pl.schema import SchemaError
 
-USER_ERRORS = (ConfigError, DataError, PolicyError, SchemaError)
+USER_ERRORS = (ConfigError, DataError, NonFiniteError, PolicyError, SchemaError)
 """What a user can put right: reported in one sentence, without a traceback."""
 
 

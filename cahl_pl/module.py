@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +12,25 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from transformers import get_scheduler
 
+from cahl_pl.benchmarks.base import Benchmark
+from cahl_pl.benchmarks.runs import BenchmarkRun
 from cahl_pl.datamodule import RolloutDataModule, rewards_by_peers
+from cahl_pl.errors import ConfigError
 from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, supervised_loss
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.metrics import ToolUse
 from cahl_pl.policy import Policy, PolicyConfig
-from cahl_pl.records import record
+from cahl_pl.records import record, run_folder
 from cahl_pl.strategy import sum_gradients, sum_over_processes
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
 
 
 class StaleBatchError(RuntimeError):
     """A batch was sampled by an older policy than the one that would be trained on it."""
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradients were not finite in too many steps of a role in a row."""
 
 
 @dataclass
@@ -61,6 +69,11 @@ class CAHLModule(LightningModule):
         executor: the executor's optimiser.
         max_tokens_per_micro_batch: tokens of one forward and backward pass, padding included, shared tokens counted
             once. The gradient does not depend on it, only memory and speed do.
+        max_skipped_steps: stop when so many steps of a role in a row had a loss or gradients that were not finite. Such a
+            step moves nothing and is counted.
+
+    Raises:
+        ValueError: max_skipped_steps is below 1.
     """
 
     def __init__(
@@ -70,15 +83,21 @@ class CAHLModule(LightningModule):
         planner: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         executor: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         max_tokens_per_micro_batch: int = 16384,
+        max_skipped_steps: int = 5,
     ) -> None:
         super().__init__()
+        if max_skipped_steps < 1:
+            raise ValueError(f"model.max_skipped_steps is {max_skipped_steps}: give 1 or more")
         self.automatic_optimization = False
         self.policy = Policy(policy)
         self.grpo = grpo
         self.optimizer_config: dict[Role, OptimizerConfig] = {"planner": planner, "executor": executor}
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)  # steps in a row that were not finite
         self._checked: set[Role] = set()  # roles whose first gradients were looked at
         self._evaluation: dict[str, ToolUse] = {}
+        self._benchmarks: list[BenchmarkRun] = []
 
     # --- set-up ------------------------------------------------------------------------------------------------------
 
@@ -162,9 +181,13 @@ class CAHLModule(LightningModule):
             stats = self._backward(role, groups, batch, int(num_completions), int(num_tokens))
             sum_gradients(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            if not torch.isfinite(norm):  # a step on it would destroy the adapter
+            # the norm is that of all processes' gradients: all of them skip, or none
+            finite = bool(torch.isfinite(norm))
+            if not finite:  # a step on it would destroy the adapter
                 optimizer.zero_grad(set_to_none=True)
             metrics |= self._step_metrics(role, stats, norm, supervised)
+            metrics[f"{role}/skipped"] = float(not finite)
+            self._count_skipped(role, batch, finite)
         # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
         optimizer.step()
         if not supervised:
@@ -174,6 +197,24 @@ class CAHLModule(LightningModule):
         metrics[f"{role}/version"] = float(self.policy.version[role])
         metrics["step"] = float(self.trainer.global_step)  # the x-axis: optimiser steps of both roles
         self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+
+    def _count_skipped(self, role: Role, batch: RolloutBatch, finite: bool) -> None:
+        """Count a role's steps in a row that were not finite.
+
+        Raises:
+            NonFiniteError: there were too many; the last one's batch has been saved.
+        """
+        self.skipped[role] = 0 if finite else self.skipped[role] + 1
+        if finite:
+            return
+        print(f"warning: the {role}'s gradients are not finite: step {self.trainer.global_step + 1} is skipped", flush=True)
+        if self.skipped[role] >= self.max_skipped_steps:
+            path = run_folder(self.trainer) / f"{role}-batch-{self.trainer.global_rank}.pt"
+            torch.save(batch.state(), path)
+            raise NonFiniteError(
+                f"{self.skipped[role]} steps of the {role} in a row had gradients that are not finite; the last batch is in "
+                f"{path}: lower model.{role}.lr or max_grad_norm, and go on from an earlier checkpoint"
+            )
 
     def _with_advantages(self, groups: list[Group]) -> list[Group]:
         """The groups that carry a signal, with their advantages; groups of equal rewards are left out."""
@@ -197,7 +238,7 @@ class CAHLModule(LightningModule):
         total = LossStats()
         with self.policy.training_mode():
             groups = [group.to(self.policy.device) for group in groups]
-            for part in micro_batches(groups, self.policy.hidden_size, self.max_tokens_per_micro_batch):
+            for part in micro_batches(self.policy, groups, self.max_tokens_per_micro_batch):
                 reference = None
                 if batch.objective == "grpo" and self.grpo.kl > 0:
                     with torch.no_grad(), self.policy.without_adapters():
@@ -262,23 +303,33 @@ class CAHLModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""
-        self._evaluation = {"val": ToolUse()}
+        benchmark = self._data.validation_benchmark
+        self._evaluation = {"val": ToolUse()} if benchmark is None else {}
+        self._benchmarks = [] if benchmark is None else [self._start_benchmark("val", benchmark, None)]
 
-    def validation_step(self, batch: list[Task], batch_idx: int) -> None:
-        """Greedy episodes of validation tasks."""
-        self._evaluation["val"].update(self._data.evaluate(batch))
+    def validation_step(self, batch: list[Any], batch_idx: int) -> None:
+        """Greedy episodes of validation tasks, or of the tasks at a benchmark's indices."""
+        if self._benchmarks:
+            self._benchmarks[0].step(batch)
+        else:
+            self._evaluation["val"].update(self._data.evaluate(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`."""
         self._log_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        """Start counting afresh, one set of metrics per test set."""
+        """Start counting afresh, one set of metrics per test set; benchmarks go on from their records."""
         self._evaluation = {name: ToolUse() for name in self._data.test_tasks}
+        folder = (self._data.results or run_folder(self.trainer)) if self._data.benchmarks else None
+        self._benchmarks = [self._start_benchmark(n, b, folder) for n, b in self._data.benchmarks.items()]
 
-    def test_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Greedy episodes of one test set's tasks."""
-        list(self._evaluation.values())[dataloader_idx].update(self._data.evaluate(batch))
+    def test_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Greedy episodes of one test set's tasks, or of the tasks at a benchmark's indices."""
+        if dataloader_idx < len(self._evaluation):
+            list(self._evaluation.values())[dataloader_idx].update(self._data.evaluate(batch))
+        else:
+            self._benchmarks[dataloader_idx - len(self._evaluation)].step(batch)
 
     def on_test_epoch_end(self) -> None:
         """Log `<test set>/...`."""
@@ -288,7 +339,35 @@ class CAHLModule(LightningModule):
         """Greedy episodes as records, to be written down."""
         return [record(trajectory) for trajectory in self._data.evaluate(batch)]
 
+    def _start_benchmark(self, name: str, benchmark: Benchmark, folder: Path | None) -> BenchmarkRun:
+        """A run of a benchmark with this model, its checkpoint, prompts and limits.
+
+        Raises:
+            ConfigError: there are several processes, or the folder holds records of other settings.
+        """
+        if self.trainer.world_size > 1:
+            raise ConfigError(
+                f"the benchmark {name} runs in one process, so that its records stand in one file: use --trainer.devices 1 "
+                "--trainer.strategy auto"
+            )
+        rollout = self._data.rollout.config
+        settings = {
+            "checkpoint": self.trainer.ckpt_path,
+            "policy": asdict(self.policy.config),
+            "prompts": asdict(self._data.prompts),
+            "max_steps": rollout.max_steps,
+            "max_prompt_tokens": rollout.max_prompt_tokens,
+            "max_new_tokens": {
+                "planner": rollout.planner.max_new_tokens,
+                "executor": rollout.executor.max_new_tokens,
+            },
+        }
+        return BenchmarkRun(benchmark, name, folder, settings, self._data)
+
     def _log_evaluation(self) -> None:
+        for run in self._benchmarks:
+            scores = {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
+            self.log_dict(scores | {"step": float(self.trainer.global_step)}, batch_size=1)
         for name, metric in self._evaluation.items():
             values = {f"{name}/{tag}": value for tag, value in metric.compute().items()}
             self.log_dict(values | {"step": float(self.trainer.global_step)}, batch_size=1)

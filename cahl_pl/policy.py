@@ -11,6 +11,7 @@ The rules that keep two adapters on one base honest (each was seen to fail silen
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ class Policy(nn.Module):
         # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
         self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
         for role in ROLES[1:]:
-            self.lm.add_adapter(role, lora)
+            self.lm.add_adapter(role, copy.deepcopy(lora))  # PEFT keeps the very object; exports tell them apart
         if self.config.gradient_checkpointing:
             # on the base: PEFT's own switch would make the embeddings' output require gradients, which only the
             # re-entrant kind of checkpointing needs

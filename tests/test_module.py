@@ -11,7 +11,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.grpo import GRPOConfig
-from cahl_pl.module import CAHLModule, OptimizerConfig, StaleBatchError
+from cahl_pl.module import CAHLModule, NonFiniteError, OptimizerConfig, StaleBatchError
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
@@ -226,6 +226,39 @@ def test_missing_gradients_are_noticed_on_the_first_step(tiny_model, tmp_path):
 
     with pytest.raises(RuntimeError, match="first planner step"):
         fit(tiny_model, tmp_path, callbacks=[Sabotage()])
+
+
+class Poison(Callback):
+    """Makes the gradients of chosen steps NaN."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        for parameter in pl_module.policy.parameters_of(batch.role):
+            parameter.register_hook(lambda g, s=trainer.global_step: g * float("nan") if self.now(trainer) else g)
+
+    def now(self, trainer):
+        return trainer.global_step in self.steps
+
+
+def test_a_step_that_is_not_finite_moves_nothing_and_is_counted(tiny_model, tmp_path, capsys):
+    module, _, _, watch = fit(tiny_model, tmp_path, steps=4, seed=4, callbacks=[Poison(2)])
+    (_, *_, before), (role, *_, after), (*_, later) = watch.seen[1], watch.seen[2], watch.seen[3]
+    assert role == "planner"
+    assert not moved(before, after, "planner")
+    assert moved(after, later, "executor")
+    assert capsys.readouterr().out.count("gradients are not finite") == 1
+    assert module.skipped == {"planner": 1, "executor": 0}
+    assert all(torch.isfinite(tensor).all() for tensor in module.policy.adapter_state().values())
+
+
+def test_too_many_of_them_stop_the_run_and_keep_the_batch(tiny_model, tmp_path):
+    with pytest.raises(NonFiniteError, match="5 steps of the planner in a row"):
+        fit(tiny_model, tmp_path, steps=12, seed=4, schedule=PlannerOnly(), callbacks=[Poison(*range(12))])
+    state = torch.load(tmp_path / "planner-batch-0.pt", weights_only=True)
+    assert state["role"] == "planner"
+    assert len(state["groups"]) == 2
 
 
 def test_test_and_predict(tiny_model, tmp_path):

@@ -1,0 +1,100 @@
+"""Write both adapters of a checkpoint as PEFT folders, for plain PEFT, vLLM or anything else that reads them.
+
+    python tools/export_adapters.py --out adapters -c configs/quickstart.yaml --ckpt_path CHECKPOINT
+
+makes `adapters/planner` and `adapters/executor`: safetensors, configuration and a model card. With plain PEFT:
+
+    PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
+
+and with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+
+from cahl_pl.cli import USER_ERRORS, CAHLCLI, main
+from cahl_pl.errors import ConfigError
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.resume import fault_of
+from cahl_pl.types import ROLES, Role
+
+
+def export(cli: CAHLCLI, checkpoint: Path, out: Path) -> None:
+    """Load a checkpoint's adapters and save them.
+
+    Args:
+        cli: built from the configuration that the checkpoint was trained with.
+        checkpoint: file that a run has written.
+        out: folder for the two folders.
+
+    Raises:
+        ConfigError: the checkpoint is not there or damaged.
+        PolicyError: it does not fit the configured model.
+    """
+    if fault := fault_of(checkpoint):
+        raise ConfigError(f"--ckpt_path names {str(checkpoint)!r}, which cannot be read ({fault}): give a whole checkpoint")
+    policy, data = cli.model.policy, cli.datamodule
+    policy.load()
+    content = torch.load(checkpoint, weights_only=True)
+    policy.load_adapter_state(content["state_dict"])
+    policy.version.update(content["policy_version"])
+    for role in ROLES:
+        config: LoraConfig = policy.lm.peft_config[role]
+        if policy.config.adapter == "alora":  # what an activated adapter is to PEFT and vLLM
+            config.alora_invocation_tokens = PromptBuilder(policy.tokenizer, data.prompts).invocation(role)
+        config.inference_mode = True
+    policy.lm.save_pretrained(out, selected_adapters=list(ROLES))
+    for role in ROLES:
+        (out / role / "README.md").write_text(_card(cli, role, checkpoint), encoding="utf-8")
+
+
+def _card(cli: CAHLCLI, role: Role, checkpoint: Path) -> str:
+    policy, data = cli.model.policy, cli.datamodule
+    reward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
+    summary = checkpoint.parent.parent / "summary.json"
+    scores = "not measured by the run"
+    if summary.is_file():
+        values = {k: v for k, v in json.loads(summary.read_text()).items() if k != "details"}
+        scores = "; ".join(f"{k}: {v['before']:.3f} before, {v['after']:.3f} after training" for k, v in values.items())
+    return f"""---
+library_name: peft
+base_model: {json.dumps(str(policy.config.model))}
+tags: [lora, tool-use, cahl]
+---
+# CAHL {role}
+
+The {role} of a pair of adapters ({policy.config.adapter}, rank {policy.config.lora_rank}) on one base, trained together by
+GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-tasks, the executor carries each of them out.
+
+- Data: {type(data.train_tasks).__name__}, {len(data.train_tasks)} tasks
+- Reward: {type(reward).__name__}
+- Optimiser steps of this role: {policy.version[role]}
+- Task success, greedy: {scores}
+- Exported with: `{shlex.join(["python", *sys.argv])}`
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, build, export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a run")
+    args, config = parser.parse_known_args(arguments)
+    try:
+        export(main(config, run=False), args.ckpt_path, args.out)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"written: {args.out / ROLES[0]} and {args.out / ROLES[1]}")
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
