@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -59,6 +60,8 @@ class CAHLCLI(LightningCLI):
                 f"trainer.accelerator is {config.trainer.accelerator!r} but no CUDA device is visible: run with "
                 "--trainer.accelerator cpu, or on a machine with a GPU and a CUDA build of torch"
             )
+        if "weights_only" in config and config.weights_only is None:
+            config.weights_only = True  # Lightning would unpickle whatever the file holds
         checkpoint = config.get("ckpt_path")
         if checkpoint == "last" and self.subcommand == "fit":
             resume_last(config)
@@ -122,6 +125,10 @@ def console() -> None:
         if os.environ.get("CAHL_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"error: the checkpoint holds more than plain values, and was not loaded ({reason})", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -91,3 +92,27 @@ def make_policy(tiny_model: Path):
 def policy(make_policy) -> Policy:
     """A fresh policy on the tiny model."""
     return make_policy()
+
+
+SYSTEM = """You can use tools.
+
+**Available Tools**
+1. Name: sum
+Description: Adds two numbers.
+Parameters: {"a": {"description": "First.", "type": "int", "default": ""}, "b": {"type": "int"}}
+
+**Steps for Each Turn**
+1. Think
+"""
+CALL = '<think> t </think>\n<tool_call>\n{"name": "sum", "parameters": {"a": %d, "b": 2}}\n</tool_call>'
+
+
+@pytest.fixture
+def rlla_file(tmp_path) -> Path:
+    """Three rows in the format that configs/cahl.yaml trains on."""
+    path = tmp_path / "rlla.json"
+    dialogue = "**Dialogue Records History**\n<user> What is {} plus 2? </user>\n"
+    path.write_text(
+        json.dumps([{"instruction": SYSTEM, "input": dialogue.format(n), "output": CALL % n} for n in range(3)])
+    )
+    return path

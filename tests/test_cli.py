@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -149,6 +150,36 @@ def test_the_command_line_wins_over_a_checkpoint(config, tmp_path):
     assert resumed.trainer.global_step == 3
     assert resumed.model.grpo.clip_high == 0.28
     assert resumed.model.max_tokens_per_micro_batch == 16384
+
+
+def test_a_checkpoint_is_never_unpickled(config, tmp_path):
+    path = tmp_path / "hostile.ckpt"
+    first = main(["fit", "-c", str(config)])
+    first.trainer.save_checkpoint(path)
+    torch.save({**torch.load(path, weights_only=True), "more": Path("code")}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        main(["fit", "-c", str(config), "--ckpt_path", str(path)])
+
+
+def test_a_damaged_checkpoint_is_named(fail, tmp_path):
+    path = tmp_path / "half.ckpt"
+    path.write_bytes(b"PK")
+    shown = fail("--ckpt_path", str(path))
+    assert shown.startswith(f"error: --ckpt_path names '{path}', which is damaged (File is not a zip file): ")
+
+
+def test_last_starts_from_the_beginning_and_then_goes_on(config, tmp_path, capsys):
+    arguments = ["fit", "-c", str(config), "--ckpt_path", "last"]
+    arguments += ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    first = main(arguments)
+    again = main([*arguments, "--trainer.max_steps", "4", "--model.planner.lr", "3e-4"])
+    assert again.trainer.global_step == 4
+    assert again.model.policy.version == {"planner": 2, "executor": 2}
+    assert again.trainer.optimizers[0].param_groups[0]["lr"] == 3e-4
+    out = capsys.readouterr().out
+    assert f"no checkpoint in {tmp_path} yet: starting from the beginning" in out
+    assert f"going on from {tmp_path}/checkpoints/step-000002.ckpt\n" in out
+    assert first.trainer.global_step == 2
 
 
 def test_components_are_swapped_by_their_class(build):

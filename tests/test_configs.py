@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,36 +18,12 @@ from cahl_pl.toolworld.prompts import PROMPTS
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 
-SYSTEM = """You can use tools.
-
-**Available Tools**
-1. Name: sum
-Description: Adds two numbers.
-Parameters: {"a": {"description": "First.", "type": "int", "default": ""}, "b": {"type": "int"}}
-
-**Steps for Each Turn**
-1. Think
-"""
-CALL = '<think> t </think>\n<tool_call>\n{"name": "sum", "parameters": {"a": %d, "b": 2}}\n</tool_call>'
-
-
 def by_name(path: Path) -> str:
     return path.relative_to(FOLDER).as_posix()
 
 
 @pytest.fixture
-def rows(tmp_path) -> Path:
-    """Three rows in the format that configs/cahl.yaml trains on."""
-    path = tmp_path / "rlla.json"
-    dialogue = "**Dialogue Records History**\n<user> What is {} plus 2? </user>\n"
-    path.write_text(
-        json.dumps([{"instruction": SYSTEM, "input": dialogue.format(n), "output": CALL % n} for n in range(3)])
-    )
-    return path
-
-
-@pytest.fixture
-def small(tiny_model, rows, tmp_path, monkeypatch):
+def small(tiny_model, rlla_file, tmp_path, monkeypatch):
     """The arguments that make a configuration small enough for a test."""
     monkeypatch.setattr(sys, "argv", ["cahl_pl"])
     monkeypatch.chdir(tmp_path)  # runs/ is written there
@@ -68,7 +43,7 @@ def small(tiny_model, rows, tmp_path, monkeypatch):
             "data.rollout.executor.max_new_tokens": "6",
         }
         if content.get("data", {}).get("train", {}).get("class_path", "").endswith("RllaDataset"):
-            values["data.train.init_args.path"] = str(rows)
+            values["data.train.init_args.path"] = str(rlla_file)
         for name in content.get("data", {}).get("test", {}):
             values[f"data.test.{name}.init_args.size"] = "2"
         return ["-c", str(path), *(f"--{key}={value}" for key, value in values.items())]
@@ -90,8 +65,8 @@ def test_it_builds_and_trains(path, small, monkeypatch):
     assert sum(cli.model.policy.version.values()) == 2
 
 
-def test_the_real_row_format_is_what_the_paper_run_reads(rows):
-    tasks = RllaDataset(rows)
+def test_the_real_row_format_is_what_the_paper_run_reads(rlla_file):
+    tasks = RllaDataset(rlla_file)
     assert [task.gold[0].arguments for task in (tasks[0], tasks[2])] == [{"a": 0, "b": 2}, {"a": 2, "b": 2}]
 
 
