@@ -74,8 +74,8 @@ class CAHLCLI(LightningCLI):
                 )
             if fault := fault_of(Path(checkpoint)):
                 raise ConfigError(
-                    f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` to "
-                    "go on from the newest whole one"
+                    f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` "
+                    "to go on from the newest whole one"
                 )
 
     def instantiate_classes(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -115,10 +115,11 @@ def _run_frozen(
     bare = policy.without_adapters() if policy.config.adapter == "alora" else contextlib.nullcontext()
     with torch.no_grad(), bare:
         _forward(policy, rows, rest, columns, start, cache)
+    cached: list[Any] = cache.layers
     for r, (chain, (length, _)) in enumerate(zip(chains, found, strict=True)):
         if len(chain) > length:
             at = torch.from_numpy(columns[r][frozen[r][: len(chain)]])
-            layers = [(layer.keys[r, :, at], layer.values[r, :, at]) for layer in cache.layers]  # type: ignore[index]
+            layers = [(layer.keys[r, :, at], layer.values[r, :, at]) for layer in cached]
             policy.prefixes.keep(policy.maker, chain, layers)
     return start + longest
 
@@ -138,7 +139,8 @@ def _fill(cache: DynamicCache, found: Sequence[tuple[int, list[tuple[Tensor, Ten
         for r, (length, kept) in enumerate(found):
             for buffer, tensor in zip(filled, kept[i] if length else (), strict=bool(length)):
                 buffer[r, :, :length] = tensor[:, :length]
-        cache.update(*filled, i)
+        keys, values = filled
+        cache.update(keys, values, i)
 
 
 def _forward(

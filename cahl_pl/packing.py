@@ -48,7 +48,9 @@ class Row:
 
     def freeze_common(self) -> None:
         """Freeze the tokens that all members start with, but for the last token of the shortest."""
-        common = min([len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)] or [len(self.ids)])
+        common = min(
+            [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)] or [len(self.ids)]
+        )
         common = min(common, *(len(path) - 1 for path in self.paths))
         self.frozen = [i < common for i in range(len(self.ids))]  # the first member comes first, from its first token
 

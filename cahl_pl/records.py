@@ -44,7 +44,7 @@ def run_folder(trainer: Trainer) -> Path:
 
     `trainer.log_dir` gives the same, but asks all processes for it: called on one of them alone, it waits for ever.
     """
-    loggers = [logger.log_dir for logger in trainer.loggers if logger.log_dir]  # type: ignore[attr-defined]
+    loggers = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
     folder = Path(loggers[0] if loggers else trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -32,9 +32,10 @@ class Checkpoints(Checkpoint):
     name that is there is a checkpoint that is whole. One that cannot be written (no space left) costs a warning, not
     the run.
 
-    Once training has begun, on SIGTERM and SIGINT a checkpoint is written and the process exits with 128 + the signal's number: at once while
-    sampling or evaluating (of one process), else at the end of the training step, which is the longest that it can
-    take. A second signal stops without saving. SIGKILL loses what came after the last checkpoint: time, nothing else.
+    Once training has begun, a checkpoint is written on SIGTERM and SIGINT, and the process exits with 128 + the signal's
+    number: at once while sampling or evaluating (of one process), else at the end of the training step, which is the
+    longest that it can take. A second signal stops without saving. SIGKILL loses what came after the last checkpoint:
+    time, nothing else.
 
     Args:
         every_n_steps: optimiser steps of both roles between two checkpoints.
@@ -148,4 +149,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

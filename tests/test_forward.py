@@ -132,7 +132,8 @@ def test_kept_prefixes_give_what_running_them_again_gives(make_policy, adapter):
                 row.freeze_common()
         with torch.no_grad():
             result = run(policy, rows)
-        return [result.hidden[r, result.columns[r][path[-1]] - result.width] for r, row in enumerate(rows) for path in row.paths]
+        last = [(r, result.columns[r][path[-1]] - result.width) for r, row in enumerate(rows) for path in row.paths]
+        return [result.hidden[r, place] for r, place in last]
 
     fresh = hidden()
     assert policy.prefixes.entries

@@ -16,9 +16,7 @@ def config(tmp_path) -> Namespace:
     arguments = Namespace(save_dir=str(tmp_path), name="run", version=None)
     return Namespace(
         ckpt_path="last",
-        trainer=Namespace(
-            logger=Namespace(class_path="TensorBoardLogger", init_args=arguments), default_root_dir=None
-        ),
+        trainer=Namespace(logger=Namespace(class_path="TensorBoardLogger", init_args=arguments), default_root_dir=None),
         model=Namespace(planner=Namespace(lr=0.002), grpo=Namespace(loss="grpo")),
     )
 

@@ -147,9 +147,7 @@ def backward(policy: Policy, groups: list[Group], kl: float) -> float:
                 reference = score(policy, part).logprobs
         scores = score(policy, part)
         config = GRPOConfig(kl=kl)
-        loss, _ = grpo_loss(
-            scores.logprobs, None, reference, part.advantages, scores.mask, config, count, tokens
-        )
+        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, count, tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
@@ -249,8 +247,12 @@ def check(folder: Path, beta: float) -> dict[str, float]:
     rows = [
         (prompt[mask.bool()], ids[keep_.bool()], advantage)
         for prompt, mask, ids, keep_, advantage in zip(
-            inputs["prompt_ids"], inputs["prompt_mask"], inputs["completion_ids"], inputs["completion_mask"],
-            inputs["advantages"], strict=True,
+            inputs["prompt_ids"],
+            inputs["prompt_mask"],
+            inputs["completion_ids"],
+            inputs["completion_mask"],
+            inputs["advantages"],
+            strict=True,
         )
     ]
     zeros = torch.zeros(1)

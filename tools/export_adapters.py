@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 
-from cahl_pl.cli import USER_ERRORS, CAHLCLI, main
+from cahl_pl.cli import CAHLCLI, USER_ERRORS, main
 from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.resume import fault_of
@@ -40,7 +40,9 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path) -> None:
         PolicyError: it does not fit the configured model.
     """
     if fault := fault_of(checkpoint):
-        raise ConfigError(f"--ckpt_path names {str(checkpoint)!r}, which cannot be read ({fault}): give a whole checkpoint")
+        raise ConfigError(
+            f"--ckpt_path names {str(checkpoint)!r}, which cannot be read ({fault}): give a whole checkpoint"
+        )
     policy, data = cli.model.policy, cli.datamodule
     policy.load()
     content = torch.load(checkpoint, weights_only=True)

@@ -96,7 +96,9 @@ def main() -> None:
         kills += status is None
         if status is None:
             found = sorted(path.stem for path in args.out.glob("killed/*/version_0/checkpoints/step-*.ckpt"))
-            print(f"kill {kills} after {seconds:.1f} s; newest checkpoint: {found[-1] if found else 'none'}", flush=True)
+            print(
+                f"kill {kills} after {seconds:.1f} s; newest checkpoint: {found[-1] if found else 'none'}", flush=True
+            )
     if status != 0:
         raise SystemExit(f"a restarted run failed: see {log}")
     (alone, alone_scalars), (killed, killed_scalars) = (outcome(args.out / name) for name in ("alone", "killed"))

@@ -60,9 +60,8 @@ def run(tiny_model, tmp_path):
     def start(name, engine=None, extra=(), checkpoints=None, **data):
         folder = tmp_path / name
         seed_everything(3, verbose=False)
-        module = CAHLModule(
-            PolicyConfig(model=str(tiny_model), lora_rank=2), planner=OptimizerConfig(lr=1e-2), executor=OptimizerConfig(lr=1e-2)
-        )
+        fast = OptimizerConfig(lr=1e-2)
+        module = CAHLModule(PolicyConfig(model=str(tiny_model), lora_rank=2), planner=fast, executor=fast)
         sampling = Sampling(max_new_tokens=6)
         options = {"tasks_per_round": 2, "rollout": RolloutConfig(2, 2, planner=sampling, executor=sampling), **data}
         datamodule = RolloutDataModule(
