@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Engine, Sampling
 from cahl_pl.engines.transformers import TransformersEngine
@@ -25,7 +27,7 @@ from cahl_pl.rollout import Rollout, RolloutConfig, Round
 from cahl_pl.schedules import Alternate, Schedule
 from cahl_pl.schema import check_tool
 from cahl_pl.supervised import supervised_groups
-from cahl_pl.types import Group, Plan, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.types import ROLES, Group, Plan, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
@@ -37,8 +39,10 @@ class RolloutDataModule(LightningDataModule):
     Args:
         train: the training tasks.
         environment: answers the calls.
-        validation: tasks of `validate`, and of the validation runs during `fit`.
-        test: named sets of tasks for `test` and for the before-and-after table.
+        validation: tasks, or a benchmark, of `validate` and of the validation runs during `fit`.
+        test: named sets of tasks for `test` and for the before-and-after table, and named benchmarks for `test`.
+        results: folder of the records and reports of benchmarks, `<name>.jsonl` and `<name>.json`; None for the run's
+            folder. A run that is started again with the same folder goes on where it stopped.
         prompts: the words around a task.
         engine: who samples tokens.
         planner_reward: R_h.
@@ -60,8 +64,9 @@ class RolloutDataModule(LightningDataModule):
         self,
         train: TaskSource,
         environment: Environment,
-        validation: TaskSource | None = None,
-        test: dict[str, TaskSource] | None = None,
+        validation: TaskSource | Benchmark | None = None,
+        test: dict[str, TaskSource | Benchmark] | None = None,
+        results: str | None = None,
         prompts: PromptConfig = PromptConfig(),  # noqa: B008 - jsonargparse reads nested defaults from here
         engine: Engine | None = None,
         planner_reward: BasePlannerReward | None = None,
@@ -81,8 +86,11 @@ class RolloutDataModule(LightningDataModule):
                 "warm_start_rounds at least 0"
             )
         self.train_tasks = train
-        self.validation_tasks = validation
-        self.test_tasks = test or {}
+        self.validation_tasks = validation if isinstance(validation, TaskSource) else None
+        self.validation_benchmark = validation if isinstance(validation, Benchmark) else None
+        self.test_tasks = {name: source for name, source in (test or {}).items() if isinstance(source, TaskSource)}
+        self.benchmarks = {name: source for name, source in (test or {}).items() if isinstance(source, Benchmark)}
+        self.results = None if results is None else Path(results)
         self.prompts = prompts
         self.schedule = schedule or Alternate()
         self.rollout = Rollout(
@@ -103,6 +111,7 @@ class RolloutDataModule(LightningDataModule):
         self.pending: list[RolloutBatch] = []  # batches of the current round that are still to be trained on
         self.sampling = False  # a round is being sampled: nothing that a checkpoint holds is changing
         self.evaluating = False
+        self.evaluated_tokens = 0  # sampled by `evaluate` so far
         self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
@@ -135,17 +144,20 @@ class RolloutDataModule(LightningDataModule):
         """The stream of role batches. The policy lives in this process, so there are no worker processes."""
         return DataLoader(_RolloutStream(self), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader[list[Task]] | list[Any]:
-        """Batches of validation tasks."""
-        return [] if self.validation_tasks is None else _task_loader(self.validation_tasks, self.eval_batch_size)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Batches of validation tasks, or of a benchmark's indices."""
+        if self.validation_benchmark is not None:
+            return _loader(range(len(self.validation_benchmark)), self.eval_batch_size)
+        return [] if self.validation_tasks is None else _loader(self.validation_tasks, self.eval_batch_size)
 
-    def test_dataloader(self) -> list[DataLoader[list[Task]]]:
-        """One loader per named test set, in the order of `test`."""
-        return [_task_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()]
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
+        indices = [_loader(range(len(benchmark)), self.eval_batch_size) for benchmark in self.benchmarks.values()]
+        return [*self.predict_dataloader(), *indices]
 
-    def predict_dataloader(self) -> list[DataLoader[list[Task]]]:
-        """The test sets again: `predict` writes what `test` only counts."""
-        return self.test_dataloader()
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        """The sets of tasks again: `predict` writes what `test` only counts. Benchmarks write by themselves."""
+        return [_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Role batches move; tasks stay as they are (Lightning would try to take them apart)."""
@@ -165,17 +177,19 @@ class RolloutDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue where `state_dict` was taken; nothing to do but in training, which alone reads the stream.
 
         Raises:
             ConfigError: the stream is cut in another way now, so that the position would mean something else.
         """
+        if any(getattr(self.trainer, stage, False) for stage in ("testing", "validating", "predicting")):
+            return
         for name, now in self._shape().items():
             then = state_dict["shape"][name]
             if then != now:
                 raise ConfigError(
-                    f"the checkpoint was written with data.{name} = {then}, now it is {now}, and its position in the data would "
-                    "mean something else: resume with the old value, or start a new run"
+                    f"the checkpoint was written with data.{name} = {then}, now it is {now}, and its position in the data "
+                    "would mean something else: resume with the old value, or start a new run"
                 )
         self.epoch, self.round = state_dict["epoch"], state_dict["round"]
         self.pending = [RolloutBatch.from_state(state) for state in state_dict["pending"]]
@@ -209,6 +223,7 @@ class RolloutDataModule(LightningDataModule):
         """Makes prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
+            self.policy.invocation = {role: self._builder.invocation(role) for role in ROLES}
         return self._builder
 
     @property
@@ -254,7 +269,10 @@ class RolloutDataModule(LightningDataModule):
                 RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
                 for i, role in enumerate(steps)
             ]
+        self.policy.prefixes.forget()  # other tasks
         result = self.rollout.run(self.policy, self.builder, tasks, self.generator)
+        if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
+            self.policy.prefixes.forget()
         metrics = result.metrics | round_metrics(result)
         config = self.rollout.config
         temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
@@ -286,10 +304,14 @@ class RolloutDataModule(LightningDataModule):
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, tasks: Sequence[Task]) -> list[Trajectory]:
+    def evaluate(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
         """One greedy episode per task: the likeliest plan, and the likeliest output at each of its steps.
 
         A task whose prompt is too long gets an episode without a plan: leaving it out would flatter the result.
+
+        Args:
+            tasks: the tasks.
+            environment: answers the calls; None for the one of training.
         """
         config = self.rollout.config
         greedy = RolloutConfig(
@@ -301,11 +323,16 @@ class RolloutDataModule(LightningDataModule):
             executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
         )
         parts = self.rollout
-        rollout = Rollout(parts.engine, parts.environment, parts.planner_reward, parts.executor_reward, greedy)
+        rollout = Rollout(
+            parts.engine, environment or parts.environment, parts.planner_reward, parts.executor_reward, greedy
+        )
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
         self.evaluating = True
-        episodes = {id(e.task): e for e in rollout.run(self.policy, self.builder, tasks, generator).trajectories}
+        result = rollout.run(self.policy, self.builder, tasks, generator)
         self.evaluating = False
+        self.policy.prefixes.forget()
+        self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
+        episodes = {id(e.task): e for e in result.trajectories}
         too_long = Plan(error="prompt too long")
         return [episodes.get(id(task)) or Trajectory(task, "", too_long) for task in tasks]
 
@@ -365,5 +392,5 @@ def _count(steps: Sequence[Role], role: Role) -> int:
     return sum(step == role for step in steps)
 
 
-def _task_loader(tasks: TaskSource, batch_size: int) -> DataLoader[list[Task]]:
-    return DataLoader(tasks, batch_size=batch_size, collate_fn=list)  # type: ignore[arg-type]
+def _loader(items: TaskSource | range, batch_size: int) -> DataLoader[Any]:
+    return DataLoader(items, batch_size=batch_size, collate_fn=list)  # type: ignore[arg-type]

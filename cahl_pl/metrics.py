@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -77,11 +77,11 @@ class ToolUse(Metric):
         # int64: sums stay exact, and are summed over processes in one go
         self.add_state("counts", torch.zeros(len(_COUNTS), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, trajectories: Sequence[Trajectory]) -> None:
-        """Count these trajectories in."""
+    def update(self, trajectories: Sequence[Trajectory | Mapping[str, int]]) -> None:
+        """Count these trajectories in, or what `count_uses` gave for them."""
         total: Counter[str] = Counter()
-        for trajectory in trajectories:
-            total.update(_count(trajectory))
+        for item in trajectories:
+            total.update(count_uses(item) if isinstance(item, Trajectory) else item)
         self.counts += torch.tensor([total[name] for name in _COUNTS], device=self.counts.device)
 
     def compute(self) -> dict[str, Tensor]:
@@ -102,18 +102,26 @@ class ToolUse(Metric):
         }
 
 
-def _count(trajectory: Trajectory) -> dict[str, int]:
+def count_uses(trajectory: Trajectory, success: bool | None = None, gold_calls: int | None = None) -> dict[str, int]:
+    """What one trajectory adds to the counts of `ToolUse`, name -> number.
+
+    Args:
+        trajectory: the episode.
+        success: whether it counts as a success; None: by `is_success`.
+        gold_calls: calls that it needed; None: those of its task.
+    """
+    success = is_success(trajectory) if success is None else success
+    gold_calls = len(trajectory.task.gold) if gold_calls is None else gold_calls
     attempts = [step for step in trajectory.steps if step.action.answer is None]
     causes = Counter[str](cause for step in attempts if (cause := _cause(step)) is not None)
     keys = _keys(trajectory.calls, trajectory.task.tools)
-    success = is_success(trajectory)
     return {
         "trajectories": 1,
         "successes": int(success),
         "calls": len(attempts),
         "calls_in_successes": len(attempts) if success else 0,
         "redundant": len(keys) - len(set(keys)),
-        "surplus": max(0, len(attempts) - len(trajectory.task.gold)),
+        "surplus": max(0, len(attempts) - gold_calls),
         "subtasks": len(trajectory.plan.subtasks),
         "plan_errors": int(trajectory.plan.error is not None),
         **causes,

@@ -141,7 +141,8 @@ class CAHLModule(LightningModule):
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         for index, role in enumerate(ROLES):
             config = self.optimizer_config[role]
-            optimizer, scheduler = optimizers[index], schedulers[index]  # type: ignore[index]
+            optimizer: Any = optimizers[index]  # type: ignore[index]
+            scheduler: Any = schedulers[index]  # type: ignore[index]
             for group in optimizer.param_groups:
                 group["betas"], group["weight_decay"] = tuple(config.betas), config.weight_decay
             scheduler.base_lrs = [config.lr] * len(optimizer.param_groups)
@@ -207,7 +208,10 @@ class CAHLModule(LightningModule):
         self.skipped[role] = 0 if finite else self.skipped[role] + 1
         if finite:
             return
-        print(f"warning: the {role}'s gradients are not finite: step {self.trainer.global_step + 1} is skipped", flush=True)
+        print(
+            f"warning: the {role}'s gradients are not finite: step {self.trainer.global_step + 1} is skipped",
+            flush=True,
+        )
         if self.skipped[role] >= self.max_skipped_steps:
             path = run_folder(self.trainer) / f"{role}-batch-{self.trainer.global_rank}.pt"
             torch.save(batch.state(), path)

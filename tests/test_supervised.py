@@ -7,7 +7,8 @@ from itertools import islice
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from cahl_pl.datasets import RllaDataset, SealToolsDataset
+from cahl_pl.datasets import JsonlDataset, MaskedNames, RllaDataset, SealToolsDataset
+from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan, parse_action, parse_plan
 from cahl_pl.prompts import PromptBuilder
@@ -170,4 +171,28 @@ def test_the_gold_of_every_real_row_is_perfect(data_dir, builder, load, name, ro
     for index in range(rows):
         assert_perfect(written(tasks[index]))
     for index in range(0, rows, -(-rows // 50)):
+        assert_gold_is_read_back(decoded(builder, tasks[index]))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "rows"),
+    [
+        ("api-bank", "level-1-api_processed.json", 399),
+        ("api-bank", "level-2-api_processed.json", 67),
+        ("api-bank", "level-3-api_processed.json", 131),
+        ("api-bank-sequences", "level-3-api_processed.json", 50),
+        ("api-bank-dialogues", "dialogues", 859),
+    ],
+)
+def test_the_gold_of_every_converted_row_is_perfect(data_dir, builder, tmp_path, name, source, rows):
+    folder = data_dir / "apibank"
+    tools = sorted(folder.glob("level-*.json")) if name == "api-bank-dialogues" else []
+    convert(read_source(name, folder / source, tools), source, tmp_path / "tasks.jsonl")
+    tasks = JsonlDataset(tmp_path / "tasks.jsonl", strict=True)
+    masked = MaskedNames(tasks, share=1.0)
+    assert len(tasks) == rows
+    for index in range(rows):
+        assert_perfect(written(tasks[index]))
+        assert_perfect(written(masked[index]))
+    for index in range(0, rows, -(-rows // 20)):
         assert_gold_is_read_back(decoded(builder, tasks[index]))

@@ -1,8 +1,18 @@
 """Loaders of tasks from files: one module a format."""
 
 from cahl_pl.datasets.base import LoadReport, TaskSource
+from cahl_pl.datasets.jsonl import JsonlDataset
+from cahl_pl.datasets.masking import MaskedNames
 from cahl_pl.datasets.rlla import RllaDataset
 from cahl_pl.datasets.rows import DataError
 from cahl_pl.datasets.seal_tools import SealToolsDataset
 
-__all__ = ["DataError", "LoadReport", "RllaDataset", "SealToolsDataset", "TaskSource"]
+__all__ = [
+    "DataError",
+    "JsonlDataset",
+    "LoadReport",
+    "MaskedNames",
+    "RllaDataset",
+    "SealToolsDataset",
+    "TaskSource",
+]

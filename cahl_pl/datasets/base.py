@@ -1,18 +1,26 @@
-"""Where tasks come from, and what loaders share: reading by rows, fitting tools to gold, the report."""
+"""Where tasks come from, and what loaders share: judging rows, fitting tools to gold, the report."""
 
 from __future__ import annotations
 
+import json
+import random
+import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cahl_pl.datasets.rows import DataError, Row, read_rows
 from cahl_pl.schema import Problem, find_problems
-from cahl_pl.types import GoldCall, Task, ToolSpec
+from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 
 OnContradiction: TypeAlias = Literal["relax", "drop"]
+
+RowReader: TypeAlias = Callable[[Any, int], Iterable[Task | DataError]]
+"""The tasks of a row's value: `(value, row index) -> tasks`. A DataError among them stands for a task that cannot be
+read; one that is raised, for the rest of the row. Both name the field at fault."""
 
 
 class TaskSource(ABC):
@@ -37,6 +45,22 @@ class TaskSource(ABC):
         """
 
 
+class Verdict(NamedTuple):
+    """What becomes of a task of a row.
+
+    Attributes:
+        row: the row.
+        name: the task's id; `row N` where there is none.
+        task: the task, its schema relaxed where needed; None if it is left out.
+        reason: why it is left out or what was relaxed; empty if it is taken as it is.
+    """
+
+    row: Row
+    name: str
+    task: Task | None
+    reason: str
+
+
 @dataclass(slots=True)
 class LoadReport:
     """What became of the rows of a file. Every row is in exactly one list; `str` gives a summary.
@@ -46,30 +70,111 @@ class LoadReport:
         kept: ids of the rows that were taken as they are.
         relaxed: (id, reason) of the rows that were taken with a schema relaxed where their gold breaks it.
         dropped: (id, reason) of the rows that were left out.
+        limit: how many rows each list names at most; None for all. Those beyond are counted in `unnamed`.
+        unnamed: number of rows that are in no list: (kept, relaxed, dropped).
     """
 
     path: str
     kept: list[str] = field(default_factory=list)
     relaxed: list[tuple[str, str]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
+    limit: int | None = None
+    unnamed: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The number of rows kept, relaxed, dropped."""
+        kept, relaxed, dropped = self.unnamed
+        return len(self.kept) + kept, len(self.relaxed) + relaxed, len(self.dropped) + dropped
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a row, and name it if there is room."""
+        lists: tuple[list[Any], list[Any], list[Any]] = self.kept, self.relaxed, self.dropped
+        kind = 2 if verdict.task is None else 1 if verdict.reason else 0
+        if self.limit is None or len(lists[kind]) < self.limit:
+            lists[kind].append((verdict.name, verdict.reason) if kind else verdict.name)
+        else:
+            kept, relaxed, dropped = (count + (i == kind) for i, count in enumerate(self.unnamed))
+            self.unnamed = kept, relaxed, dropped
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.path}: {len(self.kept)} rows kept, {len(self.relaxed)} with a relaxed schema, "
-            f"{len(self.dropped)} dropped"
-        ]
+        kept, relaxed, dropped = self.counts
+        lines = [f"{self.path}: {kept} rows kept, {relaxed} with a relaxed schema, {dropped} dropped"]
         lines += [f"  relaxed {name}: {reason}" for name, reason in self.relaxed]
         lines += [f"  dropped {name}: {reason}" for name, reason in self.dropped]
+        if any(self.unnamed[1:]):
+            lines.append(f"  and {self.unnamed[1]} more relaxed, {self.unnamed[2]} more dropped, which are not named")
         return "\n".join(lines)
 
 
-class FileTasks(TaskSource):
-    """The tasks of one file, one a row, read at once.
+def judge(
+    rows: Iterable[Row], read: RowReader, on_contradiction: OnContradiction = "relax", strict: bool = False
+) -> Iterator[Verdict]:
+    """What becomes of each task of each row, in order; memory holds one row.
 
-    A row whose gold contradicts its own tools (an undeclared tool or parameter, a value that cannot be read
-    as its declared type, a tool offered twice) would punish the right answer. Its schema is relaxed just
-    there, or it is dropped; the report names it either way. So `find_problems(gold.call, task.tools) == []`
-    for every gold call.
+    A task whose gold contradicts its own tools (an undeclared tool or parameter, a value that cannot be read as its
+    declared type, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is
+    dropped. So `find_problems(gold.call, task.tools) == []` for every gold call of a task that is taken.
+
+    Args:
+        rows: the rows.
+        read: the tasks of a row.
+        on_contradiction: `relax` the schema, or `drop` the task.
+        strict: raise on the first task that cannot be read, instead of dropping it.
+
+    Raises:
+        DataError: with `strict`, a task that cannot be read; whatever `rows` raises.
+        ValueError: `on_contradiction` is neither of the two.
+    """
+    if on_contradiction not in ("relax", "drop"):
+        raise ValueError(f"on_contradiction must be 'relax' or 'drop', not {on_contradiction!r}")
+    with closing(_Ids()) as ids:
+        for row in rows:
+            for item in _items(row, read):
+                if isinstance(item, Task) and not ids.add(item.id):
+                    item = DataError(f"the id {item.id!r} stands twice")
+                if isinstance(item, DataError):
+                    reason = f"{row.where}: {item}"
+                    if strict:
+                        raise DataError(f"{reason}; correct the row, or load with strict=False to leave it out")
+                    yield Verdict(row, f"row {row.index}", None, reason)
+                    continue
+                task, reasons = fit_tools(item)
+                reason = "; ".join(reasons)
+                if reasons and on_contradiction == "drop":
+                    yield Verdict(row, task.id, None, f"{row.where}: {reason}")
+                else:
+                    yield Verdict(row, task.id, task, reason)
+
+
+def _items(row: Row, read: RowReader) -> Iterator[Task | DataError]:
+    try:
+        if row.fault is not None:
+            raise DataError(row.fault)
+        yield from read(row.value, row.index)
+    except DataError as error:
+        yield error
+
+
+class _Ids:
+    """Ids seen so far. They lie in a temporary database on disk, so that a million of them take no memory."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        for statement in ("PRAGMA journal_mode = OFF", "CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID", "BEGIN"):
+            self._database.execute(statement)
+
+    def add(self, name: str) -> bool:
+        """Whether the id is new."""
+        key = name.encode("utf-8", "surrogatepass")
+        return self._database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (key,)).rowcount == 1
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class FileTasks(TaskSource):
+    """The tasks of one file, one a row, read at once and held in memory; see `judge` for which are taken.
 
     Args:
         path: a JSON list, JSON lines or parquet.
@@ -91,32 +196,13 @@ class FileTasks(TaskSource):
         on_contradiction: OnContradiction = "relax",
         strict: bool = False,
     ) -> None:
-        if on_contradiction not in ("relax", "drop"):
-            raise ValueError(f"on_contradiction must be 'relax' or 'drop', not {on_contradiction!r}")
         self.report: LoadReport = LoadReport(str(path))
         self._tasks: list[Task] = []
-        seen: set[str] = set()
-        for row in read_rows(path):
-            try:
-                task = _read(row, read, seen)
-            except DataError as error:
-                if strict:
-                    raise DataError(f"{error}; correct the row, or load with strict=False to leave it out") from None
-                self.report.dropped.append((f"row {row.index}", str(error)))
-                continue
-            seen.add(task.id)
-            task, reasons = fit_tools(task)
-            if not reasons:
-                self.report.kept.append(task.id)
-            elif on_contradiction == "relax":
-                self.report.relaxed.append((task.id, "; ".join(reasons)))
-            else:
-                self.report.dropped.append((task.id, f"{row.where}: {'; '.join(reasons)}"))
-                continue
-            self._tasks.append(task)
-        if not self._tasks:
-            first = f"; the first fault: {self.report.dropped[0][1]}" if self.report.dropped else ""
-            raise DataError(f"{path}: no row can be used{first}; check that this is the right file and format")
+        for verdict in judge(read_rows(path), lambda value, index: (read(value, index),), on_contradiction, strict):
+            self.report.add(verdict)
+            if verdict.task is not None:
+                self._tasks.append(verdict.task)
+        require_tasks(self.report)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -125,16 +211,16 @@ class FileTasks(TaskSource):
         return self._tasks[index]
 
 
-def _read(row: Row, read: Callable[[Any, int], Task], seen: set[str]) -> Task:
-    try:
-        if row.fault is not None:
-            raise DataError(row.fault)
-        task = read(row.value, row.index)
-        if task.id in seen:
-            raise DataError(f"the id {task.id!r} stands twice")
-    except DataError as error:
-        raise DataError(f"{row.where}: {error}") from None
-    return task
+def require_tasks(report: LoadReport) -> None:
+    """Check that some row of the file was taken.
+
+    Raises:
+        DataError: naming the first fault.
+    """
+    kept, relaxed, _ = report.counts
+    if not kept + relaxed:
+        first = f"; the first fault: {report.dropped[0][1]}" if report.dropped else ""
+        raise DataError(f"{report.path}: no row can be used{first}; check that this is the right file and format")
 
 
 def fit_tools(task: Task) -> tuple[Task, list[str]]:
@@ -186,3 +272,21 @@ def object_schema(properties: Mapping[str, Any], required: Sequence[str] = ()) -
     """A JSON Schema of type object."""
     schema: dict[str, Any] = {"type": "object", "properties": dict(properties)}
     return {**schema, "required": list(required)} if required else schema
+
+
+def offer_tools(
+    tools: Mapping[str, ToolSpec], used: Iterable[str], distractors: int, draw: random.Random
+) -> tuple[ToolSpec, ...]:
+    """The used tools and others drawn besides them, in an order that is drawn too; a used tool that is unknown is left out."""
+    used, names = list(dict.fromkeys(used)), list(tools)
+    drawn = draw.sample(names, min(len(names), distractors + len(used)))
+    others = [name for name in drawn if name not in used][:distractors]
+    offered = [tools[name] for name in used + others if name in tools]
+    draw.shuffle(offered)
+    return tuple(offered)
+
+
+def history_text(calls: Iterable[ToolCall]) -> str:
+    """Calls of an earlier turn as they stand in an assistant's message of a dialogue: one JSON object a line."""
+    lines = [json.dumps({"name": call.name, "parameters": dict(call.arguments)}, ensure_ascii=False) for call in calls]
+    return "\n".join(["<tool_call>", *lines, "</tool_call>"])

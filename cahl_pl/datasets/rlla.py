@@ -45,12 +45,17 @@ class RllaDataset(FileTasks):
 
     def __init__(self, path: str | Path, on_contradiction: OnContradiction = "relax", strict: bool = False) -> None:
         stem = Path(path).stem
-        super().__init__(path, lambda row, index: _task(row, f"{stem}-{index}"), on_contradiction, strict)
+        super().__init__(path, lambda row, index: rlla_task(row, f"{stem}-{index}"), on_contradiction, strict)
 
 
-def _task(row: Any, name: str) -> Task:
+def rlla_task(row: Any, name: str) -> Task:
+    """The task of a row; `name` becomes its id.
+
+    Raises:
+        DataError: naming the field at fault.
+    """
     fields, (system, dialogue, output) = _texts(row)
-    readers = (_tools, _messages, _gold)
+    readers = (_tools, read_dialogue, _gold)
     parts: list[Any] = []
     for field, reader, text in zip(fields, readers, (system, dialogue, output), strict=True):
         try:
@@ -99,13 +104,14 @@ def _tool(text: str) -> ToolSpec:
         declared = parse_json(parameters)
         if not isinstance(declared, dict):
             raise DataError(f"they must be an object, not a {type(declared).__name__}")
-        properties = {parameter: _property(get_field(declared, parameter, dict)) for parameter in declared}
+        properties = {parameter: flat_property(get_field(declared, parameter, dict)) for parameter in declared}
     except DataError as error:
         raise DataError(f"the parameters of tool {name!r}: {error}") from None
     return ToolSpec(name, description, object_schema(properties))
 
 
-def _property(declared: dict[str, Any]) -> dict[str, Any]:
+def flat_property(declared: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of a parameter declared as `{"description", "type", "default"}`, its type in free text."""
     schema = type_schema(declared.get("type"))
     if declared.get("description"):
         schema["description"] = str(declared["description"])
@@ -121,7 +127,12 @@ _TURN = re.compile(
 )
 
 
-def _messages(dialogue: str) -> tuple[Message, ...]:
+def read_dialogue(dialogue: str) -> tuple[Message, ...]:
+    """The turns of a dialogue that was flattened into tags, `<user> ... </user>` and so on.
+
+    Raises:
+        DataError: a turn cannot be read, or the last one is not the user's or a tool's.
+    """
     text = dialogue.removeprefix(_HISTORY).rstrip()
     messages: list[Message] = []
     at = 0

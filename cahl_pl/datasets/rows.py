@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 
 _JSON_SPACE = " \t\r\n"
+_ENDS = tuple(_JSON_SPACE + ",]")
+_CHUNK = 1 << 20
+_BATCH_ROWS = 256
 
 
 class DataError(ValueError):
@@ -27,19 +31,22 @@ class Row:
             (from 0).
         value: what was read.
         fault: why the row is not proper JSON; None if it is.
+        line, offset: of JSON lines only: the line, from 1, and the byte at which it starts.
     """
 
     index: int
     where: str
     value: Any
     fault: str | None
+    line: int = 0
+    offset: int | None = None
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
     """The rows of a file: parquet by its suffix, a JSON list by its first character, JSON lines otherwise.
 
-    JSON is read strictly: a key that stands twice, NaN or infinities, or text that has no UTF-8 is a row's
-    fault.
+    The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a key that stands
+    twice, NaN or infinities, or text that has no UTF-8 is a row's fault.
 
     Raises:
         DataError: the file is missing, cannot be read or holds no rows, or a JSON list breaks off.
@@ -51,15 +58,10 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         yield from _parquet_rows(path)
         return
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            yield from _list_rows(path, file) if _starts_a_list(file) else _line_rows(path, file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
-    if text.lstrip(_JSON_SPACE).startswith("["):
-        yield from _list_rows(path, text)
-    else:
-        yield from _line_rows(path, text)
 
 
 def parse_json(text: str) -> Any:
@@ -95,52 +97,115 @@ def get_field(row: Any, name: str, kind: type[T]) -> T:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException, parquet  # here: the import takes long, and JSON does without
 
+    index = 0
     try:
-        values = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                for value in batch.to_pylist():
+                    yield Row(index, f"{path}, row {index}", value, None)
+                    index += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
         raise DataError(f"{path}: not a parquet file that can be read ({first_line}); download it again") from None
-    for index, value in enumerate(values):
-        yield Row(index, f"{path}, row {index}", value, None)
 
 
-def _line_rows(path: Path, text: str) -> Iterator[Row]:
-    index = 0
-    # Not splitlines(): JSON strings may hold U+2028 and its kin as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip(_JSON_SPACE):
+def _starts_a_list(file: BinaryIO) -> bool:
+    start = b""
+    while not start and (chunk := file.read(4096)):
+        start = chunk.removeprefix(codecs.BOM_UTF8).lstrip(_JSON_SPACE.encode())
+    file.seek(0)
+    return start.startswith(b"[")
+
+
+def _line_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
+    index = offset = 0
+    # Lines of bytes end at \n only. JSON strings may hold U+2028 and its kin, at which str.splitlines() would split.
+    for number, line in enumerate(file, start=1):
+        start, offset = offset, offset + len(line)
+        if number == 1 and line.startswith(codecs.BOM_UTF8):
+            start, line = len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
+        if line.strip(_JSON_SPACE.encode()):
             where = f"{path}, line {number}"
             try:
-                yield Row(index, where, parse_json(line), None)
+                yield Row(index, where, parse_json(line.removesuffix(b"\n").decode()), None, number, start)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}: byte {start + error.start} is not UTF-8; convert the file to UTF-8") from None
             except DataError as error:
-                yield Row(index, where, None, str(error))
+                yield Row(index, where, None, str(error), number, start)
             index += 1
 
 
-def _list_rows(path: Path, text: str) -> Iterator[Row]:
-    at = _skip_space(text, text.index("[") + 1)
-    line, counted, index = 1, 0, 0
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        where = f"{path}, row {index} (line {line})"
-        value, end, fault = _decode(text, at)
-        if end == at:  # nothing says where the next row starts
+def _list_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
+    text = _Window(path, file)
+    text.next_character()
+    text.move(1)  # the bracket
+    index = 0
+    while (character := text.next_character()) != "]":
+        where = f"{path}, row {index} (line {text.line})"
+        value, found, fault = text.value()
+        if not found:  # nothing says where the next row starts
             raise DataError(f"{where}: {fault}; correct the row")
         yield Row(index, where, value, fault)
-        at = _skip_space(text, end)
         index += 1
-        if text[at : at + 1] == ",":
-            at = _skip_space(text, at + 1)
-        elif text[at : at + 1] != "]":
+        character = text.next_character()
+        if character == ",":
+            text.move(1)
+        elif character != "]":
             raise DataError(f"{where}: not JSON: a comma or ] must follow the row; is the file complete?")
-    if text[at + 1 :].strip(_JSON_SPACE):
+    text.move(1)
+    if text.next_character():
         raise DataError(f"{path}: there is more text after the list's end; keep one JSON list in the file")
 
 
-def _skip_space(text: str, at: int) -> int:
-    while text[at : at + 1] and text[at] in _JSON_SPACE:
-        at += 1
-    return at
+class _Window:
+    """The text of a file from where it is being read, as much of it as has been needed; `line` counts from 1."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.line = 1
+        self._path, self._file = path, file
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._bytes = 0
+        self._text = ""
+        self._at = 0
+
+    def move(self, count: int) -> None:
+        end = self._at + count
+        self.line += self._text.count("\n", self._at, end)
+        self._at = end
+
+    def next_character(self) -> str:
+        """The next character that is not space; empty at the end of the file."""
+        while True:
+            end = self._at
+            while end < len(self._text) and self._text[end] in _JSON_SPACE:
+                end += 1
+            self.move(end - self._at)
+            if end < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def value(self) -> tuple[Any, bool, str | None]:
+        """The value that starts here, whether one could be read, and its fault."""
+        while True:
+            value, end, fault = _decode(self._text, self._at)
+            # What ends with the window may go on after it: "12" as "123" or "12.5"; and so may what cannot be read.
+            if (end > self._at and self._text[end : end + 1] in _ENDS) or not self._more():
+                found = end > self._at
+                self.move(end - self._at)
+                return value, found, fault
+
+    def _more(self) -> bool:
+        # As much again as there is: a long value is then decoded a few times, not once for each chunk.
+        chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            place = self._bytes - pending + error.start
+            raise DataError(f"{self._path}: byte {place} is not UTF-8; convert the file to UTF-8") from None
+        if chunk:
+            self._bytes += len(chunk)
+            self._text, self._at = self._text[self._at :] + text, 0
+        return bool(chunk)
 
 
 def _decode(text: str, start: int) -> tuple[Any, int, str | None]:

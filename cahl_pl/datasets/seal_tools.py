@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cahl_pl.datasets.base import FileTasks, OnContradiction, kind_of_gold, object_schema
+from cahl_pl.datasets.base import FileTasks, OnContradiction, kind_of_gold, object_schema, offer_tools
 from cahl_pl.datasets.rows import DataError, get_field, read_rows
 from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
@@ -50,26 +50,26 @@ class SealToolsDataset(FileTasks):
     ) -> None:
         if num_distractors < 0:
             raise ValueError(f"num_distractors must be 0 or more, not {num_distractors}")
-        tools = _read_tools(tools_path)
-        names = list(tools)
+        super().__init__(path, seal_tools_reader(tools_path, num_distractors, seed), on_contradiction, strict)
 
-        def offer(name: str, gold: tuple[GoldCall, ...]) -> tuple[ToolSpec, ...]:
-            used = list(dict.fromkeys(call.name for call in gold))
-            draw = random.Random(f"{seed}/{name}")
-            drawn = draw.sample(names, min(len(names), num_distractors + len(used)))
-            others = [other for other in drawn if other not in used][:num_distractors]
-            offered = [tools[other] for other in used + others if other in tools]
-            draw.shuffle(offered)
-            return tuple(offered)
 
-        def read(row: Any, index: int) -> Task:
-            name = get_field(row, "id", str)
-            messages = (Message("user", get_field(row, "query", str)),)
-            gold = _gold(get_field(row, "calling", list))
-            kind = kind_of_gold(gold)
-            return Task(name, messages, offer(name, gold), gold, ordered=kind == "nested", tags={"kind": kind})
+def seal_tools_reader(tools_path: str | Path, num_distractors: int = 4, seed: int = 0) -> Callable[[Any, int], Task]:
+    """Reads the task of a row; the arguments are those of `SealToolsDataset`.
 
-        super().__init__(path, read, on_contradiction, strict)
+    Raises:
+        DataError: the file of tools cannot be read, or a tool is malformed.
+    """
+    tools = _read_tools(tools_path)
+
+    def read(row: Any, index: int) -> Task:
+        name = get_field(row, "id", str)
+        messages = (Message("user", get_field(row, "query", str)),)
+        gold = _gold(get_field(row, "calling", list))
+        kind = kind_of_gold(gold)
+        offered = offer_tools(tools, (call.name for call in gold), num_distractors, random.Random(f"{seed}/{name}"))
+        return Task(name, messages, offered, gold, ordered=kind == "nested", tags={"kind": kind})
+
+    return read
 
 
 def _read_tools(path: str | Path) -> Mapping[str, ToolSpec]:

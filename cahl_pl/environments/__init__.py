@@ -2,6 +2,16 @@
 
 from .base import Environment, Session
 from .executable import ExecutableEnvironment
+from .python_tools import PythonTools, PythonToolsEnvironment
 from .recorded import RecordedEnvironment
+from .sandbox import SandboxedEnvironment
 
-__all__ = ["Environment", "ExecutableEnvironment", "RecordedEnvironment", "Session"]
+__all__ = [
+    "Environment",
+    "ExecutableEnvironment",
+    "PythonTools",
+    "PythonToolsEnvironment",
+    "RecordedEnvironment",
+    "SandboxedEnvironment",
+    "Session",
+]

@@ -6,20 +6,18 @@ from typing import Any
 
 import pytest
 
-from cahl_pl.datasets import DataError
-from cahl_pl.datasets.base import FileTasks, fit_tools, kind_of_gold, object_schema
-from cahl_pl.datasets.rows import get_field
+from cahl_pl.datasets import DataError, LoadReport
+from cahl_pl.datasets.base import FileTasks, Verdict, fit_tools, history_text, judge, kind_of_gold, object_schema
+from cahl_pl.datasets.rows import Row, get_field
 from cahl_pl.schema import find_problems
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
 
 TYPED = object_schema(
     {"n": {"type": "integer", "description": "how many", "maximum": 9}, "s": {"type": "string"}}, ["s"]
 )
 
 
-def task(
-    *gold: GoldCall, tools: tuple[ToolSpec, ...] = (ToolSpec("f", "d", TYPED),), name: str = "t"
-) -> Task:
+def task(*gold: GoldCall, tools: tuple[ToolSpec, ...] = (ToolSpec("f", "d", TYPED),), name: str = "t") -> Task:
     return Task(name, (Message("user", "q"),), tools, gold)
 
 
@@ -87,16 +85,12 @@ def test_every_row_is_in_the_report(path: Path) -> None:
     loaded = FileTasks(path, read)
     assert [loaded[i].id for i in range(len(loaded))] == ["good", "odd"]
     assert loaded.report.kept == ["good"]
-    assert loaded.report.relaxed == [
-        ("odd", "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'")
-    ]
+    assert loaded.report.relaxed == [("odd", "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'")]
     assert loaded.report.dropped == [
         ("row 2", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
         ("row 3", f"{path}, line 4: the id 'good' stands twice"),
     ]
-    assert str(loaded.report).startswith(
-        f"{path}: 1 rows kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: "
-    )
+    assert str(loaded.report).startswith(f"{path}: 1 rows kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: ")
 
 
 def test_contradictory_rows_can_be_dropped(path: Path) -> None:
@@ -122,9 +116,7 @@ def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl: no row can be used; check"):
         FileTasks(path, read)
     path.write_text("1\n2\n")
-    with pytest.raises(
-        DataError, match=r"no row can be used; the first fault: .*line 1: there must be an object"
-    ):
+    with pytest.raises(DataError, match=r"no row can be used; the first fault: .*line 1: there must be an object"):
         FileTasks(path, read)
     with pytest.raises(ValueError, match="on_contradiction must be 'relax' or 'drop', not 'ignore'"):
         FileTasks(path, read, on_contradiction="ignore")  # type: ignore[arg-type]
@@ -136,3 +128,38 @@ def test_kinds_of_gold() -> None:
     assert kind_of_gold([call]) == "single"
     assert kind_of_gold([call] * 3) == "multiple"
     assert kind_of_gold([call, GoldCall("f", {"a": "x"}, references={"a": "$1"})]) == "nested"
+
+
+def test_ids_are_compared_over_all_rows_and_tasks() -> None:
+    rows = [Row(i, f"row {i}", value, None) for i, value in enumerate(["a", "b", "a", "\ud800"])]
+    verdicts = list(
+        judge(rows, lambda value, _: [task(name=value), DataError("no")] if value == "b" else [task(name=value)])
+    )
+    assert [(v.name, v.task is None, v.reason) for v in verdicts] == [
+        ("a", False, ""),
+        ("b", False, ""),
+        ("row 1", True, "row 1: no"),
+        ("row 2", True, "row 2: the id 'a' stands twice"),
+        ("\ud800", False, ""),
+    ]
+
+
+def test_a_report_counts_what_it_does_not_name() -> None:
+    report = LoadReport("f", limit=1)
+    row = Row(0, "w", None, None)
+    for kept, reason in [(True, ""), (True, ""), (True, "odd"), (False, "bad"), (False, "bad"), (False, "bad")]:
+        report.add(Verdict(row, "n", task() if kept else None, reason))
+    assert (report.kept, report.relaxed, report.dropped) == (["n"], [("n", "odd")], [("n", "bad")])
+    assert (report.unnamed, report.counts) == ((1, 0, 2), (2, 1, 3))
+    assert str(report).splitlines() == [
+        "f: 2 rows kept, 1 with a relaxed schema, 3 dropped",
+        "  relaxed n: odd",
+        "  dropped n: bad",
+        "  and 0 more relaxed, 2 more dropped, which are not named",
+    ]
+
+
+def test_calls_of_the_history_are_written_one_a_line() -> None:
+    assert history_text([ToolCall("f", {"x": "\u00e9"}), ToolCall("g", {})]) == (
+        '<tool_call>\n{"name": "f", "parameters": {"x": "\u00e9"}}\n{"name": "g", "parameters": {}}\n</tool_call>'
+    )

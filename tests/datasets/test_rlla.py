@@ -70,9 +70,7 @@ def test_a_row_becomes_a_task(tmp_path: Path) -> None:
     assert task.id == "rows-0"
     assert task.messages == (
         Message("user", "Weather in Bern?\nAnd in <b>Rome</b>?"),
-        Message(
-            "assistant", '<tool_call>\n{"name": "Get Weather", "parameters": {"city": "Bern"}}\n</tool_call>'
-        ),
+        Message("assistant", '<tool_call>\n{"name": "Get Weather", "parameters": {"city": "Bern"}}\n</tool_call>'),
         Message("tool", '[{"name": "Get Weather", "results": "sun"}]'),
         Message("assistant", "Sun."),
         Message("user", "Add 1 and 2."),
@@ -221,10 +219,7 @@ def test_real_schemas_are_valid_json_schema(data_dir: Path) -> None:
 def test_real_contradictions(data_dir: Path) -> None:
     reasons = dict(RllaDataset(data_dir / "rlla" / "rlla_sft.json").report.relaxed)
     assert reasons["rlla_sft-204"] == "tool 'translate' is offered twice, the first is kept"
-    assert (
-        reasons["rlla_sft-73"]
-        == "gold call 1: parameter 'max_mass' of v1_planets: 0.5 is not of type 'integer'"
-    )
+    assert reasons["rlla_sft-73"] == "gold call 1: parameter 'max_mass' of v1_planets: 0.5 is not of type 'integer'"
     assert reasons["rlla_sft-227"].endswith("'[[1.0' is not of type 'array'")
     assert reasons["rlla_sft-130"].startswith(
         "gold call 2: no tool is named 'LastName varchar'; offered: createTable; "

@@ -91,9 +91,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(read_rows(tmp_path))
     with pytest.raises(DataError, match="byte 1 is not UTF-8"):
         list(read_rows(write(tmp_path, b"a\xff")))
-    with pytest.raises(
-        DataError, match=r"x\.parquet: not a parquet file that can be read .*; download it again"
-    ):
+    with pytest.raises(DataError, match=r"x\.parquet: not a parquet file that can be read .*; download it again"):
         list(read_rows(write(tmp_path, "version https://git-lfs", "x.parquet")))
 
 
@@ -105,3 +103,40 @@ def test_fields_name_what_is_wrong() -> None:
         get_field({"a": []}, "a", str)
     with pytest.raises(DataError, match="there must be an object with the field 'a', not a NoneType"):
         get_field(None, "a", str)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 50])
+def test_a_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("cahl_pl.datasets.rows._CHUNK", chunk)
+    text = '\ufeff [\n12, {"a": "\u00e9 \U0001f600"} ,\n\n"x,]", [3], 1e5, {"k": 1, "k": 2}]\n'
+    rows = list(read_rows(write(tmp_path, text, "rows.json")))
+    assert [row.value for row in rows] == [12, {"a": "\u00e9 \U0001f600"}, "x,]", [3], 1e5, {"k": 2}]
+    assert [row.fault for row in rows] == [None] * 5 + ["the key 'k' stands twice in one object"]
+    assert [row.where.rpartition("line ")[2] for row in rows] == ["2)", "2)", "4)", "4)", "4)", "4)"]
+    with pytest.raises(DataError, match="byte 3 is not UTF-8"):
+        list(read_rows(write(tmp_path, b'["a\xff"]', "bad.json")))
+    with pytest.raises(DataError, match="byte 5 is not UTF-8"):
+        list(read_rows(write(tmp_path, b'["a",\xc3', "cut.json")))
+    with pytest.raises(DataError, match=r"row 1 \(line 1\): not JSON"):
+        list(read_rows(write(tmp_path, '["a", {"b": 1', "cut.json")))
+
+
+def test_lines_say_where_they_start(tmp_path: Path) -> None:
+    path = write(tmp_path, '\ufeff1\n\n\u00e9\n{"a": 2}')
+    content = path.read_bytes()
+    rows = list(read_rows(path))
+    assert [(row.line, content[row.offset :].split(b"\n")[0]) for row in rows] == [
+        (1, b"1"),
+        (3, "\u00e9".encode()),
+        (4, b'{"a": 2}'),
+    ]
+
+
+def test_parquet_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cahl_pl.datasets.rows._BATCH_ROWS", 2)
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"a": [1, 2, 3, 4, 5]}), tmp_path / "x.parquet")
+    rows = list(read_rows(tmp_path / "x.parquet"))
+    assert [(row.index, row.value) for row in rows] == [(i, {"a": i + 1}) for i in range(5)]

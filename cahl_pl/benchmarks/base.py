@@ -1,0 +1,178 @@
+"""The interface of a benchmark, and what single-turn and multi-turn ones share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeAlias
+
+from cahl_pl.environments.base import Environment, Session, refusal
+from cahl_pl.metrics import count_uses
+from cahl_pl.parsing import format_call
+from cahl_pl.records import record
+from cahl_pl.types import Feedback, Message, Plan, Task, ToolCall, Trajectory
+
+Record: TypeAlias = dict[str, Any]
+"""What became of one task, as JSON values: `id`, `group`, `success`, `episodes`, `counts` and what the scorer needs."""
+
+
+class Evaluate(Protocol):
+    """One greedy episode per task; the environment answers the calls (None: that of the data module)."""
+
+    def __call__(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
+        """The episodes, in the order of the tasks."""
+
+
+class Benchmark(ABC):
+    """A test set with rules of its own for what counts as right.
+
+    A single-turn benchmark gives tasks and checks their episodes; one that needs several turns overrides `run`.
+
+    Attributes:
+        name: the benchmark, as reports call it.
+        scheme: by which rules it scores, as reports call it.
+        ids: the id of each task, unique and stable between runs: what a resumed run goes by.
+        environment: answers the calls of the default `run`.
+    """
+
+    name: str
+    scheme: str
+    ids: Sequence[str]
+    environment: Environment
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def group(self, index: int) -> str:
+        """The part of the benchmark that a task belongs to: its category or level."""
+
+    @abstractmethod
+    def task(self, index: int) -> Task:
+        """The task at `index`, as it starts."""
+
+    @abstractmethod
+    def check(self, index: int, trajectory: Trajectory) -> Record:
+        """The verdict on an episode: `success` (bool) and what else the record is to hold, `gold_calls` (int) for one."""
+
+    @abstractmethod
+    def score(self, records: Sequence[Record]) -> dict[str, float]:
+        """The scores, shares between 0 and 1 unless their name says otherwise; only of what the records hold."""
+
+    def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
+        """Evaluate these tasks; one record each, in their order."""
+        episodes = evaluate([self.task(i) for i in indices], self.environment)
+        return [
+            make_record(self.ids[i], self.group(i), [episode], **self.check(i, episode))
+            for i, episode in zip(indices, episodes, strict=True)
+        ]
+
+    def denominators(self, records: Sequence[Record]) -> dict[str, int]:
+        """How many tasks of each group were run, and of all."""
+        return {**Counter(r["group"] for r in records), "all": len(records)}
+
+    def remarks(self, records: Sequence[Record]) -> list[str]:
+        """What a reader of the scores has to know, one sentence each."""
+        return []
+
+    def options(self) -> dict[str, Any]:
+        """Every option that the scores depend on, as JSON values; never a secret."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give back what a run has opened; it may be run again afterwards."""
+
+
+class AcknowledgingEnvironment(Environment):
+    """Answers every call that its schema allows with `{"status": "ok"}`.
+
+    For benchmarks that only compare calls: an answer that depended on the gold would give it away.
+    """
+
+    def start(self, task: Task) -> Session:
+        """A session without state."""
+        return _Acknowledging(task)
+
+
+class _Acknowledging(Session):
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def call(self, call: ToolCall) -> Feedback:
+        return refusal(call, self._task) or Feedback('{"status": "ok"}')
+
+
+def make_record(
+    name: str,
+    group: str,
+    episodes: Sequence[Trajectory],
+    success: bool,
+    gold_calls: int | None = None,
+    **verdict: Any,
+) -> Record:
+    """The record of a task.
+
+    Args:
+        name: its id.
+        group: its category or level.
+        episodes: one, or one a turn or round.
+        success: by the benchmark's own rule.
+        gold_calls: calls that it needs; None where nobody knows: surplus calls are not counted then.
+        verdict: what else to record.
+    """
+    shown = [record(episode) for episode in episodes]
+    for episode in shown:
+        del episode["success"]  # agreement with gold calls, which is not this benchmark's rule
+    counts = count_uses(_joined(episodes), success, gold_calls)
+    if gold_calls is None:
+        del counts["surplus"]
+    return {"id": name, "group": group, "success": success, **verdict, "counts": counts, "episodes": shown}
+
+
+def dialogue(episode: Trajectory) -> list[Message]:
+    """What an episode adds to the dialogue of the next one: calls with their answers, and answers in text."""
+    messages = []
+    for step in episode.steps:
+        if step.action.call is not None:
+            messages.append(Message("assistant", format_call(step.action.call)))
+        elif step.action.answer is not None:
+            messages.append(Message("assistant", step.action.answer))
+        if step.feedback is not None and step.action.call is not None:
+            messages.append(Message("tool", step.feedback.text))
+    return messages
+
+
+def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:
+    """Indices of at most so many tasks, in their order, taken in turn from each group: a small share sees them all."""
+    if max_tasks is None or max_tasks >= len(groups):
+        return list(range(len(groups)))
+    rank: Counter[str] = Counter()
+    ranked = []
+    for index, group in enumerate(groups):
+        ranked.append((rank[group], index))
+        rank[group] += 1
+    return sorted(index for _, index in sorted(ranked)[:max_tasks])
+
+
+def share(values: Iterable[float]) -> float:
+    """The mean of some values, of which there is at least one."""
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def by_group(records: Sequence[Record]) -> dict[str, float]:
+    """Share of successes of each group, in the order of their first record."""
+    groups = dict.fromkeys(r["group"] for r in records)
+    return {group: share(r["success"] for r in records if r["group"] == group) for group in groups}
+
+
+def _joined(episodes: Sequence[Trajectory]) -> Trajectory:
+    """The episodes of a task as one, to be counted: a call that repeats one of an earlier turn is redundant."""
+    if len(episodes) == 1:
+        return episodes[0]
+    subtasks = tuple(subtask for e in episodes for subtask in e.plan.subtasks)
+    error = None if subtasks else episodes[0].plan.error  # unreadable: all of its plans
+    steps = tuple(step for e in episodes for step in e.steps)
+    return replace(episodes[-1], plan=Plan(subtasks, error), steps=steps)

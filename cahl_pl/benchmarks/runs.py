@@ -1,0 +1,232 @@
+"""One run of a benchmark: records on disk after every batch, nothing repeated after a restart, a report at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from cahl_pl.benchmarks.base import Benchmark, Record
+from cahl_pl.datasets.rows import DataError
+from cahl_pl.environments.base import Environment
+from cahl_pl.errors import ConfigError
+from cahl_pl.metrics import ToolUse
+from cahl_pl.types import Task, Trajectory
+
+
+class Evaluator(Protocol):
+    """Who makes episodes, and counts the tokens that it samples for them."""
+
+    evaluated_tokens: int
+
+    def evaluate(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
+        """One greedy episode per task."""
+
+
+class BenchmarkRun:
+    """Runs a benchmark batch by batch.
+
+    With a folder, `<name>.jsonl` holds one record a line and `<name>.json` the settings from the start and the report from
+    the end. A run that finds its own records there goes on after them: what is recorded is not run again, and half a
+    line, left by a run that was killed while writing, is dropped and its task done again.
+
+    Args:
+        benchmark: the benchmark.
+        name: of its files, and in the table.
+        folder: where they are written; None: nowhere.
+        settings: model, checkpoint, prompts and limits of this run, as JSON values.
+        evaluator: makes the episodes.
+
+    Raises:
+        ConfigError: the folder holds records of other settings or options.
+        DataError: a line of the records cannot be read, or stands twice.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        name: str,
+        folder: Path | None,
+        settings: Mapping[str, Any],
+        evaluator: Evaluator,
+    ) -> None:
+        self.benchmark = benchmark
+        self.name = name
+        self.evaluator = evaluator
+        self.head = _plain(
+            {
+                "benchmark": benchmark.name,
+                "scheme": benchmark.scheme,
+                "tasks": len(benchmark),
+                "options": benchmark.options(),
+                "run": dict(settings),
+            }
+        )
+        self.records: dict[str, Record] = {}
+        self._lines = None if folder is None else folder / f"{name}.jsonl"
+        self._report = None if folder is None else folder / f"{name}.json"
+        if self._lines is not None and self._report is not None:
+            self._lines.parent.mkdir(parents=True, exist_ok=True)
+            if self._lines.is_file() and self._lines.stat().st_size:
+                self._check_settings(self._report)
+                self.records = _read_records(self._lines, set(benchmark.ids))
+            else:
+                _write(self._report, {**self.head, "complete": False})
+
+    def step(self, indices: Sequence[int]) -> None:
+        """Run those of the tasks that have no record yet, and write their records."""
+        todo = [i for i in indices if self.benchmark.ids[i] not in self.records]
+        if not todo:
+            return
+        meter = _Meter(self.evaluator)
+        records = self.benchmark.run(todo, meter)
+        for one in records:  # batched, so that a task's own share cannot be told from the others'
+            one["tokens"], one["seconds"] = meter.tokens / len(todo), meter.seconds / len(todo)
+            self.records[one["id"]] = one
+        if self._lines is not None:
+            _append(self._lines, records)
+
+    def finish(self) -> dict[str, float]:
+        """Score what is recorded, print and write the report.
+
+        Returns:
+            Scores and efficiency, tag -> value; empty without records.
+        """
+        self.benchmark.close()
+        records = [self.records[key] for key in self.benchmark.ids if key in self.records]
+        if not records:
+            return {}
+        scores, used = self.benchmark.score(records), efficiency(records)
+        remarks = self.benchmark.remarks(records)
+        if len(records) < len(self.benchmark):
+            remarks.append(f"only {len(records)} of {len(self.benchmark)} tasks have been run")
+        report = {
+            **self.head,
+            "complete": len(records) == len(self.benchmark),
+            "scores": scores,
+            "denominators": self.benchmark.denominators(records),
+            "efficiency": used,
+            "remarks": remarks,
+        }
+        if self._report is not None:
+            _write(self._report, report)
+            self._print(report)
+        return {**scores, **used}
+
+    def _check_settings(self, path: Path) -> None:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        differing = [key for key, value in _flat(self.head) if dict(_flat(before)).get(key) != value]
+        if differing:
+            raise ConfigError(
+                f"{self._lines} holds records of another run ({', '.join(differing[:4])} differ): give data.results another "
+                "folder, or the settings that it was begun with"
+            )
+
+    def _print(self, report: Mapping[str, Any]) -> None:
+        table = Table()
+        for column in ("score", "value", "tasks"):
+            table.add_column(column, justify="left" if column == "score" else "right")
+        for key, value in report["scores"].items():
+            tasks = report["denominators"].get(key)
+            table.add_row(key, f"{value:.4f}", "" if tasks is None else str(tasks))
+        table.add_section()
+        for key, value in report["efficiency"].items():
+            table.add_row(key, f"{value:.4f}", "")
+        console = Console(width=110)
+        console.print(f"{self.name}: {self.benchmark.name}, {self.benchmark.scheme}", markup=False, highlight=False)
+        console.print(table)
+        for remark in report["remarks"]:
+            console.print(f"note: {remark}", markup=False, highlight=False)
+        print(f"written: {self._report}")
+
+
+def efficiency(records: Sequence[Record]) -> dict[str, float]:
+    """How economically the tasks were done: `ToolUse` over their calls, sampled tokens and seconds per task.
+
+    `task/success` is left out, because the scores say it; `tools/excess` too, where the number of calls needed is not known.
+    Seconds are those of making episodes, the environment's answers included, checking excluded.
+    """
+    metric = ToolUse()
+    metric.update([one["counts"] for one in records])
+    left_out = (
+        {"task/success"} if all("surplus" in one["counts"] for one in records) else {"task/success", "tools/excess"}
+    )
+    values = {tag: value.item() for tag, value in metric.compute().items() if tag not in left_out}
+    for key in ("tokens", "seconds"):
+        values[f"{key}_per_task"] = sum(one[key] for one in records) / len(records)
+    return values
+
+
+class _Meter:
+    """`Evaluate`, counting what it costs."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._start = evaluator.evaluated_tokens
+        self.seconds = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self._evaluator.evaluated_tokens - self._start
+
+    def __call__(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
+        start = time.perf_counter()
+        episodes = self._evaluator.evaluate(tasks, environment)
+        self.seconds += time.perf_counter() - start
+        return episodes
+
+
+def _read_records(path: Path, known: set[str]) -> dict[str, Record]:
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    records: dict[str, Record] = {}
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            one = json.loads(line)
+            name = one["id"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"{path}, line {number}: not a record; delete the line, and its task is run again"
+            ) from None
+        if name in records or name not in known:
+            fault = "stands twice" if name in records else "is no task of this benchmark"
+            raise DataError(f"{path}, line {number}: the id {name!r} {fault}; delete the line")
+        records[name] = one
+    return records
+
+
+def _append(path: Path, records: Sequence[Record]) -> None:
+    text = "".join(json.dumps(one, ensure_ascii=False, default=str) + "\n" for one in records)
+    with path.open("ab") as file:
+        file.write(text.encode("utf-8", "replace"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from a JSON file."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        return [(prefix, value)]
+    return [pair for key, item in value.items() for pair in _flat(item, f"{prefix}.{key}" if prefix else key)]

@@ -1,0 +1,160 @@
+"""Other formats into the task format of this project (`cahl_pl.datasets.jsonl`), a row at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cahl_pl.datasets.api_bank import (
+    api_bank_sequence,
+    api_bank_task,
+    dialogue_rows,
+    dialogue_tasks,
+    group_samples,
+    read_declared_tools,
+)
+from cahl_pl.datasets.base import LoadReport, OnContradiction, RowReader, judge, require_tasks
+from cahl_pl.datasets.hub import PREFIX, hub_rows
+from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
+from cahl_pl.datasets.rlla import rlla_task
+from cahl_pl.datasets.rows import Row, read_rows
+from cahl_pl.datasets.seal_tools import seal_tools_reader
+from cahl_pl.datasets.toolace import toolace_tasks
+from cahl_pl.datasets.xlam import xlam_task
+from cahl_pl.errors import ConfigError
+from cahl_pl.types import Task
+
+Source: TypeAlias = tuple[Iterable[Row], RowReader]
+
+NEEDS_TOOLS = ("seal-tools", "api-bank-dialogues")
+"""Formats whose rows do not declare their tools: files that do have to be given."""
+
+
+def _numbered(read: Callable[[Any, str], Task]) -> Callable[[str], Source]:
+    """A format of one task a row, whose id is made of the file's name and the row's number, from 0."""
+
+    def open_(source: str) -> Source:
+        name = source_name(source)
+        return _rows(source), lambda value, index: (read(value, f"{name}-{index}"),)
+
+    return open_
+
+
+def _toolace(source: str) -> Source:
+    name = source_name(source)
+    return _rows(source), lambda value, index: toolace_tasks(value, f"{name}-{index}")
+
+
+def _sequences(source: str) -> Source:
+    name = source_name(source)
+    return group_samples(_rows(source)), lambda value, _: (api_bank_sequence(value, name),)
+
+
+def _jsonl(source: str) -> Source:
+    return _rows(source), lambda value, _: (row_to_task(value),)
+
+
+_OPENERS: dict[str, Callable[[str], Source]] = {
+    "rlla": _numbered(rlla_task),
+    "xlam": _numbered(xlam_task),
+    "toolace": _toolace,
+    "api-bank": _numbered(api_bank_task),
+    "api-bank-sequences": _sequences,
+    "jsonl": _jsonl,
+}
+
+FORMATS = (*_OPENERS, *NEEDS_TOOLS)
+
+
+def read_source(
+    format_name: str, source: str | Path, tools: Sequence[str | Path] = (), num_distractors: int = 4, seed: int = 0
+) -> Source:
+    """The rows of a source, and what reads their tasks.
+
+    Args:
+        format_name: one of `FORMATS`.
+        source: a file (a folder for `api-bank-dialogues`), or `hub:OWNER/NAME[:SPLIT]`.
+        tools: files that declare the tools, for the formats in `NEEDS_TOOLS`: `tool.jsonl` of Seal-Tools; processed
+            rows of API-Bank, any number of files.
+        num_distractors: tools offered besides those that are called, for the formats in `NEEDS_TOOLS`.
+        seed: of the draw of these.
+
+    Raises:
+        ConfigError: there is no such format, or its tools are missing or given where they are not needed.
+        DataError: a file of tools cannot be read.
+    """
+    if format_name not in FORMATS:
+        raise ConfigError(f"there is no format {format_name!r}; use one of {', '.join(FORMATS)}")
+    if bool(tools) != (format_name in NEEDS_TOOLS):
+        raise ConfigError(
+            f"the format {format_name} "
+            + (
+                "declares its own tools: leave the files of tools out"
+                if tools
+                else "needs files that declare its tools"
+            )
+        )
+    if format_name == "seal-tools":
+        if len(tools) > 1:
+            raise ConfigError("the format seal-tools has one file of tools, tool.jsonl")
+        read = seal_tools_reader(tools[0], num_distractors, seed)
+        return _rows(str(source)), lambda value, index: (read(value, index),)
+    if format_name == "api-bank-dialogues":
+        declared = read_declared_tools(tools)
+        return dialogue_rows(source), lambda value, _: dialogue_tasks(value, declared, num_distractors, seed)
+    return _OPENERS[format_name](str(source))
+
+
+def convert(source: Source, name: str, output: str | Path, on_contradiction: OnContradiction = "relax") -> LoadReport:
+    """Write the tasks of a source to a file of JSON lines.
+
+    Every task that is left out is named with its reason in `<output>.dropped.txt`, which is not there if there is none.
+    Schemas that gold breaks are relaxed before they are written, so that every row of the file can be loaded as it is.
+    The file appears under its name when it is complete.
+
+    Args:
+        source: see `read_source`.
+        name: of the source, for the report.
+        output: the file to write; one that is there is replaced.
+        on_contradiction: `relax` the schema of a task whose gold breaks it, or `drop` the task.
+
+    Returns:
+        What became of the tasks. The lists name the first `NAMED_ROWS` each; the counts are complete.
+
+    Raises:
+        DataError: the source cannot be read, or no task can be used.
+        OSError: the file cannot be written.
+    """
+    output = Path(output)
+    part, dropped = output.with_name(output.name + ".part"), output.with_name(output.name + ".dropped.txt")
+    report = LoadReport(name, limit=NAMED_ROWS)
+    try:
+        with part.open("w", encoding="utf-8") as file, dropped.open("w", encoding="utf-8", errors="replace") as reasons:
+            for verdict in judge(*source, on_contradiction):
+                report.add(verdict)
+                if verdict.task is None:
+                    reasons.write(f"{verdict.name}: {verdict.reason}\n")
+                else:
+                    file.write(json.dumps(task_to_row(verdict.task), ensure_ascii=False, allow_nan=False) + "\n")
+        require_tasks(report)
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+        if not report.counts[2]:
+            dropped.unlink(missing_ok=True)
+    return report
+
+
+def source_name(source: str) -> str:
+    """What ids of a source start with: the file's name without its suffix, or the data set's name."""
+    return (
+        source.removeprefix(PREFIX).partition(":")[0].rpartition("/")[2]
+        if source.startswith(PREFIX)
+        else Path(source).stem
+    )
+
+
+def _rows(source: str) -> Iterator[Row]:
+    return hub_rows(source) if source.startswith(PREFIX) else read_rows(source)

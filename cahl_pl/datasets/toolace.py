@@ -1,0 +1,135 @@
+"""ToolACE (arXiv 2409.00920): dialogues whose assistant turns may be calls, written as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+from cahl_pl.datasets.base import history_text, kind_of_gold, object_schema
+from cahl_pl.datasets.call_text import parse_calls
+from cahl_pl.datasets.rows import DataError, get_field, parse_json
+from cahl_pl.datasets.type_names import type_schema
+from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+
+_MAX_DEPTH = 16
+
+
+def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
+    """The tasks of a row `{"system", "conversations": [{"from", "value"}]}`: one for each assistant turn that calls.
+
+    The system text holds the tools as a JSON list. A turn calls if it starts with `[` and has a bracket `(`; it is then
+    `[name(key=value), ...]`. What the tools answered, if it follows as a JSON list of as many answers, is stored as the
+    results. Calls of a turn are parallel: `ordered` is False.
+
+    Args:
+        row: the row.
+        name: of the row; the tasks' ids are `<name>-turn-<turn, from 1>`.
+
+    Raises:
+        DataError: the row cannot be read, or none of its turns calls. A turn whose calls cannot be read is yielded as
+            a DataError, and so is every calling turn after it, since their dialogue holds it.
+    """
+    tools = _tools(get_field(row, "system", str))
+    turns = get_field(row, "conversations", list)
+    history: list[Message] = []
+    broken: int | None = None
+    found = False
+    for number, turn in enumerate(turns, start=1):
+        try:
+            speaker, text = get_field(turn, "from", str), get_field(turn, "value", str)
+            if speaker not in ("user", "assistant", "tool"):
+                raise DataError(f"'from' must be user, assistant or tool, not {speaker!r}")
+        except DataError as error:
+            raise DataError(f"the field 'conversations', turn {number}: {error}") from None
+        if speaker == "assistant" and text.lstrip().startswith("[") and "(" in text:
+            found = True
+            try:
+                if broken is not None:
+                    raise DataError(f"the calls of turn {broken}, which it follows, cannot be read")
+                calls = parse_calls(text)
+                if not history or history[-1].role not in ("user", "tool"):
+                    raise DataError("calls must follow a user's message or a tool's answer")
+            except DataError as error:
+                broken = broken or number
+                yield DataError(f"the field 'conversations', turn {number}: {error}")
+                continue
+            results = _results(turns[number:], len(calls))
+            gold = tuple(GoldCall(c.name, c.arguments, result) for c, result in zip(calls, results, strict=True))
+            yield Task(f"{name}-turn-{number}", tuple(history), tools, gold, tags={"kind": kind_of_gold(gold)})
+            text = history_text(calls)
+        history.append(Message(cast(Literal["user", "assistant", "tool"], speaker), text))
+    if not found:
+        raise DataError("no turn of the assistant calls a tool")
+
+
+def _results(following: Sequence[Any], count: int) -> list[Any]:
+    """What the tools answered to so many calls, as far as the next turn says it; None for each where it does not."""
+    unknown = [None] * count
+    if not following or not isinstance(following[0], dict) or following[0].get("from") != "tool":
+        return unknown
+    try:
+        answers = parse_json(str(following[0].get("value")))
+    except DataError:
+        return unknown
+    if not isinstance(answers, list) or len(answers) != count:
+        return unknown
+    return [answer.get("results", answer) if isinstance(answer, dict) else answer for answer in answers]
+
+
+def _tools(system: str) -> tuple[ToolSpec, ...]:
+    declared = _tool_list(system)
+    try:
+        return tuple(_tool(tool) for tool in declared)
+    except DataError as error:
+        raise DataError(f"the field 'system', the tools: {error}") from None
+
+
+def _tool_list(system: str) -> list[Any]:
+    """The first JSON list of objects with names in the text."""
+    at = system.find("[")
+    while at >= 0:
+        try:
+            end = json.JSONDecoder().raw_decode(system, at)[1]
+            value = parse_json(system[at:end])
+        except (ValueError, RecursionError):  # DataError is a ValueError
+            value = None
+        if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+            return value
+        at = system.find("[", at + 1)
+    raise DataError("the field 'system' holds no JSON list of tools")
+
+
+def _tool(tool: Any) -> ToolSpec:
+    declared = {"parameters": {}} if tool.get("parameters") is None else tool
+    schema = json_schema(get_field(declared, "parameters", dict))
+    parameters = object_schema(schema.get("properties", {}), schema.get("required", ()))
+    return ToolSpec(get_field(tool, "name", str), str(tool.get("description") or ""), parameters)
+
+
+def json_schema(declared: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """JSON Schema of a declaration that is nearly one: its types are Python's names (`dict`, `float`) or free text.
+
+    Only keywords that constrain types are taken over; what is not understood does not constrain.
+    """
+    if depth > _MAX_DEPTH:
+        return {}
+    schema = type_schema(declared.get("type"))
+    for key in ("description", "default"):
+        if declared.get(key) not in (None, ""):
+            schema[key] = declared[key]
+    if isinstance(declared.get("enum"), list) and declared["enum"]:
+        schema["enum"] = declared["enum"]
+    if isinstance(declared.get("items"), Mapping):
+        schema["items"] = json_schema(declared["items"], depth + 1)
+    properties = declared.get("properties")
+    if isinstance(properties, Mapping):
+        schema["properties"] = {
+            name: json_schema(value, depth + 1) if isinstance(value, Mapping) else {}
+            for name, value in properties.items()
+        }
+        required = declared.get("required")
+        known = [name for name in properties if name in required] if isinstance(required, list) else []
+        if known:
+            schema["required"] = known
+    return schema

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cahl_pl.datasets import DataError, JsonlDataset, RllaDataset, SealToolsDataset
+from cahl_pl.datasets.convert import FORMATS, convert, read_source, source_name
+from cahl_pl.errors import ConfigError
+
+XLAM = {"query": "q", "tools": '[{"name": "f", "parameters": {}}]', "answers": "[]"}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_rows_in_are_rows_out_and_dropped_rows(tmp_path: Path) -> None:
+    odd = XLAM | {"answers": '[{"name": "g", "arguments": {"x": 1}}]'}
+    path = write(tmp_path / "in.jsonl", XLAM, odd, XLAM | {"tools": "["}, 3)
+    output = tmp_path / "out.jsonl"
+    report = convert(read_source("xlam", path), str(path), output)
+    assert report.counts == (1, 1, 2)
+    loaded = JsonlDataset(output, strict=True)
+    assert loaded.report.kept == ["in-0", "in-1"]  # relaxed before it was written
+    assert (tmp_path / "out.jsonl.dropped.txt").read_text() == (
+        f"row 2: {path}, line 3: the field 'tools': not JSON: Expecting value at character 1\n"
+        f"row 3: {path}, line 4: there must be an object with the field 'query', not a int\n"
+    )
+    report = convert(read_source("xlam", path), str(path), output, on_contradiction="drop")
+    assert report.counts == (1, 0, 3)
+
+
+def test_nothing_is_left_behind_where_nothing_was_dropped_or_written(tmp_path: Path) -> None:
+    path, output = write(tmp_path / "in.jsonl", XLAM), tmp_path / "out.jsonl"
+    convert(read_source("xlam", path), str(path), output)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    before = output.read_text()
+    with pytest.raises(DataError, match=r"no row can be used; the first fault: .*line 1: "):
+        convert(read_source("rlla", path), str(path), output)
+    (tmp_path / "broken.json").write_text(f"[{json.dumps(XLAM)}, {{")
+    with pytest.raises(DataError, match="row 1"):
+        convert(read_source("xlam", tmp_path / "broken.json"), "broken", output)
+    assert output.read_text() == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_converted_rows_are_the_loaders_tasks(data_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    rlla, seal = data_dir / "rlla" / "rlla_4k_test.parquet", data_dir / "sealtools"
+    assert convert(read_source("rlla", rlla), "rlla", output).counts == (72, 8, 0)
+    ours, theirs = JsonlDataset(output, strict=True), RllaDataset(rlla)
+    assert [ours[i] for i in range(80)] == [theirs[i] for i in range(80)]
+    source = read_source("seal-tools", seal / "dev.jsonl", [seal / "tool.jsonl"], num_distractors=2, seed=3)
+    assert convert(source, "seal", output).counts == (692, 8, 0)
+    ours, theirs = JsonlDataset(output, strict=True), SealToolsDataset(seal / "dev.jsonl", seal / "tool.jsonl", 2, 3)
+    assert [ours[i] for i in range(700)] == [theirs[i] for i in range(700)]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "tools", "counts"),
+    [
+        ("rlla", "rlla/rlla_sft.json", "", (370, 30, 0)),
+        ("api-bank", "apibank/level-2-api_processed.json", "", (58, 9, 0)),
+        ("api-bank-sequences", "apibank/level-3-api_processed.json", "", (45, 5, 0)),
+        ("api-bank-dialogues", "apibank/dialogues", "apibank/level-*.json", (829, 30, 6)),
+        ("seal-tools", "sealtools/test_in_domain.jsonl", "sealtools/tool.jsonl", (689, 11, 0)),
+    ],
+)
+def test_real_data_is_counted_in_and_out(
+    data_dir: Path, tmp_path: Path, name: str, source: str, tools: str, counts: tuple[int, int, int]
+) -> None:
+    output, declared = tmp_path / "out.jsonl", sorted(data_dir.glob(tools)) if tools else []
+    assert convert(read_source(name, data_dir / source, declared), source, output).counts == counts
+    assert JsonlDataset(output, strict=True).report.counts == (counts[0] + counts[1], 0, 0)
+    dropped = tmp_path / "out.jsonl.dropped.txt"
+    assert (len(dropped.read_text().splitlines()) if dropped.exists() else 0) == counts[2]
+
+
+def test_the_project_s_own_format_is_normalised(tmp_path: Path) -> None:
+    row = {"id": "a", "messages": [{"role": "user", "content": "q"}], "tools": [], "gold": []}
+    (tmp_path / "list.json").write_text(json.dumps([row]))
+    convert(read_source("jsonl", tmp_path / "list.json"), "list", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == row | {"tags": {"kind": "none"}}
+
+
+def test_sources_that_make_no_sense(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no format 'csv'; use one of rlla, xlam, toolace"):
+        read_source("csv", "x")
+    with pytest.raises(ConfigError, match="the format seal-tools needs files that declare its tools"):
+        read_source("seal-tools", "x")
+    with pytest.raises(ConfigError, match="the format xlam declares its own tools: leave the files of tools out"):
+        read_source("xlam", "x", ["y"])
+    with pytest.raises(ConfigError, match="has one file of tools"):
+        read_source("seal-tools", "x", ["y", "z"])
+    assert len(FORMATS) == 8
+
+
+def test_names_of_sources() -> None:
+    assert source_name("a/rlla.json") == "rlla"
+    assert source_name("hub:owner/some.name:train") == "some.name"

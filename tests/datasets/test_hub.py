@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cahl_pl.datasets.hub import hub_rows
+from cahl_pl.datasets.rows import DataError
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Puts a library in place of `datasets` that has two rows, then fails; what it was asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(name: str, split: str, streaming: bool) -> Iterator[dict[str, int]]:
+        asked.append((name, split, streaming))
+        yield {"n": 0}
+        yield {"n": 1}
+        if split == "broken":
+            raise OSError("connection lost\nlong story")
+
+    library = ModuleType("datasets")
+    library.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    return asked
+
+
+def test_rows_are_streamed(asked: list[tuple[Any, ...]]) -> None:
+    rows = list(hub_rows("hub:owner/name"))
+    assert [(row.index, row.value, row.fault) for row in rows] == [(0, {"n": 0}, None), (1, {"n": 1}, None)]
+    assert rows[1].where == "hub:owner/name, row 1"
+    next(hub_rows("hub:owner/name:test"))
+    assert asked == [("owner/name", "train", True), ("owner/name", "test", True)]
+
+
+def test_failures_are_one_sentence(asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        DataError, match=r"^hub:o/n:broken: cannot be read at row 2 \(connection lost\); correct the name"
+    ):
+        list(hub_rows("hub:o/n:broken"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="the library datasets is missing; pip install datasets, or give a local file"):
+        list(hub_rows("hub:o/n"))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cahl_pl.datasets.rows import DataError
+from cahl_pl.datasets.toolace import json_schema, toolace_tasks
+from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+
+TOOLS = [
+    {
+        "name": "Get Weather",
+        "description": "Weather of a city.",
+        "parameters": {
+            "type": "dict",
+            "properties": {"city": {"type": "string", "description": "Which."}, "days": {"type": "int", "default": 1}},
+            "required": ["city"],
+        },
+        "required": None,
+    },
+    {"name": "ping", "description": "Ping.", "parameters": {"type": "dict", "properties": {}}},
+]
+SYSTEM = f"You compose functions [or not]. Here is a list of functions:\n{json.dumps(TOOLS)}.\nPut calls as [f(a=1)]"
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    speakers = {"U": "user", "A": "assistant", "T": "tool"}
+    return [{"from": speakers[value[0]], "value": value[2:]} for value in values]
+
+
+def read(*values: str, system: str = SYSTEM) -> list[Task | DataError]:
+    return list(toolace_tasks({"system": system, "conversations": turns(*values)}, "r-0"))
+
+
+def test_each_calling_turn_becomes_a_task() -> None:
+    calls = '[Get Weather(city="Rome"), Get Weather(city="Oslo", days=2)]'
+    answers = '[{"name": "Get Weather", "results": {"t": 20}}, {"name": "Get Weather", "results": {"t": 5}}]'
+    first, second = read("U:Rome and Oslo?", f"A:{calls}", f"T:{answers}", "A:20 and 5.", "U:Ping", "A:[ping()]")
+    assert isinstance(first, Task)
+    assert isinstance(second, Task)
+    assert (first.id, first.tags, first.ordered) == ("r-0-turn-2", {"kind": "multiple"}, False)
+    assert first.messages == (Message("user", "Rome and Oslo?"),)
+    assert first.gold == (
+        GoldCall("Get Weather", {"city": "Rome"}, {"t": 20}),
+        GoldCall("Get Weather", {"city": "Oslo", "days": 2}, {"t": 5}),
+    )
+    assert first.tools[0] == ToolSpec(
+        "Get Weather",
+        "Weather of a city.",
+        {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "description": "Which."},
+                "days": {"type": "integer", "default": 1},
+            },
+            "required": ["city"],
+        },
+    )
+    assert second.id == "r-0-turn-6"
+    assert second.gold == (GoldCall("ping", {}),)
+    assert [message.role for message in second.messages] == ["user", "assistant", "tool", "assistant", "user"]
+    assert second.messages[1].content == (
+        '<tool_call>\n{"name": "Get Weather", "parameters": {"city": "Rome"}}\n'
+        '{"name": "Get Weather", "parameters": {"city": "Oslo", "days": 2}}\n</tool_call>'
+    )
+
+
+@pytest.mark.parametrize("answer", ["T:fine", "T:[1, 2]", "T:{}", "U:and?"])
+def test_answers_that_do_not_fit_are_not_stored(answer: str) -> None:
+    (task,) = read("U:Ping", "A:[ping()]", answer)
+    assert isinstance(task, Task)
+    assert task.gold[0].result is None
+
+
+def test_a_broken_turn_spoils_the_later_ones_but_not_the_earlier() -> None:
+    items = read("U:1", "A:[ping()]", "U:2", "A:[ping(x)]", "U:3", "A:[ping()]")
+    assert isinstance(items[0], Task)
+    assert [str(item) for item in items[1:]] == [
+        "the field 'conversations', turn 4: the argument 'x' of ping has no name",
+        "the field 'conversations', turn 6: the calls of turn 4, which it follows, cannot be read",
+    ]
+
+
+def test_rows_that_cannot_be_read() -> None:
+    for row, message in (
+        ({}, "the field 'system' is missing"),
+        ({"system": "no [1] list", "conversations": []}, "the field 'system' holds no JSON list of tools"),
+        (
+            {"system": SYSTEM, "conversations": turns("U:Hi", "A:Hello [see below]")},
+            "no turn of the assistant calls a tool",
+        ),
+        (
+            {"system": SYSTEM, "conversations": [{"from": "gpt", "value": ""}]},
+            "turn 1: 'from' must be user, assistant or tool",
+        ),
+        (
+            {"system": '[{"name": 1}]', "conversations": []},
+            "the field 'system', the tools: the field 'name' must be a str",
+        ),
+    ):
+        with pytest.raises(DataError, match=message.replace("(", r"\(")):
+            list(toolace_tasks(row, "r"))
+    (item,) = read("A:[ping()]")
+    assert "calls must follow a user's message" in str(item)
+
+
+def test_near_json_schema() -> None:
+    declared: Any = {
+        "type": "dict",
+        "properties": {
+            "a": {"type": "array", "items": {"type": "float"}},
+            "b": {"type": "any", "enum": ["x"]},
+            "c": {"type": "dict", "properties": {"d": {"type": "boolean"}}, "required": ["d", "e"]},
+            "e": "odd",
+        },
+    }
+    assert json_schema(declared) == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": {"type": "number"}},
+            "b": {"enum": ["x"]},
+            "c": {"type": "object", "properties": {"d": {"type": "boolean"}}, "required": ["d"]},
+            "e": {},
+        },
+    }

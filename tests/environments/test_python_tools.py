@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cahl_pl.environments import ExecutableEnvironment, PythonTools, PythonToolsEnvironment
+from cahl_pl.errors import ConfigError
+from cahl_pl.types import Message, Task, ToolCall
+
+MODULE = '''
+from __future__ import annotations
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+@dataclass
+class Box:
+    n: int = 0
+
+def convert(amount: float, unit: Literal["km", "mile"], digits: int | None = None) -> float:
+    """Convert a distance.
+
+    Args:
+        amount: How far.
+        unit: Its unit.
+        digits: To round to.
+    """
+    return round(amount / 1.609344 if unit == "km" else amount * 1.609344, digits)
+
+def note(text: str, state: dict) -> int:
+    """Write a note; returns how many there are.
+
+    Args:
+        text: The note.
+    """
+    if not text:
+        raise ValueError("empty note")
+    state.setdefault("notes", []).append(text)
+    return len(state["notes"])
+
+def _helper(x): ...
+'''
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "my_tools.py"
+    path.write_text(MODULE)
+    return path
+
+
+def test_functions_become_tools(path: Path) -> None:
+    convert, note = PythonTools(str(path)).specs
+    assert (convert.name, convert.description) == ("convert", "Convert a distance.")
+    assert convert.parameters == {
+        "type": "object",
+        "properties": {
+            "amount": {"type": "number", "description": "How far."},
+            "unit": {"type": "string", "enum": ["km", "mile"], "description": "Its unit."},
+            "digits": {"type": ["integer", "null"], "description": "To round to."},
+        },
+        "required": ["amount", "unit"],
+    }
+    assert note.parameters == {
+        "type": "object",
+        "properties": {"text": {"type": "string", "description": "The note."}},
+        "required": ["text"],
+    }
+    assert [tool.name for tool in PythonTools(str(path), ["note"]).specs] == ["note"]
+
+
+def test_calls_are_run_on_the_sessions_own_state(path: Path) -> None:
+    environment = PythonToolsEnvironment(str(path))
+    assert isinstance(environment, ExecutableEnvironment)
+    task = Task("t", (Message("user", "q"),), PythonTools(str(path)).specs, state={"notes": ["old"]})
+
+    def answer(session: Any, name: str, **arguments: Any) -> tuple[Any, str | None]:
+        feedback = session.call(ToolCall(name, arguments))
+        return json.loads(feedback.text), feedback.error
+
+    session = environment.start(task)
+    assert answer(session, "convert", amount="10", unit="km", digits=2) == (6.21, None)
+    assert answer(session, "note", text="a") == (2, None)
+    assert answer(session, "note", text="b") == (3, None)
+    assert answer(environment.start(task), "note", text="a") == (2, None)
+    assert answer(session, "note", text="") == ({"error": "empty note"}, "tool")
+    assert answer(session, "convert", amount=1, unit="m")[1] == "type"
+    assert answer(session, "note", text="a", state={})[1] == "undeclared"
+    assert task.state == {"notes": ["old"]}
+    without = Task("t", (Message("user", "q"),), task.tools)
+    assert answer(environment.start(without), "note", text="a") == (1, None)
+
+
+def test_modules_by_name(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.syspath_prepend(str(path.parent))
+    assert [tool.name for tool in PythonTools("my_tools").specs] == ["convert", "note"]
+
+
+FUNCTION = 'def f({}):\n    """Do it.\n\n    Args:\n        x: it\n    """\n'
+
+
+@pytest.mark.parametrize(
+    ("source", "functions", "message"),
+    [
+        (MODULE, ["convrt"], r"my_tools\.py has no function 'convrt'; did you mean convert\?"),
+        (MODULE, ["zzz"], "has no function 'zzz'; its functions are: convert, note"),
+        (MODULE, ["Box"], "has no function 'Box'"),
+        ("x = 1", None, "defines no public function"),
+        ("def f(x:", None, r"cannot be imported \('\(' was never closed"),
+        ("import none_such", None, r"cannot be imported \(No module named 'none_such'\)"),
+        ("def f(x: int):\n    pass", None, "function f: .*has no docstring"),
+        ('def f(x: int):\n    """Do it."""', None, "function f: .*no description for the argument 'x'"),
+        (FUNCTION.format("x"), None, "function f: .*missing a type hint.*every parameter needs a type hint"),
+        (
+            FUNCTION.format("x: complex"),
+            None,
+            "function f: Couldn't convert the type hint .*; every parameter needs a type",
+        ),
+        (
+            FUNCTION.format("x: 'Nope'"),
+            None,
+            "function f: name 'Nope' is not defined; every parameter needs a type hint",
+        ),
+        (FUNCTION.format("*x: int"), None, "the parameter 'x' cannot be given by name"),
+        (FUNCTION.format("x: int, /"), None, "the parameter 'x' cannot be given by name"),
+        ("async " + FUNCTION.format("x: int"), None, "write def, not async def"),
+        ("import torch\n" + FUNCTION.format("x: torch.Tensor"), None, "function f: a type hint has no JSON Schema"),
+    ],
+)
+def test_what_cannot_be_a_tool_is_one_sentence(path: Path, source: str, functions: Any, message: str) -> None:
+    path.write_text(source)
+    with pytest.raises(ConfigError, match=message) as error:
+        PythonToolsEnvironment(str(path), functions)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_modules() -> None:
+    with pytest.raises(ConfigError, match=r"there is no file 'none\.py' of Python tools"):
+        PythonTools("none.py")
+    with pytest.raises(ConfigError, match=r"the module 'none_such\.tools' of Python tools cannot be imported"):
+        PythonTools("none_such.tools")

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_data.py"
+main = runpy.run_path(str(TOOL))["main"]
+
+ROW = {"query": "q", "tools": '[{"name": "f", "parameters": {}}]', "answers": "[]"}
+
+
+def test_a_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.json", tmp_path / "out.jsonl"
+    source.write_text(json.dumps([ROW, {}]))
+    assert main(["xlam", str(source), str(output)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{source}: 1 rows kept, 0 with a relaxed schema, 1 dropped"
+    assert lines[-1] == f"written: {output} and {output}.dropped.txt (1 lines)"
+    assert json.loads(output.read_text())["id"] == "in-0"
+
+
+def test_what_cannot_be_done_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.json"
+    source.write_text(json.dumps([ROW]))
+    assert main(["rlla", str(tmp_path / "none.json"), "x"]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert main(["seal-tools", str(source), "x"]) == 2
+    assert capsys.readouterr().err == "error: the format seal-tools needs files that declare its tools\n"
+    assert main(["xlam", str(source), str(tmp_path / "no" / "x")]) == 2
+    assert "cannot be written (No such file or directory); choose another place" in capsys.readouterr().err
