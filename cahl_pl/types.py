@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # what only carries tasks and calls, such as a tool's worker process, does without torch
+    import torch
+    from torch import Tensor
 
 Role: TypeAlias = Literal["planner", "executor"]
 """The two policies of the paper: `planner` is the high-level one, pi_h, `executor` the low-level one, pi_l."""

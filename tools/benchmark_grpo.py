@@ -37,7 +37,9 @@ from cahl_pl.types import Group
 
 SYSTEMS = ("trl", "lora", "alora")
 INVOCATION = [5, 6, 7]  # the words before which an activated adapter does not act; the last tokens of each prompt
-MICRO_BATCH = 16384
+MICRO_BATCH = (
+    2048  # tokens: one row of the longer shapes, a few of the shorter; larger ones take more memory, not less time
+)
 
 
 class Shape(NamedTuple):
