@@ -89,7 +89,7 @@ class CAHLCLI(LightningCLI):
         except USER_ERRORS:
             raise
         except (ValueError, MisconfigurationException) as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(_cause(str(error))) from error
 
 
 def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
@@ -130,6 +130,15 @@ def console() -> None:
         reason = str(error).strip().splitlines()[0]
         print(f"error: the checkpoint holds more than plain values, and was not loaded ({reason})", file=sys.stderr)
         sys.exit(2)
+
+
+def _cause(message: str) -> str:
+    """What a constructor has refused, out of what jsonargparse says about every type that the value could have had."""
+    if "Does not validate against any of" not in message:
+        return message
+    reasons = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip().startswith("- ")]
+    told = [line for line in reasons if not line.startswith(("Does not validate", "Expected a", "Import path"))]
+    return told[-1] if told else message
 
 
 def _keys(parser: argparse.ArgumentParser) -> set[str]:

@@ -161,6 +161,19 @@ def test_a_checkpoint_is_never_unpickled(config, tmp_path):
         main(["fit", "-c", str(config), "--ckpt_path", str(path)])
 
 
+def test_what_a_nested_constructor_refuses_is_one_sentence(fail, tmp_path):
+    config = tmp_path / "search.yaml"
+    search = {"class_path": "cahl_pl.benchmarks.RecordedSearch", "init_args": {"path": "none.json"}}
+    questions = tmp_path / "questions.json"
+    questions.write_text('[{"Question": "Who?", "Answer": "Ada"}]')
+    arguments = {"path": str(questions), "search": search}
+    content = {"data": {"test": {"b": {"class_path": "cahl_pl.benchmarks.Bamboogle", "init_args": arguments}}}}
+    config.write_text(yaml.safe_dump(content))
+    shown = fail("-c", str(config))
+    assert shown.startswith("error: RecordedSearch: none.json cannot be read")
+    assert "\n" not in shown
+
+
 def test_a_damaged_checkpoint_is_named(fail, tmp_path):
     path = tmp_path / "half.ckpt"
     path.write_bytes(b"PK")
