@@ -23,7 +23,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.module import CAHLModule, NonFiniteError
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
-from cahl_pl.resume import fault_of, resume_last
+from cahl_pl.resume import fault_of, is_checkpoint, resume_last
 from cahl_pl.schema import SchemaError
 
 USER_ERRORS = (ConfigError, DataError, NonFiniteError, PolicyError, SchemaError)
@@ -76,6 +76,11 @@ class CAHLCLI(LightningCLI):
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` "
                     "to go on from the newest whole one"
+                )
+            if not is_checkpoint(Path(checkpoint)):
+                raise ConfigError(
+                    f"--ckpt_path names {str(checkpoint)!r}, which is no checkpoint of this trainer: give one that a run "
+                    "has written"
                 )
 
     def instantiate_classes(self) -> None:

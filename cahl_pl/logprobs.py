@@ -124,7 +124,7 @@ def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
 
 
 def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits: Tensor = policy.causal_lm.get_output_embeddings()(hidden).float() / (temperature or 1.0)
+    logits = policy.logits(hidden) / (temperature or 1.0)
     logprobs = torch.log_softmax(logits, -1)
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class CAHLModule(LightningModule):
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_skipped_steps = max_skipped_steps
         self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)  # steps in a row that were not finite
+        self._without_gradient: dict[Role, int] = dict.fromkeys(ROLES, 0)
         self._checked: set[Role] = set()  # roles whose first gradients were looked at
         self._evaluation: dict[str, ToolUse] = {}
         self._benchmarks: list[BenchmarkRun] = []
@@ -125,11 +127,15 @@ class CAHLModule(LightningModule):
 
     def _num_grpo_steps(self, role: Role) -> int:
         """Optimiser steps that the role will take after the warm start: the length of its schedule."""
-        data = self._data
-        roles = data.roles_of_epoch()
-        total = self.trainer.estimated_stepping_batches * roles.count(role) / len(roles)
-        warm = sum(data.schedule.roles(i).count(role) for i in range(data.warm_start_rounds)) * data.updates_per_round
-        return round(total) - warm
+        # from the first round on, so that a resumed run finds the same number
+        data, trainer = self._data, self.trainer
+        epochs = trainer.max_epochs or 0
+        if trainer.max_steps <= 0 and epochs <= 0:  # until something else stops it
+            return 0
+        rounds = range(epochs * data.rounds_per_epoch) if epochs > 0 else itertools.count()
+        steps = ((i, step) for i in rounds for step in data.schedule.roles(i) * data.updates_per_round)
+        taken = itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
+        return sum(step == role and i >= data.warm_start_rounds for i, step in taken)
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -280,6 +286,10 @@ class CAHLModule(LightningModule):
         own = [(n, p) for n, p in named if f".{role}." in n]
         missing = [n for n, p in own if p.grad is None]
         if not missing and not any(p.grad.any() for n, p in own if "lora_B" in n):  # lora_A's is 0 while lora_B is
+            # by itself no error: the advantages of equal completions cancel
+            self._without_gradient[role] += 1
+            if self._without_gradient[role] < 20:
+                return
             missing = ["any lora_B"]
         stray = [n for n, p in named if f".{role}." not in n and p.grad is not None]
         if missing or stray:
@@ -388,9 +398,15 @@ class CAHLModule(LightningModule):
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the policy's versions."""
+        """Add the policy's versions and its configuration."""
         checkpoint["policy_version"] = dict(self.policy.version)
+        checkpoint["policy_config"] = asdict(self.policy.config)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the policy's versions."""
+        """Restore the policy's versions.
+
+        Raises:
+            PolicyError: its adapters mean something else in the policy as it is configured now.
+        """
+        self.policy.check_config(checkpoint["policy_config"])
         self.policy.version.update(checkpoint["policy_version"])

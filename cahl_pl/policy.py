@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,7 @@ class Policy(nn.Module):
         self.tokenizer, base = load_base(self.config, torch.device(device))
         _check_layers(base.config.get_text_config())
         base.requires_grad_(False)
+        _without_dropout(base)
         lora = LoraConfig(
             r=self.config.lora_rank,
             lora_alpha=self.config.lora_alpha,
@@ -122,6 +123,7 @@ class Policy(nn.Module):
         self.lm.eval()
         self._active: Role = ROLES[0]
         self._require_grad()
+        self._check_logits()
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +155,34 @@ class Policy(nn.Module):
         dtype = self.causal_lm.dtype
         hidden = torch.finfo(dtype).min
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)[:, None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer on last hidden states [..., H], in float32; what some models do behind it included."""
+        logits: Tensor = self.causal_lm.get_output_embeddings()(hidden).float()
+        config = self.causal_lm.config.get_text_config()
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / divisor
+        if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * factor
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def _check_logits(self) -> None:
+        """Compare `logits` with the model's own on a few tokens.
+
+        Raises:
+            PolicyError: the model does something behind its output layer that `logits` does not.
+        """
+        ids = torch.arange(4, device=self.device)[None]
+        with torch.no_grad():
+            own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
+            ours = self.logits(self.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        if (own - ours).abs().max() > 0.05 * own.abs().max():
+            raise PolicyError(
+                f"a {self.causal_lm.config.model_type} model changes its logits behind the output layer in a way that is not "
+                "known here, and log-probabilities would be wrong: choose another base"
+            )
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
         """The parameters of one role's adapter, found by name."""
@@ -243,6 +273,22 @@ class Policy(nn.Module):
             for name, tensor in own.items():
                 tensor.copy_(state[name])
 
+    def check_config(self, then: Mapping[str, Any]) -> None:
+        """Compare the configuration that a checkpoint was written with.
+
+        Raises:
+            PolicyError: its adapters would act in another way; their shapes do not tell.
+        """
+        for name in ("adapter", "lora_alpha"):
+            now = getattr(self.config, name)
+            if then[name] != now:
+                raise PolicyError(
+                    f"the checkpoint was written with policy.{name} = {then[name]!r}, now it is {now!r}, and its adapters "
+                    "would act in another way: use the old value"
+                )
+        if then["model"] != self.config.model:
+            print(f"note: the checkpoint was trained on {then['model']!r}, and goes on with {self.config.model!r}", flush=True)
+
     def _require_grad(self) -> None:
         self.lm.set_requires_grad(list(ROLES))
 
@@ -299,6 +345,16 @@ def _check_layers(config: Any) -> None:
             f"a {config.model_type} model has layers ({', '.join(sorted(others)) or 'recurrent'}) that cannot take sequences "
             "which share a prefix: choose a base of which all layers are attention layers, such as Qwen2.5 or Llama"
         )
+
+
+def _without_dropout(base: nn.Module) -> None:
+    """Dropout would make the update's log-probabilities differ from those at sampling; checkpointing runs in train mode."""
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
+
+from cahl_pl.errors import ConfigError
 
 
 def resume_last(config: Namespace) -> None:
@@ -19,18 +23,28 @@ def resume_last(config: Namespace) -> None:
 
     Args:
         config: of a subcommand; `ckpt_path` and the logger's `version` are set in it.
+
+    Raises:
+        ConfigError: there are checkpoints, and all of them are damaged.
     """
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     logger = config.trainer.logger
     arguments = logger.init_args if isinstance(logger, Namespace) and "init_args" in logger else None
     if arguments is not None and "save_dir" in arguments:
         root = Path(arguments.save_dir) / (arguments.get("name") or "")
-        numbers = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdecimal()]
+        # `test` and `validate` have folders too, but only training has one for checkpoints, from its start
+        runs = [path for path in root.glob("version_*") if (path / "checkpoints").is_dir()]
+        numbers = [int(path.name[8:]) for path in runs if path.name[8:].isdecimal()]
         arguments.version = max(numbers, default=0)
         folder = root / f"version_{arguments.version}"
     else:
         folder = Path(config.trainer.default_root_dir or ".")
     checkpoint = newest(folder, speaks)
+    if checkpoint is None and _checkpoints(folder):
+        raise ConfigError(
+            f"no checkpoint in {folder / 'checkpoints'} is whole: move them away to start from the beginning, or give "
+            "--ckpt_path another run's"
+        )
     config.ckpt_path = None if checkpoint is None else str(checkpoint)
     if not speaks:
         return
@@ -44,13 +58,19 @@ def resume_last(config: Namespace) -> None:
 
 def newest(folder: Path, speaks: bool = True) -> Path | None:
     """The newest whole checkpoint of a run's folder; damaged ones are named on the way."""
-    for path in sorted((folder / "checkpoints").glob("step-*.ckpt"), reverse=True):
+    for path in reversed(_checkpoints(folder)):
         fault = fault_of(path)
         if fault is None:
             return path
         if speaks:
             print(f"warning: the checkpoint {path} is damaged ({fault}); trying the one before", flush=True)
     return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run's folder by their steps."""
+    paths = [path for path in (folder / "checkpoints").glob("step-*.ckpt") if path.stem[5:].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.stem[5:]))
 
 
 def fault_of(path: Path) -> str | None:
@@ -64,6 +84,17 @@ def fault_of(path: Path) -> str | None:
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         return str(error) or type(error).__name__
     return None if record is None else f"the checksum of {record} is wrong"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a whole archive holds what this trainer writes. What cannot be loaded safely is left to the loading."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return True
+    except (RuntimeError, OSError, ValueError, EOFError):
+        return False
+    return isinstance(content, dict) and "policy_version" in content
 
 
 def _changes(path: Path, config: Namespace) -> list[str]:

@@ -32,10 +32,12 @@ class BeforeAfter(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the start, unless a resumed run brought its own."""
         if not self._before:
+            self._say(trainer, "before")
             self._before = self._measure(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the end, print and write both."""
+        self._say(trainer, "after")
         after = {name: values for name, values in self._measure(trainer).items() if name in self._before}
         if not trainer.is_global_zero or not after:
             return
@@ -47,7 +49,7 @@ class BeforeAfter(Callback):
             table.add_row(name, *(f"{self._before[name][c]:.3f} -> {values[c]:.3f}" for c in COLUMNS))
         Console(width=110).print(table)
         summary = {
-            name: {"before": self._before[name]["task/success"], "after": values["task/success"]}
+            name: {"before": round(self._before[name]["task/success"], 6), "after": round(values["task/success"], 6)}
             for name, values in after.items()
         }
         details = {name: {"before": self._before[name], "after": values} for name, values in after.items()}
@@ -62,6 +64,12 @@ class BeforeAfter(Callback):
     def load_state_dict(self, state_dict: dict[str, dict[str, dict[str, float]]]) -> None:
         """Take over the values before training."""
         self._before = state_dict["before"]
+
+    def _say(self, trainer: Trainer, when: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        count = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
+        if count and trainer.is_global_zero:
+            print(f"measuring {count} test tasks {when} training (BeforeAfter.max_tasks makes them fewer)", flush=True)
 
     def _measure(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         data = trainer.datamodule  # type: ignore[attr-defined]

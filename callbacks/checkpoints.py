@@ -53,19 +53,21 @@ class Checkpoints(Checkpoint):
         self._saved = -1  # step of the last checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run."""
+        """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training."""
         self._trainer = trainer
         if stage == "fit":
             self._saved, self._data.interruption = -1, None
+            if trainer.is_global_zero:
+                (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals, in place of Lightning's handlers; it gives them back at the end.
 
-        And have TensorBoard leave out what a run logged after the checkpoint that it goes on from: it is logged again.
+        And have TensorBoard leave out what a run in this folder has logged after the point from which this one starts.
         """
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
-        if trainer.ckpt_path is None or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -129,7 +131,9 @@ class Checkpoints(Checkpoint):
                 _flush(aside)
                 aside.replace(path)
                 _flush(folder)
-                for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
+                # by age, not by step: files of higher steps may be left from an earlier run in this folder
+                written = sorted(folder.glob("step-*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+                for old in written[: -self.keep]:
                     old.unlink()
         except OSError as error:
             aside.unlink(missing_ok=True)

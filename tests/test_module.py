@@ -228,6 +228,40 @@ def test_missing_gradients_are_noticed_on_the_first_step(tiny_model, tmp_path):
         fit(tiny_model, tmp_path, callbacks=[Sabotage()])
 
 
+def test_equal_completions_whose_advantages_cancel_are_no_error(tiny_model, tmp_path):
+    class Cancel(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 0:
+                for group in batch.groups:  # two times the same text, paid differently
+                    group.completion_ids = [group.completion_ids[0]] * 2
+                    group.rewards = torch.tensor([0.0, 1.0])
+
+    *_, watch = fit(tiny_model, tmp_path, steps=4, seed=4, callbacks=[Cancel()])
+    assert len(watch.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("schedule", "max_steps", "max_epochs", "expected"),
+    [
+        (Alternate(), 7, -1, (4, 3)),
+        (PlannerOnly(), -1, 3, (9, 0)),  # three rounds an epoch
+        (Ratio(4, 1), 12, -1, (10, 2)),
+        (Alternate(), 100, 2, (6, 6)),
+        (Alternate(), -1, -1, (0, 0)),
+    ],
+)
+def test_a_schedule_of_learning_rates_is_as_long_as_the_run(
+    tiny_model, tmp_path, schedule, max_steps, max_epochs, expected
+):
+    module, data, trainer, _ = make(tiny_model, tmp_path, schedule=schedule, steps=max_steps)
+    trainer.fit_loop.max_epochs = max_epochs
+    data.trainer = module.trainer = trainer
+    trainer.datamodule = data
+    assert tuple(module._num_grpo_steps(role) for role in ROLES) == expected
+    data.epoch = 1  # a resumed run finds the same
+    assert tuple(module._num_grpo_steps(role) for role in ROLES) == expected
+
+
 class Poison(Callback):
     """Makes the gradients of chosen steps NaN."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -113,3 +114,52 @@ def test_the_window_of_sliding_layers(policy):
     config = policy.causal_lm.config
     config.sliding_window, config.layer_types = 128, ["full_attention", "sliding_attention"]
     assert policy.attention_window == 128
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("logits_scaling", 4.0), ("logit_scale", 0.25), ("final_logit_softcapping", 2.0)]
+)
+def test_logits_are_those_of_models_that_scale_them_behind_the_output_layer(policy, option, value):
+    hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    plain = policy.logits(hidden)
+    setattr(policy.causal_lm.config, option, value)
+    expected = 2 * torch.tanh(plain / 2) if option == "final_logit_softcapping" else plain / 4
+    torch.testing.assert_close(policy.logits(hidden), expected)
+    with pytest.raises(PolicyError, match="changes its logits"):  # this model does not, so now the two differ
+        policy._check_logits()
+
+
+def test_granite_is_scored_as_it_scores_itself(tiny_model, tmp_path):
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    folder = tmp_path / "granite"
+    shutil.copytree(tiny_model, folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = GraniteConfig(vocab_size=300, num_key_value_heads=2, logits_scaling=8.0, initializer_range=0.3, **sizes)
+    GraniteForCausalLM(config).save_pretrained(folder)
+    policy = Policy(PolicyConfig(model=str(folder), lora_rank=2))
+    policy.load()
+    ids = torch.arange(3, 20)[None]
+    hidden = policy.causal_lm.base_model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(policy.logits(hidden), policy.lm(input_ids=ids).logits)
+
+
+def test_no_dropout_is_left_in_the_base(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "dropout")
+    config = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    policy = Policy(PolicyConfig(model=str(folder), gradient_checkpointing=True, lora_rank=2))
+    policy.load()
+    still = logits_of(policy)
+    with policy.training_mode():
+        assert torch.equal(logits_of(policy), still)
+
+
+@pytest.mark.parametrize(("name", "value"), [("adapter", "alora"), ("lora_alpha", 9)])
+def test_adapters_of_another_kind_are_refused(policy, name, value, capsys):
+    then = asdict(policy.config)
+    policy.check_config(then)
+    policy.check_config(then | {"model": "elsewhere"})
+    assert "note: the checkpoint was trained on 'elsewhere'" in capsys.readouterr().out
+    with pytest.raises(PolicyError, match=rf"policy\.{name} = '?{value}'?, now it is"):
+        policy.check_config(then | {name: value})

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.resume import fault_of, newest, resume_last
 
 
@@ -53,6 +54,30 @@ def test_the_newest_run_goes_on_in_its_folder_and_changes_are_named(config, tmp_
     ]
 
 
+def test_folders_of_evaluations_are_passed_over(config, tmp_path):
+    last = checkpoint(tmp_path / "run" / "version_0", 20)
+    (tmp_path / "run" / "version_1").mkdir()  # what `test` leaves
+    resume_last(config)
+    assert config.ckpt_path == str(last)
+    (tmp_path / "run" / "version_1" / "checkpoints").mkdir()  # what `fit` leaves from its start
+    config.ckpt_path = "last"
+    resume_last(config)
+    assert config.ckpt_path is None
+    assert config.trainer.logger.init_args.version == 1
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun(config, tmp_path):
+    checkpoint(tmp_path / "run" / "version_0", 3).write_bytes(b"not a checkpoint")
+    with pytest.raises(ConfigError, match="is whole: move them away"):
+        resume_last(config)
+
+
+def test_a_million_steps_sort_behind_a_thousand(tmp_path):
+    checkpoint(tmp_path, 999_999)
+    last = checkpoint(tmp_path, 1_000_000)
+    assert newest(tmp_path) == last
+
+
 def test_without_a_logger_the_root_folder_holds_the_checkpoints(config, tmp_path):
     config.trainer.logger = False
     config.trainer.default_root_dir = str(tmp_path)
@@ -63,9 +88,10 @@ def test_without_a_logger_the_root_folder_holds_the_checkpoints(config, tmp_path
 
 def test_only_the_first_process_speaks(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    checkpoint(tmp_path / "run" / "version_0", 3).write_bytes(b"not a checkpoint")
+    checkpoint(tmp_path / "run" / "version_0", 3)
+    checkpoint(tmp_path / "run" / "version_0", 4).write_bytes(b"not a checkpoint")
     resume_last(config)
-    assert config.ckpt_path is None
+    assert config.ckpt_path.endswith("step-000003.ckpt")
     assert capsys.readouterr().out == ""
 
 

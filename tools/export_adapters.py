@@ -23,17 +23,19 @@ from peft import LoraConfig
 from cahl_pl.cli import CAHLCLI, USER_ERRORS, main
 from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.quiet import quiet_libraries
 from cahl_pl.resume import fault_of
 from cahl_pl.types import ROLES, Role
 
 
-def export(cli: CAHLCLI, checkpoint: Path, out: Path) -> None:
+def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     """Load a checkpoint's adapters and save them.
 
     Args:
         cli: built from the configuration that the checkpoint was trained with.
         checkpoint: file that a run has written.
         out: folder for the two folders.
+        command: for the model cards.
 
     Raises:
         ConfigError: the checkpoint is not there or damaged.
@@ -46,6 +48,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path) -> None:
     policy, data = cli.model.policy, cli.datamodule
     policy.load()
     content = torch.load(checkpoint, weights_only=True)
+    policy.check_config(content["policy_config"])
     policy.load_adapter_state(content["state_dict"])
     policy.version.update(content["policy_version"])
     for role in ROLES:
@@ -54,11 +57,12 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path) -> None:
             config.alora_invocation_tokens = PromptBuilder(policy.tokenizer, data.prompts).invocation(role)
         config.inference_mode = True
     policy.lm.save_pretrained(out, selected_adapters=list(ROLES))
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     for role in ROLES:
-        (out / role / "README.md").write_text(_card(cli, role, checkpoint), encoding="utf-8")
+        (out / role / "README.md").write_text(_card(cli, role, checkpoint, command), encoding="utf-8")
 
 
-def _card(cli: CAHLCLI, role: Role, checkpoint: Path) -> str:
+def _card(cli: CAHLCLI, role: Role, checkpoint: Path, command: str) -> str:
     policy, data = cli.model.policy, cli.datamodule
     reward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
     summary = checkpoint.parent.parent / "summary.json"
@@ -80,7 +84,7 @@ GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-task
 - Reward: {type(reward).__name__}
 - Optimiser steps of this role: {policy.version[role]}
 - Task success, greedy: {scores}
-- Exported with: `{shlex.join(["python", *sys.argv])}`
+- Exported with: `{command}`
 """
 
 
@@ -90,8 +94,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a run")
     args, config = parser.parse_known_args(arguments)
+    command = shlex.join(["python", *sys.argv])
+    sys.argv = sys.argv[:1]  # what is left belongs to the configuration; Lightning would warn of it
+    quiet_libraries()
     try:
-        export(main(config, run=False), args.ckpt_path, args.out)
+        export(main(config, run=False), args.ckpt_path, args.out, command)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -152,8 +152,8 @@ class RecordedSearch(Search):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"RecordedSearch: {path} cannot be read ({error}); give its `path` a JSON file of query -> list of passages, or "
-                "choose another search"
+                f"RecordedSearch: {path} cannot be read ({error}); give its `path` a JSON file of query -> list of passages, "
+                "or choose another search"
             ) from None
         if not isinstance(content, dict) or not all(isinstance(value, list) for value in content.values()):
             raise ConfigError(f"RecordedSearch: {path} must hold an object of query -> list of passages")

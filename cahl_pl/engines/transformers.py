@@ -115,7 +115,7 @@ def _prefill(policy: Policy, rows: Sequence[Row], num_samples: int, limit: int) 
         layers.append(_BufferedLayer(layer, row_of, places, used + num_samples * limit))
     last = places.gather(1, lengths[:, None] - 1)[:, 0]
     hidden = result.hidden[row_of, last - result.width]
-    logits = policy.causal_lm.get_output_embeddings()(hidden).float()
+    logits = policy.logits(hidden)
     seen = torch.zeros(len(paths), num_samples, used + num_samples * limit, dtype=torch.bool, device=policy.device)
     seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
     return _Prefixes(
@@ -171,7 +171,7 @@ def _decode(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        logits = policy.causal_lm.get_output_embeddings()(hidden).float()
+        logits = policy.logits(hidden)
 
     tokens, logprobs = tokens.cpu(), logprobs.cpu()
     completions = [

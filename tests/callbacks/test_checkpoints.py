@@ -119,7 +119,7 @@ def test_a_second_signal_does_not_wait_and_does_not_save(run, tmp_path):
     with pytest.raises(Interrupted) as stop:
         run("a", extra=[InUpdate(2, signal.SIGTERM, signal.SIGINT)])
     assert stop.value.code == 130
-    assert not (tmp_path / "a" / "checkpoints").exists()
+    assert saved(tmp_path, "a") == []
 
 
 def test_a_signal_while_validating_stops_at_once(run, tmp_path):
@@ -148,6 +148,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, tmp_path,
     assert f"the checkpoint {paths[1]} is damaged (File is not a zip file)" in out
     resumed = run("a")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_files_of_an_earlier_run_go_first(run, tmp_path):
+    folder = tmp_path / "a" / "checkpoints"
+    folder.mkdir(parents=True)
+    for step in (100, 200):
+        (folder / f"step-{step:06d}.ckpt").write_bytes(b"damaged")
+    run("a", checkpoints=Checkpoints(every_n_steps=4, keep=2))
+    assert saved(tmp_path, "a") == ["step-000004", "step-000006"]
 
 
 def test_a_full_disk_costs_a_warning(run, tmp_path, capsys, monkeypatch):

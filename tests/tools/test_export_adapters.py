@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def trained(request, make_policy, tiny_model, tmp_path, monkeypatch):
     policy.version = {"planner": 3, "executor": 2}
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000005.ckpt"
     checkpoint.parent.mkdir(parents=True)
-    torch.save({"state_dict": policy.adapter_state(), "policy_version": policy.version}, checkpoint)
+    content = {"state_dict": policy.adapter_state(), "policy_version": policy.version}
+    torch.save({**content, "policy_config": asdict(policy.config)}, checkpoint)
     (tmp_path / "run" / "summary.json").write_text(json.dumps({"test": {"before": 0.1, "after": 0.25}, "details": {}}))
     config = tmp_path / "config.yaml"
     content = {
