@@ -32,13 +32,11 @@ class BeforeAfter(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the start, unless a resumed run brought its own."""
         if not self._before:
-            self._say(trainer, "before")
-            self._before = self._measure(trainer)
+            self._before = self._measure(trainer, "before")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the end, print and write both."""
-        self._say(trainer, "after")
-        after = {name: values for name, values in self._measure(trainer).items() if name in self._before}
+        after = {name: values for name, values in self._measure(trainer, "after").items() if name in self._before}
         if not trainer.is_global_zero or not after:
             return
         table = Table(title="greedy episodes, before -> after training")
@@ -65,15 +63,12 @@ class BeforeAfter(Callback):
         """Take over the values before training."""
         self._before = state_dict["before"]
 
-    def _say(self, trainer: Trainer, when: str) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        count = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
-        if count and trainer.is_global_zero:
-            print(f"measuring {count} test tasks {when} training (BeforeAfter.max_tasks makes them fewer)", flush=True)
-
-    def _measure(self, trainer: Trainer) -> dict[str, dict[str, float]]:
+    def _measure(self, trainer: Trainer, when: str) -> dict[str, dict[str, float]]:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RolloutDataModule)
+        total = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
+        if total and trainer.is_global_zero:
+            print(f"measuring {total} test tasks {when} training (BeforeAfter.max_tasks makes them fewer)", flush=True)
         result = {}
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))

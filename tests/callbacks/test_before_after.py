@@ -110,7 +110,7 @@ def test_a_resumed_run_keeps_its_before(tmp_path, monkeypatch):
     monkeypatch.setattr(
         BeforeAfter,
         "_measure",
-        lambda self, trainer: {"test": {"task/success": next(values), **dict.fromkeys(columns, 0.0)}},
+        lambda self, trainer, when: {"test": {"task/success": next(values), **dict.fromkeys(columns, 0.0)}},
     )
 
     def fit(steps, ckpt_path=None):
