@@ -202,8 +202,18 @@ class CAHLModule(LightningModule):
         self.policy.version[role] += 1
         metrics[f"{role}/lr"] = optimizer.param_groups[0]["lr"]
         metrics[f"{role}/version"] = float(self.policy.version[role])
-        metrics["step"] = float(self.trainer.global_step)  # the x-axis: optimiser steps of both roles
-        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+        self._log_step(role, metrics)
+
+    def _log_step(self, role: Role, metrics: dict[str, float]) -> None:
+        """Write a step's values; the x-axis is `trainer.global_step`, optimiser steps of both roles.
+
+        Not through Lightning, which would write a role's last values once more with the other role's next step: a curve
+        would have points that nothing was measured at, and a resumed run fewer of them.
+        """
+        self.log_dict(metrics, logger=False, batch_size=1)  # for callbacks
+        if self.policy.version[role] % self.trainer.log_every_n_steps == 0 and self.trainer.is_global_zero:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**metrics, "epoch": float(self.trainer.current_epoch)}, self.trainer.global_step)
 
     def _count_skipped(self, role: Role, batch: RolloutBatch, finite: bool) -> None:
         """Count a role's steps in a row that were not finite.

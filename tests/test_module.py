@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cahl_pl.rollout
 from cahl_pl.datamodule import RolloutDataModule
@@ -303,3 +305,16 @@ def test_test_and_predict(tiny_model, tmp_path):
     (batch,) = trainer.predict(module, data)
     assert len(batch) == 3
     assert all(len(episode["steps"]) == 2 for episode in batch)
+
+
+def test_a_step_writes_its_own_values_and_nothing_of_the_other_role(tiny_model, tmp_path):
+    logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
+    module, data, trainer, _ = make(tiny_model, tmp_path, steps=6, seed=4)
+    trainer.loggers = [logger]
+    trainer.log_every_n_steps = 1
+    trainer.fit(module, data)
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert [e.step for e in events.Scalars("planner/lr")] == [1, 3, 5]
+    assert [e.step for e in events.Scalars("executor/lr")] == [2, 4, 6]
+    assert [e.step for e in events.Scalars("planner/reward/mean")] == [1, 2, 3, 4, 5, 6]  # of the round
