@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import string
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, Final
 
 from cahl_pl.benchmarks.http import key_from, post_json
-from cahl_pl.errors import ConfigError
+from cahl_pl.import_path import import_function
 
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
@@ -62,15 +60,8 @@ class CallableJudge(Judge):
     """
 
     def __init__(self, path: str) -> None:
-        module, _, name = path.rpartition(".")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"CallableJudge: {path!r} cannot be imported: {error}") from None
-        if not callable(function):
-            raise ConfigError(f"CallableJudge: {path!r} is not a function, but a {type(function).__name__}")
         self.path = path
-        self._function: Callable[[str, str, str], Any] = function
+        self._function = import_function(path, "CallableJudge:")
 
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:
         """What the function says."""

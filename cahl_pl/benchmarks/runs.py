@@ -81,13 +81,13 @@ class BenchmarkRun:
 
     def step(self, indices: Sequence[int]) -> None:
         """Run those of the tasks that have no record yet, and write their records."""
-        todo = [i for i in indices if self.benchmark.ids[i] not in self.records]
-        if not todo:
+        unrecorded = [i for i in indices if self.benchmark.ids[i] not in self.records]
+        if not unrecorded:
             return
         meter = _Meter(self.evaluator)
-        records = self.benchmark.run(todo, meter)
+        records = self.benchmark.run(unrecorded, meter)
         for one in records:  # batched, so that a task's own share cannot be told from the others'
-            one["tokens"], one["seconds"] = meter.tokens / len(todo), meter.seconds / len(todo)
+            one["tokens"], one["seconds"] = meter.tokens / len(unrecorded), meter.seconds / len(unrecorded)
             self.records[one["id"]] = one
         if self._lines is not None:
             _append(self._lines, records)

@@ -202,13 +202,13 @@ def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tu
 
 
 def _leaves(value: Any) -> Iterator[str]:
-    todo = [value]
-    while todo:
-        item = todo.pop()
+    stack = [value]
+    while stack:
+        item = stack.pop()
         if isinstance(item, Mapping):
-            todo += item.values()
+            stack += item.values()
         elif isinstance(item, list):
-            todo += item
+            stack += item
         else:
             yield canonical(item)
 

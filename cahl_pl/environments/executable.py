@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from cahl_pl.import_path import import_function
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
 
@@ -34,7 +34,7 @@ class ExecutableEnvironment(Environment):
     def __init__(self, toolkit: Toolkit | str, max_characters: int = 2000) -> None:
         if max_characters < 3:
             raise ValueError(f"max_characters must be at least 3, got {max_characters}")
-        self.toolkit = _import_toolkit(toolkit) if isinstance(toolkit, str) else toolkit
+        self.toolkit = import_function(toolkit, "toolkit") if isinstance(toolkit, str) else toolkit
         self.max_characters = max_characters
 
     def start(self, task: Task) -> Session:
@@ -82,14 +82,3 @@ def _message(error: Exception) -> str:
         return str(error) or type(error).__name__
     except Exception:
         return type(error).__name__
-
-
-def _import_toolkit(path: str) -> Toolkit:
-    module, _, name = path.rpartition(".")
-    try:
-        toolkit = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"toolkit {path!r} cannot be imported: {error}") from None
-    if not callable(toolkit):
-        raise ValueError(f"toolkit {path!r} is not a function, but a {type(toolkit).__name__}")
-    return toolkit  # type: ignore[no-any-return]

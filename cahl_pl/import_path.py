@@ -1,0 +1,29 @@
+"""Python functions that a configuration names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from cahl_pl.errors import ConfigError
+
+
+def import_function(path: str, what: str) -> Callable[..., Any]:
+    """The function at an import path such as `my_package.my_function`.
+
+    Args:
+        path: module and name, with a dot between them.
+        what: what it is for, to begin the error with.
+
+    Raises:
+        ConfigError: the path leads to nothing that can be called.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{what} {path!r} cannot be imported: {error}") from None
+    if not callable(function):
+        raise ConfigError(f"{what} {path!r} is not a function, but a {type(function).__name__}")
+    return function  # type: ignore[no-any-return]
