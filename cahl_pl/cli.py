@@ -70,7 +70,7 @@ class CAHLCLI(LightningCLI):
             if not Path(checkpoint).exists():
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, "
-                    "such as runs/quickstart/version_0/checkpoints/step-000044.ckpt, or `last`"
+                    "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt; `fit` also takes `last`"
                 )
             if fault := fault_of(Path(checkpoint)):
                 raise ConfigError(

@@ -211,7 +211,8 @@ class CAHLModule(LightningModule):
         would have points that nothing was measured at, and a resumed run fewer of them.
         """
         self.log_dict(metrics, logger=False, batch_size=1)  # for callbacks
-        if self.policy.version[role] % self.trainer.log_every_n_steps == 0 and self.trainer.is_global_zero:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.policy.version[role] % every == 0 and self.trainer.is_global_zero:
             for logger in self.trainer.loggers:
                 logger.log_metrics({**metrics, "epoch": float(self.trainer.current_epoch)}, self.trainer.global_step)
 
