@@ -94,7 +94,7 @@ def is_checkpoint(path: Path) -> bool:
         return True
     except (RuntimeError, OSError, ValueError, EOFError):
         return False
-    return isinstance(content, dict) and "policy_version" in content
+    return isinstance(content, dict) and {"policy_version", "policy_config"} <= content.keys()
 
 
 def _changes(path: Path, config: Namespace) -> list[str]:

@@ -181,6 +181,12 @@ def test_a_damaged_checkpoint_is_named(fail, tmp_path):
     assert shown.startswith(f"error: --ckpt_path names '{path}', which is damaged (File is not a zip file): ")
 
 
+def test_an_archive_that_is_no_checkpoint_of_ours_is_named(fail, tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}, "policy_version": {}}, path)
+    assert "which is no checkpoint of this trainer" in fail("--ckpt_path", str(path))
+
+
 def test_last_starts_from_the_beginning_and_then_goes_on(config, tmp_path, capsys):
     arguments = ["fit", "-c", str(config), "--ckpt_path", "last"]
     arguments += ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
