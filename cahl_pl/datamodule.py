@@ -18,14 +18,19 @@ from cahl_pl.engines.base import Engine, Sampling
 from cahl_pl.engines.transformers import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
+from cahl_pl.inference import InferenceConfig, VotingRollout
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
-from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rewards.turn import TurnReward
 from cahl_pl.rollout import Rollout, RolloutConfig, Round
-from cahl_pl.schedules import Alternate, Schedule
+from cahl_pl.sampling import Shuffled, TaskSampler
+from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
 from cahl_pl.schema import check_tool
+from cahl_pl.single_level import SingleLevelRollout
+from cahl_pl.strategy import gather_over_processes
 from cahl_pl.supervised import supervised_groups
 from cahl_pl.types import ROLES, Group, Plan, Role, RolloutBatch, Task, Trajectory
 
@@ -49,6 +54,11 @@ class RolloutDataModule(LightningDataModule):
         executor_reward: R_l.
         schedule: whose turn it is.
         rollout: group sizes, branching, sampling, limits.
+        single_level: no planner: the executor's adapter reads the request and calls tools turn by turn, in training and
+            evaluation. The planner then takes no steps, and `planner_reward` and `executor_reward` are not used.
+        turn_reward: of an output of such an executor.
+        inference: how episodes are made at test time.
+        sampler: which tasks a round draws.
         tasks_per_round: requests of a round, over all processes.
         updates_per_round: optimiser steps of a role on the same batch; above 1 the later ones are off-policy and
             clipped by their importance ratio.
@@ -73,6 +83,10 @@ class RolloutDataModule(LightningDataModule):
         executor_reward: BaseExecutorReward | None = None,
         schedule: Schedule | None = None,
         rollout: RolloutConfig = RolloutConfig(),  # noqa: B008
+        single_level: bool = False,
+        turn_reward: BaseTurnReward | None = None,
+        inference: InferenceConfig = InferenceConfig(),  # noqa: B008
+        sampler: TaskSampler | None = None,
         tasks_per_round: int = 16,
         updates_per_round: int = 1,
         warm_start_rounds: int = 0,
@@ -92,7 +106,7 @@ class RolloutDataModule(LightningDataModule):
         self.benchmarks = {name: source for name, source in (test or {}).items() if isinstance(source, Benchmark)}
         self.results = None if results is None else Path(results)
         self.prompts = prompts
-        self.schedule = schedule or Alternate()
+        self.schedule = schedule or (ExecutorOnly() if single_level else Alternate())
         self.rollout = Rollout(
             engine or TransformersEngine(),
             environment,
@@ -100,6 +114,10 @@ class RolloutDataModule(LightningDataModule):
             executor_reward or ExecutorReward(),
             rollout,
         )
+        self.single_level = single_level
+        self.turn_reward = turn_reward or TurnReward()
+        self.inference = inference
+        self.sampler = sampler or Shuffled()
         self.tasks_per_round = tasks_per_round
         self.updates_per_round = updates_per_round
         self.warm_start_rounds = warm_start_rounds
@@ -115,6 +133,7 @@ class RolloutDataModule(LightningDataModule):
         self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
+        self._drawn: list[int] = []  # indices of this process's tasks of the round
 
     # --- what Lightning asks for -----------------------------------------------------------------------------------
 
@@ -134,6 +153,11 @@ class RolloutDataModule(LightningDataModule):
             "executor": self.rollout.config.executor_group_size,
         }
         for role in self.roles_of_epoch():
+            if self.single_level and role == "planner":
+                raise ConfigError(
+                    "data.single_level trains the executor alone, but data.schedule gives the planner steps: use "
+                    "--data.schedule cahl_pl.schedules.ExecutorOnly"
+                )
             if sizes[role] < 2 and self.warm_start_rounds < self.rounds_per_epoch:
                 raise ConfigError(
                     f"data.rollout.{role}_group_size is {sizes[role]}: a group of one has nothing to be compared with, so "
@@ -173,6 +197,7 @@ class RolloutDataModule(LightningDataModule):
             "round": self.round,
             "pending": [batch.state() for batch in self.pending],
             "generator": self._generator_before if self.sampling else self.generator.get_state(),
+            "sampler": self.sampler.state_dict(),
             "shape": self._shape(),
         }
 
@@ -194,6 +219,7 @@ class RolloutDataModule(LightningDataModule):
         self.epoch, self.round = state_dict["epoch"], state_dict["round"]
         self.pending = [RolloutBatch.from_state(state) for state in state_dict["pending"]]
         self.generator.set_state(state_dict["generator"])
+        self.sampler.load_state_dict(state_dict["sampler"])
 
     def _shape(self) -> dict[str, Any]:
         """What the position in the stream is counted in."""
@@ -203,6 +229,8 @@ class RolloutDataModule(LightningDataModule):
             "updates_per_round": self.updates_per_round,
             "warm_start_rounds": self.warm_start_rounds,
             "seed": self.seed,
+            "sampler": type(self.sampler).__name__,
+            "single_level": self.single_level,
         }
 
     # --- the stream ------------------------------------------------------------------------------------------------
@@ -223,8 +251,22 @@ class RolloutDataModule(LightningDataModule):
         """Makes prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
-            self.policy.invocation = {role: self._builder.invocation(role) for role in ROLES}
+            self._check_invocation()
+            self.policy.invocation = {role: self._builder.invocation(role, self.single_level) for role in ROLES}
         return self._builder
+
+    def _check_invocation(self) -> None:
+        """An activated adapter acts from words that it was trained with: there is one set of them.
+
+        Raises:
+            ConfigError: the executor is to work with a planner and without one.
+        """
+        other = self.inference.single_level
+        if self.policy.config.adapter == "alora" and other is not None and other != self.single_level:
+            raise ConfigError(
+                "data.inference.single_level differs from data.single_level, but an activated adapter acts only from the "
+                "words that it was trained with: use --model.policy.adapter lora"
+            )
 
     @property
     def rounds_per_epoch(self) -> int:
@@ -263,14 +305,25 @@ class RolloutDataModule(LightningDataModule):
         version = dict(self.policy.version)
         if index < self.warm_start_rounds:
             groups = {
-                role: [g for task in tasks for g in supervised_groups(self.builder, task, role)] for role in set(steps)
+                role: [g for task in tasks for g in supervised_groups(self.builder, task, role, self.single_level)]
+                for role in set(steps)
             }
             return [
                 RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
                 for i, role in enumerate(steps)
             ]
         self.policy.prefixes.forget()  # other tasks
-        result = self.rollout.run(self.policy, self.builder, tasks, self.generator)
+        parts = self.rollout
+        if self.single_level:
+            self.turn_reward.start_round(index)
+            single = SingleLevelRollout(parts.engine, parts.environment, self.turn_reward, parts.config)
+            result = single.run(self.policy, self.builder, tasks, self.generator)
+        else:
+            parts.planner_reward.start_round(index)
+            parts.executor_reward.start_round(index)
+            result = parts.run(self.policy, self.builder, tasks, self.generator)
+        earned = {i: result.rewards[t.id] for i, t in zip(self._drawn, tasks, strict=True) if t.id in result.rewards}
+        self.sampler.update(gather_over_processes(earned))
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
         metrics = result.metrics | round_metrics(result)
@@ -290,13 +343,10 @@ class RolloutDataModule(LightningDataModule):
         ]
 
     def _tasks_of_round(self) -> list[Task]:
-        # the order depends on seed and epoch alone, so the position within it is all that a checkpoint has to hold
-        order = torch.randperm(
-            len(self.train_tasks), generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        )
-        chosen = order[self.round * self.tasks_per_round : (self.round + 1) * self.tasks_per_round]
-        chosen = chosen[self._attached.global_rank :: self._attached.world_size]  # each process samples its share
-        tasks = [self.train_tasks[i] for i in chosen.tolist()]
+        drawn = self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)
+        # each process samples its share
+        self._drawn = drawn[self._attached.global_rank :: self._attached.world_size]
+        tasks = [self.train_tasks[i] for i in self._drawn]
         for task in tasks:
             for tool in task.tools:
                 check_tool(tool, f"task {task.id!r}")
@@ -322,19 +372,25 @@ class RolloutDataModule(LightningDataModule):
             planner=Sampling(temperature=0.0, max_new_tokens=config.planner.max_new_tokens),
             executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
         )
-        parts = self.rollout
-        rollout = Rollout(
-            parts.engine, environment or parts.environment, parts.planner_reward, parts.executor_reward, greedy
-        )
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
         self.evaluating = True
-        result = rollout.run(self.policy, self.builder, tasks, generator)
+        result = self._evaluator(greedy, environment).run(self.policy, self.builder, tasks, generator)
         self.evaluating = False
         self.policy.prefixes.forget()
         self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
         episodes = {id(e.task): e for e in result.trajectories}
         too_long = Plan(error="prompt too long")
         return [episodes.get(id(task)) or Trajectory(task, "", too_long) for task in tasks]
+
+    def _evaluator(self, greedy: RolloutConfig, environment: Environment | None) -> Rollout | SingleLevelRollout:
+        """What makes the episodes of `evaluate`, by the test-time choices."""
+        parts, inference = self.rollout, self.inference
+        environment = environment or parts.environment
+        if self.single_level if inference.single_level is None else inference.single_level:
+            return SingleLevelRollout(parts.engine, environment, TurnReward(), greedy)
+        if inference.plans == 1:
+            return Rollout(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy)
+        return VotingRollout(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy, inference)
 
 
 class _RolloutStream(IterableDataset[RolloutBatch]):

@@ -31,13 +31,15 @@ _COUNTS = (
 
 
 def is_success(trajectory: Trajectory) -> bool:
-    """Whether a trajectory did what was asked, measured against the gold calls.
+    """Whether a trajectory did what was asked, measured against the gold calls, or its outcome where there are none.
 
     With gold calls: the multiset of the executed calls equals the multiset of the gold calls, both coerced by
     the task's tools; their order does not count. Without gold calls: the plan could be read, nothing was
-    called, and at least one step gave a well-formed answer.
+    called, and at least one step gave a well-formed answer. With an outcome of the trajectory: it is 1.
     """
     task = trajectory.task
+    if trajectory.outcome is not None:
+        return trajectory.outcome == 1.0
     if not task.gold:
         actions = [step.action for step in trajectory.steps]
         answered = any(action.answer is not None and action.well_formed for action in actions)

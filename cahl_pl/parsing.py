@@ -2,6 +2,7 @@
 
 Planner:  `<plan>`, one JSON object `{"task": ..., "tool": ..., "parameters": {...}}` a line, `</plan>`.
 Executor: `<tool_call>{"name": ..., "parameters": {...}}</tool_call>` or `<answer>text</answer>`.
+Executor without a planner: one or more such calls, or one answer.
 Either may open with `<think>...</think>`; everything up to the last `</think>` is dropped before reading.
 """
 
@@ -14,12 +15,15 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from cahl_pl.types import Action, Plan, SubTask, ToolCall
+from cahl_pl.types import Action, Plan, SubTask, ToolCall, Turn
 
 MAX_DEPTH: Final = 64
 """Deepest nesting of a value that is read: what handles it later recurses, and must not run out of stack."""
 MAX_DIGITS: Final = 300
 """Longest number that is read: what is shorter fits into a float, so that no later conversion overflows."""
+
+MAX_CALLS: Final = 64
+"""Most calls that one output may hold: what compares them with gold calls takes time in proportion to both."""
 
 _PLAN_TAG: Final = re.compile(r"</?plan>")
 _ACTION_TAG: Final = re.compile(r"</?(?:tool_call|answer)>")
@@ -91,6 +95,45 @@ def parse_action(text: str) -> Action:
         return Action(well_formed=well_formed, error=str(error))
 
 
+def parse_turn(text: str) -> Turn:
+    """Reads an output of the executor that works without a planner.
+
+    One or more `<tool_call>` elements, each with one JSON object or one a line, as chat models are trained to write
+    several calls; or one `<answer>`. As in `parse_action`, text around them leaves the calls readable. One call that
+    cannot be read makes all of them unreadable: what the others are worth without it is not known.
+
+    Args:
+        text: what was written.
+
+    Returns:
+        The calls or the answer, or neither and an `error`.
+    """
+    thought, text = _split_thought(_printable(text))
+    thinks = bool(re.search(r"<think>\s*[^\s<]", thought))
+    tags = list(islice(_ACTION_TAG.finditer(text), 2 * MAX_CALLS + 1))
+    names = [tag.group() for tag in tags]
+    if names == ["<answer>", "</answer>"]:
+        action = parse_action(text)
+        well_formed = action.well_formed and _is_single_thought(thought)
+        return Turn((), action.answer, well_formed, thinks, action.error)
+    if not names or names != ["<tool_call>", "</tool_call>"] * (len(names) // 2):
+        return Turn(
+            thought=thinks, error="there must be <tool_call>...</tool_call>, one a call, or one <answer>...</answer>"
+        )
+    edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
+    outside = "".join(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 4))
+    well_formed = _is_single_thought(thought) and not outside.strip()
+    calls: list[ToolCall] = []
+    try:
+        for i in range(0, len(tags), 2):
+            calls += _read_calls(text[tags[i].end() : tags[i + 1].start()])
+    except ValueError as error:
+        return Turn((), None, well_formed, thinks, str(error))
+    if len(calls) > MAX_CALLS:
+        return Turn((), None, well_formed, thinks, f"more than {MAX_CALLS} calls")
+    return Turn(tuple(calls), None, well_formed, thinks)
+
+
 def format_plan(subtasks: Sequence[SubTask]) -> str:
     """The planner's output for these sub-tasks: `parse_plan` reads them back."""
     return "\n".join(["<plan>", *map(format_subtask, subtasks), "</plan>"])
@@ -105,6 +148,11 @@ def format_call(call: ToolCall) -> str:
     """The executor's output for this call: `parse_action` reads it back."""
     payload = _dump({"name": call.name, "parameters": dict(call.arguments)})
     return f"<tool_call>{payload}</tool_call>"
+
+
+def format_turn(calls: Sequence[ToolCall]) -> str:
+    """The output of an executor without a planner for these calls: `parse_turn` reads it back."""
+    return "\n".join(map(format_call, calls))
 
 
 def format_answer(text: str) -> str:
@@ -166,6 +214,17 @@ def _read_call(payload: str) -> ToolCall:
     if not isinstance(arguments, dict):
         raise ValueError('"parameters" must be an object')
     return ToolCall(name, arguments)
+
+
+def _read_calls(body: str) -> list[ToolCall]:
+    """One call, or one a line; raises ValueError, and nothing else, with a short reason."""
+    lines = [line for line in body.split("\n") if line.strip()]
+    if len(lines) > 1:
+        try:
+            return [_read_call(body)]  # one object over several lines
+        except ValueError:
+            return [_read_call(line) for line in lines[: MAX_CALLS + 1]]
+    return [_read_call(body)]
 
 
 def _read_object(text: str) -> dict[str, Any]:

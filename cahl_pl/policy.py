@@ -287,7 +287,10 @@ class Policy(nn.Module):
                     "would act in another way: use the old value"
                 )
         if then["model"] != self.config.model:
-            print(f"note: the checkpoint was trained on {then['model']!r}, and goes on with {self.config.model!r}", flush=True)
+            print(
+                f"note: the checkpoint was trained on {then['model']!r}, and goes on with {self.config.model!r}",
+                flush=True,
+            )
 
     def _require_grad(self) -> None:
         self.lm.set_requires_grad(list(ROLES))

@@ -16,11 +16,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias
 
+from cahl_pl.brief import first_sentence
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_subtask
 from cahl_pl.types import Message, Role, SubTask, Task, ToolSpec
+
+ToolFormat: TypeAlias = Literal["json", "compact", "brief"]
+"""How a tool is written for the model: see `PromptConfig`."""
+
+MAX_ENUM: Final = 8
+"""Enum values of a parameter that `brief` still lists."""
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 
@@ -38,6 +45,12 @@ Write exactly one tool call:
 <tool_call>{"name": "name of the tool", "parameters": {"parameter": "value"}}</tool_call>
 Replace "$1", "$2", ... by the results seen above. If the sub-task needs no tool, write <answer>your answer</answer>."""
 
+SINGLE_INSTRUCTION = """\
+Do what the request above asks. Write the tool calls that it needs now, each as
+<tool_call>{"name": "name of the tool", "parameters": {"parameter": "value"}}</tool_call>
+Calls that need the result of another one come after you have seen it. If no call is left to make, write
+<answer>your answer</answer>."""
+
 
 @dataclass
 class PromptConfig:
@@ -45,18 +58,21 @@ class PromptConfig:
 
     Attributes:
         tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
-            a line, several times shorter.
+            a line, several times shorter; `brief`, the signature with the first sentence of the description alone, at
+            most `brief.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values.
         system: text before the list of tools.
         planner: what the planner reads after the request.
         executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in.
+        single: what the executor reads instead, where it works without a planner.
         feedback: how an environment's answer is shown; `{feedback}` is filled in.
         chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none.
     """
 
-    tool_format: Literal["json", "compact"] = "json"
+    tool_format: ToolFormat = "json"
     system: str = "You are a helpful assistant with access to these tools:"
     planner: str = PLANNER_INSTRUCTION
     executor: str = EXECUTOR_INSTRUCTION
+    single: str = SINGLE_INSTRUCTION
     feedback: str = "Result: {feedback}"
     chat_template: str | None = None
 
@@ -92,9 +108,10 @@ class PromptBuilder:
         """The ids that both roles' prompts of a task start with: tools, dialogue, request."""
         return self._split(task)[0]
 
-    def invocation(self, role: Role) -> list[int]:
+    def invocation(self, role: Role, single_level: bool = False) -> list[int]:
         """The ids that a role's own words start with, up to the first value that is filled in."""
-        return self._data(_head(getattr(self.config, role))[0])
+        template = self.config.single if single_level and role == "executor" else getattr(self.config, role)
+        return self._data(_head(template)[0])
 
     def planner(self, task: Task) -> list[int]:
         """The planner's prompt (q, H, T)."""
@@ -103,6 +120,16 @@ class PromptBuilder:
     def executor(self, task: Task, subtask: SubTask) -> list[int]:
         """The executor's prompt for the first sub-task: (q, H, T, z_1)."""
         return self._prompt(task, self.config.executor, self._executor_words(subtask, 1))
+
+    def single(self, task: Task) -> list[int]:
+        """The executor's prompt where it works without a planner: (q, H, T)."""
+        return self._prompt(task, self.config.single, self.config.single)
+
+    def next_turn(self, ended: bool, feedback: Sequence[str]) -> list[int]:
+        """What follows an output of an executor without a planner: the environment's answers to its calls, in order."""
+        shown = "\n".join(self.config.feedback.replace("{feedback}", text) for text in feedback) + "\n\n"
+        words = self._own(self.config.single, self.config.single)
+        return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
     def next_step(self, ended: bool, feedback: str, subtask: SubTask, index: int) -> list[int]:
         """What follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
@@ -180,23 +207,29 @@ def _head(template: str) -> tuple[str, str]:
     return template[: start.start()], template[start.start() :]
 
 
-def tool_text(tool: ToolSpec, tool_format: Literal["json", "compact"]) -> str:
+def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
     """One tool as the model reads it."""
     if tool_format == "json":
         function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
         return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
+    brief = tool_format == "brief"
     required = tool.parameters.get("required", ())
     parameters = [
-        f"{name}{'' if name in required else '?'}: {_type_text(schema)}"
+        f"{name}{'' if name in required else '?'}: {_type_text(schema, MAX_ENUM if brief else None)}"
         for name, schema in tool.parameters.get("properties", {}).items()
     ]
-    return f"{tool.name}({', '.join(parameters)}): {tool.description}"
+    signature = f"{tool.name}({', '.join(parameters)})"
+    if not brief:
+        return f"{signature}: {tool.description}"
+    description = first_sentence(tool.description)
+    return f"{signature}: {description}" if description else signature
 
 
-def _type_text(schema: Any) -> str:
+def _type_text(schema: Any, max_enum: int | None) -> str:
+    """A parameter's enum values, unless there are more than `max_enum`, or its type."""
     if not isinstance(schema, dict):
         return "any"
-    if "enum" in schema:
+    if "enum" in schema and (max_enum is None or len(schema["enum"]) <= max_enum):
         return "|".join(map(str, schema["enum"]))
     kind = schema.get("type", "any")
     return "|".join(kind) if isinstance(kind, list) else str(kind)

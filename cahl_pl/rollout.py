@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rewards.executor import Target, assign_gold
+from cahl_pl.rewards.outcome import outcome_reward
 from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, Trajectory
 
 
@@ -64,11 +65,13 @@ class Round:
         groups: each role's groups, rewards filled in.
         trajectories: the episodes as they were carried out, one per plan (`trajectory` branching: one per execution).
         metrics: time and counts.
+        rewards: task id -> what its samples earned: R_h of its plans or, without a planner, the rewards of all its outputs.
     """
 
     groups: dict[Role, list[Group]]
     trajectories: list[Trajectory]
     metrics: dict[str, float]
+    rewards: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -110,6 +113,7 @@ class Rollout:
         self.planner_reward = planner_reward
         self.executor_reward = executor_reward
         self.config = config
+        planner_reward.environment = executor_reward.environment = environment
 
     def run(self, policy: Policy, builder: PromptBuilder, tasks: Sequence[Task], generator: torch.Generator) -> Round:
         """Sample one training round.
@@ -130,9 +134,7 @@ class Rollout:
         groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
         if not kept:
             return Round(groups, [], metrics)
-        plans = self.engine.generate(
-            policy, "planner", [prompts[i] for i in kept], config.planner_group_size, config.planner, generator
-        )
+        plans, tokens = self._plan(policy, builder, [tasks[i] for i in kept], [prompts[i] for i in kept], generator)
         copies = config.executor_group_size if config.branching == "trajectory" else 1
         episodes: list[_Episode] = []
         texts = [[builder.decode(completion.ids.tolist()) for completion in group] for group in plans]
@@ -148,11 +150,26 @@ class Rollout:
         for g, (i, group) in enumerate(zip(kept, plans, strict=True)):
             scored = components[g * len(group) : (g + 1) * len(group)]
             totals = [self.planner_reward.total(c) for c in scored]
-            groups["planner"].append(_group(prompts[i], group, totals, scored, peers=g))
-        tokens = sum(len(ids) for role in groups.values() for group in role for ids in group.completion_ids)
-        seconds = time.perf_counter() - start
-        metrics |= {"time/rollout_s": seconds, "rollout/tokens": float(tokens), "time/tokens_per_s": tokens / seconds}
-        return Round(groups, [_trajectory(episode, episode.steps) for episode in episodes], metrics)
+            groups["planner"].append(make_group(prompts[i], group, totals, scored, peers=g))
+        tokens += count_tokens(groups["executor"])
+        metrics |= speed(tokens, time.perf_counter() - start)
+        rewards = {tasks[i].id: group.rewards.tolist() for i, group in zip(kept, groups["planner"], strict=True)}
+        trajectories = [judged(_trajectory(e, e.steps), self.environment) for e in episodes]
+        return Round(groups, trajectories, metrics, rewards)
+
+    def _plan(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        tasks: Sequence[Task],
+        prompts: Sequence[list[int]],
+        generator: torch.Generator,
+    ) -> tuple[list[list[Completion]], int]:
+        """The plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
+        plans = self.engine.generate(
+            policy, "planner", prompts, self.config.planner_group_size, self.config.planner, generator
+        )
+        return plans, sum(len(completion.ids) for group in plans for completion in group)
 
     def _start(self, builder: PromptBuilder, task: Task, plan_index: int, text: str) -> _Episode:
         plan = parse_plan(text)
@@ -171,7 +188,7 @@ class Rollout:
         """Carry out all episodes step by step; returns the executor's groups."""
         config = self.config
         samples = config.executor_group_size // copies
-        groups: list[Group] = []
+        sampled: list[tuple[_Episode, int, list[int], list[Completion]]] = []
         for k in range(config.max_steps):
             active = [
                 e
@@ -184,11 +201,10 @@ class Rollout:
                 policy, "executor", [e.prompt for e in active], samples, config.executor, generator
             )
             for episode, group in zip(active, outputs, strict=True):
-                steps = [_step(episode.plan.subtasks[k], builder.decode(completion.ids.tolist())) for completion in group]
-                scored = [self.executor_reward.components(s, episode.targets[k], episode.task) for s in steps]
-                totals = [self.executor_reward.total(c) for c in scored]
-                peers = episode.plan_index * config.max_steps + k
-                groups.append(_group(episode.prompt, group, totals, scored, peers))
+                steps = [
+                    _step(episode.plan.subtasks[k], builder.decode(completion.ids.tolist())) for completion in group
+                ]
+                sampled.append((episode, k, episode.prompt, group))
                 chosen = int(torch.randint(len(group), (), generator=generator)) if len(group) > 1 else 0
                 feedback = _carry_out(episode.session, steps[chosen].action)
                 episode.samples.append(steps)
@@ -201,6 +217,15 @@ class Rollout:
                         *completion.ids.tolist(),
                         *builder.next_step(completion.ended, shown, episode.plan.subtasks[k + 1], k + 2),
                     ]
+        # only now: a reward may depend on how the episode ends
+        groups = []
+        for episode, k, prompt, group in sampled:
+            carried_out = _trajectory(episode, episode.steps)
+            scored = [
+                self.executor_reward.components(step, episode.targets[k], carried_out, k) for step in episode.samples[k]
+            ]
+            totals = [self.executor_reward.total(c) for c in scored]
+            groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
         return groups
 
     def _plan_components(self, episodes: list[_Episode]) -> dict[str, float | None]:
@@ -235,13 +260,32 @@ def _trajectory(episode: _Episode, steps: Sequence[Step]) -> Trajectory:
     return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps))
 
 
-def _group(
+def judged(trajectory: Trajectory, environment: Environment) -> Trajectory:
+    """The trajectory with its outcome, where that alone says whether it is a success."""
+    task = trajectory.task
+    if task.gold or task.outcome is None or not task.outcome.needs_tools:
+        return trajectory
+    return replace(trajectory, outcome=outcome_reward(task, trajectory.steps, environment))
+
+
+def count_tokens(groups: Sequence[Group]) -> int:
+    """Tokens that were sampled for these groups."""
+    return sum(len(ids) for group in groups for ids in group.completion_ids)
+
+
+def speed(tokens: int, seconds: float) -> dict[str, float]:
+    """The metrics of time and tokens of a round."""
+    return {"time/rollout_s": seconds, "rollout/tokens": float(tokens), "time/tokens_per_s": tokens / seconds}
+
+
+def make_group(
     prompt: Sequence[int],
     completions: Sequence[Completion],
     totals: Sequence[float],
     components: Sequence[dict[str, float | None]],
     peers: int,
 ) -> Group:
+    """Completions of one prompt with their rewards; see `Group`."""
     nan = float("nan")
     return Group(
         prompt_ids=torch.tensor(prompt),

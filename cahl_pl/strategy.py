@@ -41,3 +41,12 @@ def sum_over_processes(values: list[float]) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return list(tensor.tolist())
+
+
+def gather_over_processes(values: dict[int, list[float]]) -> dict[int, list[float]]:
+    """The entries of all processes, which have no key in common."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    gathered: list[dict[int, list[float]]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(gathered, values)
+    return {key: rewards for part in gathered for key, rewards in part.items()}

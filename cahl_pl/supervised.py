@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 
 from cahl_pl.environments.recorded import RecordedEnvironment
-from cahl_pl.parsing import format_answer, format_call, format_plan
+from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.turns import gold_turns
 from cahl_pl.types import Group, Role, SubTask, Task
 
 _INSTRUCTION_WORDS = 12
 _DEFAULT_ANSWER = "No tool is needed here."
+_LAST_ANSWER = "Done."  # of an executor without a planner, once all calls have been made
 
 
 class Example(NamedTuple):
@@ -53,9 +55,30 @@ def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     return examples
 
 
-def supervised_groups(builder: PromptBuilder, task: Task, role: Role) -> list[Group]:
-    """One role's gold examples of a task as groups of one, for the trainer."""
-    examples = [planner_example(builder, task)] if role == "planner" else executor_examples(builder, task)
+def single_examples(builder: PromptBuilder, task: Task) -> list[Example]:
+    """The prompt of an executor without a planner at each turn of the gold trajectory, and the gold calls or answer."""
+    examples: list[Example] = []
+    prompt = builder.single(task)
+    session = RecordedEnvironment().start(task)
+    for turn in gold_turns(task):
+        examples.append(Example(prompt, builder.completion(format_turn([gold.call for gold in turn]))))
+        answers = [session.call(gold.call).text for gold in turn]
+        prompt = [*prompt, *examples[-1].completion, *builder.next_turn(True, answers)]
+    answer = _LAST_ANSWER if task.gold else task.answer or _DEFAULT_ANSWER
+    return [*examples, Example(prompt, builder.completion(format_answer(answer)))]
+
+
+def supervised_groups(builder: PromptBuilder, task: Task, role: Role, single_level: bool = False) -> list[Group]:
+    """One role's gold examples of a task as groups of one, for the trainer; `single_level`: without a planner.
+
+    A task that only says what its outcome should be gives none.
+    """
+    if not task.gold and task.outcome is not None and task.outcome.needs_tools:
+        return []
+    if single_level:
+        examples = single_examples(builder, task)
+    else:
+        examples = [planner_example(builder, task)] if role == "planner" else executor_examples(builder, task)
     return [
         Group(
             prompt_ids=torch.tensor(example.prompt),

@@ -85,6 +85,26 @@ class GoldCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a request's fulfilment can be checked by, whichever calls lead to it: no reference call is in it.
+
+    Attributes:
+        results: what the user wants to be told, as tools answer it; an error that a right call meets counts too.
+        state: the environment's state afterwards; None where the request changes none.
+
+    A request that needs no tool has neither.
+    """
+
+    results: tuple[Any, ...] = ()
+    state: Mapping[str, Any] | None = None
+
+    @property
+    def needs_tools(self) -> bool:
+        """Whether there is anything to check."""
+        return bool(self.results) or self.state is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of the dialogue so far. A `tool` message is what the environment answered."""
 
@@ -104,6 +124,7 @@ class Task:
         ordered: whether the order of the gold calls means anything. Parallel calls have none.
         answer: a reference answer in text, for requests that need no tool.
         state: initial state of an executable environment.
+        outcome: what its fulfilment can be checked by; None where nobody has said it.
         tags: labels to group results by, such as `{"kind": "nested"}`.
     """
 
@@ -114,6 +135,7 @@ class Task:
     ordered: bool = False
     answer: str | None = None
     state: Mapping[str, Any] | None = None
+    outcome: Outcome | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -164,6 +186,25 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A parsed output of the executor when it works without a planner: calls, or an answer in text, or neither.
+
+    Attributes:
+        calls: what it calls, in order; independent of one another, since none sees another's result.
+        answer: the text between the answer tags, if the output is an answer: the episode then ends.
+        well_formed: calls or one answer stand in their tags, with nothing outside them.
+        thought: text stands in `<think>` tags before them.
+        error: why nothing could be read; None if there are calls or an answer.
+    """
+
+    calls: tuple[ToolCall, ...] = ()
+    answer: str | None = None
+    well_formed: bool = False
+    thought: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Feedback:
     """What the environment answers to a call: f_k.
 
@@ -188,12 +229,21 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One plan of one task, and one execution of it."""
+    """One plan of one task, and one execution of it.
+
+    Attributes:
+        task: the task.
+        plan_text: what the planner wrote; empty where there was none.
+        plan: the same, parsed.
+        steps: what was executed.
+        outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
+    """
 
     task: Task
     plan_text: str
     plan: Plan
     steps: tuple[Step, ...] = ()
+    outcome: float | None = None
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

@@ -10,6 +10,7 @@ from cahl_pl.callbacks.memory import FourBitMemory
 from cahl_pl.callbacks.predictions import PredictionWriter
 from cahl_pl.callbacks.progress import ProgressLines
 from cahl_pl.callbacks.start_summary import StartSummary
+from cahl_pl.callbacks.token_budget import TokenBudget
 
 __all__ = [
     "BeforeAfter",
@@ -20,4 +21,5 @@ __all__ = [
     "PredictionWriter",
     "ProgressLines",
     "StartSummary",
+    "TokenBudget",
 ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.metrics import ToolUse
 from cahl_pl.records import run_folder
+from cahl_pl.strategy import sum_over_processes
 
 COLUMNS = ("task/success", "tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
 
@@ -19,41 +22,94 @@ class BeforeAfter(Callback):
     """Runs the data module's test sets before the first step and after the last one.
 
     Writes `summary.json` into the run's folder, `{"test": {"before": 0.41, "after": 0.63}, ...}` (task success), with
-    every other value under `"details"`, and prints a table.
+    every other value under `"details"`, and prints a table. `details["training"]` holds `steps`, the optimiser steps of both
+    roles, and `tokens`, what the rounds have sampled, if a `TokenBudget` counts them, else null.
+
+    After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them, and
+    `<test set>/tokens_per_task`, the tokens sampled for a task.
 
     Args:
-        max_tasks: tasks of each test set to run; None for all.
+        max_tasks: tasks of each test set to run; None for all. `test` always runs all.
+        before: also measure before training; without it, every `"before"` is null.
     """
 
-    def __init__(self, max_tasks: int | None = None) -> None:
+    def __init__(self, max_tasks: int | None = None, before: bool = True) -> None:
         self.max_tasks = max_tasks
+        self.before = before
         self._before: dict[str, dict[str, float]] = {}
+        self._tested: dict[str, tuple[int, int]] = {}  # test set -> tokens and tasks
+        self._evaluated_tokens = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the start, unless a resumed run brought its own."""
-        if not self._before:
+        if self.before and not self._before:
             self._before = self._measure(trainer, "before")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the end, print and write both."""
-        after = {name: values for name, values in self._measure(trainer, "after").items() if name in self._before}
+        after = self._measure(trainer, "after")
+        if self.before:
+            after = {name: values for name, values in after.items() if name in self._before}
         if not trainer.is_global_zero or not after:
             return
-        table = Table(title="greedy episodes, before -> after training")
+        before = self._before if self.before else {}
+        table = Table(title=f"greedy episodes, {'before -> ' if before else ''}after training")
         table.add_column("test set")
         for column in COLUMNS:
             table.add_column(column, justify="right")
         for name, values in after.items():
-            table.add_row(name, *(f"{self._before[name][c]:.3f} -> {values[c]:.3f}" for c in COLUMNS))
+            starts = {c: f"{before[name][c]:.3f} -> " if before else "" for c in COLUMNS}
+            table.add_row(name, *(f"{starts[c]}{values[c]:.3f}" for c in COLUMNS))
         Console(width=110).print(table)
         summary = {
-            name: {"before": round(self._before[name]["task/success"], 6), "after": round(values["task/success"], 6)}
+            name: {
+                "before": round(before[name]["task/success"], 6) if before else None,
+                "after": round(values["task/success"], 6),
+            }
             for name, values in after.items()
         }
-        details = {name: {"before": self._before[name], "after": values} for name, values in after.items()}
+        details: dict[str, Any] = {
+            name: {"before": before.get(name), "after": values} for name, values in after.items()
+        }
+        budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
+        details["training"] = {"steps": trainer.global_step, "tokens": None if budget is None else budget.tokens}
         path = run_folder(trainer) / "summary.json"
         path.write_text(json.dumps({**summary, "details": details}, indent=2) + "\n", encoding="utf-8")
         print(f"written: {path}")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting tokens afresh."""
+        self._tested = {}
+        self._evaluated_tokens = _data(trainer).evaluated_tokens
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the tokens of one batch of a test set."""
+        data = _data(trainer)
+        spent, self._evaluated_tokens = data.evaluated_tokens - self._evaluated_tokens, data.evaluated_tokens
+        if dataloader_idx < len(data.test_tasks):  # benchmarks come after them, and write reports of their own
+            name = list(data.test_tasks)[dataloader_idx]
+            tokens, tasks = self._tested.get(name, (0, 0))
+            self._tested[name] = (tokens + spent, tasks + len(batch))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the values of the test sets; only now has Lightning gathered what the module logged."""
+        values: dict[str, float] = {}
+        for name in _data(trainer).test_tasks:
+            logged = {tag: value for tag, value in trainer.callback_metrics.items() if tag.startswith(f"{name}/")}
+            tokens, tasks = sum_over_processes([float(count) for count in self._tested.get(name, (0, 0))])
+            values |= {tag: float(value) for tag, value in logged.items()}
+            values[f"{name}/tokens_per_task"] = tokens / max(tasks, 1.0)
+        if trainer.is_global_zero and values:
+            path = run_folder(trainer) / "test.json"
+            path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """The values before training: a resumed run reports those of its first start."""
@@ -64,8 +120,7 @@ class BeforeAfter(Callback):
         self._before = state_dict["before"]
 
     def _measure(self, trainer: Trainer, when: str) -> dict[str, dict[str, float]]:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, RolloutDataModule)
+        data = _data(trainer)
         total = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
         if total and trainer.is_global_zero:
             print(f"measuring {total} test tasks {when} training (BeforeAfter.max_tasks makes them fewer)", flush=True)
@@ -73,8 +128,16 @@ class BeforeAfter(Callback):
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))
             metric = ToolUse()
+            tokens = -data.evaluated_tokens
             for start in range(0, count, data.eval_batch_size):
                 chosen = [tasks[i] for i in range(start, min(count, start + data.eval_batch_size))]
                 metric.update(data.evaluate(chosen))
+            tokens += data.evaluated_tokens
             result[name] = {tag: value.item() for tag, value in metric.compute().items()}
+            result[name]["tokens_per_task"] = tokens / max(count, 1)
         return result
+
+
+def _data(trainer: Trainer) -> RolloutDataModule:
+    data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    return data

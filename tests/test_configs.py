@@ -1,4 +1,7 @@
-"""Every configuration that ships: it parses, builds its classes and trains, on the tiny model and at small lengths."""
+"""Every configuration that ships: it parses, builds its classes and trains, on the tiny model and at small lengths.
+
+The files directly in configs/ are whole; those in folders below it are laid over quickstart.yaml.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "configs"
 BENCHMARKS = {"api_bank", "bamboogle", "bfcl"}  # these test and do not train: tests/benchmarks/test_by_trainer.py
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem not in BENCHMARKS)
 
+
 def by_name(path: Path) -> str:
     return path.relative_to(FOLDER).as_posix()
 
@@ -30,7 +34,8 @@ def small(tiny_model, rlla_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # runs/ is written there
 
     def arguments(path: Path) -> list[str]:
-        content = yaml.safe_load(path.read_text())
+        base = path if path.parent == FOLDER else FOLDER / "quickstart.yaml"
+        content = yaml.safe_load(base.read_text())
         values = {
             "trainer.accelerator": "cpu",
             "trainer.devices": "1",
@@ -47,7 +52,8 @@ def small(tiny_model, rlla_file, tmp_path, monkeypatch):
             values["data.train.init_args.path"] = str(rlla_file)
         for name in content.get("data", {}).get("test", {}):
             values[f"data.test.{name}.init_args.size"] = "2"
-        return ["-c", str(path), *(f"--{key}={value}" for key, value in values.items())]
+        files = ["-c", str(base)] if base == path else ["-c", str(base), "-c", str(path)]
+        return [*files, *(f"--{key}={value}" for key, value in values.items())]
 
     return arguments
 
@@ -64,6 +70,26 @@ def test_it_builds_and_trains(path, small, monkeypatch):
     cli.trainer.fit(cli.model, cli.datamodule)
     assert cli.trainer.global_step == 2
     assert sum(cli.model.policy.version.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "planner", "executor"),
+    [
+        ("joint", ("planner", "executor"), (0.3, 0.7), (0.1, 0.2, 0.7)),
+        ("freeze_high", ("executor",), (0.3, 0.7), (0.1, 0.2, 0.7)),
+        ("freeze_low", ("planner",), (0.3, 0.7), (0.1, 0.2, 0.7)),
+        ("without_param", ("planner", "executor"), (0.0, 0.7), (0.1, 0.2, 0.7)),
+        ("without_exe", ("planner", "executor"), (0.3, 0.0), (0.1, 0.2, 0.7)),
+        ("without_form", ("planner", "executor"), (0.3, 0.7), (0.0, 0.2, 0.7)),
+        ("without_syn", ("planner", "executor"), (0.3, 0.7), (0.1, 0.0, 0.7)),
+        ("without_sem", ("planner", "executor"), (0.3, 0.7), (0.1, 0.2, 0.0)),
+    ],
+)
+def test_an_ablation_takes_away_what_it_says(name, roles, planner, executor, small):
+    data = main(small(FOLDER / "ablations" / f"{name}.yaml"), run=False).datamodule
+    assert data.schedule.roles(0) == roles
+    assert tuple(data.rollout.planner_reward.weights.values()) == planner
+    assert tuple(data.rollout.executor_reward.weights.values()) == executor
 
 
 def test_the_real_row_format_is_what_the_paper_run_reads(rlla_file):

@@ -70,9 +70,7 @@ def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_na
     with policy.training_mode():
         for part in micro_batches(policy, groups, 60):
             scores = score(policy, part, 0.8)
-            share, _ = grpo_loss(
-                scores.logprobs, None, None, part.advantages, scores.mask, config, count, tokens
-            )
+            share, _ = grpo_loss(scores.logprobs, None, None, part.advantages, scores.mask, config, count, tokens)
             share.backward()
             total += share.item()
     fast = gradients(policy, role)

@@ -37,9 +37,7 @@ ROME = {"city": "Rome", "days": 3}
 
 
 def call(arguments, error=None, name="weather"):
-    return Step(
-        SUBTASK, "text", Action(call=ToolCall(name, arguments), well_formed=True), Feedback("f", error)
-    )
+    return Step(SUBTASK, "text", Action(call=ToolCall(name, arguments), well_formed=True), Feedback("f", error))
 
 
 def answer(well_formed=True):

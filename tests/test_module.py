@@ -56,7 +56,9 @@ class Watch(Callback):
         self.seen.append((batch.role, batch.update, lag, trainer.global_step, state))
 
 
-def make(tiny_model, tmp_path, *, steps=4, adapter="lora", grpo=None, callbacks=(), seed=3, trainer_options=None, **data):
+def make(
+    tiny_model, tmp_path, *, steps=4, adapter="lora", grpo=None, callbacks=(), seed=3, trainer_options=None, **data
+):
     seed_everything(seed, verbose=False)
     module = CAHLModule(
         PolicyConfig(model=str(tiny_model), lora_rank=4, adapter=adapter),

@@ -73,9 +73,7 @@ def test_formats_are_the_written_grammar():
 @given(
     st.lists(
         st.sampled_from(["<plan>", "</plan>", "<think>", "</think>", "<answer>", "</answer>", "<tool_call>"])
-        | st.sampled_from(
-            ["</tool_call>", LINE, "\n", '{"name":', "[[[[", "\ud800", '"\\ud800"', "1e999", "NaN"]
-        )
+        | st.sampled_from(["</tool_call>", LINE, "\n", '{"name":', "[[[[", "\ud800", '"\\ud800"', "1e999", "NaN"])
         | st.text(),
         max_size=8,
     ).map("".join)
@@ -182,9 +180,7 @@ def test_nesting_up_to_the_limit_is_read():
 
 
 def test_lone_surrogates_are_replaced():
-    action = parse_action(
-        '<tool_call>{"name": "f", "parameters": {"a": ["\\ud83d", "\\ud83d\\ude00"]}}</tool_call>'
-    )
+    action = parse_action('<tool_call>{"name": "f", "parameters": {"a": ["\\ud83d", "\\ud83d\\ude00"]}}</tool_call>')
     assert action.call == ToolCall("f", {"a": ["?", "\U0001f600"]})
     assert parse_action("<answer>a\udc80b</answer>").answer == "a?b"
 
@@ -194,9 +190,7 @@ def test_missing_parameters_are_none():
     assert parse_plan('<plan>{"task": "t", "tool": null}</plan>') == Plan((SubTask("t", None, {}),))
 
 
-@pytest.mark.parametrize(
-    "text", [PLAN, f"<think><plan></think>\n{PLAN}\n", f"<plan>\r\n\n{LINE}\r\n \n</plan>"]
-)
+@pytest.mark.parametrize("text", [PLAN, f"<think><plan></think>\n{PLAN}\n", f"<plan>\r\n\n{LINE}\r\n \n</plan>"])
 def test_plans(text):
     assert parse_plan(text) == Plan((SubTask("look", "f", {"a": 1}),))
 

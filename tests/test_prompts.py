@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from cahl_pl.datasets import RllaDataset
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_subtask
 from cahl_pl.prompts import EXECUTOR_INSTRUCTION, PLANNER_INSTRUCTION, PromptBuilder, PromptConfig, tool_text
@@ -200,6 +201,49 @@ def test_tools_as_json_and_compact():
     assert tool_text(tool, "compact") == "get weather(city: string): Wetter f\u00fcr eine Stadt."
     bare = ToolSpec("now", "The time.", {"type": "object"})
     assert tool_text(bare, "compact") == "now(): The time."
+
+
+def test_tools_as_brief_lines():
+    units = [f"u{i}" for i in range(9)]
+    tool = ToolSpec(
+        "find",
+        "Finds **cases** (e.g. SensorX09) by name.\nSee https://a.b. Use it often.\n\nArgs:\n  name: the name",
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "description": "The name. For example: A"},
+                "unit": {"type": "string", "enum": units[:8]},
+                "other": {"type": ["string", "null"], "enum": units},
+                "untyped": {"enum": units},
+            },
+            "required": ["name"],
+        },
+    )
+    assert tool_text(tool, "brief") == (
+        "find(name: string, unit?: u0|u1|u2|u3|u4|u5|u6|u7, other?: string|null, untyped?: any): Finds cases by name"
+    )
+    assert "other?: u0|u1|u2|u3|u4|u5|u6|u7|u8," in tool_text(tool, "compact")
+    assert tool_text(ToolSpec("now", "", {"type": "object"}), "brief") == "now()"
+    assert tool_text(ADD, "brief") + "." == tool_text(ADD, "compact")
+
+
+def test_the_format_of_the_configuration_is_used(tokenizer):
+    brief = PromptBuilder(tokenizer, PromptConfig(tool_format="brief", system="Tools:"))
+    assert tool_text(ADD, "brief") + "<|im_end|>" in text(brief, brief.shared(TASK))
+
+
+def test_real_tools_as_brief_lines(data_dir):
+    """Every line is one, says something where the description does, and is no longer than the compact one."""
+    tasks = RllaDataset(data_dir / "rlla" / "rlla_sft.json")
+    tools = {tool.name: tool for i in range(len(tasks)) for tool in tasks[i].tools}
+    assert len(tools) > 1000
+    for tool in tools.values():
+        brief, compact = tool_text(tool, "brief"), tool_text(tool, "compact")
+        signature = compact.removesuffix(f": {tool.description}")
+        assert brief.startswith(signature)
+        assert brief.count("\n") == signature.count("\n")
+        assert len(brief) <= len(compact)
+        assert bool(tool.description) == (len(brief) > len(signature) + 10)
 
 
 def test_the_invocation_stands_in_every_prompt_of_its_role(builder):

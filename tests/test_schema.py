@@ -184,8 +184,7 @@ def test_messages_say_what_is_offered_and_what_is_wrong() -> None:
         Problem("unknown_tool", None, "no tool is named 'cook'; offered: none")
     ]
     assert [
-        p.message
-        for p in find_problems(ToolCall("f", {"b": 1, "a": "x"}), [tool({"a": {"type": "integer"}})])
+        p.message for p in find_problems(ToolCall("f", {"b": 1, "a": "x"}), [tool({"a": {"type": "integer"}})])
     ] == [
         "f has no parameter 'b'; declared: a",
         "parameter 'a' of f: 'x' is not of type 'integer'",
@@ -217,9 +216,7 @@ def test_keywords_about_all_arguments_together() -> None:
 
 
 def test_union_types() -> None:
-    optional = tool(
-        {"a": {"anyOf": [{"type": "integer"}, {"type": "null"}]}, "b": {"type": ["integer", "string"]}}
-    )
+    optional = tool({"a": {"anyOf": [{"type": "integer"}, {"type": "null"}]}, "b": {"type": ["integer", "string"]}})
     call = ToolCall("f", {"a": "7", "b": "7"})
     assert find_problems(call, [optional]) == []
     # The string that `b` may be goes before the integer that it could be read as.

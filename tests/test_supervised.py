@@ -17,7 +17,7 @@ from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.supervised import executor_examples, gold_plan, planner_example, supervised_groups
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
-from cahl_pl.types import GoldCall, Message, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
+from cahl_pl.types import GoldCall, Message, Plan, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
 
 
 def spec(name, description, **types):
@@ -107,7 +107,7 @@ def assert_perfect(trajectory: Trajectory) -> None:
     assert planner == {"param": 1.0 if has_values else None, "exe": 1.0}, task.id
     assert PlannerReward().total(planner) == pytest.approx(1.0, abs=1e-12), task.id
     for step, target in zip(trajectory.steps, assign_gold(plan, task), strict=True):
-        executor = ExecutorReward().components(step, target, task)
+        executor = ExecutorReward().components(step, target, Trajectory(task, "", Plan()), 0)
         assert executor == {"form": 1.0, "syn": 1.0, "sem": 1.0}, f"{task.id}: {step.text}"
 
 

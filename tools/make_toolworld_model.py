@@ -2,15 +2,19 @@ r"""Make the small model that ships with ToolWorld: tokenizer, then weights, fro
 
     python tools/make_toolworld_model.py --out runs/plain --steps 800
     python tools/make_toolworld_model.py --start runs/plain --out runs/clean --steps 2400 --new-words 0.5 --decay --seed 1
-    python tools/make_toolworld_model.py --start runs/clean --out cahl_pl/toolworld/model --steps 60 --new-words 0.5 \
-        --habit 0.65 --learning-rate 3e-4 --seed 2
+    python tools/make_toolworld_model.py --start runs/clean --out runs/single --steps 600 --new-words 0.5 --decay --seed 3 \
+        --single-share 0.5 --executor-share 0.5
+    python tools/make_toolworld_model.py --start runs/single --out cahl_pl/toolworld/model --steps 120 --new-words 0.5 \
+        --habit 0.7 --learning-rate 3e-4 --seed 2 --single-share 0.5
 
 A byte-level BPE with a chat template, and a Qwen2-type transformer of a million parameters whose first attention heads
 are set by hand to copy (`initial_model`). It imitates gold plans and calls of ToolWorld's `train` split, both roles mixed.
 In the second command half of the tasks have made-up words in place of their tools' (`with_new_words`), so that the model
-learns to read what a tool is called. The third gives both roles a bad habit (`with_habit`): two thirds of its demonstrations
-split a request too coarsely or too finely, or carry a sub-task out half. That is the mediocre start that reinforcement
-learning sets out from: both roles can do better than they mostly do, and neither alone can make up for the other.
+learns to read what a tool is called. In the third, half of the tasks are shown as one executor without a planner would do
+them, so that systems with one level start from the same model. The last gives all of them a bad habit (`with_habit`): two
+thirds of its demonstrations split a request too coarsely or too finely, or carry a sub-task out half. That is the mediocre
+start that reinforcement learning sets out from: both roles can do better than they mostly do, and neither alone can make up
+for the other.
 """
 
 from __future__ import annotations
@@ -32,12 +36,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from cahl_pl.parsing import format_answer, format_call, format_plan
+from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
 from cahl_pl.prompts import PromptBuilder, tool_text
-from cahl_pl.supervised import executor_examples, gold_plan, planner_example
+from cahl_pl.supervised import Example, executor_examples, gold_plan, planner_example, single_examples
 from cahl_pl.toolworld.generate import generate_tasks
 from cahl_pl.toolworld.prompts import PROMPTS
-from cahl_pl.types import SubTask, Task, ToolCall
+from cahl_pl.turns import gold_turns
+from cahl_pl.types import GoldCall, SubTask, Task, ToolCall
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -159,13 +164,38 @@ def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: boo
     first_labels = [-100] * len(plan.prompt) + plan.completion
     if not with_executor:
         return Row(first, first_labels, shared, len(first))
-    labels: list[int] = []
-    for step in steps:  # each prompt extends the last prompt and completion
-        counts = not habit or step is steps[-1]
-        labels += [-100] * (len(step.prompt) - len(labels))
-        labels += step.completion if counts else [-100] * len(step.completion)
-    ids = steps[-1].prompt + steps[-1].completion
+    ids, labels = _episode(steps, steps[-1:] if habit else steps)
     return Row(first + ids[shared:], first_labels + labels[shared:], shared, len(first))
+
+
+def single_row(builder: PromptBuilder, task: Task, habit: bool) -> Row:
+    """The turns of an executor without a planner; with `habit` only the turn that shows it counts."""
+    turns = single_examples(builder, task)
+    counting = turns
+    if habit and task.gold:
+        last = gold_turns(task)[-1]
+        counting = [turns[-2]._replace(completion=builder.completion(half_done(last)))]
+        turns = [*turns[:-2], *counting]
+    ids, labels = _episode(turns, counting)
+    return Row(ids, labels, len(builder.shared(task)), len(ids))
+
+
+def _episode(steps: list[Example], counting: list[Example]) -> tuple[list[int], list[int]]:
+    """Ids and labels of steps of which each one's prompt extends the last prompt and completion."""
+    labels: list[int] = []
+    for step in steps:
+        labels += [-100] * (len(step.prompt) - len(labels))
+        labels += step.completion if step in counting else [-100] * len(step.completion)
+    return steps[-1].prompt + steps[-1].completion, labels
+
+
+def half_done(gold: tuple[GoldCall, ...]) -> str:
+    """The bad habits of both roles in one output: the last of several calls is left out, a single one made half."""
+    if len(gold) > 1:
+        return format_turn([one.call for one in gold[:-1]])
+    call = gold[0].call
+    arguments = dict(list(call.arguments.items())[:-1])
+    return format_turn([ToolCall(call.name, arguments)]) if arguments else format_turn([call, call])
 
 
 def with_habit(task: Task) -> tuple[tuple[SubTask, ...], str]:
@@ -248,7 +278,11 @@ def batches(builder: PromptBuilder, args: argparse.Namespace, pad: int) -> Itera
         for task in itertools.islice(tasks, 8 * args.tasks):
             task = with_new_words(task, rng) if 0 < args.new_words > rng.random() else task
             with_executor = rng.random() < args.executor_share
-            rows.append(task_row(builder, task, with_executor, 0 < args.habit > rng.random()))
+            habit = 0 < args.habit > rng.random()
+            if 0 < args.single_share > rng.random():
+                rows.append(single_row(builder, task, habit))
+            else:
+                rows.append(task_row(builder, task, with_executor, habit))
         rows.sort(key=lambda row: len(row.ids))
         chunks = [rows[i : i + args.tasks] for i in range(0, len(rows), args.tasks)]
         rng.shuffle(chunks)
@@ -273,6 +307,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900, help="optimiser steps")
     parser.add_argument("--tasks", type=int, default=16, help="tasks a step")
     parser.add_argument("--executor-share", type=float, default=0.25, help="share of the tasks whose calls count too")
+    parser.add_argument("--single-share", type=float, default=0.0, help="share of the tasks done without a planner")
     parser.add_argument("--start", type=Path, help="folder of a model to go on from")
     parser.add_argument("--new-words", type=float, default=0.0, help="share of the tasks with made-up words")
     parser.add_argument("--habit", type=float, default=0.0, help="share of the demonstrations with a bad habit")

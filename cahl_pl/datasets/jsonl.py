@@ -2,7 +2,7 @@
 
     {"id": "...", "messages": [{"role", "content"}, ...], "tools": [{"type": "function", "function": {"name",
      "description", "parameters": JSON Schema}}], "gold": [{"name", "arguments", "result", "references"}],
-     "ordered": false, "answer": "...", "state": {}, "tags": {}}
+     "ordered": false, "answer": "...", "state": {}, "outcome": {"results": [...], "state": {}}, "tags": {}}
 
 Every converter writes it, and `JsonlDataset` reads it back without keeping the tasks in memory.
 """
@@ -30,12 +30,12 @@ from cahl_pl.datasets.base import (
 from cahl_pl.datasets.rows import DataError, get_field, parse_json, read_rows
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.schema import SchemaError, check_tool
-from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
+from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolCall, ToolSpec
 
 NAMED_ROWS = 100
 """Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
 
-_FIELDS = ("id", "messages", "tools", "gold", "ordered", "answer", "state", "tags")
+_FIELDS = ("id", "messages", "tools", "gold", "ordered", "answer", "state", "outcome", "tags")
 _CALL_FIELDS = ("name", "arguments", "result", "references")
 _MESSAGE_ROLES = get_args(get_type_hints(Message)["role"])
 
@@ -43,8 +43,8 @@ _MESSAGE_ROLES = get_args(get_type_hints(Message)["role"])
 class JsonlDataset(TaskSource):
     """Tasks from a file of JSON lines that may be larger than memory.
 
-    The file is read once when it is opened: every row is checked, and 12 bytes of each are kept (where it starts, its
-    line). A task is read again when it is asked for. Which rows are taken: `cahl_pl.datasets.base.judge`.
+    The file is read once when it is opened: every row is checked, and 8 bytes of each are kept: where it starts. A task
+    is read again when it is asked for. Which rows are taken: `cahl_pl.datasets.base.judge`.
 
     Args:
         path: the file. Its rows are described in docs/your-data.md.
@@ -70,7 +70,7 @@ class JsonlDataset(TaskSource):
         self.report: LoadReport = LoadReport(str(path), limit=NAMED_ROWS)
         self.path = Path(path).expanduser()
         self._tools = None if tools is None else PythonTools(tools).specs
-        self._offsets, self._lines = array("Q"), array("I")
+        self._offsets = array("Q")
         self._changed: tuple[int, int] | None = None
         for verdict in judge(read_rows(path), self._read, on_contradiction, strict):
             row = verdict.row
@@ -82,7 +82,6 @@ class JsonlDataset(TaskSource):
             self.report.add(verdict)
             if verdict.task is not None:
                 self._offsets.append(row.offset)
-                self._lines.append(row.line)
         require_tasks(self.report)
         self._changed = _stamp(os.stat(self.path))
 
@@ -90,7 +89,6 @@ class JsonlDataset(TaskSource):
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Task:
-        where = f"{self.path}, line {self._lines[index]}"
         try:
             with self.path.open("rb") as file:
                 if _stamp(os.fstat(file.fileno())) != self._changed:
@@ -98,8 +96,8 @@ class JsonlDataset(TaskSource):
                 file.seek(self._offsets[index])
                 line = file.readline()
         except OSError as error:
-            raise DataError(f"{where}: cannot be read any more ({error.strerror}); put the file back") from None
-        (task,) = self._read(parse_json(line.removesuffix(b"\n").decode()), self._lines[index] - 1)
+            raise DataError(f"{self.path}: cannot be read any more ({error.strerror}); put the file back") from None
+        (task,) = self._read(parse_json(line.removesuffix(b"\n").decode()), index)
         return fit_tools(task)[0]
 
     def _read(self, value: Any, index: int) -> Iterable[Task]:
@@ -124,7 +122,13 @@ def task_to_row(task: Task) -> dict[str, Any]:
         ],
         "gold": [_gold_to_row(call) for call in task.gold],
     }
-    optional = {"ordered": task.ordered, "answer": task.answer, "state": task.state, "tags": dict(task.tags)}
+    optional = {
+        "ordered": task.ordered,
+        "answer": task.answer,
+        "state": task.state,
+        "outcome": None if task.outcome is None else _outcome_to_row(task.outcome),
+        "tags": dict(task.tags),
+    }
     return row | {name: value for name, value in optional.items() if value not in (False, None, {})}
 
 
@@ -133,6 +137,10 @@ def _gold_to_row(call: GoldCall) -> dict[str, Any]:
     if call.result is not None:
         row["result"] = call.result
     return row | ({"references": dict(call.references)} if call.references else {})
+
+
+def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:
+    return {"results": list(outcome.results)} | ({} if outcome.state is None else {"state": outcome.state})
 
 
 def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
@@ -147,7 +155,10 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
     """
     name = get_field(row, "id", str)
     _refuse_unknown(row, _FIELDS)
-    gold = tuple(_each(row, "gold", "call", _gold_call))
+    outcome = None if row.get("outcome") is None else _outcome(get_field(row, "outcome", dict))
+    # whoever has outcomes need not have traces
+    untraced = outcome is not None and row.get("gold") is None
+    gold = () if untraced else tuple(_each(row, "gold", "call", _gold_call))
     tags = _optional(row, "tags", dict, {})
     if not all(isinstance(value, str) for value in tags.values()):
         raise DataError("the field 'tags' must hold text only")
@@ -159,8 +170,15 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         ordered=_optional(row, "ordered", bool, False),
         answer=_optional(row, "answer", str, None),
         state=_optional(row, "state", dict, None),
-        tags={"kind": kind_of_gold(gold)} | tags,
+        outcome=outcome,
+        tags={"kind": "outcome" if untraced else kind_of_gold(gold)} | tags,
     )
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    if unknown := set(row) - {"results", "state"}:
+        raise DataError(f"the field 'outcome' has no part {sorted(unknown)[0]!r}; its parts are results and state")
+    return Outcome(tuple(_optional(row, "results", list, [])), _optional(row, "state", dict, None))
 
 
 def _optional(row: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:

@@ -139,7 +139,9 @@ def _decode(
     logprobs = torch.zeros(count * width, limit, device=device)
     lengths = torch.full((count * width,), limit, device=device)
     ended = torch.zeros(count * width, dtype=torch.bool, device=device)
-    slot = torch.arange(count * width, device=device).view(count, width)  # the completion that a place works on; -1: none
+    slot = torch.arange(count * width, device=device).view(
+        count, width
+    )  # the completion that a place works on; -1: none
     token = torch.zeros_like(slot)
     for t in range(limit):
         active = slot >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from cahl_pl.schema import find_problems
@@ -16,6 +17,10 @@ class Session(ABC):
     @abstractmethod
     def call(self, call: ToolCall) -> Feedback:
         """Answers a call: f_k. Must not raise on anything that a model wrote."""
+
+    def state(self) -> Mapping[str, Any] | None:
+        """What the calls so far have left behind, for rewards that check it; None where the environment cannot tell."""
+        return None
 
 
 class Environment(ABC):

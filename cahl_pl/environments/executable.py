@@ -13,7 +13,7 @@ from cahl_pl.types import Feedback, Task, ToolCall
 from .base import Environment, Session, failure, json_text, refusal
 
 Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Mapping[str, Callable[..., Any]]]
-"""Takes a task's initial state, gives the functions of its tools by name, bound to that state."""
+"""Takes a task's initial state, gives the functions of its tools by name, bound to that very object, which they may change."""
 
 
 class ExecutableEnvironment(Environment):
@@ -43,18 +43,30 @@ class ExecutableEnvironment(Environment):
         Raises:
             ValueError: the toolkit has no function for a tool that the task offers.
         """
-        functions = self.toolkit(copy.deepcopy(task.state))
+        state = copy.deepcopy(task.state)
+        functions = self.toolkit(state)
         missing = [tool.name for tool in task.tools if tool.name not in functions]
         if missing:
             raise ValueError(f"task {task.id!r} offers tools that the toolkit has no function for: {missing}")
-        return _ExecutableSession(task, functions, self.max_characters)
+        return _ExecutableSession(task, state, functions, self.max_characters)
 
 
 class _ExecutableSession(Session):
-    def __init__(self, task: Task, functions: Mapping[str, Callable[..., Any]], max_characters: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        state: Mapping[str, Any] | None,
+        functions: Mapping[str, Callable[..., Any]],
+        max_characters: int,
+    ) -> None:
         self._task = task
+        self._state = state
         self._functions = functions
         self._max_characters = max_characters
+
+    def state(self) -> Mapping[str, Any] | None:
+        """A copy of the state as it is now."""
+        return copy.deepcopy(self._state)
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)

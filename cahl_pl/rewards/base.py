@@ -7,13 +7,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cahl_pl.types import Plan, Step, Task, Trajectory
+from cahl_pl.types import GoldCall, Plan, Step, Task, Trajectory, Turn
 
 if TYPE_CHECKING:
+    from cahl_pl.environments.base import Environment
+
     from .executor import Target
 
 
-class BasePlannerReward(ABC):
+class BaseReward(ABC):
+    """What all rewards have in common.
+
+    Attributes:
+        environment: what the rollouts' calls are answered by, for rewards that carry calls out; set by the rollout.
+    """
+
+    environment: Environment | None = None
+
+    @abstractmethod
+    def total(self, components: Mapping[str, float | None]) -> float:
+        """The reward made of these components."""
+
+    def start_round(self, index: int) -> None:  # noqa: B027 - most rewards do not change
+        """Told before each rollout round, counted from 0 over the whole run: for rewards that change while training."""
+
+
+class BasePlannerReward(BaseReward):
     """R_h: what one plan is worth."""
 
     @abstractmethod
@@ -25,27 +44,34 @@ class BasePlannerReward(ABC):
             trajectories: all executions of this plan, at least one; without steps if nothing was executed.
         """
 
-    @abstractmethod
-    def total(self, components: Mapping[str, float | None]) -> float:
-        """The reward made of these components."""
 
-
-class BaseExecutorReward(ABC):
+class BaseExecutorReward(BaseReward):
     """R_l: what one step of an execution is worth."""
 
     @abstractmethod
-    def components(self, step: Step, target: Target, task: Task) -> dict[str, float | None]:
+    def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
         """The reward's components by tag, always the same tags; None where one is undefined.
 
         Args:
             step: the step: its output is what is rewarded.
             target: what is expected of its sub-task, from `assign_gold`.
-            task: the task.
+            episode: the execution as it was carried out; its step at `index` may be another sample than `step`.
+            index: the step's place in the plan, from 0.
         """
 
+
+class BaseTurnReward(BaseReward):
+    """What one output is worth of an executor that works without a planner."""
+
     @abstractmethod
-    def total(self, components: Mapping[str, float | None]) -> float:
-        """The reward made of these components."""
+    def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:
+        """The reward's components by tag, always the same tags; None where one is undefined.
+
+        Args:
+            turn: the output.
+            gold: the gold calls that come next (`turns.next_calls`); empty where an answer in text is right.
+            task: the task.
+        """
 
 
 def check_weights(**weights: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from cahl_pl.schema import coerce_call, find_problems
-from cahl_pl.types import Action, GoldCall, Plan, Step, Task, ToolCall
+from cahl_pl.types import Action, GoldCall, Plan, Step, Task, ToolCall, Trajectory
 
 from .base import BaseExecutorReward, check_weights, weighted_total
 from .similarity import align, call_similarity, similarity_matrix
@@ -47,8 +47,9 @@ class ExecutorReward(BaseExecutorReward):
     def __init__(self, w_form: float = 0.1, w_syn: float = 0.2, w_sem: float = 0.7) -> None:
         self.weights = check_weights(form=w_form, syn=w_syn, sem=w_sem)
 
-    def components(self, step: Step, target: Target, task: Task) -> dict[str, float | None]:
+    def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
         """`form`, `syn` and `sem`: R_l,form, R_l,syn and R_l,sem of the step's output."""
+        task = episode.task
         return {
             "form": format_reward(step.action, target.expects),
             "syn": syntax_reward(step.action, task, target.expects),

@@ -26,14 +26,18 @@ def call_similarity(call: ToolCall, gold: ToolCall) -> float:
     Returns:
         A number in [0, 1]; 1 iff the calls are the same.
     """
+    return sum(parts(call, gold)) / 3.0
+
+
+def parts(call: ToolCall, gold: ToolCall) -> tuple[float, float, float]:
+    """The three parts whose mean the call similarity is: tool, IoU of the parameter names, share of equal gold values."""
     if call.name != gold.name:
-        return 0.0
+        return 0.0, 0.0, 0.0
     names, gold_names = set(call.arguments), set(gold.arguments)
     common, union = names & gold_names, names | gold_names
     iou = len(common) / len(union) if union else 1.0
     equal = sum(canonical(call.arguments[name]) == canonical(gold.arguments[name]) for name in common)
-    share = equal / len(gold_names) if gold_names else 1.0
-    return (1.0 + iou + share) / 3.0
+    return 1.0, iou, equal / len(gold_names) if gold_names else 1.0
 
 
 def similarity_matrix(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from cahl_pl.toolworld.offers import offer, toolkit
 from cahl_pl.toolworld.registry import MissingEntryError, Parameter, Scalar, State, Tool, ToolError
 from cahl_pl.toolworld.tools import TOOLS
 from cahl_pl.toolworld.wording import Call
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 SPLITS = ("train", "test", "test_unseen_tools")
 PROPORTIONS: Mapping[str, float] = {
@@ -121,7 +123,7 @@ def _without_calls(split: str, rng: Random) -> Task | None:
     if split == "test_unseen_tools" and not any(tool.unseen for tool in offered):
         return None
     specs, _, state = _offers(offered, rng)
-    return Task("", (Message("user", request),), specs, answer=answer, state=state)
+    return Task("", (Message("user", request),), specs, answer=answer, state=state, outcome=Outcome())
 
 
 def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task | None:
@@ -149,7 +151,22 @@ def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task |
         return None
     request = wording.request(trees, rng)
     ordered = any(call.references for call in gold)
-    return Task("", (Message("user", request),), specs, tuple(gold), ordered, state=state)
+    outcome = _outcome(trees, calls, gold, state)
+    return Task("", (Message("user", request),), specs, tuple(gold), ordered, state=state, outcome=outcome)
+
+
+def _outcome(trees: list[Call], calls: list[Call], gold: list[GoldCall], state: State) -> Outcome:
+    """The state that the request leads to, and what it asks to be told: results of look-ups and of what changes nothing."""
+    after = copy.deepcopy(state)
+    tools = toolkit(after)
+    results = {}
+    for call, made in zip(calls, gold, strict=True):
+        before = copy.deepcopy(after)
+        with contextlib.suppress(ToolError):
+            tools[made.name](**made.arguments)
+        if call.tool.asks or after == before:
+            results[id(call)] = made.result
+    return Outcome(tuple(results[id(tree)] for tree in trees if id(tree) in results), None if after == state else after)
 
 
 def _trees(shape: str, split: str, rng: Random) -> list[Call]:
@@ -266,7 +283,7 @@ def _solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str
 
 
 def _execute(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None) -> list[GoldCall]:
-    tools = toolkit(state)
+    tools = toolkit(copy.deepcopy(state))
     position = {id(call): index for index, call in enumerate(calls)}
     gold: list[GoldCall] = []
     for call in calls:

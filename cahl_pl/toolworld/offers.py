@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -40,7 +39,7 @@ def json_schema(parameter: Parameter) -> dict[str, Any]:
 
 
 def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]:
-    """The tools of a task, ready to run on a fresh copy of its state, which they share.
+    """The tools of a task, ready to run on its state, which they share and change.
 
     Args:
         state: `Task.state`; `state["aliases"]` says which tools are offered under which names. With None
@@ -52,7 +51,7 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
     """
     if state is None:
         return {}
-    own: State = copy.deepcopy({table: entries for table, entries in state.items() if table != "aliases"})
+    own: State = state  # type: ignore[assignment]  # whoever starts a session gives a copy of its own
     return {name: _bind(TOOLS[alias["tool"]], alias["parameters"], own) for name, alias in state["aliases"].items()}
 
 

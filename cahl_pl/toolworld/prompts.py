@@ -9,5 +9,6 @@ PROMPTS = PromptConfig(
     system="Tools:",
     planner="Plan",
     executor="Step {index}: {subtask}",
+    single="Act",
     feedback="Result: {feedback}",
 )

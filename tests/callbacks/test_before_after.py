@@ -6,10 +6,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from cahl_pl.callbacks import BeforeAfter
+from cahl_pl.callbacks import BeforeAfter, TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.parsing import format_call, format_plan, parse_action
@@ -29,6 +30,7 @@ class Oracle(RolloutDataModule):
 
     def evaluate(self, tasks):
         self.asked.append([task.id for task in tasks])
+        self.evaluated_tokens += 10 * len(tasks) + 3  # three more a batch
         return [self.episode(task) for task in tasks]
 
     def episode(self, task):
@@ -54,7 +56,15 @@ def data():
 
 @pytest.fixture
 def trainer(data, tmp_path):
-    return SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=str(tmp_path / "run"))
+    return SimpleNamespace(
+        datamodule=data,
+        is_global_zero=True,
+        global_step=7,
+        callbacks=[],
+        callback_metrics={},
+        loggers=[],
+        default_root_dir=str(tmp_path / "run"),
+    )
 
 
 def test_the_summary_holds_success_before_and_after(data, trainer, tmp_path, capsys):
@@ -72,6 +82,60 @@ def test_the_summary_holds_success_before_and_after(data, trainer, tmp_path, cap
     shown = capsys.readouterr().out
     assert "0.000 -> 0.600" in shown
     assert f"written: {tmp_path / 'run' / 'summary.json'}" in shown
+
+
+def test_the_details_hold_the_cost(data, trainer, tmp_path):
+    callback = BeforeAfter()
+    data.evaluated_tokens = 1000  # by a validation before
+    callback.on_fit_start(trainer, None)
+    budget = TokenBudget(100)
+    budget.tokens = 120
+    for callbacks, tokens in (([], None), ([budget], 120)):
+        trainer.callbacks = callbacks
+        callback.on_fit_end(trainer, None)
+        details = json.loads((tmp_path / "run" / "summary.json").read_text())["details"]
+        assert details["training"] == {"steps": 7, "tokens": tokens}
+        assert details["test"]["before"]["tokens_per_task"] == pytest.approx(59 / 5)
+        assert details["odd"]["after"]["tokens_per_task"] == 13
+
+
+def test_only_the_end_is_measured_on_request(data, trainer, tmp_path, capsys):
+    callback = BeforeAfter(before=False)
+    callback.on_fit_start(trainer, None)
+    assert data.asked == []
+    data.skill = 5
+    callback.on_fit_end(trainer, None)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test"] == {"before": None, "after": 1.0}
+    assert summary["details"]["test"]["before"] is None
+    assert "->" not in capsys.readouterr().out
+
+
+def test_a_test_writes_its_values(data, trainer, tmp_path):
+    """Two batches of one set and one of the other, and one of a benchmark, whose tokens belong to neither."""
+    callback = BeforeAfter()
+    data.evaluated_tokens = 1000
+    callback.on_test_start(trainer, None)
+    for loader, batch in ((0, [1, 2]), (0, [3]), (1, [4])):
+        data.evaluated_tokens += 50 * len(batch)
+        callback.on_test_batch_end(trainer, None, None, batch, 0, loader)
+    data.evaluated_tokens += 9
+    callback.on_test_batch_end(trainer, None, None, [5], 0, 2)
+    trainer.callback_metrics = {"test/task/success": torch.tensor(0.5), "test2/x": torch.tensor(1.0), "step": 3.0}
+    callback.on_test_end(trainer, None)
+    assert json.loads((tmp_path / "run" / "test.json").read_text()) == {
+        "test/task/success": 0.5,
+        "test/tokens_per_task": 50.0,
+        "odd/tokens_per_task": 50.0,
+    }
+
+
+def test_a_test_without_test_sets_writes_nothing(trainer, tmp_path):
+    trainer.datamodule = Oracle()
+    callback = BeforeAfter()
+    callback.on_test_start(trainer, None)
+    callback.on_test_end(trainer, None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_so_many_tasks_are_run(data, trainer):

@@ -84,9 +84,7 @@ def test_resumed_run_goes_on_as_the_uninterrupted_one(trainer, module, tmp_path)
     assert second.state_dict()["planner"] == whole.state_dict()["planner"]
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"ema": 1.0}, {"ema": -0.1}, {"window": 1}, {"min_slope": 0.0}, {"patience": 0}]
-)
+@pytest.mark.parametrize("kwargs", [{"ema": 1.0}, {"ema": -0.1}, {"window": 1}, {"min_slope": 0.0}, {"patience": 0}])
 def test_bad_numbers_are_named(kwargs):
     ((name, value),) = kwargs.items()
     with pytest.raises(ValueError, match=f"Convergence.{name} is {value}: give "):

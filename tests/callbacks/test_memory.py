@@ -25,9 +25,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.base = nn.Linear(32, 64, bias=False)
         self.norm = nn.Parameter(torch.zeros(8, dtype=torch.bfloat16))
-        self.lora_A = nn.ParameterDict(
-            {role: nn.Parameter(torch.zeros(10)) for role in ("planner", "executor")}
-        )
+        self.lora_A = nn.ParameterDict({role: nn.Parameter(torch.zeros(10)) for role in ("planner", "executor")})
 
 
 class Module(LightningModule):

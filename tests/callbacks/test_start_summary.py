@@ -16,7 +16,9 @@ from cahl_pl.toolworld import ToolWorld
 @pytest.fixture
 def trainer(tmp_path):
     train = ToolWorld(size=20)
-    train.report = LoadReport("rows.json", ["a"] * 15, [("b", "no tool 'x'")], [(f"row {i}", "no gold") for i in range(4)])
+    train.report = LoadReport(
+        "rows.json", ["a"] * 15, [("b", "no tool 'x'")], [(f"row {i}", "no gold") for i in range(4)]
+    )
     data = RolloutDataModule(train, RecordedEnvironment(), test={"held_out": ToolWorld("test", 3)}, tasks_per_round=8)
     return SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=str(tmp_path / "run"))
 

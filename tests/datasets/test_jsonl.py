@@ -222,7 +222,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the file has changed since it was opened"):
         loaded[0]
     os.remove(path)
-    with pytest.raises(DataError, match=r"line 1: cannot be read any more \(No such file or directory\)"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read any more \(No such file or directory\)"):
         loaded[0]
 
 

@@ -44,9 +44,7 @@ def task() -> Task:
         tools=(NEWS, WEATHER, SEND),
         gold=(
             GoldCall("get_weather", {"city": "Talomi", "days": 3}, result="rain"),
-            GoldCall(
-                "send_text", {"to": "Bero", "message": "rain"}, result=True, references={"message": "$1"}
-            ),
+            GoldCall("send_text", {"to": "Bero", "message": "rain"}, result=True, references={"message": "$1"}),
         ),
         ordered=True,
     )
@@ -65,9 +63,7 @@ def parallel(task: Task) -> Task:
 @pytest.fixture
 def chat(task: Task) -> Task:
     """A request that needs no tool."""
-    return replace(
-        task, id="chat", messages=(Message("user", "Thank you!"),), gold=(), answer="You are welcome."
-    )
+    return replace(task, id="chat", messages=(Message("user", "Thank you!"),), gold=(), answer="You are welcome.")
 
 
 @pytest.fixture
@@ -78,8 +74,7 @@ def run() -> Callable[..., Trajectory]:
         plan = parse_plan(plan_text)
         subtasks = plan.subtasks + (SubTask("", None),) * len(outputs)
         steps = tuple(
-            Step(subtask, output, parse_action(output))
-            for subtask, output in zip(subtasks, outputs, strict=False)
+            Step(subtask, output, parse_action(output)) for subtask, output in zip(subtasks, outputs, strict=False)
         )
         return Trajectory(task, plan_text, plan, steps)
 
@@ -98,9 +93,7 @@ def gold_plan() -> Callable[[Task], str]:
 
 
 @pytest.fixture
-def gold_run(
-    run: Callable[..., Trajectory], gold_plan: Callable[[Task], str]
-) -> Callable[[Task], Trajectory]:
+def gold_run(run: Callable[..., Trajectory], gold_plan: Callable[[Task], str]) -> Callable[[Task], Trajectory]:
     """The trajectory of a task's gold calls, or of its answer in text."""
 
     def make(task: Task) -> Trajectory:

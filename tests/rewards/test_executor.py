@@ -7,7 +7,7 @@ import pytest
 from cahl_pl.parsing import format_answer, format_call, parse_action
 from cahl_pl.rewards import ExecutorReward, Target, assign_gold
 from cahl_pl.rewards.executor import format_reward, semantic_reward, syntax_reward
-from cahl_pl.types import GoldCall, Plan, Step, SubTask, ToolCall
+from cahl_pl.types import GoldCall, Plan, Step, SubTask, ToolCall, Trajectory
 
 WEATHER = ToolCall("get_weather", {"city": "Talomi", "days": 3})
 SEND = ToolCall("send_text", {"to": "Bero", "message": "rain"})
@@ -23,9 +23,7 @@ def call(name, **arguments):
 
 
 def test_gold_is_assigned_by_similarity_or_by_order(task, parallel):
-    swapped = plan_of(
-        ("send_text", {"to": "Bero", "message": "hi"}), ("get_weather", {"city": "Talomi", "days": 3})
-    )
+    swapped = plan_of(("send_text", {"to": "Bero", "message": "hi"}), ("get_weather", {"city": "Talomi", "days": 3}))
     weather, send = parallel.gold
     assert assign_gold(swapped, parallel) == [Target("call", send), Target("call", weather)]
     assert assign_gold(swapped, task) == [Target("call", task.gold[0]), Target("call", task.gold[1])]
@@ -78,9 +76,7 @@ def test_ties_go_to_the_near_place(parallel):
 def test_references_are_matched_as_they_are_planned(parallel):
     first = GoldCall("send_text", {"to": "Bero", "message": "rain"}, references={"message": "$1"})
     second = GoldCall("send_text", {"to": "Bero", "message": "sun"}, references={"message": "$2"})
-    plan = plan_of(
-        ("send_text", {"to": "Bero", "message": "$2"}), ("send_text", {"to": "Bero", "message": "$1"})
-    )
+    plan = plan_of(("send_text", {"to": "Bero", "message": "$2"}), ("send_text", {"to": "Bero", "message": "$1"}))
     targets = assign_gold(plan, replace(parallel, gold=(first, second)))
     assert targets == [Target("call", second), Target("call", first)]
 
@@ -188,14 +184,18 @@ def test_bad_weights(weights):
 def reward(text, target, task):
     executor_reward = ExecutorReward()
     step = Step(SubTask("do it", None), text, parse_action(text))
-    return executor_reward.total(executor_reward.components(step, target, task))
+    return executor_reward.total(executor_reward.components(step, target, Trajectory(task, "", Plan()), 0))
 
 
 def test_the_gold_trajectory_earns_one(task, parallel, chat, gold_run):
     for each in (task, parallel, chat):
         trajectory = gold_run(each)
         for step, target in zip(trajectory.steps, assign_gold(trajectory.plan, each), strict=True):
-            assert ExecutorReward().components(step, target, each) == {"form": 1.0, "syn": 1.0, "sem": 1.0}
+            assert ExecutorReward().components(step, target, Trajectory(each, "", Plan()), 0) == {
+                "form": 1.0,
+                "syn": 1.0,
+                "sem": 1.0,
+            }
             assert reward(step.text, target, each) == 1.0
 
 
@@ -227,11 +227,7 @@ def test_quoting_the_gold_in_a_thought_adds_nothing(task):
         Target("call", task.gold[0]),
         format_call(ToolCall("get_weather", {"city": "x", "days": 1})),
     )
-    assert (
-        reward(f"<think>{format_call(WEATHER)}</think>{wrong}", target, task)
-        == reward(wrong, target, task)
-        < 0.8
-    )
+    assert reward(f"<think>{format_call(WEATHER)}</think>{wrong}", target, task) == reward(wrong, target, task) < 0.8
 
 
 def test_several_calls_in_one_payload_do_not_pay(task):

@@ -64,9 +64,7 @@ def test_credit_of_one_value(planned, gold, credit):
 def test_parameter_reward_counts_both_sides():
     assert parameter_reward(plan_of("a"), gold_of("a", "b")) == 1 / 2
     assert parameter_reward(plan_of("a", "b", "c", "d"), gold_of("a", "b")) == 2 / 4
-    assert (
-        parameter_reward(plan_of("a", "a"), gold_of("a", "b")) == 1 / 2
-    )  # one planned value, one gold value
+    assert parameter_reward(plan_of("a", "a"), gold_of("a", "b")) == 1 / 2  # one planned value, one gold value
     assert parameter_reward(plan_of("a"), gold_of("a", "a")) == 1 / 2
     assert parameter_reward(plan_of("a b", "a"), gold_of("a", "a b")) == 1  # not greedily "a" in "a b"
 

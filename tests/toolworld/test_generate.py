@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections import Counter
@@ -31,7 +32,7 @@ def tool_of(task, name):
 
 def run(task, calls):
     """Each call's result, references resolved by the results of this very run."""
-    tools = toolkit(task.state)
+    tools = toolkit(copy.deepcopy(task.state))
     results = {}
     for number, call in calls:
         arguments = dict(call.arguments)
@@ -127,9 +128,7 @@ def test_distractors_often_are_siblings(tasks, split):
     for task in calling:
         gold = {call.name for call in task.gold}
         domains = {tool_of(task, name).domain for name in gold}
-        with_sibling += any(
-            tool.name not in gold and tool_of(task, tool.name).domain in domains for tool in task.tools
-        )
+        with_sibling += any(tool.name not in gold and tool_of(task, tool.name).domain in domains for tool in task.tools)
     assert with_sibling / len(calling) > 0.95
 
 

@@ -81,7 +81,10 @@ def test_rows_hide_the_plan_from_the_executor(policy, tool):
             ids = torch.tensor([example.prompt + example.completion])
             logits = policy.causal_lm(ids).logits[0, len(example.prompt) - 1 : -1]
             target = torch.tensor(example.completion)
-            total, count = total + torch.nn.functional.cross_entropy(logits, target, reduction="sum"), count + len(target)
+            total, count = (
+                total + torch.nn.functional.cross_entropy(logits, target, reduction="sum"),
+                count + len(target),
+            )
     torch.testing.assert_close(packed, total / count, atol=1e-4, rtol=1e-4)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from random import Random
 
 import jsonschema
@@ -29,12 +30,12 @@ STATE = {
 }
 
 
-def test_tools_share_a_copy_of_the_state():
-    tools = toolkit(STATE)
+def test_tools_share_and_change_the_state():
+    state = copy.deepcopy(STATE)
+    tools = toolkit(state)
     assert tools["make_deposit"](acct="KV47", sum=20) == 120
     assert tools["check_balance"](account="KV47") == 120
-    assert toolkit(STATE)["check_balance"](account="KV47") == 100
-    assert STATE["balance"] == {"KV47": 100}
+    assert state["balance"] == {"KV47": 120}
 
 
 def test_no_state_offers_no_tools():
@@ -60,7 +61,7 @@ def test_no_state_offers_no_tools():
 )
 def test_bad_arguments(name, arguments, reason):
     with pytest.raises(ToolError, match=reason):
-        toolkit(STATE)[name](**arguments)
+        toolkit(copy.deepcopy(STATE))[name](**arguments)
 
 
 def test_numbers_are_read_as_json_schema_reads_them():

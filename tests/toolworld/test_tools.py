@@ -136,9 +136,7 @@ def test_refusals(tool, arguments, state, reason):
         call(tool, arguments, state)
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments"), [(tool, arguments) for tool, arguments, state, _ in EXAMPLES if state]
-)
+@pytest.mark.parametrize(("tool", "arguments"), [(tool, arguments) for tool, arguments, state, _ in EXAMPLES if state])
 def test_missing_entries(tool, arguments):
     with pytest.raises(MissingEntryError, match=r"^no [A-Za-z ]+ for \w+"):
         call(tool, arguments, {})

@@ -1,0 +1,105 @@
+"""How episodes are made at test time: greedily by both levels, by the executor alone, or with several plans and a vote."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.environments.base import Environment
+from cahl_pl.parsing import parse_plan
+from cahl_pl.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rollout import Rollout, RolloutConfig
+from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.types import Plan, Task, ToolCall
+
+
+@dataclass
+class InferenceConfig:
+    """Test-time choices; the defaults are one greedy plan, carried out greedily.
+
+    Attributes:
+        single_level: the executor works without a planner (the paper's LowOnly); null: as in training.
+        plans: most plans to be drawn up for a request. Above 1 the plan that most of them agree on is carried out, after
+            TUMIX (arXiv 2510.01279): the likeliest plan, then samples, one at a time.
+        agree: votes that end the drawing of plans early.
+        temperature: of the plans after the first.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    single_level: bool | None = None
+    plans: int = 1
+    agree: int = 2
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.plans < 1 or self.agree < 1 or self.temperature <= 0:
+            raise ValueError(
+                f"data.inference needs plans >= 1, agree >= 1 and temperature > 0, not {self.plans}, {self.agree} and "
+                f"{self.temperature}"
+            )
+
+
+class VotingRollout(Rollout):
+    """Carries out, for each request, the plan that most drawn-up plans agree on.
+
+    Only the winner is carried out: no tool runs for a plan that was not chosen. Plans that cannot be read have no vote; of
+    plans with as many votes the earliest wins.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        environment: Environment,
+        planner_reward: BasePlannerReward,
+        executor_reward: BaseExecutorReward,
+        config: RolloutConfig,
+        inference: InferenceConfig,
+    ) -> None:
+        super().__init__(engine, environment, planner_reward, executor_reward, config)
+        self.inference = inference
+
+    def _plan(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        tasks: Sequence[Task],
+        prompts: Sequence[list[int]],
+        generator: torch.Generator,
+    ) -> tuple[list[list[Completion]], int]:
+        drawn: list[list[Completion]] = [[] for _ in tasks]
+        votes: list[Counter[str]] = [Counter() for _ in tasks]
+        first: list[dict[str, Completion]] = [{} for _ in tasks]
+        sampling = self.config.planner
+        for number in range(self.inference.plans):
+            if number == 1:
+                sampling = Sampling(self.inference.temperature, max_new_tokens=sampling.max_new_tokens)
+            still_open = [i for i in range(len(tasks)) if max(votes[i].values(), default=0) < self.inference.agree]
+            if not still_open:
+                break
+            outputs = self.engine.generate(policy, "planner", [prompts[i] for i in still_open], 1, sampling, generator)
+            for i, (completion,) in zip(still_open, outputs, strict=True):
+                drawn[i].append(completion)
+                plan = parse_plan(builder.decode(completion.ids.tolist()))
+                if plan.error is None:
+                    key = plan_key(plan, tasks[i])
+                    votes[i][key] += 1
+                    first[i].setdefault(key, completion)
+        # most_common keeps the order of first appearance among equals
+        chosen = [first[i][votes[i].most_common(1)[0][0]] if votes[i] else drawn[i][0] for i in range(len(tasks))]
+        return [[completion] for completion in chosen], sum(len(c.ids) for group in drawn for c in group)
+
+
+def plan_key(plan: Plan, task: Task) -> str:
+    """Equal for plans that ask for the same calls; their order counts only where one uses another's result."""
+    calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
+    keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
+    ordered = any(isinstance(v, str) and v.startswith("$") for call in calls for v in call.arguments.values())
+    return "\n".join(keys if ordered else sorted(keys))

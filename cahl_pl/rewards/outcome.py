@@ -1,0 +1,181 @@
+"""Rewards that read no reference call: what was achieved is found out by carrying the calls out.
+
+A task says in `Task.outcome` what its fulfilment can be checked by: results that the user wants to be told, and the state that
+the environment should be in. The calls of an execution are run again in a fresh session, so that also executions that were
+only sampled can be judged, and each output of a step by what the episode would have come to with it, all else equal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from cahl_pl.environments.base import Environment
+from cahl_pl.errors import ConfigError
+from cahl_pl.schema import canonical
+from cahl_pl.types import Feedback, Outcome, Plan, Step, Task, ToolCall, Trajectory
+
+from .base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
+from .executor import Target, format_reward, syntax_reward
+
+_NOTHING: Final = object()  # equals no value: where a state has no entry
+
+
+class OutcomePlannerReward(BasePlannerReward):
+    """R_h = R_out: what this plan's executions achieve (`outcome_reward`), averaged over them. It needs no gold calls."""
+
+    def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
+        """`outcome`."""
+        outcomes = [
+            outcome_reward(t.task, t.steps, self.environment) if plan.error is None else 0.0 for t in trajectories
+        ]
+        return {"outcome": sum(outcomes) / len(outcomes)}
+
+    def total(self, components: Mapping[str, float | None]) -> float:
+        """The outcome."""
+        return components["outcome"] or 0.0
+
+
+class OutcomeExecutorReward(BaseExecutorReward):
+    """R_l = w_form R_l,form + w_syn R_l,syn + w_out R_out, without gold calls.
+
+    R_out is what the episode comes to with this output at its step and all other steps as they were carried out, so that the
+    outputs of a step differ only by what they themselves change. Whether a call or an answer in text is expected says
+    the plan's sub-task.
+
+    Args:
+        w_form: weight of the tags.
+        w_syn: weight of the call's agreement with its tool's schema.
+        w_out: weight of the outcome.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or all are zero.
+    """
+
+    def __init__(self, w_form: float = 0.1, w_syn: float = 0.2, w_out: float = 0.7) -> None:
+        self.weights = check_weights(form=w_form, syn=w_syn, outcome=w_out)
+
+    def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
+        """`form`, `syn` and `outcome`."""
+        task = episode.task
+        expects = Target("answer").expects if step.subtask.tool is None else Target("call").expects
+        steps = [*episode.steps[:index], step, *episode.steps[index + 1 :]]
+        return {
+            "form": format_reward(step.action, expects),
+            "syn": syntax_reward(step.action, task, expects),
+            "outcome": outcome_reward(task, steps, self.environment),
+        }
+
+    def total(self, components: Mapping[str, float | None]) -> float:
+        """sum(w r)."""
+        return weighted_total(self.weights, components)
+
+
+def outcome_reward(task: Task, steps: Sequence[Step], environment: Environment | None) -> float:
+    """R_out in [0, 1]: the share of the checks that hold afterwards, times the share of the calls that served them.
+
+    The checks are the wanted results, each to be met by a call of its own, and the entries of the state that should change;
+    each entry that changes but should not is a check that fails. A call served if it met a check, was the last to change an
+    entry that should change, or if its result is an argument of a later call that served. So neither calling everything
+    nor calling twice pays. Where nothing is to be checked, no tool was needed: 1 for an answer in text and no call, else 0.
+
+    Args:
+        task: the task, with an outcome.
+        steps: what the executor wrote.
+        environment: runs the calls.
+
+    Raises:
+        ConfigError: the task has no outcome, or the environment does not know its own state.
+    """
+    if task.outcome is None or environment is None:
+        raise ConfigError(
+            f"task {task.id!r} does not say what its fulfilment can be checked by: outcome rewards need `outcome` in the data"
+        )
+    attempts = [step.action for step in steps if step.action.answer is None]
+    session = environment.start(task)
+    before = _entries(session.state())
+    wanted_state = _wanted_state(task.outcome, before, task)
+    if not task.outcome.results and not wanted_state:
+        answered = any(step.action.answer is not None and step.action.well_formed for step in steps)
+        return float(answered and not attempts)
+    open_results = [canonical(result) for result in task.outcome.results]
+    calls: list[_Made] = []
+    last: dict[str, _Made] = {}  # who changed an entry that should change
+    state = before
+    for action in attempts:
+        if action.call is None:
+            continue
+        feedback = session.call(action.call)
+        after = _entries(session.state())
+        made = _Made(action.call, feedback)
+        last |= {path: made for path in wanted_state if _differ(state, after, path)}
+        calls.append(made)
+        state = after
+    for made in last.values():
+        made.served = True
+    # the last of those that give a result, the others led to it or were in vain; first those that changed nothing
+    for made in sorted(reversed(calls), key=lambda made: made.served):
+        if made.key in open_results:
+            open_results.remove(made.key)
+            made.served = True
+    _count_sources(calls)
+    spoilt = {path for path in before.keys() | state.keys() if _differ(before, state, path)} - wanted_state.keys()
+    held = sum(not _differ(state, wanted_state, path) for path in wanted_state)
+    checks = len(task.outcome.results) + len(wanted_state) + len(spoilt)
+    met = len(task.outcome.results) - len(open_results) + held
+    return met / checks * (sum(call.served for call in calls) / max(1, len(attempts)))
+
+
+class _Made:
+    """A call that was carried out, what it gave, and whether it served."""
+
+    def __init__(self, call: ToolCall, feedback: Feedback) -> None:
+        self.served = False
+        self.call = canonical([call.name, dict(call.arguments)])
+        self.arguments = [canonical(value) for value in call.arguments.values()]
+        self.key = "" if feedback.error not in (None, "tool") else canonical(_value(feedback.text))
+
+
+def _count_sources(calls: Sequence[_Made]) -> None:
+    """Each argument of a call that served makes the nearest earlier call that gave it serve too, unless one already did."""
+    for place in range(len(calls) - 1, -1, -1):
+        if not calls[place].served:
+            continue
+        for argument in calls[place].arguments:
+            sources = [call for call in calls[:place] if call.key == argument and call.call != calls[place].call]
+            if sources and not any(source.served for source in sources):
+                sources[-1].served = True
+
+
+def _wanted_state(outcome: Outcome, before: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The entries that should change: path -> value, or `_NOTHING` for one that should go."""
+    if outcome.state is None:
+        return {}
+    if not before and task.state:
+        raise ConfigError(
+            f"task {task.id!r} is to be checked by its state, which this environment does not show: use ExecutableEnvironment"
+        )
+    after = _entries(outcome.state)
+    return {path: after.get(path, _NOTHING) for path in before.keys() | after.keys() if _differ(before, after, path)}
+
+
+def _differ(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> bool:
+    one, other = before.get(path, _NOTHING), after.get(path, _NOTHING)
+    if one is _NOTHING or other is _NOTHING:
+        return one is not other
+    return canonical(one) != canonical(other)
+
+
+def _entries(state: Any, prefix: str = "") -> dict[str, Any]:
+    """A state's leaves: path -> value."""
+    if not isinstance(state, Mapping) or not state:
+        return {prefix: state} if prefix else {}
+    return {path: leaf for key, value in state.items() for path, leaf in _entries(value, f"{prefix}/{key}").items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

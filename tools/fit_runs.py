@@ -1,0 +1,162 @@
+"""Runs of `fit` and `test`, each in a process of its own and done once however often asked for: what comparing tools share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+
+class RunError(RuntimeError):
+    """A run failed, or cannot be started: one sentence that says what to read or do."""
+
+
+def fit(
+    out: Path, name: str, configs: Sequence[str], seed: int, tokens: int, extra: Sequence[str] = (), threads: int = 1
+) -> None:
+    """Train until the rounds have sampled `tokens` tokens; the run's folder is `folder(out, name)`.
+
+    A run that is finished is not repeated; one that was cut off goes on from its last checkpoint.
+
+    Args:
+        out: folder of all runs.
+        name: of the run.
+        configs: configuration files, later ones over earlier ones.
+        seed: of everything.
+        tokens: the budget of `cahl_pl.callbacks.TokenBudget`; steps and epochs are not limited.
+        extra: further arguments.
+        threads: of the process.
+
+    Raises:
+        RunError: the process failed, or the folder holds a run with other settings.
+    """
+    arguments = [
+        *_common(seed, tokens),
+        *("--trainer.max_steps=-1", "--trainer.max_epochs", "1000"),
+        *("--ckpt_path", "last"),
+        *extra,
+    ]
+    _run("fit", out, name, configs, arguments, threads, "summary.json")
+
+
+def evaluate(
+    out: Path,
+    name: str,
+    configs: Sequence[str],
+    seed: int,
+    tokens: int,
+    trained: str,
+    extra: Sequence[str] = (),
+    threads: int = 1,
+) -> None:
+    """Test the checkpoint that the run `trained` ended with, under other configuration files.
+
+    Raises:
+        RunError: that run is not finished, the process failed, or the folder holds a run with other settings.
+    """
+    source = folder(out, trained)
+    checkpoints = sorted((source / "checkpoints").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))
+    if not (source / "summary.json").is_file() or not checkpoints:
+        raise RunError(f"{name} needs the finished run {trained} in {out}: name its system too")
+    arguments = [*_common(seed, tokens), "--ckpt_path", str(checkpoints[-1]), *extra]
+    _run("test", out, name, configs, arguments, threads, "test.json")
+
+
+def folder(out: Path, name: str) -> Path:
+    """Where a run writes."""
+    return out / name / "version_0"
+
+
+def seconds(out: Path, name: str) -> float | None:
+    """How long a finished run took; None if it was cut off and went on, or is not there."""
+    try:
+        value = json.loads((out / name / "run.json").read_text(encoding="utf-8")).get("seconds")
+    except FileNotFoundError:
+        return None
+    return None if value is None else float(value)
+
+
+def run_all(jobs: Sequence[Callable[[], None]], at_a_time: int) -> list[str]:
+    """Do all jobs, a few at a time; what failed does not keep the others from going on.
+
+    Returns:
+        What went wrong, one sentence a failed job.
+    """
+    failures = []
+    pool = ThreadPoolExecutor(at_a_time)
+    try:
+        for future in [pool.submit(job) for job in jobs]:
+            try:
+                future.result()
+            except RunError as error:
+                failures.append(str(error))
+    finally:  # on Ctrl-C: what runs has got the signal too and saves itself, what waits shall not start
+        pool.shutdown(cancel_futures=True)
+    return failures
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and, of two or more, sample standard deviation, as `55.3 +- 2.1`; `-` of none."""
+    if not values:
+        return "-"
+    middle = f"{mean(values):.{digits}f}"
+    return middle if len(values) < 2 else f"{middle} +- {stdev(values):.{digits}f}"
+
+
+def _common(seed: int, tokens: int) -> list[str]:
+    # a test does nothing with the budget, but Lightning asks for all callbacks that a checkpoint holds a state of
+    budget = ("--trainer.callbacks+=cahl_pl.callbacks.TokenBudget", f"--trainer.callbacks.max_tokens={tokens}")
+    return ["--seed_everything", str(seed), "--data.seed", str(seed), *budget]
+
+
+def _run(
+    command: str, out: Path, name: str, configs: Sequence[str], arguments: Sequence[str], threads: int, result: str
+) -> None:
+    try:
+        contents = [yaml.safe_load(Path(path).read_text(encoding="utf-8")) for path in configs]
+    except (OSError, yaml.YAMLError) as error:
+        raise RunError(f"{name}: a configuration cannot be read ({' '.join(str(error).split())})") from error
+    settings: dict[str, Any] = {"command": command, "arguments": list(arguments), "configs": contents}
+    settings = json.loads(json.dumps(settings, default=str))
+    record, log = out / name / "run.json", out / f"{name}.log"
+    started = record.is_file()
+    if started:
+        then = json.loads(record.read_text(encoding="utf-8"))
+        then.pop("seconds", None)
+        if then != settings:
+            raise RunError(f"{name}: {record.parent} holds a run with other settings: delete it, or give another --out")
+    if (folder(out, name) / result).is_file():
+        return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    print(f"{name}: {'again' if started else 'started'}, output in {log}", flush=True)
+    logger = ("save_dir", str(out)), ("name", name), ("version", "0")
+    start = time.monotonic()
+    with log.open("a", encoding="utf-8") as file:
+        status = subprocess.run(
+            [
+                *(sys.executable, "-m", "cahl_pl", command),
+                *(part for path in configs for part in ("-c", path)),
+                *(part for key, value in logger for part in (f"--trainer.logger.init_args.{key}", value)),
+                *arguments,
+            ],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            check=False,
+        ).returncode
+    if status != 0 or not (folder(out, name) / result).is_file():
+        raise RunError(f"{name} failed with exit status {status} and no {result}: read {log}")
+    took = time.monotonic() - start
+    if not started:
+        record.write_text(json.dumps({**settings, "seconds": round(took, 1)}, indent=2) + "\n", encoding="utf-8")
+    print(f"{name}: {took:.0f} s", flush=True)
