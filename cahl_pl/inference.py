@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -17,6 +19,8 @@ from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rollout import Rollout, RolloutConfig
 from cahl_pl.schema import canonical, coerce_call
 from cahl_pl.types import Plan, Task, ToolCall
+
+_REFERENCE: Final = re.compile(r'"\$[0-9]+"')  # in canonical text, at any depth
 
 
 @dataclass
@@ -101,5 +105,5 @@ def plan_key(plan: Plan, task: Task) -> str:
     """Equal for plans that ask for the same calls; their order counts only where one uses another's result."""
     calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
     keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
-    ordered = any(isinstance(v, str) and v.startswith("$") for call in calls for v in call.arguments.values())
+    ordered = any(_REFERENCE.search(key) for key in keys)
     return "\n".join(keys if ordered else sorted(keys))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cahl_pl.callbacks.before_after import BeforeAfter
 from cahl_pl.callbacks.checkpoints import Checkpoints
 from cahl_pl.callbacks.convergence import Convergence
+from cahl_pl.callbacks.dashboard import Dashboard
 from cahl_pl.callbacks.execution_feedback import ExecutionFeedback
 from cahl_pl.callbacks.memory import FourBitMemory
 from cahl_pl.callbacks.predictions import PredictionWriter
@@ -16,6 +17,7 @@ __all__ = [
     "BeforeAfter",
     "Checkpoints",
     "Convergence",
+    "Dashboard",
     "ExecutionFeedback",
     "FourBitMemory",
     "PredictionWriter",

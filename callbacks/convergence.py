@@ -88,8 +88,8 @@ class Convergence(Callback):
         values = self._follow(batch.role, reward)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-        if self.stop and not trainer.should_stop and all(self._plateau(role) for role in ROLES):
-            rank_zero_info("Convergence: the rewards of planner and executor are flat, so training stops.")
+        if self.stop and not trainer.should_stop and all(map(self._plateau, _learning(trainer))):
+            rank_zero_info("Convergence: the rewards of all roles that learn are flat, so training stops.")
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,3 +122,9 @@ class Convergence(Callback):
 
     def _plateau(self, role: Role) -> bool:
         return self._trends[role].flat >= self.patience
+
+
+def _learning(trainer: Trainer) -> set[Role]:
+    """The roles that the schedule gives steps: the other one's reward is that of a policy that stays as it is."""
+    data = getattr(trainer, "datamodule", None)
+    return set(ROLES) if data is None else set(data.roles_of_epoch())

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.metrics import is_success
 from cahl_pl.types import RolloutBatch
 
@@ -29,11 +30,11 @@ class ProgressLines(Callback):
         self.every_n_steps = every_n_steps
         self._sums: dict[str, list[float]] = {}
         self._start = 0.0
-        self._first_step = 0
+        self._done_before = 0  # steps, or tokens of a TokenBudget, when this process began
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._start, self._first_step = time.monotonic(), trainer.global_step
+        self._start, self._done_before = time.monotonic(), _progress(trainer)[0]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
@@ -47,19 +48,28 @@ class ProgressLines(Callback):
         loss = trainer.callback_metrics.get(f"{batch.role}/warm_start/loss")
         if batch.objective == "supervised" and loss is not None:
             self._add(f"{batch.role} loss", loss.item())
-        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
-        if not trainer.is_global_zero or not self._sums or (step % self.every_n_steps and step != total):
+        step, (done, total) = trainer.global_step, _progress(trainer)
+        if not trainer.is_global_zero or not self._sums or (step % self.every_n_steps and done < total):
             return
         means = {name: sum(values) / len(values) for name, values in self._sums.items()}
         spent = time.monotonic() - self._start
-        left = spent / max(1, step - self._first_step) * max(0, total - step)
+        left = spent / max(1, done - self._done_before) * max(0, total - done)
         parts = [f"{name} {means[name]:.0f}" if "/s" in name else f"{name} {means[name]:.3f}" for name in means]
-        print(f"step {step:>5}/{total}  {'  '.join(parts)}  left {_minutes(left)}", flush=True)
+        of = f"/{total}" if done == step else f"  tokens {done}/{total}"
+        print(f"step {step:>5}{of}  {'  '.join(parts)}  left {_minutes(left)}", flush=True)
         self._sums = {}
 
     def _add(self, name: str, value: float | None) -> None:
         if value is not None:
             self._sums.setdefault(name, []).append(value)
+
+
+def _progress(trainer: Trainer) -> tuple[int, int]:
+    """How far the run is, and how far it goes: in optimiser steps, or in sampled tokens where these are limited."""
+    budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
+    if budget is not None:
+        return budget.tokens, budget.max_tokens
+    return trainer.global_step, int(trainer.estimated_stepping_batches)
 
 
 def _minutes(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,3 +172,17 @@ def test_two_processes_give_the_counts_of_both(monkeypatch):
     assert values["task/success"] == pytest.approx(1 / 3)
     assert values["tools/redundant_rate"] == pytest.approx(1 / 4)
     assert torch.equal(mine.counts[:1], torch.tensor([1])), "after computing, the own counts are back"
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [(1.0, True), (0.999, False), (0.0, False)])
+@pytest.mark.parametrize("trajectory", [episode(call(OSLO), gold=()), episode(answer(), gold=()), episode(gold=())])
+def test_an_outcome_decides_alone(trajectory, outcome, expected):
+    assert is_success(replace(trajectory, outcome=outcome)) is expected
+
+
+def test_outcomes_count_among_the_successes():
+    found = replace(episode(call(OSLO), answer(), gold=()), outcome=1.0)
+    missed = replace(found, outcome=0.5)
+    values = computed(found, missed, episode(call(OSLO)))
+    assert values["task/success"] == pytest.approx(2 / 3)
+    assert values["tools/calls_per_success"] == 1

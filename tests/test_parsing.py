@@ -8,14 +8,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cahl_pl.parsing import (
+    MAX_CALLS,
     MAX_DEPTH,
     format_answer,
     format_call,
     format_plan,
+    format_turn,
     parse_action,
     parse_plan,
+    parse_turn,
 )
-from cahl_pl.types import Action, Plan, SubTask, ToolCall
+from cahl_pl.types import Action, Plan, SubTask, ToolCall, Turn
 
 CALL = '<tool_call>{"name": "f", "parameters": {"a": 1}}</tool_call>'
 LINE = '{"task": "look", "tool": "f", "parameters": {"a": 1}}'
@@ -251,3 +254,184 @@ def test_ten_megabytes_are_read_in_linear_time(text):
     parse_plan(text)
     parse_action(text)
     assert time.process_time() - start < 20  # a quadratic scan would take hours
+
+
+# Outputs of an executor without a planner.
+
+
+@unhurried
+@given(st.lists(st.builds(ToolCall, names, arguments), min_size=1, max_size=4))
+def test_turn_round_trip(calls):
+    assert parse_turn(format_turn(calls)) == Turn(tuple(calls), well_formed=True)
+    assert parse_turn(f"<think> hm </think>\n{format_turn(calls)}\n") == Turn(
+        tuple(calls), well_formed=True, thought=True
+    )
+
+
+PIECES = [
+    "<tool_call>",
+    "</tool_call>",
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+    CALL,
+    '{"name": "f"}',
+    "\n",
+    "{",
+    "}",
+    '"',
+    "[[[[",
+    "\ud800",
+    '"\\ud800"',
+    "1e999",
+    "NaN",
+]
+VALID = [CALL, f"{CALL}\n{CALL}", '<tool_call>\n{"name": "f"}\n{"name": "g"}\n</tool_call>', "<answer>ok</answer>"]
+
+
+@st.composite
+def mutated(draw):
+    """A valid output in which pieces were cut out, doubled or put in."""
+    text = draw(st.sampled_from(["", "<think>hm</think>\n"])) + draw(st.sampled_from(VALID))
+    for _ in range(draw(st.integers(1, 3))):
+        start, end = sorted(draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+        middle = draw(st.sampled_from(["", text[start:end] * 2]) | st.sampled_from(PIECES))
+        text = text[:start] + middle + text[end:]
+    return text
+
+
+@unhurried
+@given(st.text() | st.lists(st.sampled_from(PIECES) | st.text(), max_size=8).map("".join) | mutated())
+def test_any_text_gives_a_turn_that_can_be_encoded(text):
+    turn = parse_turn(text)
+    repr(turn).encode()
+    assert bool(turn.calls) + (turn.answer is not None) + (turn.error is not None) == 1
+    if turn.answer is not None:
+        assert turn.answer.strip()
+    if turn.calls:  # what can be read can be written
+        assert parse_turn(format_turn(turn.calls)).calls == turn.calls
+
+
+F, G = ToolCall("f", {"a": 1}), ToolCall("g", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (CALL, (F,)),
+        (f" \n{CALL} \n\n {CALL}\n", (F, F)),
+        (f'{CALL}<tool_call>{{"name": "g"}}</tool_call>', (F, G)),
+        ('<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n\n{"name": "g"}\n</tool_call>', (F, G)),
+        ('<tool_call>\n{"name": "f",\n "arguments": {"a": 1.0}}\n</tool_call>', (F,)),
+        (f'{CALL}<tool_call>{{"name": "g"}}\r\n{{"name": "g"}}</tool_call>', (F, G, G)),
+    ],
+)
+def test_turns_of_calls(text, calls):
+    assert parse_turn(text) == Turn(calls, well_formed=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "thought", "well_formed"),
+    [
+        ("", False, True),
+        ("<think>hm</think>", True, True),
+        (f" <think>\n{CALL} or <answer>no</answer>?</think>\n", False, True),
+        (f"<think>maybe {CALL}</think>", True, True),
+        ("<think></think>", False, True),
+        ("<think> \n</think>", False, True),
+        ("so <think>hm</think>", True, False),
+        ("<think>a</think><think>b</think>", True, False),
+        ("hm</think>", False, False),
+        ("<think>hm ", False, False),
+        ("Sure! ", False, False),
+    ],
+)
+def test_what_stands_before_the_calls_or_the_answer(before, thought, well_formed):
+    assert parse_turn(before + CALL * 2) == Turn((F, F), well_formed=well_formed, thought=thought)
+    assert parse_turn(f"{before}<answer> ok </answer>") == Turn(answer="ok", well_formed=well_formed, thought=thought)
+
+
+@pytest.mark.parametrize("text", [f"{CALL} then {CALL}", f"{CALL}\n{CALL} done", f"first {CALL}{CALL}"])
+def test_text_around_calls_leaves_them_readable(text):
+    assert parse_turn(text) == Turn((F, F), well_formed=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "f(a=1)",
+        f"<tool_call>{CALL}</tool_call>",
+        f"<answer>{CALL}</answer>",
+        f"{CALL}<answer>done</answer>",
+        f"<answer>done</answer>{CALL}",
+        "<answer>a</answer><answer>b</answer>",
+        f"<think>{CALL}</think>",
+        f"{CALL}<tool_call>",
+        f"</tool_call>{CALL}<tool_call>",
+        "<answer>a</tool_call>",
+        "<answer> \n</answer>",
+        "<tool_call>{}",
+    ],
+)
+def test_tags_that_hold_no_turn(text):
+    turn = parse_turn(text)
+    assert (turn.calls, turn.answer, turn.well_formed) == ((), None, False)
+    assert turn.error
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        ("", "not JSON"),
+        ('{"name": "f"} {"name": "g"}', "not JSON"),
+        ('[{"name": "f"}, {"name": "g"}]', "not a JSON object"),
+        ('{"name": "f"}\nand\n{"name": "g"}', "not JSON"),
+        ('{"name": "f"}\n{"parameters": {}}', "name"),
+        ('{"name": "f"}\n{"name": "g", "name": "h"}', "twice"),
+    ],
+)
+def test_one_call_that_cannot_be_read_makes_all_unreadable(payload, error):
+    turn = parse_turn(f"{CALL}<tool_call>{payload}</tool_call>{CALL}")
+    assert (turn.calls, turn.answer, turn.well_formed) == ((), None, True)
+    assert error in (turn.error or "")
+
+
+def test_more_calls_than_the_limit_are_refused():
+    line = '{"name": "f"}\n'
+    for text in (
+        CALL * (MAX_CALLS + 1),
+        f"<tool_call>{line * (MAX_CALLS + 1)}</tool_call>",
+        CALL * (MAX_CALLS - 1) + f"<tool_call>{line * 2}</tool_call>",
+        f"<tool_call>{line * MAX_CALLS}</tool_call>" * MAX_CALLS,
+    ):
+        turn = parse_turn(text)
+        assert turn.calls == ()
+        assert turn.error
+    assert parse_turn(CALL * MAX_CALLS).calls == (F,) * MAX_CALLS
+    assert len(parse_turn(f"<tool_call>{line * MAX_CALLS}</tool_call>").calls) == MAX_CALLS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<" * 1_000_000,
+        "<tool_call>" * 100_000,
+        CALL * 20_000,
+        "<tool_call>" + '{"name": "f"}\n' * 70_000 + "</tool_call>",
+        "<tool_call>" + "\n" * 1_000_000 + "</tool_call>",
+        "<tool_call>" + "{\n" * 500_000 + "</tool_call>",
+        ("<tool_call>" + "[\n" * 8_000 + "</tool_call>") * MAX_CALLS,
+        "<think>" * 150_000 + "</think>" + CALL,
+        "<think>" + " " * 1_000_000 + "</think>" + CALL,
+        "<think> " * 125_000 + "</think>" * 2 + CALL,
+        CALL + " " * 1_000_000 + CALL,
+        "<answer>" + "\u00e4" * 1_000_000 + "</answer>",
+    ],
+    ids=range(12),
+)
+def test_a_megabyte_is_read_as_a_turn_in_linear_time(text):
+    start = time.process_time()
+    parse_turn(text)
+    assert time.process_time() - start < 5  # a quadratic scan would take many minutes

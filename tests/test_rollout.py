@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseExecutorReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
-from cahl_pl.rollout import Rollout, RolloutConfig
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.rollout import Rollout, RolloutConfig, judged
+from cahl_pl.types import GoldCall, Message, Outcome, Plan, Task, ToolSpec, Trajectory
 
 
 class Scripted(Engine):
@@ -62,9 +64,23 @@ def builder(tiny_model):
     return PromptBuilder(policy.tokenizer)
 
 
-def run(builder, tasks, *script, **config):
+class Hindsight(BaseExecutorReward):
+    """Pays by the length of what was written, and keeps what it was shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def components(self, step, target, episode, index):
+        self.seen.append((step, index, episode))
+        return {"length": float(len(step.text))}
+
+    def total(self, components):
+        return components["length"]
+
+
+def run(builder, tasks, *script, reward=None, **config):
     engine = Scripted(builder, *script)
-    rollout = Rollout(engine, ENVIRONMENT, PlannerReward(), ExecutorReward(), RolloutConfig(**config))
+    rollout = Rollout(engine, ENVIRONMENT, PlannerReward(), reward or ExecutorReward(), RolloutConfig(**config))
     return rollout.run(None, builder, tasks, torch.Generator().manual_seed(0)), engine
 
 
@@ -146,3 +162,81 @@ def test_plans_longer_than_the_limit_and_prompts_too_long_are_cut_off(builder):
     assert result.groups["planner"] == []
     assert result.metrics["rollout/tasks_too_long"] == 1
     assert engine.prompts == []
+
+
+def test_an_executors_reward_sees_how_the_episode_ended(builder):
+    reward, wrong = Hindsight(), ADD.replace("2", "70")
+    result, _ = run(
+        builder,
+        [TASK],
+        [[GOOD_PLAN, "no plan"]],
+        [[ADD, wrong]],
+        [[DOUBLE, "}{"]],
+        reward=reward,
+        executor_group_size=2,
+    )
+    assert [(step.text, index) for step, index, _ in reward.seen] == [(ADD, 0), (wrong, 0), (DOUBLE, 1), ("}{", 1)]
+    good, _ = result.trajectories
+    assert len(good.steps) == 2
+    for _, _, episode in reward.seen:  # from its first step on
+        assert episode == good
+    assert good.steps[0].text in (ADD, wrong)
+    assert good.steps[0].feedback.text in ("5", "73")
+    assert [g.rewards.tolist() for g in result.groups["executor"]] == [[len(ADD), len(wrong)], [len(DOUBLE), 2]]
+
+
+def test_an_executors_reward_sees_the_end_of_its_own_execution(builder):
+    reward, wrong = Hindsight(), ADD.replace("2", "70")
+    result, _ = run(
+        builder,
+        [TASK],
+        [[GOOD_PLAN, "no plan"]],
+        [[ADD], [wrong]],
+        [[DOUBLE], ["}{"]],
+        reward=reward,
+        executor_group_size=2,
+        branching="trajectory",
+    )
+    first, second = result.trajectories[:2]
+    assert [[step.text for step in episode.steps] for episode in (first, second)] == [[ADD, DOUBLE], [wrong, "}{"]]
+    assert [(step.text, index) for step, index, _ in reward.seen] == [(ADD, 0), (wrong, 0), (DOUBLE, 1), ("}{", 1)]
+    assert [episode for *_, episode in reward.seen] == [first, second, first, second]
+    assert [step.feedback.error for step in second.steps] == [None, "parse"]
+
+
+def test_a_rounds_rewards_are_those_of_its_plans(builder):
+    other, long = replace(TASK, id="other"), replace(TASK, id="long", messages=(Message("user", "x" * 5000),))
+    result, _ = run(
+        builder,
+        [other, long, TASK],
+        [["no plan", GOOD_PLAN], ["no plan"] * 2],
+        [[ADD] * 2],
+        [[DOUBLE] * 2],
+        executor_group_size=2,
+    )
+    assert result.rewards == {"other": [0.0, 1.0], "t": [0.0, 0.0]}
+
+
+def test_an_episode_without_gold_calls_is_judged_by_its_outcome(builder):
+    task = replace(TASK, gold=(), outcome=Outcome((10,)))
+    result, _ = run(
+        builder, [task], [[GOOD_PLAN] * 2], [[ADD], [ADD]], [[DOUBLE], [ADD]], planner_group_size=2, executor_group_size=1
+    )
+    assert [t.outcome for t in result.trajectories] == [1.0, 0.0]
+    result, _ = run(builder, [task], [["no plan"]], planner_group_size=1, executor_group_size=1)
+    assert result.trajectories[0].outcome == 0.0
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TASK,
+        replace(TASK, outcome=Outcome((10,))),  # its gold calls say it
+        replace(TASK, gold=()),
+        replace(TASK, gold=(), outcome=Outcome()),  # no tool is needed: nothing to check
+    ],
+    ids=["gold", "gold and outcome", "neither", "empty outcome"],
+)
+def test_what_is_no_matter_of_its_outcome_stays_unjudged(task):
+    trajectory = Trajectory(task, "", Plan())
+    assert judged(trajectory, ENVIRONMENT) is trajectory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -10,14 +11,15 @@ from transformers import PreTrainedTokenizerFast
 from cahl_pl.datasets import JsonlDataset, MaskedNames, RllaDataset, SealToolsDataset
 from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.environments import RecordedEnvironment
-from cahl_pl.parsing import format_answer, format_call, format_plan, parse_action, parse_plan
+from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn, parse_action, parse_plan, parse_turn
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.executor import ExecutorReward, assign_gold
 from cahl_pl.rewards.planner import PlannerReward
-from cahl_pl.supervised import executor_examples, gold_plan, planner_example, supervised_groups
+from cahl_pl.supervised import executor_examples, gold_plan, planner_example, single_examples, supervised_groups
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
-from cahl_pl.types import GoldCall, Message, Plan, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
+from cahl_pl.turns import gold_turns
+from cahl_pl.types import GoldCall, Message, Outcome, Plan, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
 
 
 def spec(name, description, **types):
@@ -196,3 +198,69 @@ def test_the_gold_of_every_converted_row_is_perfect(data_dir, builder, tmp_path,
         assert_perfect(written(masked[index]))
     for index in range(0, rows, -(-rows // 20)):
         assert_gold_is_read_back(decoded(builder, tasks[index]))
+
+
+def test_the_gold_turns_of_an_executor_without_a_planner(builder):
+    first, second, last = single_examples(builder, NESTED)
+    start = f"{SHARED}\n\nAct{ANSWER}"
+    assert builder.tokenizer.decode(first.prompt) == start
+    assert builder.tokenizer.decode(first.completion) == f"{ADD_CALL}<|im_end|>"
+    later = f"{start}{ADD_CALL}<|im_end|>\n<|im_start|>user\nResult: 5\n\nAct{ANSWER}"
+    assert builder.tokenizer.decode(second.prompt) == later
+    assert builder.tokenizer.decode(last.prompt) == (
+        f"{later}{DOUBLE_CALL}<|im_end|>\n<|im_start|>user\nResult: 10\n\nAct{ANSWER}"
+    )
+    assert builder.tokenizer.decode(last.completion) == "<answer>Done.</answer><|im_end|>"
+
+
+def test_the_gold_turn_of_a_task_without_calls_is_its_answer(builder):
+    (example,) = single_examples(builder, CHAT)
+    assert example.prompt == builder.single(CHAT)
+    assert builder.decode(example.completion) == "<answer>You are welcome.</answer>"
+
+
+def test_toolworlds_gold_turns_extend_one_another_and_read_back(builder):
+    kinds = set()
+    for task in islice(ToolWorld("train", 60), 60):
+        examples, turns = single_examples(builder, task), gold_turns(task)
+        kinds.add(task.tags["kind"])
+        assert examples[0].prompt == builder.single(task)
+        for before, after in zip(examples, examples[1:], strict=False):
+            start = [*before.prompt, *before.completion]
+            assert after.prompt[: len(start)] == start
+        *made, last = [builder.decode(example.completion) for example in examples]
+        assert made == [format_turn([gold.call for gold in turn]) for turn in turns]
+        read = [call for text in made for call in parse_turn(text).calls]
+        assert sorted(map(str, read)) == sorted(str(gold.call) for gold in task.gold)
+        assert parse_turn(last).answer
+        if task.tags["kind"] == "nested":
+            # what was found stands in the prompt before the call that uses it
+            number, parameter = next((i, p) for i, gold in enumerate(task.gold) for p in gold.references)
+            value = str(task.gold[number].arguments[parameter])
+            assert len(turns) > 1
+            assert value in builder.decode(examples[-1].prompt[len(examples[0].prompt) :])
+        if task.tags["kind"] == "parallel":
+            assert [len(turn) for turn in turns] == [len(task.gold)]
+    assert kinds >= {"nested", "parallel", "single", "none"}
+
+
+def test_groups_without_a_planner_hold_one_gold_completion_a_turn(builder):
+    groups = supervised_groups(builder, NESTED, "executor", single_level=True)
+    assert [builder.decode(group.completion_ids[0]) for group in groups] == [
+        ADD_CALL,
+        DOUBLE_CALL,
+        "<answer>Done.</answer>",
+    ]
+    assert [group.prompt_ids.tolist() for group in groups] == [e.prompt for e in single_examples(builder, NESTED)]
+
+
+@pytest.mark.parametrize("single_level", [False, True])
+@pytest.mark.parametrize("role", ["planner", "executor"])
+def test_a_task_that_only_says_its_outcome_has_nothing_to_be_imitated(builder, role, single_level):
+    untraced = replace(NESTED, gold=(), outcome=Outcome((10,)))
+    assert supervised_groups(builder, untraced, role, single_level) == []
+    changing = replace(NESTED, gold=(), outcome=Outcome(state={}))
+    assert supervised_groups(builder, changing, role, single_level) == []
+    # gold calls are imitated whatever else is known, and where no tool is needed there is an answer
+    assert supervised_groups(builder, replace(NESTED, outcome=Outcome((10,))), role, single_level)
+    assert supervised_groups(builder, replace(CHAT, outcome=Outcome()), role, single_level)

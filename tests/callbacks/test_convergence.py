@@ -55,6 +55,15 @@ def test_stops_only_when_asked_and_both_are_flat(trainer, module, stop):
     assert trainer.should_stop is stop
 
 
+def test_a_role_that_takes_no_steps_is_not_waited_for(trainer, module):
+    trainer.datamodule = SimpleNamespace(roles_of_epoch=lambda: ["executor"] * 3)
+    callback = Convergence(window=2, min_slope=0.1, patience=1, stop=True)
+    feed(callback, trainer, module, "executor", 0.0, 1.0)
+    assert not trainer.should_stop
+    feed(callback, trainer, module, "executor", 1.0)
+    assert trainer.should_stop
+
+
 def test_repeated_supervised_and_undefined_rewards_are_passed_over(trainer, module):
     callback = Convergence(ema=0.5)
     feed(callback, trainer, module, "planner", 1.0)

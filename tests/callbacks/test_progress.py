@@ -7,14 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cahl_pl.callbacks import ProgressLines
+from cahl_pl.callbacks import ProgressLines, TokenBudget
 from cahl_pl.callbacks import progress as module_under_test
 from cahl_pl.types import Action, Message, Plan, RolloutBatch, Step, SubTask, Task, Trajectory
 
 
 @pytest.fixture
 def trainer():
-    return SimpleNamespace(global_step=0, is_global_zero=True, estimated_stepping_batches=6, callback_metrics={})
+    return SimpleNamespace(
+        global_step=0, is_global_zero=True, estimated_stepping_batches=6, callback_metrics={}, callbacks=[]
+    )
 
 
 @pytest.fixture
@@ -93,3 +95,19 @@ def test_nothing_measured_nothing_printed(run):
 def test_a_bad_number_is_named():
     with pytest.raises(ValueError, match=r"ProgressLines\.every_n_steps is 0: give 1 or more"):
         ProgressLines(every_n_steps=0)
+
+
+def test_with_a_token_budget_the_time_left_is_that_of_the_tokens(trainer, run):
+    budget = TokenBudget(1000)
+    trainer.callbacks = [budget]
+
+    class Spend(ProgressLines):
+        def on_train_batch_end(self, *args):
+            budget.tokens += 250
+            super().on_train_batch_end(*args)
+
+    lines = run(Spend(every_n_steps=2), *[batch(planner=0.5)] * 4)
+    assert lines == [
+        "step     2  tokens 500/1000  planner 0.500  left 0:20",
+        "step     4  tokens 1000/1000  planner 0.500  left 0:00",
+    ]

@@ -11,7 +11,7 @@ from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.datasets.jsonl import NAMED_ROWS, _is_plain, row_to_task, task_to_row
 from cahl_pl.errors import ConfigError
 from cahl_pl.schema import SchemaError, check_tool
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 ADD = {
     "type": "function",
@@ -281,3 +281,56 @@ def test_plain_schemas_need_no_further_check(change: dict[str, Any], plain: bool
         assert not valid
     else:
         assert valid
+
+
+def untraced(**other: Any) -> dict[str, Any]:
+    return {key: value for key, value in row().items() if key != "gold"} | other
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome"),
+    [
+        ({"results": [5, {"a": None}]}, Outcome((5, {"a": None}))),
+        ({"results": [], "state": {"x": {"y": 1}}}, Outcome((), {"x": {"y": 1}})),
+        ({"results": [5], "state": {}}, Outcome((5,), {})),
+        ({"results": []}, Outcome()),
+    ],
+)
+def test_an_outcome_is_read_and_written(given: dict[str, Any], outcome: Outcome) -> None:
+    traced = row_to_task(row(outcome=given))
+    assert (traced.outcome, len(traced.gold), traced.tags) == (outcome, 1, {"kind": "single"})
+    task = row_to_task(untraced(outcome=given))
+    assert (task.outcome, task.gold, task.tags) == (outcome, (), {"kind": "outcome"})
+    for one in (traced, task):
+        assert task_to_row(one)["outcome"] == given
+        assert row_to_task(json.loads(json.dumps(task_to_row(one)))) == one
+
+
+def test_the_parts_of_an_outcome_may_be_left_out() -> None:
+    assert row_to_task(untraced(outcome={"state": {"x": 1}})).outcome == Outcome((), {"x": 1})
+    assert row_to_task(untraced(outcome={"results": None, "state": None})).outcome == Outcome()
+    assert row_to_task(untraced(outcome={"results": [1]}, gold=None)).tags == {"kind": "outcome"}
+    assert row_to_task(untraced(outcome={"results": [1]}, tags={"kind": "mine"})).tags == {"kind": "mine"}
+    assert row_to_task(row(outcome=None)).outcome is None
+    assert "outcome" not in task_to_row(row_to_task(row()))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (untraced(), "the field 'gold' is missing"),
+        (untraced(outcome=None), "the field 'gold' is missing"),
+        (untraced(outcome={"result": [5]}), "the field 'outcome' has no part 'result'; its parts are results and state"),
+        (untraced(outcome=[5]), "the field 'outcome' must be a dict"),
+        (untraced(outcome={"results": 5}), "the field 'results' must be a list"),
+        (untraced(outcome={"state": [1]}), "the field 'state' must be a dict"),
+        (row(outcome={"results": [5]}, gold=[{"name": "add"}]), "the field 'gold', call 1: the field 'arguments' is mi"),
+    ],
+)
+def test_a_malformed_outcome_is_named(broken: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, row("good"), untraced(id="free", outcome={"results": [5]}), broken)
+    loaded = JsonlDataset(path)
+    assert [loaded[i].tags["kind"] for i in range(len(loaded))] == ["single", "outcome"]
+    ((_, reason),) = loaded.report.dropped
+    assert reason.startswith(f"{path}, line 3: ")
+    assert message in reason

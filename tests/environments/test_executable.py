@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.types import Feedback, Message, Task, ToolCall, ToolSpec
 
 
@@ -171,3 +171,29 @@ def test_missing_functions_and_bad_limit():
         ExecutableEnvironment(toolkit).start(task)
     with pytest.raises(ValueError, match="max_characters must be at least 3, got 2"):
         ExecutableEnvironment(toolkit, max_characters=2)
+
+
+def test_the_state_is_a_copy_of_what_the_calls_left_behind(session):
+    before = session.state()
+    assert before == {"balance": 10}
+    session.call(ToolCall("deposit", {"amount": 5}))
+    after = session.state()
+    assert (before, after) == ({"balance": 10}, {"balance": 15})
+    after["balance"] = 0
+    assert session.state() == {"balance": 15}
+    assert session.call(ToolCall("deposit", {"amount": 1})) == Feedback("16")
+    session.call(ToolCall("deposit", {}))  # refused
+    assert session.state() == {"balance": 16}
+
+
+def test_the_copy_goes_to_the_bottom():
+    task = Task("t", TASK.messages, TASK.tools, state={"balance": 10, "log": [["a"]]})
+    session = ExecutableEnvironment(toolkit).start(task)
+    session.state()["log"][0].append("b")
+    assert session.state()["log"] == task.state["log"] == [["a"]]
+
+
+def test_where_there_is_no_state_there_is_none():
+    task = Task("t", TASK.messages, (tool("fail", "message", "string"),))
+    assert ExecutableEnvironment(toolkit).start(task).state() is None
+    assert RecordedEnvironment().start(TASK).state() is None
