@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.requests import Requests
 from cahl_pl.engines.base import Engine, Sampling
 from cahl_pl.engines.transformers import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
-from cahl_pl.inference import InferenceConfig, VotingRollout
+from cahl_pl.inference import InferenceConfig, ReplanningRollout, VotingRollout
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
-from cahl_pl.rollout import Rollout, RolloutConfig, Round
+from cahl_pl.rollout import Rollout, RolloutConfig, Round, Watch
 from cahl_pl.sampling import Shuffled, TaskSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
 from cahl_pl.schema import check_tool
@@ -46,6 +47,7 @@ class RolloutDataModule(LightningDataModule):
         environment: answers the calls.
         validation: tasks, or a benchmark, of `validate` and of the validation runs during `fit`.
         test: named sets of tasks for `test` and for the before-and-after table, and named benchmarks for `test`.
+        requests: what `predict` runs in place of the sets of tasks in `test`: requests of a user's own, see `Requests`.
         results: folder of the records and reports of benchmarks, `<name>.jsonl` and `<name>.json`; None for the run's
             folder. A run that is started again with the same folder goes on where it stopped.
         prompts: the words around a task.
@@ -66,6 +68,9 @@ class RolloutDataModule(LightningDataModule):
         eval_batch_size: tasks evaluated at once.
         seed: of the order of the tasks and of the sampling.
 
+    Attributes:
+        watch: is told of what happens in an episode of `evaluate` with one task, as it happens; None for nobody.
+
     Raises:
         ValueError: a size is below 1.
     """
@@ -76,6 +81,7 @@ class RolloutDataModule(LightningDataModule):
         environment: Environment,
         validation: TaskSource | Benchmark | None = None,
         test: dict[str, TaskSource | Benchmark] | None = None,
+        requests: TaskSource | None = None,
         results: str | None = None,
         prompts: PromptConfig = PromptConfig(),  # noqa: B008 - jsonargparse reads nested defaults from here
         engine: Engine | None = None,
@@ -104,6 +110,8 @@ class RolloutDataModule(LightningDataModule):
         self.validation_benchmark = validation if isinstance(validation, Benchmark) else None
         self.test_tasks = {name: source for name, source in (test or {}).items() if isinstance(source, TaskSource)}
         self.benchmarks = {name: source for name, source in (test or {}).items() if isinstance(source, Benchmark)}
+        self.requests = requests
+        self.watch: Watch | None = None
         self.results = None if results is None else Path(results)
         self.prompts = prompts
         self.schedule = schedule or (ExecutorOnly() if single_level else Alternate())
@@ -177,11 +185,17 @@ class RolloutDataModule(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """One loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
         indices = [_loader(range(len(benchmark)), self.eval_batch_size) for benchmark in self.benchmarks.values()]
-        return [*self.predict_dataloader(), *indices]
+        return [*self._loaders(self.test_tasks.values()), *indices]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """The sets of tasks again: `predict` writes what `test` only counts. Benchmarks write by themselves."""
-        return [_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()]
+        """The user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.
+
+        Benchmarks write by themselves.
+        """
+        return self._loaders(self.test_tasks.values() if self.requests is None else [self.requests])
+
+    def _loaders(self, sources: Iterable[TaskSource]) -> list[DataLoader[Any]]:
+        return [_loader(tasks, self.eval_batch_size) for tasks in sources]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Role batches move; tasks stay as they are (Lightning would try to take them apart)."""
@@ -361,8 +375,11 @@ class RolloutDataModule(LightningDataModule):
 
         Args:
             tasks: the tasks.
-            environment: answers the calls; None for the one of training.
+            environment: answers the calls; None for the one of training, or that of the user's requests where `predict`
+                runs these.
         """
+        if environment is None and isinstance(self.requests, Requests) and self._attached.predicting:
+            environment = self.requests.environment
         config = self.rollout.config
         greedy = RolloutConfig(
             planner_group_size=1,
@@ -373,8 +390,11 @@ class RolloutDataModule(LightningDataModule):
             executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
         )
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
+        evaluator = self._evaluator(greedy, environment)
+        if isinstance(evaluator, Rollout) and len(tasks) == 1:  # events of several tasks would be mixed up
+            evaluator.watch = self.watch
         self.evaluating = True
-        result = self._evaluator(greedy, environment).run(self.policy, self.builder, tasks, generator)
+        result = evaluator.run(self.policy, self.builder, tasks, generator)
         self.evaluating = False
         self.policy.prefixes.forget()
         self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
@@ -388,9 +408,10 @@ class RolloutDataModule(LightningDataModule):
         environment = environment or parts.environment
         if self.single_level if inference.single_level is None else inference.single_level:
             return SingleLevelRollout(parts.engine, environment, TurnReward(), greedy)
-        if inference.plans == 1:
+        if inference.plans == 1 and not inference.replans:
             return Rollout(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy)
-        return VotingRollout(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy, inference)
+        kind = ReplanningRollout if inference.replans else VotingRollout
+        return kind(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy, inference)
 
 
 class _RolloutStream(IterableDataset[RolloutBatch]):

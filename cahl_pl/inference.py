@@ -1,24 +1,25 @@
-"""How episodes are made at test time: greedily by both levels, by the executor alone, or with several plans and a vote."""
+"""How episodes are made at test time: greedily by both levels, by the executor alone, with votes, with further plans."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
+from cahl_pl.benchmarks.base import dialogue
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments.base import Environment
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
-from cahl_pl.rollout import Rollout, RolloutConfig
+from cahl_pl.rollout import Episode, Rollout, RolloutConfig
 from cahl_pl.schema import canonical, coerce_call
-from cahl_pl.types import Plan, Task, ToolCall
+from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Trajectory
 
 _REFERENCE: Final = re.compile(r'"\$[0-9]+"')  # in canonical text, at any depth
 
@@ -33,6 +34,9 @@ class InferenceConfig:
             TUMIX (arXiv 2510.01279): the likeliest plan, then samples, one at a time.
         agree: votes that end the drawing of plans early.
         temperature: of the plans after the first.
+        replans: how often the planner may be asked again for a request, each time after a call that failed. It sees the
+            calls made so far with their answers; what was left of its plan is dropped. Without a planner it means nothing:
+            an executor that works alone sees every answer anyway.
 
     Raises:
         ValueError: a number is out of its range.
@@ -42,6 +46,7 @@ class InferenceConfig:
     plans: int = 1
     agree: int = 2
     temperature: float = 1.0
+    replans: int = 0
 
     def __post_init__(self) -> None:
         if self.plans < 1 or self.agree < 1 or self.temperature <= 0:
@@ -49,6 +54,8 @@ class InferenceConfig:
                 f"data.inference needs plans >= 1, agree >= 1 and temperature > 0, not {self.plans}, {self.agree} and "
                 f"{self.temperature}"
             )
+        if self.replans < 0:
+            raise ValueError(f"data.inference.replans must be at least 0, not {self.replans}")
 
 
 class VotingRollout(Rollout):
@@ -99,6 +106,74 @@ class VotingRollout(Rollout):
         # most_common keeps the order of first appearance among equals
         chosen = [first[i][votes[i].most_common(1)[0][0]] if votes[i] else drawn[i][0] for i in range(len(tasks))]
         return [[completion] for completion in chosen], sum(len(c.ids) for group in drawn for c in group)
+
+
+class ReplanningRollout(VotingRollout):
+    """Asks the planner again when a call has failed, at most `inference.replans` times a request.
+
+    The dialogue of the next prompt holds the calls made so far and their answers, and "$1" is then the first sub-task of the
+    new plan. It is carried out in the same session, so that what earlier calls have changed stays changed. The episode joins
+    all plans and steps, failed calls among them. An output in which no call can be read is no reason to ask again: nothing of
+    it could be shown.
+    """
+
+    def _execute(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        episodes: list[Episode],
+        generator: torch.Generator,
+        copies: int,
+    ) -> tuple[list[Group], int]:
+        self._left = self.inference.replans
+        groups, tokens = super()._execute(policy, builder, episodes, generator, copies)
+        latest = list(episodes)  # what became of each episode's last plan
+        while self._left:
+            self._left -= 1
+            asked = {i: _after(episodes[i]) for i, part in enumerate(latest) if _has_failed(part)}
+            prompts = {i: builder.planner(task) for i, task in asked.items()}
+            kept = [i for i, prompt in prompts.items() if len(prompt) <= self.config.max_prompt_tokens]
+            if not kept:
+                break
+            plans, planned = self._plan(
+                policy, builder, [asked[i] for i in kept], [prompts[i] for i in kept], generator
+            )
+            for i, (completion,) in zip(kept, plans, strict=True):
+                text, session = builder.decode(completion.ids.tolist()), episodes[i].session
+                latest[i] = self._start(builder, asked[i], episodes[i].plan_index, text, session)
+            more, executed = super()._execute(policy, builder, [latest[i] for i in kept], generator, copies)
+            groups, tokens = groups + more, tokens + planned + executed
+            for i in kept:
+                _append(episodes[i], latest[i])
+        return groups, tokens
+
+    def _carry_out(self, episode: Episode, action: Action) -> Feedback | None:
+        feedback = super()._carry_out(episode, action)
+        if self._left and action.call is not None and feedback is not None and feedback.error is not None:
+            episode.plan = Plan(episode.plan.subtasks[: len(episode.steps) + 1])  # the rest is planned again
+        return feedback
+
+
+def _has_failed(episode: Episode) -> bool:
+    """Whether the last thing that an episode did was a call that failed."""
+    if not episode.steps or episode.steps[-1].action.call is None:
+        return False
+    feedback = episode.steps[-1].feedback
+    return feedback is not None and feedback.error is not None
+
+
+def _after(episode: Episode) -> Task:
+    """The episode's task, its dialogue extended by what was done and answered."""
+    done = Trajectory(episode.task, episode.plan_text, episode.plan, tuple(episode.steps))
+    return replace(episode.task, messages=(*episode.task.messages, *dialogue(done)))
+
+
+def _append(episode: Episode, part: Episode) -> None:
+    """Make the episode's next plan, and what was done by it, a part of the episode."""
+    episode.plan_text += "\n\n" + part.plan_text
+    episode.plan = Plan(episode.plan.subtasks + part.plan.subtasks)
+    episode.steps += part.steps
+    episode.samples += part.samples
 
 
 def plan_key(plan: Plan, task: Task) -> str:

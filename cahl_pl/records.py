@@ -7,13 +7,18 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from cahl_pl.datasets.requests import KIND
 from cahl_pl.metrics import is_success
 from cahl_pl.types import ToolCall, Trajectory
 
 
 def record(trajectory: Trajectory) -> dict[str, Any]:
-    """One episode: request, plan, steps with calls and feedback, gold, success."""
+    """One episode: request, plan, steps with calls and feedback, gold, success.
+
+    Nobody knows what a user's own request needs (`cahl_pl.datasets.Requests`): it has no gold, and its success is None.
+    """
     task = trajectory.task
+    known = task.tags.get("kind") != KIND
     return {
         "id": task.id,
         "request": task.request,
@@ -30,8 +35,8 @@ def record(trajectory: Trajectory) -> dict[str, Any]:
             }
             for step in trajectory.steps
         ],
-        "gold": [_call(gold.call) for gold in task.gold],
-        "success": is_success(trajectory),
+        **({"gold": [_call(gold.call) for gold in task.gold]} if known else {}),
+        "success": is_success(trajectory) if known else None,
     }
 
 

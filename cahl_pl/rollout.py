@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -24,6 +24,9 @@ from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rewards.executor import Target, assign_gold
 from cahl_pl.rewards.outcome import outcome_reward
 from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, Trajectory
+
+Watch: TypeAlias = Callable[[Task, Plan | Action | Feedback], None]
+"""Is told of what happens in an episode of a task, as it happens: a plan, an output of the executor, what came back."""
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Round:
 
 
 @dataclass
-class _Episode:
+class Episode:
     """One plan being carried out (in `trajectory` branching: one execution of it)."""
 
     task: Task
@@ -98,6 +101,9 @@ class Rollout:
         planner_reward: R_h.
         executor_reward: R_l.
         config: group sizes, branching and limits.
+
+    Attributes:
+        watch: is told of what is carried out; None for nobody.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Rollout:
         executor_reward: BaseExecutorReward,
         config: RolloutConfig,
     ) -> None:
+        self.watch: Watch | None = None
         self.engine = engine
         self.environment = environment
         self.planner_reward = planner_reward
@@ -136,14 +143,14 @@ class Rollout:
             return Round(groups, [], metrics)
         plans, tokens = self._plan(policy, builder, [tasks[i] for i in kept], [prompts[i] for i in kept], generator)
         copies = config.executor_group_size if config.branching == "trajectory" else 1
-        episodes: list[_Episode] = []
+        episodes: list[Episode] = []
         texts = [[builder.decode(completion.ids.tolist()) for completion in group] for group in plans]
         for i, written in zip(kept, texts, strict=True):
             for text in written:
                 plan_index = len(episodes) // copies
                 episodes += [self._start(builder, tasks[i], plan_index, text) for _ in range(copies)]
 
-        groups["executor"] = self._execute(policy, builder, episodes, generator, copies)
+        groups["executor"], tokens_executing = self._execute(policy, builder, episodes, generator, copies)
 
         per_plan = [episodes[j : j + copies] for j in range(0, len(episodes), copies)]
         components = [self._plan_components(executions) for executions in per_plan]
@@ -151,8 +158,7 @@ class Rollout:
             scored = components[g * len(group) : (g + 1) * len(group)]
             totals = [self.planner_reward.total(c) for c in scored]
             groups["planner"].append(make_group(prompts[i], group, totals, scored, peers=g))
-        tokens += count_tokens(groups["executor"])
-        metrics |= speed(tokens, time.perf_counter() - start)
+        metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
         rewards = {tasks[i].id: group.rewards.tolist() for i, group in zip(kept, groups["planner"], strict=True)}
         trajectories = [judged(_trajectory(e, e.steps), self.environment) for e in episodes]
         return Round(groups, trajectories, metrics, rewards)
@@ -171,24 +177,27 @@ class Rollout:
         )
         return plans, sum(len(completion.ids) for group in plans for completion in group)
 
-    def _start(self, builder: PromptBuilder, task: Task, plan_index: int, text: str) -> _Episode:
+    def _start(
+        self, builder: PromptBuilder, task: Task, plan_index: int, text: str, session: Session | None = None
+    ) -> Episode:
         plan = parse_plan(text)
+        self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
-        session = self.environment.start(task)
-        return _Episode(task, plan_index, plan, text, assign_gold(plan, task), session, prompt)
+        session = session or self.environment.start(task)
+        return Episode(task, plan_index, plan, text, assign_gold(plan, task), session, prompt)
 
     def _execute(
         self,
         policy: Policy,
         builder: PromptBuilder,
-        episodes: list[_Episode],
+        episodes: list[Episode],
         generator: torch.Generator,
         copies: int,
-    ) -> list[Group]:
-        """Carry out all episodes step by step; returns the executor's groups."""
+    ) -> tuple[list[Group], int]:
+        """Carry out all episodes step by step; returns the executor's groups, and the number of tokens sampled."""
         config = self.config
         samples = config.executor_group_size // copies
-        sampled: list[tuple[_Episode, int, list[int], list[Completion]]] = []
+        sampled: list[tuple[Episode, int, list[int], list[Completion]]] = []
         for k in range(config.max_steps):
             active = [
                 e
@@ -206,7 +215,7 @@ class Rollout:
                 ]
                 sampled.append((episode, k, episode.prompt, group))
                 chosen = int(torch.randint(len(group), (), generator=generator)) if len(group) > 1 else 0
-                feedback = _carry_out(episode.session, steps[chosen].action)
+                feedback = self._carry_out(episode, steps[chosen].action)
                 episode.samples.append(steps)
                 episode.steps.append(Step(steps[chosen].subtask, steps[chosen].text, steps[chosen].action, feedback))
                 if k + 1 < min(len(episode.plan.subtasks), config.max_steps):
@@ -226,9 +235,25 @@ class Rollout:
             ]
             totals = [self.executor_reward.total(c) for c in scored]
             groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
-        return groups
+        return groups, count_tokens(groups)
 
-    def _plan_components(self, episodes: list[_Episode]) -> dict[str, float | None]:
+    def _carry_out(self, episode: Episode, action: Action) -> Feedback | None:
+        """The environment's answer to a call; an error message for an output that is neither call nor answer."""
+        self._tell(episode.task, action)
+        if action.answer is not None:
+            return None
+        if action.call is None:
+            feedback = Feedback(json.dumps({"error": action.error}), "parse")
+        else:
+            feedback = episode.session.call(action.call)
+        self._tell(episode.task, feedback)
+        return feedback
+
+    def _tell(self, task: Task, event: Plan | Action | Feedback) -> None:
+        if self.watch is not None:
+            self.watch(task, event)
+
+    def _plan_components(self, episodes: list[Episode]) -> dict[str, float | None]:
         """R_h's components for one plan, from all that was sampled under it.
 
         With step branching the i-th outputs of all steps count as the i-th execution, so that R_h,exe averages over
@@ -247,16 +272,7 @@ def _step(subtask: SubTask, text: str) -> Step:
     return Step(subtask, text, parse_action(text))
 
 
-def _carry_out(session: Session, action: Action) -> Feedback | None:
-    """The environment's answer to a call; an error message for an output that is neither call nor answer."""
-    if action.call is not None:
-        return session.call(action.call)
-    if action.answer is not None:
-        return None
-    return Feedback(json.dumps({"error": action.error}), "parse")
-
-
-def _trajectory(episode: _Episode, steps: Sequence[Step]) -> Trajectory:
+def _trajectory(episode: Episode, steps: Sequence[Step]) -> Trajectory:
     return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps))
 
 

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.metrics import ToolUse, is_success
+from cahl_pl.records import record, run_folder
 from cahl_pl.types import RolloutBatch, Trajectory
 
 
 class ExecutionFeedback(Callback):
-    """Logs how the calls of a rollout round fared, and sample episodes as text.
+    """Logs how the calls of a rollout round fared, and sample episodes as text and as data.
 
     Once a round, with its first batch: the values of
     `cahl_pl.metrics.ToolUse` over all processes; `tools/success/<tool>`, the share of a tool's calls whose
     feedback has no error, over the first process's episodes; and, for loggers that take text (TensorBoard),
     the text `trajectories`. The x-axis is `trainer.global_step`.
 
+    The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object a line: what
+    `cahl_pl.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
+    null where the round's first batch is not the planner's. A resumed run takes the file up where its checkpoint was
+    written. `tools/report.py` reads it.
+
     Args:
         every_n_rounds: log the first round and every n-th after it.
-        num_samples: episodes to show, spread evenly over the round; 0 for none.
+        num_samples: episodes to show, 0 for none. Where the plans' rewards are known, from the best to the worst at
+            even distances, so that 3 are the best, the median and the worst; else spread evenly over the round.
         max_characters: longest quotation in a shown episode; longer ones are cut.
         max_tools: tools that get a curve of their own, in the order in which they are first called. Data sets
             with thousands of tools would otherwise write thousands of curves.
@@ -56,6 +65,12 @@ class ExecutionFeedback(Callback):
         self._tools: set[str] = set()
         self._rounds = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave out what a run in this folder has written after the point from which this one starts."""
+        path = run_folder(trainer) / "trajectories.jsonl" if trainer.is_global_zero else None
+        if path is not None and path.exists():
+            _keep_until(path, trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
@@ -73,7 +88,14 @@ class ExecutionFeedback(Callback):
         if not trainer.is_global_zero:
             return
         values |= self._success_by_tool(batch.trajectories)
-        shown = _spread(batch.trajectories, self.num_samples)
+        rewards = _plan_rewards(batch)
+        chosen = _choose(rewards, len(batch.trajectories), self.num_samples)
+        shown = [batch.trajectories[i] for i in chosen]
+        if shown:
+            with (run_folder(trainer) / "trajectories.jsonl").open("a", encoding="utf-8") as file:
+                for i, trajectory in zip(chosen, shown, strict=True):
+                    reward = None if rewards is None else rewards[i]
+                    file.write(_line(trajectory, trainer.global_step, reward, self.max_characters))
         text = "\n\n---\n\n".join(_markdown(trajectory, self.max_characters) for trajectory in shown)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
@@ -106,10 +128,49 @@ class ExecutionFeedback(Callback):
         return {f"tools/success/{name}": successes[name] / calls[name] for name in calls if name in self._tools}
 
 
-def _spread(trajectories: Sequence[Trajectory], number: int) -> list[Trajectory]:
-    """At most `number` of them, evenly spaced: neighbours are plans of the same request."""
-    number = min(number, len(trajectories))
-    return [trajectories[i * len(trajectories) // number] for i in range(number)]
+def _plan_rewards(batch: RolloutBatch) -> list[float] | None:
+    """The total reward of each trajectory's plan; None where the batch does not hold them."""
+    rewards = [r for group in batch.groups for r in group.rewards.tolist()] if batch.role == "planner" else []
+    if not rewards or not all(map(math.isfinite, rewards)):
+        return None
+    copies, rest = divmod(len(batch.trajectories or ()), len(rewards))  # executions of a plan, one after another
+    return None if rest else [reward for reward in rewards for _ in range(copies)]
+
+
+def _choose(rewards: Sequence[float] | None, total: int, number: int) -> list[int]:
+    """Indices of at most `number` of `total` trajectories, evenly spaced by rank or, without rewards, by place."""
+    number = min(number, total)
+    if rewards is None:  # neighbours are plans of the same request
+        return [i * total // number for i in range(number)]
+    ranked = sorted(range(total), key=lambda i: -rewards[i])
+    if number == 1:
+        return [ranked[total // 2]]
+    return [ranked[i * (total - 1) // (number - 1)] for i in range(number)]
+
+
+def _line(trajectory: Trajectory, global_step: int, reward: float | None, max_characters: int) -> str:
+    """A line of `trajectories.jsonl`. Texts are cut, calls are not: they are there to be compared with the gold."""
+    shown = {"step": global_step, "reward": reward, **record(trajectory)}
+    for part in (shown, *shown["steps"]):
+        for key in ("request", "plan", "task", "output", "answer", "feedback"):
+            if isinstance(part.get(key), str):
+                part[key] = _cut(part[key], max_characters)
+    return _printable(json.dumps(shown, ensure_ascii=False, default=str)) + "\n"
+
+
+def _keep_until(path: Path, last_step: int) -> None:
+    """Drop the lines of later steps, and any that cannot be read: a killed run may have left half a line."""
+    kept = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] <= last_step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue
+    aside = path.with_suffix(".tmp")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.replace(path)
 
 
 def _markdown(trajectory: Trajectory, max_characters: int) -> str:
@@ -136,11 +197,14 @@ def _markdown(trajectory: Trajectory, max_characters: int) -> str:
 
 def _quote(text: str, max_characters: int) -> str:
     """A code block around text that a model may have written: nothing in it ends the block."""
-    cut = len(text) - max_characters
-    if cut > 0:
-        text = f"{text[:max_characters]}\n... ({cut} more characters)"
+    text = _cut(text, max_characters)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{_printable(text)}\n{fence}"
+
+
+def _cut(text: str, max_characters: int) -> str:
+    more = len(text) - max_characters
+    return f"{text[:max_characters]}\n... ({more} more characters)" if more > 0 else text
 
 
 def _printable(text: str) -> str:

@@ -8,15 +8,20 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.records import run_folder
+from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall
 
 
 class PredictionWriter(Callback):
     """Prints plan, calls and feedback of each predicted episode and writes them to a file, one JSON object a line.
 
+    A user's own requests (`data.requests`) are all printed: as they run if a batch holds one of them, so that a call is seen
+    before its answer; otherwise, and where there is no planner, when the batch is done.
+
     Args:
         path: the file; None for `predictions.jsonl` in the run's folder.
-        show: episodes to print; the file gets all.
+        show: episodes of test sets to print; the file gets all.
     """
 
     def __init__(self, path: str | None = None, show: int = 5) -> None:
@@ -24,6 +29,8 @@ class PredictionWriter(Callback):
         self.show = show
         self._shown = 0
         self._file: Path | None = None
+        self._data: RolloutDataModule | None = None  # where it holds a user's requests
+        self._told = False  # the request of this batch is printed as it runs
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an empty file."""
@@ -31,6 +38,9 @@ class PredictionWriter(Callback):
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text("", encoding="utf-8")
         self._shown = 0
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, RolloutDataModule) and data.requests is not None:
+            self._data, data.watch = data, self._watch
 
     def on_predict_batch_end(
         self,
@@ -47,22 +57,62 @@ class PredictionWriter(Callback):
             for episode in outputs:
                 text = json.dumps(episode, ensure_ascii=False, default=str)
                 file.write(text.encode("utf-8", "replace").decode() + "\n")
-        for episode in outputs[: self.show - self._shown]:
-            print(_readable(episode))
+        for episode in outputs[: None if self._data else max(0, self.show - self._shown)]:
+            if not self._told:
+                print(_readable(episode), flush=True)
             self._shown += 1
+        self._told = False
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where the file is."""
+        if self._data is not None:
+            self._data.watch = None
+            self._data = None
         print(f"written: {self._file}")
+
+    def _watch(self, task: Task, event: Plan | Action | Feedback) -> None:
+        if not self._told:
+            print(f"\nrequest  {_printable(task.request)}", flush=True)
+            self._told = True
+        print("\n".join(_lines(event)), flush=True)
+
+
+def _lines(event: Plan | Action | Feedback) -> list[str]:
+    """What happens in an episode, for a terminal."""
+    if isinstance(event, Feedback):
+        return [f"{'result' if event.error is None else 'error':9}{_printable(event.text)}"]
+    if isinstance(event, Action):
+        if event.answer is not None:
+            return [f"answer   {_printable(event.answer)}"]
+        return [
+            f"call     {_call(event.call)}" if event.call else f"call     unreadable: {_printable(str(event.error))}"
+        ]
+    if event.error is not None:
+        return [f"plan     unreadable: {_printable(event.error)}"]
+    steps = [
+        (z.instruction, "answer" if z.tool is None else _call(ToolCall(z.tool, z.parameters))) for z in event.subtasks
+    ]
+    lines = [f"{i}. {_printable(words)}: {what}" for i, (words, what) in enumerate(steps, start=1)]
+    return [f"{'' if i else 'plan':9}{line}" for i, line in enumerate(lines)]
+
+
+def _call(call: ToolCall) -> str:
+    return _printable(f"{call.name} {json.dumps(dict(call.arguments), ensure_ascii=False, default=str)}")
 
 
 def _readable(episode: dict[str, Any]) -> str:
-    lines = [f"\nrequest  {episode['request']}"]
+    lines = [f"\nrequest  {_printable(episode['request'])}"]
     if episode["plan_error"] is not None:
-        lines.append(f"plan     unreadable: {episode['plan_error']}")
+        lines.append(f"plan     unreadable: {_printable(episode['plan_error'])}")
     for number, step in enumerate(episode["steps"], start=1):
-        lines.append(f"step {number}   {step['task']}")
-        lines.append(f"  output    {step['output'].strip()}")
+        lines.append(f"step {number}   {_printable(step['task'])}")
+        lines.append(f"  output    {_printable(step['output'].strip())}")
         if step["feedback"] is not None:
-            lines.append(f"  feedback  {step['feedback']}")
-    return "\n".join(lines).encode("utf-8", "replace").decode()
+            lines.append(f"  feedback  {_printable(step['feedback'])}")
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """The text on lines that begin with spaces, so that none looks like one of ours, and without what moves a cursor."""
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return shown.replace("\n", "\n" + " " * 12)

@@ -7,20 +7,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, seed_everything
 
+import cahl_pl.datamodule
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.inference import InferenceConfig
 from cahl_pl.metrics import ToolUse
-from cahl_pl.module import CAHLModule
+from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
+from cahl_pl.rewards.base import BasePlannerReward, BaseTurnReward
 from cahl_pl.rollout import RolloutConfig
+from cahl_pl.sampling import RewardSampler, Shuffled
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
-from cahl_pl.types import Message, Task
+from cahl_pl.types import Message, Plan, Task
 
 SCHEDULES = [Alternate(), Alternate("executor"), PlannerOnly(), ExecutorOnly(), Ratio(2, 3), Ratio(3, 1)]
 
@@ -51,6 +55,53 @@ class Babble(Engine):
         return [[completion() for _ in range(num_samples)] for _ in prompts]
 
 
+class Asked(Babble):
+    """Random ids, and a note of who was asked for how many completions of which prompts."""
+
+    def __init__(self):
+        self.requests = []
+
+    def generate(self, policy, role, prompts, num_samples, sampling, generator):
+        self.requests.append((role, num_samples, [list(prompt) for prompt in prompts], sampling))
+        return super().generate(policy, role, prompts, num_samples, sampling, generator)
+
+
+class Mastered(BasePlannerReward):
+    """Pays every plan of an even request in full and none of an odd one."""
+
+    def components(self, plan, trajectories):
+        return {"even": float(int(trajectories[0].task.id[1:]) % 2 == 0)}
+
+    def total(self, components):
+        return components["even"]
+
+
+class Length(BasePlannerReward):
+    """Pays for short texts: a random model writes no plan, but some of its texts are shorter than others."""
+
+    def components(self, plan, trajectories):
+        return {"length": 1 / (1 + len(trajectories[0].plan_text))}
+
+    def total(self, components):
+        return components["length"]
+
+
+class Silent(BaseTurnReward):
+    """Pays nothing, and keeps which rounds it was told of."""
+
+    def __init__(self):
+        self.rounds = []
+
+    def start_round(self, index):
+        self.rounds.append(index)
+
+    def components(self, turn, gold, task):
+        return {"nothing": 0.25}
+
+    def total(self, components):
+        return components["nothing"]
+
+
 @pytest.fixture
 def make(policy):
     """A data module on a policy that does not learn, without a trainer."""
@@ -59,7 +110,7 @@ def make(policy):
         sampling = Sampling(max_new_tokens=3)
         options = {
             "rollout": RolloutConfig(2, 2, max_prompt_tokens=300, planner=sampling, executor=sampling),
-            "prompts": PromptConfig(system="", planner="", executor="{subtask}"),
+            "prompts": PromptConfig(system="", planner="", executor="{subtask}", single="Act"),
             "engine": Babble(),
             "tasks_per_round": 2,
             **options,
@@ -207,3 +258,217 @@ def test_the_trainer_trains_on_every_batch_of_every_epoch(tiny_model, tmp_path, 
     roles = [role for i in range(9) for role in schedule.roles(i)]
     assert [role for role, _ in seen.batches] == roles
     assert trainer.global_step == len(roles)
+
+
+# --- without a planner -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_planner_the_executor_alone_steps_and_is_asked(make):
+    engine, reward = Asked(), Silent()
+    data = make(5, engine=engine, single_level=True, turn_reward=reward)
+    assert isinstance(data.schedule, ExecutorOnly)
+    assert isinstance(make(5).schedule, Alternate)
+    batches = list(data.batches())
+    assert [batch.role for batch in batches] == ["executor"] * 3
+    assert reward.rounds == [0, 1, 2]
+    assert {(role, samples) for role, samples, *_ in engine.requests} == {("executor", 2)}
+    first = [data.builder.single(batches[0].trajectories[i].task) for i in range(2)]
+    assert engine.requests[0][2] == first
+    assert batches[0].metrics["executor/reward/mean"] == 0.25
+    assert "planner/reward/mean" not in batches[0].metrics
+
+
+def test_the_first_rounds_without_a_planner_imitate_its_turns(make):
+    data = make(4, single_level=True, warm_start_rounds=1)
+    warm, then = data.batches()
+    assert (warm.objective, then.objective) == ("supervised", "grpo")
+    texts = [data.builder.decode(group.completion_ids[0].tolist()) for group in warm.groups]
+    assert texts == ["<answer>No tool is needed here.</answer>"] * 2
+
+
+@pytest.mark.parametrize("schedule", [Alternate(), PlannerOnly(), Ratio(1, 5)], ids=lambda s: type(s).__name__)
+def test_steps_of_a_planner_that_is_not_there_are_refused(make, schedule):
+    with pytest.raises(ConfigError, match=r"^data\.single_level trains the executor alone, but .*ExecutorOnly$"):
+        make(single_level=True, schedule=schedule).setup("fit")
+    make(single_level=True, schedule=schedule).setup("test")  # nobody steps
+    make(single_level=True, rollout=RolloutConfig(planner_group_size=1)).setup("fit")
+    with pytest.raises(ConfigError, match=r"data\.rollout\.executor_group_size is 1"):
+        make(single_level=True, rollout=RolloutConfig(executor_group_size=1)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("trained_without", "inference", "roles"),
+    [
+        (False, InferenceConfig(), ["planner"]),
+        (False, InferenceConfig(single_level=True), ["executor"] * 2),
+        (True, InferenceConfig(), ["executor"] * 2),
+        (True, InferenceConfig(single_level=False), ["planner"]),
+        (False, InferenceConfig(plans=3), ["planner"] * 3),
+        (True, InferenceConfig(plans=3), ["executor"] * 2),
+    ],
+)
+def test_how_episodes_are_made_at_test_time(make, trained_without, inference, roles):
+    """What is babbled is no plan, so that no executor follows a planner; without one there are two turns."""
+    engine = Asked()
+    rollout = RolloutConfig(2, 2, max_steps=2, planner=Sampling(max_new_tokens=3), executor=Sampling(max_new_tokens=3))
+    data = make(3, engine=engine, single_level=trained_without, inference=inference, rollout=rollout)
+    tasks = [data.train_tasks[i] for i in range(3)]
+    trajectories = data.evaluate(tasks)
+    assert [role for role, *_ in engine.requests] == roles
+    assert {samples for _, samples, *_ in engine.requests} == {1}
+    temperatures = [sampling.temperature for *_, sampling in engine.requests]
+    assert temperatures == [0.0, 1.0, 1.0][: len(roles)] if roles[0] == "planner" else [0.0, 0.0]
+    assert [t.task for t in trajectories] == tasks
+    prompt = data.builder.single if roles[0] == "executor" else data.builder.planner
+    assert engine.requests[0][2] == [prompt(task) for task in tasks]
+    assert all((t.plan == Plan()) == (roles[0] == "executor") for t in trajectories)
+    assert data.evaluated_tokens == 3 * 3 * len(roles)
+
+
+def test_a_model_trained_with_a_planner_is_tested_without_one_and_trains_on(make):
+    data, undisturbed = make(5, inference=InferenceConfig(single_level=True)), make(5)
+    stream = data.batches()
+    first = next(stream)
+    (trajectory,) = data.evaluate([data.train_tasks[0]])
+    assert trajectory.plan == Plan()
+    assert contents([first, *stream]) == contents(undisturbed.batches())
+
+
+@pytest.mark.parametrize("single_level", [False, True])
+def test_an_activated_adapter_is_not_tested_in_other_words(make, make_policy, single_level):
+    activated = make_policy(adapter="alora")
+    data = make(single_level=single_level, inference=InferenceConfig(single_level=not single_level))
+    data.trainer.lightning_module.policy = activated
+    with pytest.raises(
+        ConfigError, match=r"^data\.inference\.single_level differs .*: use --model\.policy\.adapter lora$"
+    ):
+        data.evaluate([data.train_tasks[0]])
+    for same in (None, single_level):
+        data = make(single_level=single_level, inference=InferenceConfig(single_level=same))
+        data.trainer.lightning_module.policy = activated
+        words = data.builder.invocation("executor", single_level)
+        assert activated.invocation["executor"] == words
+    assert data.builder.invocation("executor", not single_level) != words
+
+
+# --- samplers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sampler_hears_what_the_tasks_of_its_round_earned(make):
+    data = make(6, tasks_per_round=3, sampler=RewardSampler(), planner_reward=Mastered(), schedule=PlannerOnly())
+    next(data.batches())
+    drawn = Shuffled().draw(6, 0, 0, 0, 3)
+    weights = data.sampler.weights(6)
+    assert data.sampler.state_dict()["seen"].sum() == 3
+    seen = data.sampler.state_dict()["seen"].nonzero().flatten().tolist()
+    assert weights[seen].tolist() == pytest.approx([0.01 if i % 2 == 0 else 0.11 for i in seen])
+    assert len(drawn) == len(seen)
+
+
+def test_without_a_planner_a_sampler_hears_of_the_outputs(make):
+    data = make(2, length=50, sampler=RewardSampler(), single_level=True, turn_reward=Silent())
+    next(data.batches())
+    assert not data.sampler.state_dict()["seen"].any()  # both are too long
+    data = make(2, sampler=RewardSampler(), single_level=True, turn_reward=Silent())
+    next(data.batches())
+    assert data.sampler.state_dict()["mean"].tolist() == [0.25, 0.25]
+
+
+def test_a_sampler_hears_of_the_tasks_of_all_processes(make, monkeypatch):
+    """Of two processes each gathers what its own tasks earned; what comes back is what the sampler is told."""
+    gathered = []
+
+    def gather(values):
+        gathered.append(values)
+        return {**values, 99: [1.0]}
+
+    monkeypatch.setattr(cahl_pl.datamodule, "gather_over_processes", gather)
+    told = []
+    for rank in (0, 1):
+        data = make(8, tasks_per_round=4, planner_reward=Mastered(), schedule=PlannerOnly())
+        data.trainer.global_rank, data.trainer.world_size = rank, 2
+        monkeypatch.setattr(data.sampler, "update", told.append)
+        next(data.batches())
+    drawn = Shuffled().draw(8, 0, 0, 0, 4)
+    assert [sorted(values) for values in gathered] == [sorted(drawn[0::2]), sorted(drawn[1::2])]
+    assert all(values[i] == [float(i % 2 == 0)] * 2 for values in gathered for i in values)
+    assert told == [{**values, 99: [1.0]} for values in gathered]
+
+
+def test_a_state_brings_the_sampler_back(make):
+    def again():
+        options = {"sampler": RewardSampler(), "planner_reward": Mastered(), "schedule": PlannerOnly()}
+        return make(12, tasks_per_round=3, **options)
+
+    data = again()
+    list(data.batches())  # the first of its epochs tells it of the tasks
+    stream = data.batches()
+    next(stream)
+    file = io.BytesIO()
+    torch.save(data.state_dict(), file)
+    rest = contents([*stream, *data.batches(), *data.batches()])
+    for forgetful in (False, True):
+        file.seek(0)
+        state = torch.load(file, weights_only=True)
+        if forgetful:
+            state["sampler"] = RewardSampler().state_dict()
+        resumed = again()
+        resumed.load_state_dict(state)
+        same = contents([*resumed.batches(), *resumed.batches(), *resumed.batches()]) == rest
+        assert same is not forgetful
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        ({"sampler": RewardSampler()}, {}, r"with data\.sampler = RewardSampler, now it is Shuffled"),
+        ({}, {"sampler": RewardSampler()}, r"with data\.sampler = Shuffled, now it is RewardSampler"),
+        ({}, {"single_level": True}, r"with data\.single_level = False, now it is True"),
+        ({"single_level": True}, {}, r"with data\.single_level = True, now it is False"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_of_run_is_refused(make, then, now, message):
+    state = make(5, **then).state_dict()
+    with pytest.raises(ConfigError, match=message):
+        make(5, **now).load_state_dict(state)
+    make(5, **then).load_state_dict(state)
+    testing = make(5, **now)  # only training reads the stream
+    testing.trainer.testing = True
+    testing.load_state_dict(state)
+
+
+def test_a_run_with_a_reward_sampler_resumes_exactly(tiny_model, tmp_path):
+    def run(steps, checkpoint=None):
+        seed_everything(3, verbose=False)
+        learning = OptimizerConfig(lr=1e-2)
+        module = CAHLModule(PolicyConfig(model=str(tiny_model), lora_rank=2), planner=learning, executor=learning)
+        sampling = Sampling(max_new_tokens=6)
+        data = RolloutDataModule(
+            Requests(8),
+            ExecutableEnvironment(lambda state: {}),
+            prompts=PromptConfig(system="", planner="Plan", executor="{subtask}"),
+            planner_reward=Length(),
+            schedule=PlannerOnly(),
+            sampler=RewardSampler(decay=0.1),
+            rollout=RolloutConfig(2, 2, planner=sampling, executor=sampling),
+            tasks_per_round=2,
+        )
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(module, data, ckpt_path=checkpoint)
+        return module.policy.adapter_state(), data, trainer
+
+    whole, data, _ = run(10)  # two epochs and a half
+    _, _, trainer = run(6)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, again, _ = run(10, tmp_path / "last.ckpt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(data.sampler.state_dict()[k], v) for k, v in again.sampler.state_dict().items())
+    assert any((tensor != 0).any() for name, tensor in whole.items() if "lora_B.planner" in name)  # it did learn

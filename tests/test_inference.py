@@ -66,7 +66,9 @@ def spec(name, **types):
 
 
 def task(request="first"):
-    return Task(request, (Message("user", request),), (spec("add", a="integer", b="integer"), spec("double", x="integer")))
+    return Task(
+        request, (Message("user", request),), (spec("add", a="integer", b="integer"), spec("double", x="integer"))
+    )
 
 
 def subtask(tool, words="do it", **parameters):

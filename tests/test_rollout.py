@@ -220,7 +220,13 @@ def test_a_rounds_rewards_are_those_of_its_plans(builder):
 def test_an_episode_without_gold_calls_is_judged_by_its_outcome(builder):
     task = replace(TASK, gold=(), outcome=Outcome((10,)))
     result, _ = run(
-        builder, [task], [[GOOD_PLAN] * 2], [[ADD], [ADD]], [[DOUBLE], [ADD]], planner_group_size=2, executor_group_size=1
+        builder,
+        [task],
+        [[GOOD_PLAN] * 2],
+        [[ADD], [ADD]],
+        [[DOUBLE], [ADD]],
+        planner_group_size=2,
+        executor_group_size=1,
     )
     assert [t.outcome for t in result.trajectories] == [1.0, 0.0]
     result, _ = run(builder, [task], [["no plan"]], planner_group_size=1, executor_group_size=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -225,7 +225,7 @@ def test_toolworlds_gold_turns_extend_one_another_and_read_back(builder):
         examples, turns = single_examples(builder, task), gold_turns(task)
         kinds.add(task.tags["kind"])
         assert examples[0].prompt == builder.single(task)
-        for before, after in zip(examples, examples[1:], strict=False):
+        for before, after in pairwise(examples):
             start = [*before.prompt, *before.completion]
             assert after.prompt[: len(start)] == start
         *made, last = [builder.decode(example.completion) for example in examples]

@@ -25,6 +25,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.quiet import quiet_libraries
 from cahl_pl.resume import fault_of
+from cahl_pl.rewards.base import BaseReward
 from cahl_pl.types import ROLES, Role
 
 
@@ -54,7 +55,8 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     for role in ROLES:
         config: LoraConfig = policy.lm.peft_config[role]
         if policy.config.adapter == "alora":  # what an activated adapter is to PEFT and vLLM
-            config.alora_invocation_tokens = PromptBuilder(policy.tokenizer, data.prompts).invocation(role)
+            builder = PromptBuilder(policy.tokenizer, data.prompts)
+            config.alora_invocation_tokens = builder.invocation(role, data.single_level)
         config.inference_mode = True
     policy.lm.save_pretrained(out, selected_adapters=list(ROLES))
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form
@@ -64,12 +66,15 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
 
 def _card(cli: CAHLCLI, role: Role, checkpoint: Path, command: str) -> str:
     policy, data = cli.model.policy, cli.datamodule
-    reward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
+    reward: BaseReward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
+    if role == "executor" and data.single_level:
+        reward = data.turn_reward
     summary = checkpoint.parent.parent / "summary.json"
     scores = "not measured by the run"
     if summary.is_file():
         values = {k: v for k, v in json.loads(summary.read_text()).items() if k != "details"}
-        scores = "; ".join(f"{k}: {v['before']:.3f} before, {v['after']:.3f} after training" for k, v in values.items())
+        before = {k: "" if v["before"] is None else f"{v['before']:.3f} before, " for k, v in values.items()}
+        scores = "; ".join(f"{k}: {before[k]}{v['after']:.3f} after training" for k, v in values.items())
     return f"""---
 library_name: peft
 base_model: {json.dumps(str(policy.config.model))}

@@ -3,6 +3,7 @@
 from cahl_pl.datasets.base import LoadReport, TaskSource
 from cahl_pl.datasets.jsonl import JsonlDataset
 from cahl_pl.datasets.masking import MaskedNames
+from cahl_pl.datasets.requests import Requests
 from cahl_pl.datasets.rlla import RllaDataset
 from cahl_pl.datasets.rows import DataError
 from cahl_pl.datasets.seal_tools import SealToolsDataset
@@ -12,6 +13,7 @@ __all__ = [
     "JsonlDataset",
     "LoadReport",
     "MaskedNames",
+    "Requests",
     "RllaDataset",
     "SealToolsDataset",
     "TaskSource",

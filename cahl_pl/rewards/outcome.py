@@ -75,7 +75,7 @@ class OutcomeExecutorReward(BaseExecutorReward):
 def outcome_reward(task: Task, steps: Sequence[Step], environment: Environment | None) -> float:
     """R_out in [0, 1]: the share of the checks that hold afterwards, times the share of the calls that served them.
 
-    The checks are the wanted results, each to be met by a call of its own, and the entries of the state that should change;
+    The checks are the wanted results, each to be met by another call, and the entries of the state that should change;
     each entry that changes but should not is a check that fails. A call served if it met a check, was the last to change an
     entry that should change, or if its result is an argument of a later call that served. So neither calling everything
     nor calling twice pays. Where nothing is to be checked, no tool was needed: 1 for an answer in text and no call, else 0.
@@ -88,50 +88,73 @@ def outcome_reward(task: Task, steps: Sequence[Step], environment: Environment |
     Raises:
         ConfigError: the task has no outcome, or the environment does not know its own state.
     """
+    wanted, held, calls = _judge(task, steps, environment)
+    attempts = sum(step.action.answer is None for step in steps)
+    if not wanted:
+        return float(held == 1.0 and not attempts)
+    return held * (sum(call.served for call in calls) / max(1, attempts))
+
+
+def is_fulfilled(task: Task, steps: Sequence[Step], environment: Environment | None) -> bool:
+    """Whether all checks hold, and each call served them or failed without changing anything.
+
+    So a call made in vain is forgiven, but not one that did something else; outputs without a call do not count. Where nothing
+    is to be checked, there has to be an answer in text. For the arguments and errors see `outcome_reward`.
+    """
+    _, held, calls = _judge(task, steps, environment)
+    return held == 1.0 and all(call.served or call.vain for call in calls)
+
+
+def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -> tuple[bool, float, list[_Made]]:
+    """Whether there is anything to check, the share of the checks that hold, and the calls, made again."""
     if task.outcome is None or environment is None:
         raise ConfigError(
             f"task {task.id!r} does not say what its fulfilment can be checked by: outcome rewards need `outcome` in the data"
         )
-    attempts = [step.action for step in steps if step.action.answer is None]
     session = environment.start(task)
     before = _entries(session.state())
     wanted_state = _wanted_state(task.outcome, before, task)
-    if not task.outcome.results and not wanted_state:
-        answered = any(step.action.answer is not None and step.action.well_formed for step in steps)
-        return float(answered and not attempts)
     open_results = [canonical(result) for result in task.outcome.results]
     calls: list[_Made] = []
     last: dict[str, _Made] = {}  # who changed an entry that should change
     state = before
-    for action in attempts:
-        if action.call is None:
+    for call in (step.action.call for step in steps):
+        if call is None:
             continue
-        feedback = session.call(action.call)
+        feedback = session.call(call)
         after = _entries(session.state())
-        made = _Made(action.call, feedback)
+        made = _Made(call, feedback)
+        if feedback.error is not None:
+            made.vain = not any(_differ(state, after, path) for path in state.keys() | after.keys())
         last |= {path: made for path in wanted_state if _differ(state, after, path)}
         calls.append(made)
         state = after
     for made in last.values():
         made.served = True
     # the last of those that give a result, the others led to it or were in vain; first those that changed nothing
+    told = set()
     for made in sorted(reversed(calls), key=lambda made: made.served):
-        if made.key in open_results:
+        if made.key in open_results and (made.call, made.key) not in told:  # the same again tells nothing new
             open_results.remove(made.key)
+            told.add((made.call, made.key))
             made.served = True
     _count_sources(calls)
     spoilt = {path for path in before.keys() | state.keys() if _differ(before, state, path)} - wanted_state.keys()
     held = sum(not _differ(state, wanted_state, path) for path in wanted_state)
-    checks = len(task.outcome.results) + len(wanted_state) + len(spoilt)
+    wanted = len(task.outcome.results) + len(wanted_state)
     met = len(task.outcome.results) - len(open_results) + held
-    return met / checks * (sum(call.served for call in calls) / max(1, len(attempts)))
+    if not wanted:
+        answered = any(step.action.answer is not None and step.action.well_formed for step in steps)
+        return False, float(answered and not spoilt), calls
+    return True, met / (wanted + len(spoilt)), calls
 
 
 class _Made:
-    """A call that was carried out, what it gave, and whether it served."""
+    """A call that was carried out, what it gave, whether it served, and whether it failed without an effect."""
 
     def __init__(self, call: ToolCall, feedback: Feedback) -> None:
         self.served = False
+        self.vain = False
         self.call = canonical([call.name, dict(call.arguments)])
         self.arguments = [canonical(value) for value in call.arguments.values()]
         self.key = "" if feedback.error not in (None, "tool") else canonical(_value(feedback.text))
@@ -168,8 +191,8 @@ def _differ(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> b
 
 
 def _entries(state: Any, prefix: str = "") -> dict[str, Any]:
-    """A state's leaves: path -> value."""
-    if not isinstance(state, Mapping) or not state:
+    """A state's leaves: path -> value. An empty table is none: it would fill with whatever comes first, right or wrong."""
+    if not isinstance(state, Mapping):
         return {prefix: state} if prefix else {}
     return {path: leaf for key, value in state.items() for path, leaf in _entries(value, f"{prefix}/{key}").items()}
 

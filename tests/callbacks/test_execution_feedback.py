@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from cahl_pl.callbacks import ExecutionFeedback
 from cahl_pl.types import (
     Action,
     Feedback,
     GoldCall,
+    Group,
     Message,
     Plan,
     RolloutBatch,
@@ -36,6 +41,27 @@ def episode(*steps, name="task", plan_text="plan"):
 
 def batch(trajectories, role="planner", **kwargs):
     return RolloutBatch(role, [], version=0, trajectories=trajectories, **kwargs)
+
+
+def rewarded(trajectories, *rewards):
+    """A planner's batch with the plans' rewards in groups of two."""
+    ids = torch.tensor([0])
+    groups = [
+        Group(ids, [ids, ids], torch.tensor(pair), {}, torch.zeros(2), torch.zeros(2, dtype=torch.bool), peers)
+        for peers, pair in enumerate(zip(rewards[::2], rewards[1::2], strict=True))
+    ]
+    return RolloutBatch("planner", groups, version=0, trajectories=trajectories)
+
+
+@pytest.fixture
+def written(trainer):
+    """What stands in `trajectories.jsonl`."""
+
+    def read():
+        path = Path(trainer.loggers[0].log_dir) / "trajectories.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")]
+
+    return read
 
 
 def end(callback, trainer, module, *batches):
@@ -105,8 +131,77 @@ def test_samples_are_spread_over_the_round(trainer, module):
     ]
 
 
+def test_best_median_and_worst_plan_are_shown_where_rewards_are_known(trainer, module, written):
+    episodes = [episode(step("clock"), name=f"t{i}") for i in range(6)]
+    end(ExecutionFeedback(), trainer, module, rewarded(episodes, 0.5, 0.25, 1.0, 0.0, 0.75, 0.375))
+    # from best to worst: t2 t4 t0 t5 t1 t3
+    assert [(r["step"], r["id"], r["reward"]) for r in written()] == [(1, "t2", 1.0), (1, "t0", 0.5), (1, "t3", 0.0)]
+    ((_, text),) = trainer.texts()["trajectories"]
+    assert [line[9:11] for line in text.splitlines() if line.startswith("###")] == ["t2", "t0", "t3"]
+
+
+def test_executions_of_a_plan_share_its_reward(trainer, module, written):
+    episodes = [episode(name=f"t{i}") for i in range(4)]
+    end(ExecutionFeedback(num_samples=4), trainer, module, rewarded(episodes, 0.25, 1.0))
+    assert [(r["id"], r["reward"]) for r in written()] == [("t2", 1.0), ("t3", 1.0), ("t0", 0.25), ("t1", 0.25)]
+
+
+@pytest.mark.parametrize("rewards", [(1.0, float("nan")), (1.0, 0.0, 0.5, 0.25)])
+def test_rewards_that_do_not_belong_to_the_episodes_are_none(trainer, module, written, rewards):
+    end(ExecutionFeedback(num_samples=2), trainer, module, rewarded([episode(), episode()], *rewards))
+    assert [r["reward"] for r in written()] == [None, None]
+
+
+def test_an_executors_rewards_are_not_those_of_plans(trainer, module, written):
+    end(ExecutionFeedback(), trainer, module, replace(rewarded([episode(), episode()], 1.0, 0.0), role="executor"))
+    assert [r["reward"] for r in written()] == [None, None]
+
+
+def test_one_sample_is_the_median(trainer, module, written):
+    episodes = [episode(name=f"t{i}") for i in range(4)]
+    end(ExecutionFeedback(num_samples=1), trainer, module, rewarded(episodes, 0.0, 1.0, 0.5, 0.75))
+    assert [r["id"] for r in written()] == ["t2"]
+
+
+def test_the_file_holds_the_record_of_an_episode(trainer, module, written):
+    end(ExecutionFeedback(max_characters=4), trainer, module, batch([episode(step("clock", "tool"), name="t7")]))
+    (line,) = written()
+    (shown,) = line["steps"]
+    assert (line["step"], line["reward"], line["id"], line["success"]) == (1, None, "t7", True)
+    assert (line["request"], line["plan"]) == ("what\n... (12 more characters)", "plan")
+    assert shown["call"] == {"name": "clock", "parameters": {}}
+    assert (shown["output"], shown["feedback"], shown["error"]) == (
+        "outp\n... (2 more characters)",
+        "repl\n... (1 more characters)",
+        "tool",
+    )
+    assert line["gold"] == [{"name": "clock", "parameters": {}}]
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(trainer, module, written):
+    callback = ExecutionFeedback()
+    callback.on_train_start(trainer, module)
+    end(callback, trainer, module, *[batch([episode(name=f"t{i}")]) for i in range(4)])
+    path = Path(trainer.loggers[0].log_dir) / "trajectories.jsonl"
+    with path.open("a") as file:
+        file.write('{"step": 1, "id": "torn')
+    trainer.global_step = 2
+    callback.on_train_start(trainer, module)
+    end(callback, trainer, module, batch([episode(name="again")]))
+    assert [(r["step"], r["id"]) for r in written()] == [(1, "t0"), (2, "t1"), (3, "again")]
+    assert [file.name for file in path.parent.glob("trajectories*")] == ["trajectories.jsonl"]
+
+
+def test_only_the_first_process_writes(trainer, module):
+    trainer.is_global_zero = False
+    callback = ExecutionFeedback()
+    callback.on_train_start(trainer, module)
+    end(callback, trainer, module, batch([episode()]))
+    assert not Path(trainer.loggers[0].log_dir).joinpath("trajectories.jsonl").exists()
+
+
 @pytest.mark.parametrize("hostile", ["\ud800", "\x00", "```\n# out", "`" * 5000, "x" * 10**6, "", "<script>"])
-def test_hostile_text_is_quoted_whatever_it_is(trainer, module, hostile):
+def test_hostile_text_is_quoted_whatever_it_is(trainer, module, written, hostile):
     trajectory = episode(step("clock", text=hostile), plan_text=hostile)
     end(ExecutionFeedback(max_characters=100), trainer, module, batch([trajectory]))
     ((_, text),) = trainer.texts()["trajectories"]
@@ -124,6 +219,8 @@ def test_hostile_text_is_quoted_whatever_it_is(trainer, module, hostile):
             outside.append(line)
     assert fence is None
     assert not [line for line in outside if "# out" in line or "<script>" in line]
+    (line,) = written()
+    assert line["plan"][:100] == hostile.replace("\ud800", "?")[:100]
 
 
 def test_cut_text_says_how_much_is_missing(trainer, module):
@@ -131,9 +228,11 @@ def test_cut_text_says_how_much_is_missing(trainer, module):
     assert "p" * 10 + "\n... (15 more characters)\n```" in trainer.texts()["trajectories"][0][1]
 
 
-def test_logger_without_text_gets_the_numbers(module):
+def test_logger_without_text_gets_the_numbers(module, tmp_path):
     written = []
-    logger = SimpleNamespace(log_metrics=lambda values, step: written.append((step, values["task/success"])))
+    logger = SimpleNamespace(
+        log_dir=tmp_path, log_metrics=lambda values, step: written.append((step, values["task/success"]))
+    )
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, loggers=[logger])
     end(ExecutionFeedback(), trainer, module, batch([episode(step("clock"))]))
     assert written == [(1, 1.0)]
@@ -142,6 +241,7 @@ def test_logger_without_text_gets_the_numbers(module):
 def test_no_samples_no_text(trainer, module):
     end(ExecutionFeedback(num_samples=0), trainer, module, batch([episode(step("clock"))]))
     assert trainer.texts() == {}
+    assert not Path(trainer.loggers[0].log_dir).joinpath("trajectories.jsonl").exists()
 
 
 @pytest.mark.parametrize("kwargs", [{"every_n_rounds": 0}, {"num_samples": -1}, {"max_characters": 0}])

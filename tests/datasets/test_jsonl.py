@@ -320,11 +320,17 @@ def test_the_parts_of_an_outcome_may_be_left_out() -> None:
     [
         (untraced(), "the field 'gold' is missing"),
         (untraced(outcome=None), "the field 'gold' is missing"),
-        (untraced(outcome={"result": [5]}), "the field 'outcome' has no part 'result'; its parts are results and state"),
+        (
+            untraced(outcome={"result": [5]}),
+            "the field 'outcome' has no part 'result'; its parts are results and state",
+        ),
         (untraced(outcome=[5]), "the field 'outcome' must be a dict"),
         (untraced(outcome={"results": 5}), "the field 'results' must be a list"),
         (untraced(outcome={"state": [1]}), "the field 'state' must be a dict"),
-        (row(outcome={"results": [5]}, gold=[{"name": "add"}]), "the field 'gold', call 1: the field 'arguments' is mi"),
+        (
+            row(outcome={"results": [5]}, gold=[{"name": "add"}]),
+            "the field 'gold', call 1: the field 'arguments' is mi",
+        ),
     ],
 )
 def test_a_malformed_outcome_is_named(broken: dict[str, Any], message: str, tmp_path: Path) -> None:

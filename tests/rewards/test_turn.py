@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cahl_pl import rewards
-from cahl_pl.benchmarks.api_bank import APIBank
-from cahl_pl.datasets import RllaDataset
+from cahl_pl.datasets import JsonlDataset, RllaDataset
+from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.parsing import format_answer, format_call, format_turn, parse_turn
 from cahl_pl.rewards import ToolN1Reward, ToolRLReward, TurnReward
 from cahl_pl.rewards.turn import COMPONENTS, agreement, is_same
@@ -237,18 +238,16 @@ def test_calls_are_matched_best_and_each_once(parallel):
 # The gold earns the maximum.
 
 
+@cache
 def every_reward():
-    """Each recipe's reward, in the forms and at the rounds at which they differ, with whether it wants a thought."""
-    for name, rounds in (("tool_zero", (0, 10, 30)), ("toolsample", (0, 5, 15, 25)), ("tool_n1", (0,)), ("toolrl", (0,))):
-        for index in rounds:
-            yield at_round(recipe(name), index), ""
-    yield ToolN1Reward(), "<think>hm</think>"
-    yield TurnReward(), "<think>hm</think>"
-    yield ToolRLReward(), "<think>hm</think>"
-    for scale, index in (("max1", 0), ("two_stage", 29), ("two_stage", 30), ("smooth", 75)):
-        yield at_round(ToolRLReward(scale, thinking=False), index), ""
-    for granularity in ("refined", "intermediate", "coarse"):
-        yield ToolRLReward(granularity=granularity, thinking=False), ""
+    """Each recipe's reward, in the forms and at the rounds at which they differ, with the thought that it wants."""
+    staged = {"tool_zero": (0, 10, 30), "toolsample": (0, 5, 15, 25), "tool_n1": (0,), "toolrl": (0,)}
+    scales = (("max1", 0), ("two_stage", 29), ("two_stage", 30), ("smooth", 75))
+    thinking = [(reward, "<think>hm</think>") for reward in (ToolN1Reward(), TurnReward(), ToolRLReward())]
+    others = [at_round(recipe(name), index) for name, rounds in staged.items() for index in rounds]
+    others += [at_round(ToolRLReward(scale, thinking=False), index) for scale, index in scales]
+    others += [ToolRLReward(granularity=some, thinking=False) for some in ("refined", "intermediate", "coarse")]
+    return [*thinking, *((reward, "") for reward in others)]
 
 
 def check_gold(task):
@@ -282,11 +281,14 @@ def test_the_gold_of_real_rows_earns_the_maximum(data_dir):
         check_gold(rows[index])
 
 
-def test_the_gold_of_api_bank_earns_the_maximum(data_dir):
-    bank = APIBank(data_dir / "apibank")
-    assert len(bank.ids) == 597
-    for index in range(0, len(bank.ids), 3):
-        check_gold(bank.task(index))
+@pytest.mark.parametrize(("level", "count"), [(1, 399), (2, 67), (3, 131)])
+def test_the_gold_of_api_bank_earns_the_maximum(data_dir, tmp_path, level, count):
+    source = data_dir / "apibank" / f"level-{level}-api_processed.json"
+    convert(read_source("api-bank", source), source.name, tmp_path / "tasks.jsonl")
+    tasks = JsonlDataset(tmp_path / "tasks.jsonl", strict=True)
+    assert len(tasks) == count
+    for index in range(0, count, 2):
+        check_gold(tasks[index])
 
 
 # Degenerate policies, each against the honest one.
@@ -323,7 +325,7 @@ DEGENERATE = {
     "nothing": lambda task: "",
     "only a thought that holds the call": lambda task: f"<think>{W}</think>",
     "a thought that holds the call, then an answer": lambda task: f"<think>{W}</think>{ANSWER}",
-    "all words as arguments": lambda task: weather(**{"city": "Talomi", "days": 3}, **{w: w for w in words(task)}),
+    "all words as arguments": lambda task: weather(**{w: w for w in words(task)} | {"city": "Talomi", "days": 3}),
     "no arguments": lambda task: weather(),
     "another tool, right values": lambda task: format_call(ToolCall("get_news", {"city": "Talomi", "days": 3})),
 }
@@ -334,9 +336,6 @@ def test_degenerate_outputs_do_not_pay(make, parallel):
     gold = parallel.gold[:1]
     for reward, thought in every_reward():
         honest, given = (score(reward, thought + text, gold, parallel) for text in (W, make(parallel)))
-        # While only the tools' names are paid (ToolSample's first rounds), right arguments are not yet asked for.
-        if isinstance(reward, TurnReward) and not reward.weights["parameters"] and make is DEGENERATE["no arguments"]:
-            continue
         assert given < honest - 0.05, (reward, given, honest)
 
 
