@@ -22,6 +22,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.inference import InferenceConfig, ReplanningRollout, VotingRollout
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
+from cahl_pl.resharding import reshard
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
@@ -202,15 +203,19 @@ class RolloutDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, RolloutBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: epoch, round, the rest of the current round, and the generator.
+        """Where the stream stands: epoch, round, and of each process the rest of the current round and its generator.
 
-        While a round is being sampled, that is where it began: a resumed run samples it again, the same.
+        While a round is being sampled, that is where it began: a resumed run samples it again, the same. All processes
+        have to ask for it together.
         """
+        own = {
+            "pending": [batch.state() for batch in self.pending],
+            "generator": self._generator_before if self.sampling else self.generator.get_state(),
+        }
         return {
             "epoch": self.epoch,
             "round": self.round,
-            "pending": [batch.state() for batch in self.pending],
-            "generator": self._generator_before if self.sampling else self.generator.get_state(),
+            "processes": gather_over_processes(own),
             "sampler": self.sampler.state_dict(),
             "shape": self._shape(),
         }
@@ -219,10 +224,13 @@ class RolloutDataModule(LightningDataModule):
         """Continue where `state_dict` was taken; nothing to do but in training, which alone reads the stream.
 
         Raises:
-            ConfigError: the stream is cut in another way now, so that the position would mean something else.
+            ConfigError: the stream is cut in another way now, so that the position would mean something else; or the
+                checkpoint is of an earlier version.
         """
         if any(getattr(self.trainer, stage, False) for stage in ("testing", "validating", "predicting")):
             return
+        if "processes" not in state_dict:
+            raise ConfigError("the checkpoint is of an earlier version of cahl_pl, which cannot go on: start a new run")
         for name, now in self._shape().items():
             then = state_dict["shape"][name]
             if then != now:
@@ -231,8 +239,13 @@ class RolloutDataModule(LightningDataModule):
                     "would mean something else: resume with the old value, or start a new run"
                 )
         self.epoch, self.round = state_dict["epoch"], state_dict["round"]
-        self.pending = [RolloutBatch.from_state(state) for state in state_dict["pending"]]
-        self.generator.set_state(state_dict["generator"])
+        processes, rank, world_size = state_dict["processes"], self._attached.global_rank, self._attached.world_size
+        pending = [[RolloutBatch.from_state(state) for state in one["pending"]] for one in processes]
+        self.pending = reshard(pending, rank, world_size)
+        if rank < len(processes):
+            self.generator.set_state(processes[rank]["generator"])
+        else:  # a process that was not there before: a stream of its own, that no other one has had
+            self.generator.manual_seed(self.seed + 1_000_003 * (self.epoch * self.rounds_per_epoch + self.round) + rank)
         self.sampler.load_state_dict(state_dict["sampler"])
 
     def _shape(self) -> dict[str, Any]:
@@ -337,7 +350,7 @@ class RolloutDataModule(LightningDataModule):
             parts.executor_reward.start_round(index)
             result = parts.run(self.policy, self.builder, tasks, self.generator)
         earned = {i: result.rewards[t.id] for i, t in zip(self._drawn, tasks, strict=True) if t.id in result.rewards}
-        self.sampler.update(gather_over_processes(earned))
+        self.sampler.update({i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()})
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
         metrics = result.metrics | round_metrics(result)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import nn
+
+T = TypeVar("T")
 
 
 class AdapterDDPStrategy(DDPStrategy):
@@ -43,10 +47,10 @@ def sum_over_processes(values: list[float]) -> list[float]:
     return list(tensor.tolist())
 
 
-def gather_over_processes(values: dict[int, list[float]]) -> dict[int, list[float]]:
-    """The entries of all processes, which have no key in common."""
+def gather_over_processes(value: T) -> list[T]:
+    """What each process has, in the order of their ranks; a value of plain containers and tensors on the CPU."""
     if not (dist.is_available() and dist.is_initialized()):
-        return values
-    gathered: list[dict[int, list[float]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(gathered, values)
-    return {key: rewards for part in gathered for key, rewards in part.items()}
+        return [value]
+    gathered: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
