@@ -106,6 +106,9 @@ class RolloutDataModule(LightningDataModule):
                 "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1 and "
                 "warm_start_rounds at least 0"
             )
+        alone = single_level if inference.single_level is None else inference.single_level
+        if alone and (inference.plans > 1 or inference.replans):
+            raise ValueError("data.inference has plans or replans, but episodes without a planner have no plan: leave them out")
         self.train_tasks = train
         self.validation_tasks = validation if isinstance(validation, TaskSource) else None
         self.validation_benchmark = validation if isinstance(validation, Benchmark) else None
@@ -317,7 +320,9 @@ class RolloutDataModule(LightningDataModule):
                     raise self.interruption
                 self._generator_before = self.generator.get_state()
                 self.sampling = True
-                batches = self._sample_round()
+                batches, earned = self._sample_round()
+                # all at once: a checkpoint holds the state from before the round, or from after it
+                self.sampler.update(earned)
                 self.sampling, self.pending, self.round = False, batches, self.round + 1
             batch = self.pending.pop(0)
             last = not self.pending and self.round == self.rounds_per_epoch
@@ -325,7 +330,8 @@ class RolloutDataModule(LightningDataModule):
                 self.epoch, self.round = self.epoch + 1, 0
             yield batch
 
-    def _sample_round(self) -> list[RolloutBatch]:
+    def _sample_round(self) -> tuple[list[RolloutBatch], dict[int, list[float]]]:
+        """The round's batches, and what its samples earned, by task index."""
         index = self.epoch * self.rounds_per_epoch + self.round
         steps = self._steps(index)
         tasks = self._tasks_of_round()
@@ -338,7 +344,7 @@ class RolloutDataModule(LightningDataModule):
             return [
                 RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
                 for i, role in enumerate(steps)
-            ]
+            ], {}
         self.policy.prefixes.forget()  # other tasks
         parts = self.rollout
         if self.single_level:
@@ -350,7 +356,7 @@ class RolloutDataModule(LightningDataModule):
             parts.executor_reward.start_round(index)
             result = parts.run(self.policy, self.builder, tasks, self.generator)
         earned = {i: result.rewards[t.id] for i, t in zip(self._drawn, tasks, strict=True) if t.id in result.rewards}
-        self.sampler.update({i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()})
+        earned = {i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()}
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
         metrics = result.metrics | round_metrics(result)
@@ -367,7 +373,7 @@ class RolloutDataModule(LightningDataModule):
                 temperature=temperature[role],
             )
             for i, role in enumerate(steps)
-        ]
+        ], earned
 
     def _tasks_of_round(self) -> list[Task]:
         drawn = self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)

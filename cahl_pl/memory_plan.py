@@ -186,19 +186,25 @@ def saved_bytes(shape: ModelShape, settings: Settings) -> int:
     return norms + attention + mlp + inputs + _FLOAT32 * shape.rank * shape.adapted
 
 
-def forward_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes a token that a decoder layer takes at its worst while it runs without gradient, attention masks apart.
+def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes a token that a decoder layer takes at its worst in the MLP, run without gradient.
 
-    In the MLP: the embeddings, the layer's input, the residual and the normed input; the activation of the gate; and of
-    the up projection the base's output, and the adapter's in float32, before and after scaling. A bfloat16 input is also
-    there in float32. In the attention: the first three and the normed input; queries, keys and values, these repeated
-    too, and the output.
+    The embeddings, the layer's input, the residual and the normed input; the activation of the gate; and of the up
+    projection the base's output, and the adapter's in float32, before and after scaling. A bfloat16 input is also there
+    in float32.
     """
-    h, i, q, e = shape.hidden, shape.intermediate, shape.query, settings.dtype_bytes
+    h, i, e = shape.hidden, shape.intermediate, settings.dtype_bytes
     copy = 0 if e == _FLOAT32 else _FLOAT32 * h
-    mlp = 4 * e * h + copy + e * i + (e + 2 * _FLOAT32) * i
-    attention = 3 * e * h + 4 * e * q + 2 * e * shape.kv_heads * shape.head_dim
-    return max(mlp, attention)
+    return 4 * e * h + copy + e * i + (e + 2 * _FLOAT32) * i
+
+
+def attention_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes a token that a decoder layer takes in the attention, run without gradient, masks apart.
+
+    The embeddings, the layer's input and the normed input; queries, keys and values, these repeated too, and the output.
+    """
+    e = settings.dtype_bytes
+    return 3 * e * shape.hidden + 4 * e * shape.query + 2 * e * shape.kv_heads * shape.head_dim
 
 
 def backward_bytes(shape: ModelShape, settings: Settings) -> int:
@@ -214,26 +220,28 @@ def backward_bytes(shape: ModelShape, settings: Settings) -> int:
     return max(forward, 2 * e * (i + h))
 
 
-def mask_bytes(shape: ModelShape, settings: Settings, tokens: int, seen: int, layers: int) -> int:
+def mask_bytes(
+    shape: ModelShape, settings: Settings, tokens: int, seen: int, layers: int = 0, attending: bool = False
+) -> int:
     """Bytes of the attention masks [rows, 1, tokens, seen], and of the scores where a kernel does not keep them to itself.
+
+    `sdpa` shares a boolean mask; in each layer it makes a float one of it, which the backward pass needs, and before
+    that its negation. `eager` shares a float mask; each layer keeps the weights of all heads, in float32 and in the
+    dtype, and makes three copies of the scores.
 
     Args:
         shape: of the model.
         settings: of the run.
         tokens: padded tokens of all rows.
         seen: columns, the tokens that one may see.
-        layers: layers that keep theirs: 0 without gradient.
-
-    Returns:
-        `sdpa`: the boolean mask, shared; in each layer its float form, which the backward pass needs, and its negation
-        for a moment. `eager`: the float mask, shared; in each layer the weights of all heads, in float32 and in the
-        dtype; for a moment three copies of the scores.
+        layers: layers that keep theirs for the backward pass.
+        attending: whether a layer is computing its attention.
     """
     places, e = tokens * seen, settings.dtype_bytes
     if settings.attention == "sdpa":
-        return places * (1 + e * max(layers, 1) + 1)
+        return places * (1 + e * layers + (e + 1) * attending)
     kept = _FLOAT32 + (0 if e == _FLOAT32 else e)
-    return places * (1 + e + shape.heads * (kept * layers + 3 * e + _FLOAT32))
+    return places * (1 + e + shape.heads * (kept * layers + (3 * e + _FLOAT32) * attending))
 
 
 def score_logits_bytes(shape: ModelShape, tokens: int) -> int:
@@ -293,7 +301,7 @@ def _parts(
 def sampling_moments(
     shape: ModelShape, settings: Settings, role: Role, prompt_tokens: int | None = None
 ) -> list[dict[str, int]]:
-    """Three moments of sampling that may be the worst: prompts are read, laid out, and continued.
+    """Four moments of sampling that may be the worst: prompts are read (attention, MLP), laid out, and continued.
 
     Args:
         shape: of the model.
@@ -312,12 +320,14 @@ def sampling_moments(
     dequantised = dequantised_bytes(shape, settings)
     kept = _prefix_tokens(settings, role, length)
     # all layers' keys and values are there when the last layer runs; these prompts are kept only then
-    read = _parts(
-        tokens * (forward_bytes(shape, settings) + 2 * e * shape.head_dim),  # with cosines and sines of the positions
-        mask_bytes(shape, settings, tokens, length, 0),
-        cache=tokens * token,
-        prefixes=token * min(settings.prefix_cache_tokens, kept - tokens),
-        dequantised=dequantised,
+    before = token * min(settings.prefix_cache_tokens, kept - tokens)
+    places = 2 * e * shape.head_dim  # cosines and sines of the positions
+    attend, read = (
+        _parts(tokens * (width + places), masks, cache=tokens * token, prefixes=before, dequantised=dequantised)
+        for width, masks in (
+            (attention_bytes(shape, settings), mask_bytes(shape, settings, tokens, length, attending=True)),
+            (mlp_bytes(shape, settings), mask_bytes(shape, settings, tokens, length)),
+        )
     )
     prefixes = token * min(settings.prefix_cache_tokens, kept)
     # the packed keys and values, and the buffers that they are copied to
@@ -325,15 +335,15 @@ def sampling_moments(
     # for several new tokens at once, keys and values are repeated for all query heads, a layer at a time
     repeated = shape.heads > shape.kv_heads and (samples > 1 or settings.attention == "eager")
     continued = _parts(
-        count * final * 2 * e * shape.query * repeated + count * samples * forward_bytes(shape, settings),
-        count * samples * final + mask_bytes(shape, settings, count * samples, final, 0),
+        count * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
+        count * samples * final + mask_bytes(shape, settings, count * samples, final, attending=True),
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
         5 * _FLOAT32 * count * samples * shape.vocabulary,
         count * final * token,
         prefixes,
         dequantised,
     )
-    return [read, laid_out, continued]
+    return [attend, read, laid_out, continued]
 
 
 def _prefix_tokens(settings: Settings, role: Role, length: int) -> int:
@@ -379,11 +389,12 @@ def update_moments(
     if alora:
         kept = _prefix_tokens(settings, list(settings.prompts)[-1], settings.max_prompt_tokens)
         prefixes = kv_bytes(shape, settings) * min(settings.prefix_cache_tokens, kept)
-    masks = mask_bytes(shape, settings, tokens, row, alive)
+    # sdpa's backward pass makes no further masks
+    masks = mask_bytes(shape, settings, tokens, row, alive, attending=settings.attention == "eager")
     return [
         _parts(
             ends + chosen + tokens * (inputs + (0 if settings.checkpoints else layers * saved)),
-            tokens * row if settings.checkpoints else masks,
+            mask_bytes(shape, settings, tokens, row, 0 if settings.checkpoints else layers),
             score_logits_bytes(shape, predicted),
             cache,
             prefixes,

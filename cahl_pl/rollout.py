@@ -309,7 +309,8 @@ def make_group(
         logprobs=[c.logprobs for c in completions],
         rewards=torch.tensor(totals, dtype=torch.float32),
         components={
-            tag: torch.tensor([nan if c[tag] is None else c[tag] for c in components]) for tag in components[0]
+            tag: torch.tensor([nan if c[tag] is None else c[tag] for c in components], dtype=torch.float32)
+            for tag in components[0]
         },
         advantages=torch.zeros(len(completions)),
         truncated=torch.tensor([not c.ended for c in completions]),

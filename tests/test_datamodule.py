@@ -304,7 +304,6 @@ def test_steps_of_a_planner_that_is_not_there_are_refused(make, schedule):
         (True, InferenceConfig(), ["executor"] * 2),
         (True, InferenceConfig(single_level=False), ["planner"]),
         (False, InferenceConfig(plans=3), ["planner"] * 3),
-        (True, InferenceConfig(plans=3), ["executor"] * 2),
     ],
 )
 def test_how_episodes_are_made_at_test_time(make, trained_without, inference, roles):
@@ -323,6 +322,29 @@ def test_how_episodes_are_made_at_test_time(make, trained_without, inference, ro
     assert engine.requests[0][2] == [prompt(task) for task in tasks]
     assert all((t.plan == Plan()) == (roles[0] == "executor") for t in trajectories)
     assert data.evaluated_tokens == 3 * 3 * len(roles)
+
+
+@pytest.mark.parametrize("choice", [{"plans": 3}, {"replans": 1}])
+def test_plans_of_no_planner_are_refused(make, choice):
+    with pytest.raises(ValueError, match=r"^data\.inference has plans or replans, but episodes without a planner"):
+        make(single_level=True, inference=InferenceConfig(**choice))
+    with pytest.raises(ValueError, match=r"^data\.inference has plans or replans"):
+        make(inference=InferenceConfig(single_level=True, **choice))
+    make(single_level=True, inference=InferenceConfig(single_level=False, **choice))
+
+
+def test_a_stop_while_sampling_saves_the_sampler_as_it_was(make, monkeypatch):
+    data = make(4, sampler=RewardSampler())
+
+    def stopped(result):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cahl_pl.datamodule.round_metrics", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        next(data.batches())
+    state = data.state_dict()
+    assert state["round"] == 0
+    assert not state["sampler"]["seen"].any()
 
 
 def test_a_model_trained_with_a_planner_is_tested_without_one_and_trains_on(make):
@@ -380,7 +402,7 @@ def test_a_sampler_hears_of_the_tasks_of_all_processes(make, monkeypatch):
 
     def gather(values):
         gathered.append(values)
-        return {**values, 99: [1.0]}
+        return [values, {99: [1.0]}]
 
     monkeypatch.setattr(cahl_pl.datamodule, "gather_over_processes", gather)
     told = []
