@@ -168,10 +168,11 @@ def test_without_a_failure_nobody_is_asked_again(run):
     assert (len(engine.read), is_success(episode)) == (1, True)
 
 
-def test_an_output_without_a_call_is_no_reason_to_ask_again(run):
-    (episode,), engine, *_ = run([plan(ToolCall("mumble", {}), FIND)], 2)
+@pytest.mark.parametrize("rest", [(), (FIND,)])
+def test_an_output_without_a_call_is_no_reason_to_ask_again(run, rest):
+    (episode,), engine, *_ = run([plan(ToolCall("mumble", {}), *rest)], 2)
     assert len(engine.read) == 1
-    assert made(episode) == [(None, "parse"), (FIND, None)]
+    assert made(episode) == [(None, "parse"), *((call, None) for call in rest)]
 
 
 def test_a_further_plan_that_cannot_be_read_ends_the_episode(run):

@@ -11,7 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from cahl_pl.callbacks import FourBitMemory
-from cahl_pl.callbacks.memory import GIB, weights_gib
+from cahl_pl.callbacks.memory import weights_gib
+from cahl_pl.engines import TransformersEngine
+from cahl_pl.errors import ConfigError
+from cahl_pl.memory_plan import GIB
+from cahl_pl.policy import PolicyConfig
+from cahl_pl.rollout import RolloutConfig
 
 
 def policy(quantization=None, lm=None):
@@ -132,6 +137,55 @@ def test_no_warning_within_the_budget(trainer, module):
 def test_bad_budget_is_named():
     with pytest.raises(ValueError, match=r"FourBitMemory\.budget_gib is 0: give more than 0"):
         FourBitMemory(budget_gib=0)
+
+
+@pytest.fixture
+def run(tiny_model):
+    """A run before anything is loaded: its trainer and its module."""
+    data = SimpleNamespace(
+        rollout=SimpleNamespace(engine=TransformersEngine(), config=RolloutConfig()),
+        tasks_per_round=64,
+        single_level=False,
+        validation_tasks=None,
+        validation_benchmark=None,
+        test_tasks={},
+        eval_batch_size=8,
+    )
+    trainer = SimpleNamespace(
+        datamodule=data, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu")), loggers=[]
+    )
+    base = SimpleNamespace(config=PolicyConfig(model=str(tiny_model), quantization="none"), lm=None)
+    return trainer, SimpleNamespace(policy=base, max_tokens_per_micro_batch=16384)
+
+
+def test_stops_a_run_that_cannot_fit_with_the_change_that_would_help(run):
+    sentence = (
+        r"^this run may take .* GiB on a device \(sample \w+\), but has 4\.0: add --data\.engine .*batch_size \d+;"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        FourBitMemory(budget_gib=4).setup(*run, "fit")
+    with pytest.raises(ConfigError, match=r"has 0\.1: no change of settings known here would help"):
+        FourBitMemory(budget_gib=0.1).setup(*run, "fit")
+
+
+def test_does_not_stop_what_fits_or_what_it_is_told_to_let_run(run):
+    trainer, module = run
+    FourBitMemory(budget_gib=1000).setup(trainer, module, "fit")
+    FourBitMemory(budget_gib=0.1, stop=False).setup(trainer, module, "fit")
+    FourBitMemory(budget_gib=0.1).setup(trainer, module, "test")  # nothing is trained
+    FourBitMemory().setup(trainer, module, "fit")  # no budget, and no CUDA device whose memory would be one
+    module.policy.config.model = "/no/such/model"  # loading it will say so
+    FourBitMemory(budget_gib=0.1).setup(trainer, module, "fit")
+    trainer.datamodule.rollout.engine = object()  # what another engine takes is not known
+    FourBitMemory(budget_gib=0.1).setup(trainer, module, "fit")
+
+
+def test_on_cuda_the_devices_memory_is_the_budget(run, monkeypatch):
+    trainer, module = run
+    trainer.strategy.root_device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2 * GIB))
+    with pytest.raises(ConfigError, match=r"has 2\.0"):
+        FourBitMemory().setup(trainer, module, "fit")
 
 
 @pytest.mark.gpu

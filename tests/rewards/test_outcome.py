@@ -10,7 +10,7 @@ from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_answer, format_call, format_plan, parse_action, parse_plan
 from cahl_pl.rewards import OutcomeExecutorReward, OutcomePlannerReward, Target
-from cahl_pl.rewards.outcome import outcome_reward
+from cahl_pl.rewards.outcome import is_fulfilled, outcome_reward
 from cahl_pl.toolworld.dataset import ToolWorld
 from cahl_pl.types import GoldCall, Message, Outcome, Plan, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
 
@@ -218,6 +218,27 @@ def test_results_alone_need_no_state():
     assert outcome_reward(task, steps_of(price("Bonn", "Oslo")), RecordedEnvironment()) == 1
 
 
+@pytest.mark.parametrize(
+    ("task", "texts", "expected"),
+    [
+        (PRICE, [city("Ann"), price("Bonn", "Oslo")], True),
+        (PRICE, [city("Eve"), price("Bonn", "Eve"), city("Ann"), price("Bonn", "Oslo")], True),  # failed without effect
+        (PRICE, [BROKEN, price("Bonn", "Oslo"), ANSWER], True),
+        (PRICE, [city("Cid"), price("Bonn", "Oslo")], False),  # succeeded, and served nothing
+        (TWO, [city("Ann")], False),
+        (HALL, [light("hall", 200), light("hall", 50)], True),
+        (HALL, [light("hall", 60), light("hall", 50)], False),
+        (HALL, [light("hall", 50), light("porch", 50)], False),
+        (NONE, [ANSWER], True),
+        (NONE, [city("Eve"), ANSWER], True),
+        (NONE, [city("Ann"), ANSWER], False),
+        (NONE, [city("Eve")], False),
+    ],
+)
+def test_fulfilled(task, texts, expected):
+    assert is_fulfilled(task, steps_of(*texts), ENVIRONMENT) is expected
+
+
 # The two rewards.
 
 
@@ -395,6 +416,9 @@ def test_a_look_up_whose_result_is_an_argument_elsewhere():
     assert score(want(30), price("Rome", "Oslo")) == 1
     # Two look-ups of one value: only one of them can have led there.
     assert score(PRICE, city("Ann"), city("Bob"), price("Bonn", "Oslo")) == pytest.approx(2 / 3)
+    # "done" is an argument later, and a call that served gave it: no second one did.
+    done = [light("hall", 50), light("porch", 20), call("add_event", event="done")]
+    assert score(want(light={"hall": 50}, events={"done": True}), *done) == pytest.approx(2 / 3)
     # A result that only a call in vain takes up leads nowhere.
     assert score(ONE, city("Ann"), city("Cid"), price("Bonn", "Rome")) == pytest.approx(1 / 3)
     # Nor does one that is taken up by a call which was undone later.

@@ -23,7 +23,7 @@ MESSAGE_NAMES = ("message", "content", "body")
 def text(state: State, to: Person, message: Message) -> Status:
     """Send a text to a person."""
     lookup(state, "phone", to, PHONE)
-    return "sent"
+    return _sent(state, "text", to, message)
 
 
 @tool(
@@ -40,7 +40,7 @@ def text(state: State, to: Person, message: Message) -> Status:
 def letter(state: State, to: Person, message: Message) -> Status:
     """Send a letter to a person."""
     lookup(state, "address", to, ADDRESS)
-    return "sent"
+    return _sent(state, "letter", to, message)
 
 
 @tool(
@@ -57,7 +57,7 @@ def letter(state: State, to: Person, message: Message) -> Status:
 def note(state: State, to: Person, message: Message) -> Status:
     """Leave a note on a person's desk."""
     lookup(state, "desk", to, PLACE)
-    return "sent"
+    return _sent(state, "note", to, message)
 
 
 @tool(
@@ -74,7 +74,7 @@ def note(state: State, to: Person, message: Message) -> Status:
 def page(state: State, to: Person, message: Message) -> Status:
     """Send words to a person's pager."""
     lookup(state, "pager", to, NICKNAME)
-    return "sent"
+    return _sent(state, "page", to, message)
 
 
 @tool(
@@ -92,7 +92,7 @@ def page(state: State, to: Person, message: Message) -> Status:
 def fax(state: State, to: Person, message: Message) -> Status:
     """Send a fax to a person."""
     lookup(state, "fax", to, PHONE)
-    return "sent"
+    return _sent(state, "fax", to, message)
 
 
 @tool(
@@ -110,4 +110,10 @@ def fax(state: State, to: Person, message: Message) -> Status:
 def postcard(state: State, to: Person, message: Message) -> Status:
     """Send a postcard to a person."""
     lookup(state, "address", to, ADDRESS)
+    return _sent(state, "postcard", to, message)
+
+
+def _sent(state: State, kind: str, to: str, message: str) -> Status:
+    """Leave a trace of what was sent, by which it can be checked."""
+    state.setdefault("sent", {})[f"{kind} to {to}"] = message
     return "sent"

@@ -1,0 +1,390 @@
+"""Bytes computed by hand for small shapes, and the plan against every tensor that a small model really holds."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cahl_pl.callbacks.memory import weights_gib
+from cahl_pl.engines import TransformersEngine
+from cahl_pl.engines.base import Sampling
+from cahl_pl.errors import ConfigError
+from cahl_pl.logprobs import micro_batches, score
+from cahl_pl.memory_plan import (
+    CONTEXT,
+    FRAGMENTATION,
+    GIB,
+    ModelShape,
+    Settings,
+    attention_bytes,
+    backward_bytes,
+    base_bytes,
+    dequantised_bytes,
+    kv_bytes,
+    largest_micro_batch,
+    made_to_fit,
+    mask_bytes,
+    mlp_bytes,
+    nf4_bytes,
+    overrides,
+    peak,
+    sampling_moments,
+    saved_bytes,
+    score_logits_bytes,
+    settings_of,
+    shape_of,
+    stages,
+    update_moments,
+)
+from cahl_pl.policy import PolicyConfig, PolicyError
+from cahl_pl.rollout import RolloutConfig
+from cahl_pl.types import Group
+
+SHAPE = ModelShape(
+    hidden=8,
+    intermediate=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=2,
+    vocabulary=100,
+    linear=(64, 256, 128),
+    others=1000,
+    adapter=50,
+    adapted_inputs=80,  # 6 of 8, one of 32
+    adapted=7,
+    rank=4,
+)
+SETTINGS = Settings(
+    quantization="none",
+    dtype_bytes=4,
+    gradient_checkpointing=False,
+    adapter="lora",
+    attention="sdpa",
+    max_tokens_per_micro_batch=100,
+    prefix_cache_tokens=0,
+    batch_size=8,
+    max_prompt_tokens=20,
+    samples={"planner": 2, "executor": 4},
+    new_tokens={"planner": 10, "executor": 5},
+    prompts={"planner": 6, "executor": 12},
+)
+HALF = replace(SETTINGS, dtype_bytes=2)
+
+
+def qwen2_7b(folder):
+    """The shape of Qwen2.5-7B-Instruct: a folder with nothing but config.json."""
+    from transformers import Qwen2Config
+
+    Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_weights():
+    assert nf4_bytes(64 * 32) == 1024 + 32 + 4 + 4 + 64 + 1024  # packed, scales, their scale, offset, two tables
+    assert nf4_bytes(64 * 257) == 64 * 257 // 2 + 257 + 8 + 4 + 64 + 1024  # a second block of scales
+    assert base_bytes(SHAPE, HALF) == 2 * 1448
+    assert base_bytes(SHAPE, replace(HALF, quantization="nf4")) == 2 * 1000 + sum(map(nf4_bytes, (64, 256, 128)))
+    assert dequantised_bytes(SHAPE, HALF) == 0
+    assert dequantised_bytes(SHAPE, replace(HALF, quantization="nf4")) == 256 * 2 + 2 * 4 * 4
+
+
+def test_a_token():
+    assert kv_bytes(SHAPE, HALF) == 2 * 2 * 2 * 2 * 2
+    # norms, attention (q, k, v, output; a number a head), gate, activation and up, float32 copies, A's output
+    assert saved_bytes(SHAPE, HALF) == 2 * 4 * 9 + (4 * 2 * 8 + 4 * 4) + 3 * 2 * 32 + 4 * 80 + 4 * 4 * 7
+    assert saved_bytes(SHAPE, SETTINGS) == 2 * 4 * 9 + (4 * 4 * 8 + 4 * 4) + 3 * 4 * 32 + 4 * (2 * 8 + 32) + 4 * 4 * 7
+    assert mlp_bytes(SHAPE, HALF) == 4 * 2 * 8 + 4 * 8 + 2 * 32 + (2 + 8) * 32
+    assert mlp_bytes(SHAPE, SETTINGS) == 4 * 4 * 8 + 4 * 32 + (4 + 8) * 32
+    assert attention_bytes(SHAPE, HALF) == 3 * 2 * 8 + 4 * 2 * 8 + 2 * 2 * 4
+    assert backward_bytes(SHAPE, SETTINGS) == 2 * 4 * 40
+
+
+def test_masks():
+    assert mask_bytes(SHAPE, HALF, 30, 10) == 300
+    assert mask_bytes(SHAPE, HALF, 30, 10, layers=2) == 300 * (1 + 2 * 2)
+    assert mask_bytes(SHAPE, HALF, 30, 10, attending=True) == 300 * (1 + 2 + 1)
+    eager = replace(HALF, attention="eager")
+    assert mask_bytes(SHAPE, eager, 30, 10, layers=2) == 300 * (1 + 2 + 4 * 2 * (4 + 2))
+    assert mask_bytes(SHAPE, eager, 30, 10, attending=True) == 300 * (1 + 2 + 4 * (3 * 2 + 4))
+
+
+def test_logits_come_in_chunks():
+    assert score_logits_bytes(SHAPE, 10) == 16 * 10 * 100
+    assert score_logits_bytes(SHAPE, 5000) == 16 * 2048 * 100
+
+
+def test_sampling():
+    # 8 completions at once are 4 prompts of 2; token: 2 layers, 2 heads of 2, keys and values
+    token, buffer = 2 * 2 * 2 * 2 * 4, 20 + 2 * 10
+    attend, read, laid_out, continued = sampling_moments(SHAPE, SETTINGS, "planner")
+    assert read["KV cache"] == 80 * token
+    assert (read["attention masks"], attend["attention masks"]) == (80 * 20, 80 * 20 * (1 + 4 + 1))
+    assert read["activations"] == 80 * (mlp_bytes(SHAPE, SETTINGS) + 2 * 4 * 2)
+    assert attend["activations"] == 80 * (attention_bytes(SHAPE, SETTINGS) + 2 * 4 * 2)
+    assert laid_out["KV cache"] == (80 + 4 * buffer) * token
+    assert continued["KV cache"] == 4 * buffer * token
+    assert continued["logits"] == 5 * 4 * 8 * 100
+    # keys and values for all 4 heads of 2; and 8 new tokens through a layer
+    assert continued["activations"] == 4 * buffer * 2 * 4 * 8 + 8 * mlp_bytes(SHAPE, SETTINGS)
+
+
+def test_kept_prefixes_are_bounded_by_the_store_and_by_the_round():
+    def kept(role, tokens, **changes):
+        settings = replace(SETTINGS, prefix_cache_tokens=tokens, **changes)
+        return [m["kept prefixes"] // kv_bytes(SHAPE, settings) for m in sampling_moments(SHAPE, settings, role)]
+
+    assert kept("planner", 1000) == [40, 40, 120, 120]
+    assert kept("planner", 100) == [40, 40, 100, 100]
+    assert kept("executor", 1000) == [320, 320, 360, 360]
+    assert kept("executor", 10000, steps=6) == [1520, 1520, 1560, 1560]
+
+
+def test_update():
+    logits, backward = update_moments(SHAPE, SETTINGS, tokens=60, row=30, predicted=20)
+    saved = saved_bytes(SHAPE, SETTINGS)
+    ends = 60 * (4 * 8 + 2 * 4 * 2 + 8 * 8)
+    assert logits["activations"] == ends + 20 * 4 * 8 + 60 * 2 * saved
+    assert logits["logits"] == 16 * 20 * 100
+    assert logits["attention masks"] == 60 * 30 * (1 + 2 * 4)
+    assert backward["activations"] == 60 * (2 * saved + backward_bytes(SHAPE, SETTINGS) + 4 * 8)
+    recomputed = replace(SETTINGS, gradient_checkpointing=True)
+    logits, backward = update_moments(SHAPE, recomputed, tokens=60, row=30, predicted=20)
+    assert logits["activations"] == ends + 20 * 4 * 8 + 60 * 2 * 4 * 8  # the inputs of two layers
+    assert backward["activations"] == 60 * (2 * 4 * 8 + saved + backward_bytes(SHAPE, SETTINGS) + 4 * 8)
+    assert logits["attention masks"] == 60 * 30
+    assert backward["attention masks"] == 60 * 30 * (1 + 4)
+
+
+def test_stages_hold_what_is_fixed_and_what_is_assumed():
+    found = {stage.name: stage for stage in stages(SHAPE, SETTINGS)}
+    assert list(found) == ["sample planner", "sample executor", "update planner", "update executor"]
+    for stage in found.values():
+        parts = dict(stage.parts)
+        assert [parts.pop(x) for x in ("base", "adapters", "optimiser", "gradients")] == [4 * 1448, 400, 800, 200]
+        assert parts.pop("context") == CONTEXT
+        moving = parts.pop("fragmentation")
+        assert moving == int(FRAGMENTATION * sum(parts.values())) > 0
+        assert stage.total == 4 * 1448 + 1400 + CONTEXT + moving + sum(parts.values())
+    assert peak(SHAPE, SETTINGS) == max(stage.total for stage in found.values())
+
+
+def test_a_longer_sequence_than_a_micro_batch_stands_alone():
+    assert SETTINGS.micro_batch_tokens("planner") == 100
+    assert replace(SETTINGS, max_tokens_per_micro_batch=7).micro_batch_tokens("planner") == 20 + 10 - 1
+
+
+def test_evaluation_samples_one_completion_of_each_task():
+    *_, evaluated, _, _ = stages(SHAPE, replace(SETTINGS, evaluated=50))
+    assert evaluated.name == "evaluate"
+    assert evaluated.parts["KV cache"] in (8 * 20 * 64, 8 * (20 + 30) * 64, 8 * 30 * 64)  # 8 tasks, as batch_size says
+
+
+def test_activated_lora_trains_without_checkpointing():
+    alora = replace(SETTINGS, adapter="alora", gradient_checkpointing=True, prefix_cache_tokens=50)
+    logits, _ = update_moments(SHAPE, alora, tokens=60, row=30)
+    assert logits["activations"] > 60 * 2 * saved_bytes(SHAPE, SETTINGS)
+    assert logits["KV cache"] == 60 * 64
+    assert logits["kept prefixes"] == 50 * 64
+
+
+# --- what fits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def big():
+    """About 7B; changes are worth gigabytes."""
+    shape = ModelShape(3584, 18944, 28, 28, 4, 128, 152064, (67895296,) * 96, 1090328064, 40370176, 40448, 7, 16)
+    policy = PolicyConfig(quantization="nf4", dtype="bfloat16", gradient_checkpointing=True)
+    return shape, settings_of(policy, RolloutConfig(), 16384, 64, 256)
+
+
+def test_what_fits_is_left_alone(big):
+    shape, settings = big
+    assert made_to_fit(shape, settings, 200 * GIB) == settings
+    assert overrides(settings, settings) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "key"),
+    [
+        ("gradient_checkpointing", False, "--model.policy.gradient_checkpointing true"),
+        ("max_tokens_per_micro_batch", 131072, "--model.max_tokens_per_micro_batch "),
+        ("batch_size", 256, "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size "),
+        ("prefix_cache_tokens", 800_000, "--model.policy.prefix_cache_tokens "),
+        ("quantization", "none", "--model.policy.quantization nf4"),
+        ("max_prompt_tokens", 65536, "--data.rollout.max_prompt_tokens "),
+    ],
+)
+def test_the_change_that_makes_it_fit_is_found(big, field, value, key):
+    shape, settings = big
+    limit = {"quantization": 14, "gradient_checkpointing": 30}.get(field, 45) * GIB
+    small = replace(
+        settings, batch_size=4, max_tokens_per_micro_batch=2048, max_prompt_tokens=2048, prefix_cache_tokens=0
+    )
+    assert peak(shape, small) <= limit
+    broken = replace(small, **{field: value})
+    assert peak(shape, broken) > limit
+    fitting = made_to_fit(shape, broken, limit)
+    assert peak(shape, fitting) <= limit
+    (change,) = overrides(broken, fitting)
+    assert change.startswith(key)
+
+
+def test_nothing_helps_where_the_base_alone_is_too_large(big):
+    shape, settings = big
+    assert made_to_fit(shape, settings, 4 * GIB) is None
+    assert largest_micro_batch(shape, settings, 4 * GIB) is None
+
+
+def test_largest_micro_batch_is_the_largest(big):
+    shape, settings = big
+
+    def update_fits(tokens):
+        at = stages(shape, replace(settings, max_tokens_per_micro_batch=tokens))
+        return all(stage.total <= 45 * GIB for stage in at if stage.name.startswith("update"))
+
+    largest = largest_micro_batch(shape, settings, 45 * GIB)
+    assert largest % 256 == 0
+    assert update_fits(largest)
+    assert not update_fits(largest + 256)
+
+
+# --- from a configuration ----------------------------------------------------------------------------------------------
+
+
+def test_qwen2_7b_is_counted_from_its_configuration_alone(tmp_path):
+    shape = shape_of(PolicyConfig(model=str(qwen2_7b(tmp_path))))
+    assert sum(shape.linear) + shape.others == 7_615_616_512  # as its model card says: 7.61B
+    # q and o 3584 x 3584, k and v 3584 x 512, three of 3584 x 18944
+    assert sum(shape.linear) == 28 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert len(shape.linear) == 28 * 7
+    assert shape.adapter == 28 * 16 * (2 * 2 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944))
+    assert (shape.adapted, shape.adapted_inputs) == (7, 6 * 3584 + 18944)
+    assert (shape.kv_heads, shape.head_dim, shape.vocabulary) == (4, 128, 152064)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_base_and_adapters_are_those_of_the_loaded_model(make_policy, tiny_model, quantization):
+    policy = make_policy(quantization=quantization)
+    shape = shape_of(policy.config)
+    loaded = weights_gib(policy.lm)
+    settings = replace(SETTINGS, quantization=quantization)
+    assert base_bytes(shape, settings) == round(loaded["memory/base_gib"] * GIB)
+    assert 2 * 4 * shape.adapter == round(loaded["memory/adapters_gib"] * GIB)
+
+
+def test_only_named_layers_are_adapted(tiny_model):
+    shape = shape_of(PolicyConfig(model=str(tiny_model), lora_rank=4, lora_targets=["q_proj", "down_proj"]))
+    assert (shape.adapted, shape.adapted_inputs) == (2, 32 + 64)
+    assert shape.adapter == 2 * 4 * (32 + 32 + 64 + 32)
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^the configuration of model .*cannot be read .*folder with the model's config"
+    ):
+        shape_of(PolicyConfig(model=str(tmp_path)))
+    with pytest.raises(PolicyError, match="does not exist"):
+        shape_of(PolicyConfig(model=str(tmp_path / "no")))
+
+
+def test_devices_share_the_tasks_of_a_round():
+    rollout = RolloutConfig(planner_group_size=2, executor_group_size=4)
+    one, two = (settings_of(PolicyConfig(), rollout, 100, 9, 8, devices) for devices in (1, 2))
+    assert one.prompts == {"planner": 9, "executor": 18}
+    assert two.prompts == {"planner": 5, "executor": 10}
+    assert one.samples == {"planner": 2, "executor": 4}
+    whole = settings_of(PolicyConfig(), replace(rollout, branching="trajectory"), 100, 9, 8)
+    assert (whole.prompts["executor"], whole.samples["executor"]) == (72, 1)
+    assert settings_of(PolicyConfig(), rollout, 100, 9, 8, single_level=True).prompts == {"executor": 9}
+
+
+# --- against what is really held ---------------------------------------------------------------------------------------
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive while it is on, of those made in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def _free(self, key):
+        self.now -= self.sizes.pop(key)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._free, storage._cdata)
+        self.peak = max(self.peak, self.now)
+        return result
+
+
+def groups_of(prompt, completion, size, count):
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length):
+        return torch.randint(5, 250, (length,), generator=generator)
+
+    return [
+        Group(
+            ids(prompt),
+            [ids(completion) for _ in range(size)],
+            torch.zeros(size),
+            {},
+            torch.ones(size),
+            torch.zeros(size),
+            i,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_update_against_the_tensors_it_holds(make_policy, checkpointing, dtype):
+    policy = make_policy(gradient_checkpointing=checkpointing, dtype=dtype)
+    shape = shape_of(policy.config)
+    settings = settings_of(policy.config, RolloutConfig(), 1000, 4, 8)
+    policy.activate("planner")
+    with policy.training_mode():
+        (part,) = micro_batches(policy, groups_of(150, 20, 2, 4), 1000)
+        with Held() as held:
+            score(policy, part).logprobs.sum().backward()
+    row = max(len(r.ids) for r in part.rows)
+    moments = update_moments(shape, settings, row * len(part.rows), row, 160)
+    planned = max(sum(parts.values()) for parts in moments)
+    mask = len(part.rows) * row**2  # the boolean one is made by numpy, of which torch does not know
+    assert planned == pytest.approx(held.peak + mask, rel=0.15)
+
+
+def test_sampling_against_the_tensors_it_holds(make_policy):
+    policy = make_policy()
+    shape = shape_of(policy.config)
+    rollout = RolloutConfig(planner_group_size=2, max_prompt_tokens=150, planner=Sampling(max_new_tokens=4))
+    settings = settings_of(policy.config, rollout, 1000, 8, 256)
+    prompts = [group.prompt_ids.tolist() for group in groups_of(150, 1, 1, 8)]
+    with Held() as held:
+        TransformersEngine().generate(policy, "planner", prompts, 2, rollout.planner, torch.Generator().manual_seed(0))
+    planned = max(sum(parts.values()) for parts in sampling_moments(shape, settings, "planner"))
+    assert planned == pytest.approx(held.peak + 8 * 150**2, rel=0.15)

@@ -1,0 +1,88 @@
+"""The planner's command line, on the paper's configuration and Qwen2.5-7B's shape."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "cahl.yaml"
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    """Run the tool; the arguments after `plan_memory.py`."""
+    monkeypatch.setattr(sys, "argv", ["plan_memory.py"])
+    return runpy.run_path(str(ROOT / "tools" / "plan_memory.py"))["run"]
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> str:
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("qwen")
+    Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_papers_configuration(plan, qwen, capsys):
+    plan(["-c", str(CONFIG), "--model.policy.model", qwen, "--gpu-gib", "8", "45", "200", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert sum(printed["shape"]["linear"]) + printed["shape"]["others"] == 7_615_616_512
+    assert set(printed["devices"]) == {"1", "2"}
+    for planned in printed["devices"].values():
+        stages = planned["stages"]
+        assert list(stages) == ["sample planner", "sample executor", "update planner", "update executor"]
+        assert planned["peak"] == max(stage["total"] for stage in stages.values())
+        for stage in stages.values():
+            assert sum(stage.values()) == 2 * stage["total"]  # it is the sum of all others
+            assert stage["adapters"] == 2 * 4 * printed["shape"]["adapter"]
+        assert planned["gpus"]["200"]["fits"] is True
+        assert planned["gpus"]["200"]["changes"] == []
+        assert planned["gpus"]["45"]["changes"]
+        assert not planned["gpus"]["8"]["fits"]
+    one, two = printed["devices"].values()
+    assert one["stages"]["update planner"] == two["stages"]["update planner"]  # each device does the same
+    assert one["stages"]["sample planner"]["KV cache"] == 2 * two["stages"]["sample planner"]["KV cache"]
+
+
+def test_overrides_hold_and_the_table_is_printed(plan, tiny_model, capsys):
+    overrides = ["--model.policy.model", str(tiny_model), "--data.rollout.max_prompt_tokens", "64"]
+    plan(["-c", str(CONFIG), *overrides, "--model.policy.quantization", "none", "--gpu-gib", "1", "45"])
+    printed = capsys.readouterr().out
+    assert "none quantization" in printed
+    assert "| kept prefixes " in printed
+    assert "2 devices, GiB on each:" in printed
+    assert "45 GiB: fits; largest micro-batch that fits: " in printed
+    assert "1 GiB: does not fit; " in printed
+
+
+def test_the_callback_decides_where_the_policy_does_not(plan, tiny_model, tmp_path, capsys):
+    config = tmp_path / "null.yaml"
+    config.write_text("model: {policy: {quantization: null}}\n")
+    plan(["-c", str(CONFIG), "-c", str(config), "--model.policy.model", str(tiny_model)])
+    assert "nf4 quantization" in capsys.readouterr().out
+
+
+def test_an_unknown_engine_or_model_is_one_sentence(plan, tiny_model, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        plan(["-c", str(CONFIG), "--model.policy.model", str(tmp_path)])
+    assert capsys.readouterr().err.startswith("error: the configuration of model ")
+    with pytest.raises(SystemExit, match="2"):
+        plan(["-c", str(CONFIG), "--model.policy.model", str(tmp_path / "no")])
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "does not exist" in error
+    assert error.count("\n") == 1
