@@ -108,7 +108,9 @@ class RolloutDataModule(LightningDataModule):
             )
         alone = single_level if inference.single_level is None else inference.single_level
         if alone and (inference.plans > 1 or inference.replans):
-            raise ValueError("data.inference has plans or replans, but episodes without a planner have no plan: leave them out")
+            raise ValueError(
+                "data.inference has plans or replans, but episodes without a planner have no plan: leave them out"
+            )
         self.train_tasks = train
         self.validation_tasks = validation if isinstance(validation, TaskSource) else None
         self.validation_benchmark = validation if isinstance(validation, Benchmark) else None
@@ -405,6 +407,7 @@ class RolloutDataModule(LightningDataModule):
             executor_group_size=1,
             max_steps=config.max_steps,
             max_prompt_tokens=config.max_prompt_tokens,
+            too_long=config.too_long,
             planner=Sampling(temperature=0.0, max_new_tokens=config.planner.max_new_tokens),
             executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
         )
@@ -417,9 +420,9 @@ class RolloutDataModule(LightningDataModule):
         self.evaluating = False
         self.policy.prefixes.forget()
         self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
-        episodes = {id(e.task): e for e in result.trajectories}
+        episodes = {e.task.id: e for e in result.trajectories}
         too_long = Plan(error="prompt too long")
-        return [episodes.get(id(task)) or Trajectory(task, "", too_long) for task in tasks]
+        return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
 
     def _evaluator(self, greedy: RolloutConfig, environment: Environment | None) -> Rollout | SingleLevelRollout:
         """What makes the episodes of `evaluate`, by the test-time choices."""

@@ -17,6 +17,7 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments.base import Environment, Session
+from cahl_pl.lengths import TooLong, fit_prompts
 from cahl_pl.parsing import parse_action, parse_plan
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
@@ -39,7 +40,9 @@ class RolloutConfig:
         branching: `step`: the G_l outputs of a step share one prompt, one of them, drawn uniformly, is carried out and
             continues the episode. `trajectory`: G_l whole executions of a plan, compared step by step.
         max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
-        max_prompt_tokens: a longer prompt is not run: its task is left out of the round, its episode ends.
+        max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
+        too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
+            fails), `truncate` leaves out the oldest messages of its dialogue, `fail` stops the run. Counted.
         planner: how plans are sampled.
         executor: how executor outputs are sampled.
 
@@ -52,6 +55,7 @@ class RolloutConfig:
     branching: Literal["step", "trajectory"] = "step"
     max_steps: int = 6
     max_prompt_tokens: int = 4096
+    too_long: TooLong = "drop"
     planner: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=512))
     executor: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256))
 
@@ -135,31 +139,29 @@ class Rollout:
             Both roles' groups with rewards, and the episodes.
         """
         config, start = self.config, time.perf_counter()
-        prompts = [builder.planner(task) for task in tasks]
-        kept = [i for i, prompt in enumerate(prompts) if len(prompt) <= config.max_prompt_tokens]
-        metrics = {"rollout/tasks": float(len(tasks)), "rollout/tasks_too_long": float(len(tasks) - len(kept))}
+        tasks, prompts, metrics = fit_prompts(tasks, builder.planner, config.max_prompt_tokens, config.too_long)
         groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
-        if not kept:
+        if not tasks:
             return Round(groups, [], metrics)
-        plans, tokens = self._plan(policy, builder, [tasks[i] for i in kept], [prompts[i] for i in kept], generator)
+        plans, tokens = self._plan(policy, builder, tasks, prompts, generator)
         copies = config.executor_group_size if config.branching == "trajectory" else 1
         episodes: list[Episode] = []
         texts = [[builder.decode(completion.ids.tolist()) for completion in group] for group in plans]
-        for i, written in zip(kept, texts, strict=True):
+        for task, written in zip(tasks, texts, strict=True):
             for text in written:
                 plan_index = len(episodes) // copies
-                episodes += [self._start(builder, tasks[i], plan_index, text) for _ in range(copies)]
+                episodes += [self._start(builder, task, plan_index, text) for _ in range(copies)]
 
         groups["executor"], tokens_executing = self._execute(policy, builder, episodes, generator, copies)
 
         per_plan = [episodes[j : j + copies] for j in range(0, len(episodes), copies)]
         components = [self._plan_components(executions) for executions in per_plan]
-        for g, (i, group) in enumerate(zip(kept, plans, strict=True)):
+        for g, group in enumerate(plans):
             scored = components[g * len(group) : (g + 1) * len(group)]
             totals = [self.planner_reward.total(c) for c in scored]
-            groups["planner"].append(make_group(prompts[i], group, totals, scored, peers=g))
+            groups["planner"].append(make_group(prompts[g], group, totals, scored, peers=g))
         metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
-        rewards = {tasks[i].id: group.rewards.tolist() for i, group in zip(kept, groups["planner"], strict=True)}
+        rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=True)}
         trajectories = [judged(_trajectory(e, e.steps), self.environment) for e in episodes]
         return Round(groups, trajectories, metrics, rewards)
 

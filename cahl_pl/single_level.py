@@ -15,6 +15,7 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment, Session
+from cahl_pl.lengths import fit_prompts
 from cahl_pl.parsing import parse_turn
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
@@ -67,13 +68,10 @@ class SingleLevelRollout:
             The executor's groups with rewards, and one episode a task.
         """
         config, start = self.config, time.perf_counter()
-        prompts = [builder.single(task) for task in tasks]
+        tasks, prompts, metrics = fit_prompts(tasks, builder.single, config.max_prompt_tokens, config.too_long)
         episodes = [
-            _Episode(task, self.environment.start(task), prompt)
-            for task, prompt in zip(tasks, prompts, strict=True)
-            if len(prompt) <= config.max_prompt_tokens
+            _Episode(task, self.environment.start(task), prompt) for task, prompt in zip(tasks, prompts, strict=True)
         ]
-        metrics = {"rollout/tasks": float(len(tasks)), "rollout/tasks_too_long": float(len(tasks) - len(episodes))}
         if not episodes:
             return Round({"planner": [], "executor": []}, [], metrics)
         groups: list[Group] = []

@@ -10,9 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from cahl_pl.engines import TransformersEngine
+from cahl_pl.errors import ConfigError
+from cahl_pl.memory_plan import GIB, Settings, made_to_fit, overrides, settings_of, shape_of, stages
+from cahl_pl.policy import PolicyError
 from cahl_pl.types import RolloutBatch
-
-GIB = 2**30
 
 
 class FourBitMemory(Callback):
@@ -30,28 +32,44 @@ class FourBitMemory(Callback):
     The peak on CUDA is the most that was allocated since the step before, sampling included; elsewhere it is
     the most host memory that the process has ever held.
 
+    Before the base is loaded, the peak is planned (`cahl_pl.memory_plan`: the longest prompts and completions that the
+    configuration allows). A run that would not fit is stopped, with the change that would make it fit.
+
     Args:
-        budget_gib: warn once, with a RuntimeWarning, when the peak exceeds it.
+        budget_gib: for each device. Warn once, with a RuntimeWarning, when the peak exceeds it.
         quantization: how the base is loaded where the policy's own `quantization` is null; what is set there holds.
+        stop: stop a run whose planned peak exceeds the budget; on CUDA, where there is no budget, the device's memory.
+            False where the plan is too cautious, because prompts are shorter than they may be.
 
     Raises:
         ValueError: the budget is not positive.
     """
 
-    def __init__(self, budget_gib: float | None = None, quantization: Literal["none", "nf4"] = "nf4") -> None:
+    def __init__(
+        self,
+        budget_gib: float | None = None,
+        quantization: Literal["none", "nf4"] = "nf4",
+        stop: bool = True,
+    ) -> None:
         if budget_gib is not None and budget_gib <= 0:
             raise ValueError(f"FourBitMemory.budget_gib is {budget_gib}: give more than 0, or null for no budget")
         self.budget_gib = budget_gib
         self.quantization = quantization
+        self.stop = stop
         self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose how the base will be loaded; Lightning calls this before the model is built.
+        """Choose how the base will be loaded, and plan; Lightning calls this before the model is built.
 
         Raises:
             RuntimeError: the base is loaded already, in another way.
+            ConfigError: the run would not fit.
         """
-        policy: Any = pl_module.policy
+        self._choose_quantization(pl_module.policy)
+        if stage == "fit" and self.stop:
+            self._check_plan(trainer, pl_module)
+
+    def _choose_quantization(self, policy: Any) -> None:
         if policy.config.quantization is not None or self.quantization == "none":
             return
         if policy.lm is not None:
@@ -60,6 +78,34 @@ class FourBitMemory(Callback):
                 "loaded without; give 'none', or a policy not loaded yet"
             )
         policy.config.quantization = self.quantization
+
+    def _check_plan(self, trainer: Trainer, module: Any) -> None:
+        settings = _settings(trainer, module)
+        limit = None if settings is None else self._limit(trainer)
+        if settings is None or limit is None:
+            return
+        try:
+            shape = shape_of(module.policy.config)
+        except (ConfigError, PolicyError):  # no such model: loading it will say so; or one that cannot be planned
+            return
+        worst = max(stages(shape, settings), key=lambda stage: stage.total)
+        if worst.total <= limit:
+            return
+        fitting = made_to_fit(shape, settings, limit)
+        advice = "no change of settings known here would help: take a smaller model or a larger device"
+        if fitting is not None:
+            advice = f"add {' '.join(overrides(settings, fitting))}"
+        raise ConfigError(
+            f"this run may take {worst.total / GIB:.1f} GiB on a device ({worst.name}), but has {limit / GIB:.1f}: {advice}; "
+            "tools/plan_memory.py shows the parts, and FourBitMemory with stop: false runs it all the same"
+        )
+
+    def _limit(self, trainer: Trainer) -> int | None:
+        """Bytes of a device; None where there is nothing to hold a plan against."""
+        if self.budget_gib is not None:
+            return int(self.budget_gib * GIB)
+        device = trainer.strategy.root_device
+        return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what base and adapters take."""
@@ -89,6 +135,25 @@ class FourBitMemory(Callback):
     def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+
+
+def _settings(trainer: Trainer, module: Any) -> Settings | None:
+    """What the memory planner asks for; None where something else than our engine samples, or nothing does."""
+    data: Any = getattr(trainer, "datamodule", None)
+    engine = None if data is None else data.rollout.engine
+    if not isinstance(engine, TransformersEngine):
+        return None
+    evaluates = data.validation_tasks or data.validation_benchmark or data.test_tasks
+    return settings_of(
+        module.policy.config,
+        data.rollout.config,
+        module.max_tokens_per_micro_batch,
+        data.tasks_per_round,
+        engine.batch_size,
+        trainer.world_size,
+        data.single_level,
+        data.eval_batch_size if evaluates else 0,
+    )
 
 
 def weights_gib(lm: nn.Module) -> dict[str, float]:

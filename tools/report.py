@@ -14,7 +14,7 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -153,17 +153,13 @@ def _before_after(runs: Sequence[Run], name: str) -> str:
 
 def _curves(runs: Sequence[Run]) -> str:
     """Small figures by subject. One run: a figure holds several curves. Several: one curve of each run."""
-    by_role = [
-        [(role, f"{role}/{rest}") for role in ROLES]
-        for rest in ("reward/mean", "frac_zero_std", "entropy", "grad_norm")
-    ]
     subjects: list[tuple[str, list[tuple[str, list[tuple[str, str]]]]]] = [
         (
             "Reward and success",
             [
-                ("Reward", by_role[0]),
+                ("Reward", _of_both("{role}/reward/mean")),
                 ("Success of the sampled episodes", [("success", "task/success")]),
-                ("Slope of the reward, per round", [(role, f"convergence/{role}/slope") for role in ROLES]),
+                ("Slope of the reward, per round", _of_both("convergence/{role}/slope")),
             ],
         ),
         ("Reward by component", [(f"Reward of the {role}", _components(runs, role)) for role in ROLES]),
@@ -190,9 +186,9 @@ def _curves(runs: Sequence[Run]) -> str:
         (
             "Learning",
             [
-                ("Share of groups without a signal", by_role[1]),
-                ("Entropy, nats a token", by_role[2]),
-                ("Gradient norm", by_role[3]),
+                ("Share of groups without a signal", _of_both("{role}/frac_zero_std")),
+                ("Entropy, nats a token", _of_both("{role}/entropy")),
+                ("Gradient norm", _of_both("{role}/grad_norm")),
             ],
         ),
     ]
@@ -294,6 +290,11 @@ def _settings(runs: Sequence[Run]) -> str:
 # --- parts -------------------------------------------------------------------------------------------------------------
 
 
+def _of_both(tag: str) -> list[tuple[str, str]]:
+    """The tag of either role, with the role before it."""
+    return [(role, tag.format(role=role)) for role in ROLES]
+
+
 def _components(runs: Sequence[Run], role: str) -> list[tuple[str, str]]:
     return [
         (label, tag) for label, tag in _below(runs, f"{role}/reward/") if label not in ("mean", "std", "min", "max")
@@ -325,8 +326,9 @@ def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], tall: 
     """Cells are HTML; the table scrolls by itself where it is too wide for the page."""
     if not rows:
         return ""
-    cell: Callable[[str], str] = lambda text: f"<td>{text}</td>"  # noqa: E731
-    body = "\n".join(f'<tr><th scope="row">{row[0]}</th>{"".join(map(cell, row[1:]))}</tr>' for row in rows)
+    body = "\n".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+    )
     titles = "".join(f'<th scope="col">{title}</th>' for title in head)
     return (
         f'<div class="scroll{" tall" if tall else ""}" role="region" tabindex="0" aria-label="{escape(name)}">\n'

@@ -107,7 +107,7 @@ def _svg(name: str, lines: Sequence[tuple[int, Line]], smooth: dict[int, dict[in
     with mpl.rc_context(style):
         drawing = Figure(figsize=(4.4, 2.5))
         drawing.patch.set_visible(False)
-        axes = drawing.add_axes((0.125, 0.165, 0.86, 0.8))
+        axes = drawing.add_axes((0.15, 0.165, 0.835, 0.8))
         axes.patch.set_visible(False)
         values = []
         for number, line in lines:
