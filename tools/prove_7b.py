@@ -10,9 +10,9 @@ time, so that a run that was stopped goes on:
 2. round: the base is loaded shard by shard into NF4; both roles sample groups from short prompts.
 3. updates: it is loaded again; one optimiser step of each role on these groups, with gradient checkpointing.
 
-Every step prints its estimate before it runs and its measured peak after. The peak of loading counts pages of the shards
-as they are read, which the system can drop at any time; later ones are of anonymous memory alone. OUT/proof.json keeps
-the figures. It shows that the steps run, and what they take; random weights learn nothing.
+All estimates are printed first, and the measured peak of a step after it: of the process's own memory and, for what it
+is worth, with the pages of files that it has read, such as the shards, which the system can drop at any time.
+OUT/proof.json keeps the figures. It shows that the steps run, and what they take; random weights learn nothing.
 """
 
 from __future__ import annotations
@@ -93,15 +93,16 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 
 @contextmanager
-def measured(figures: dict[str, Any], name: str, memory: str = "RssAnon") -> Iterator[None]:
-    """Adds the most memory seen while this runs, sampled 20 times a second, and its seconds."""
-    peak, done, start = 0, Event(), time.perf_counter()
+def measured(figures: dict[str, Any], name: str) -> Iterator[None]:
+    """Adds the most memory seen while this runs, looked at 20 times a second, and its seconds."""
+    peaks, done, start = {"RssAnon": 0, "VmRSS": 0}, Event(), time.perf_counter()
 
     def watch() -> None:
-        nonlocal peak
         while not done.is_set():
-            lines = Path("/proc/self/status").read_text().splitlines()
-            peak = max(peak, *(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{memory}:")))
+            for line in Path("/proc/self/status").read_text().splitlines():
+                key, _, value = line.partition(":")
+                if key in peaks:
+                    peaks[key] = max(peaks[key], 1024 * int(value.split()[0]))
             done.wait(0.05)
 
     watcher = Thread(target=watch)
@@ -111,8 +112,10 @@ def measured(figures: dict[str, Any], name: str, memory: str = "RssAnon") -> Ite
     finally:
         done.set()
         watcher.join()
-    figures[name] = {"gib": round(peak / GIB, 2), "seconds": round(time.perf_counter() - start)}
-    print(f"{name}: {figures[name]['gib']} GiB at the peak, {figures[name]['seconds']} s", flush=True)
+    own, resident = (round(peaks[key] / GIB, 2) for key in ("RssAnon", "VmRSS"))
+    seconds = round(time.perf_counter() - start)
+    figures[name] = {"gib": own, "gib_with_files": resident, "seconds": seconds}
+    print(f"{name}: {own} GiB at the peak, {resident} with pages of files, {seconds} s", flush=True)
 
 
 def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
@@ -149,7 +152,7 @@ def carry_out(step: str, case: Case, out: Path) -> None:
             write_weights(case, out / "model")
     else:
         module = CAHLModule(_policy(out), max_tokens_per_micro_batch=case.micro_batch)
-        with measured(figures, f"load for {step}", "VmRSS"):
+        with measured(figures, f"load for {step}"):
             module.policy.load()
         if step == "round":
             prompts = prompts_of(case.vocabulary, case.prompt, case.groups)

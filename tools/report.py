@@ -192,9 +192,9 @@ def _curves(runs: Sequence[Run]) -> str:
             ],
         ),
     ]
-    parts = []
+    parts: list[str] = []
     for heading, figures in subjects:
-        drawn = []
+        drawn: list[str] = []
         for title, curves in figures:
             if len(runs) == 1:
                 panels = [(title, [_line(runs[0], tag, label) for label, tag in curves])]
