@@ -19,7 +19,8 @@ from cahl_pl.prompts import PromptConfig
 from cahl_pl.toolworld.prompts import PROMPTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
-BENCHMARKS = {"api_bank", "bamboogle", "bfcl"}  # these test and do not train: tests/benchmarks/test_by_trainer.py
+# these test and do not train: tests/benchmarks/test_by_trainer.py
+BENCHMARKS = {"api_bank", "bamboogle", "bfcl", "benchmarks_smollm2"}
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem not in BENCHMARKS)
 
 
@@ -90,6 +91,18 @@ def test_an_ablation_takes_away_what_it_says(name, roles, planner, executor, sma
     assert data.schedule.roles(0) == roles
     assert tuple(data.rollout.planner_reward.weights.values()) == planner
     assert tuple(data.rollout.executor_reward.weights.values()) == executor
+
+
+def test_the_small_language_model_on_benchmarks_parses(monkeypatch, capsys):
+    """It needs data of others to run: here its keys and classes are checked, and that it may stand behind smollm2.yaml."""
+    monkeypatch.setattr(sys, "argv", ["cahl_pl"])
+    files = [f"-c={FOLDER / name}" for name in ("smollm2.yaml", "benchmarks_smollm2.yaml")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["test", *files, "--print_config"])
+    assert stopped.value.code == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert set(content["data"]["test"]) == {"api_bank", "bamboogle", "bfcl"}
+    assert content["model"]["policy"]["quantization"] == "none"
 
 
 def test_the_real_row_format_is_what_the_paper_run_reads(rlla_file):

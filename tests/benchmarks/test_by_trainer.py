@@ -131,7 +131,7 @@ def test_a_checkpoint_of_other_training_data_can_be_tested(arguments):
     data.trainer = SimpleNamespace(testing=True)
     data.load_state_dict({**position, "shape": {**position["shape"], "tasks_per_round": 99}})
     assert data.epoch == 0
-    data.trainer = SimpleNamespace(testing=False)
+    data.trainer = SimpleNamespace(testing=False, global_rank=0, world_size=1)
     data.load_state_dict(position)
     assert data.epoch == 3
 
