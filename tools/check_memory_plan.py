@@ -34,7 +34,7 @@ from cahl_pl.rollout import RolloutConfig
 from cahl_pl.types import Group, Role, RolloutBatch
 
 MIB = 2**20
-_RELEASE = {
+RELEASE = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }  # bytes; larger blocks go back at once
@@ -214,7 +214,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_model(case, Path(folder))
             command = [sys.executable, __file__, "--measure", json.dumps(asdict(case)), folder]
-            environment = os.environ | _RELEASE | {"OMP_NUM_THREADS": "1"}
+            environment = os.environ | RELEASE | {"OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         for line in done.stdout.splitlines():
             if line.startswith('{"name"'):

@@ -12,7 +12,8 @@ time, so that a run that was stopped goes on:
 
 All estimates are printed first, and the measured peak of a step after it: of the process's own memory and, for what it
 is worth, with the pages of files that it has read, such as the shards, which the system can drop at any time.
-OUT/proof.json keeps the figures. It shows that the steps run, and what they take; random weights learn nothing.
+OUT/proof.json keeps the figures. It shows that the steps run, and what they take; random weights learn nothing. Activations are
+float32: products in bfloat16 are very slow on CPUs without instructions for them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -30,7 +32,7 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
-from check_memory_plan import Case, prompts_of, qwen2_config, sample, update
+from check_memory_plan import RELEASE, Case, prompts_of, qwen2_config, sample, update
 from safetensors.torch import save_file
 
 from cahl_pl.engines.base import Sampling
@@ -50,8 +52,8 @@ from cahl_pl.quiet import quiet_libraries
 from cahl_pl.rollout import RolloutConfig
 from cahl_pl.types import ROLES, Group
 
-FULL = Case("7b", 3584, 18944, 28, 28, 4, 152064, 32, 8, 4, 2, 2, 256, True, "nf4", "bfloat16")
-TENTH = Case("tenth", 1152, 6144, 28, 9, 3, 48640, 32, 8, 4, 2, 2, 256, True, "nf4", "bfloat16")
+FULL = Case("7b", 3584, 18944, 28, 28, 4, 152064, 32, 8, 4, 2, 2, 256, True, "nf4")
+TENTH = Case("tenth", 1152, 6144, 28, 9, 3, 48640, 32, 8, 4, 2, 2, 256, True, "nf4")
 STEPS = ("weights", "round", "updates")
 
 
@@ -123,13 +125,12 @@ def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
     shape, settings = shape_of(policy), settings_for(case, policy)
     fixed = base_bytes(shape, settings) + 28 * shape.adapter + CONTEXT  # adapters, moments and gradients, as planned
     row = case.prompt + case.group_size * case.completion
-    embeddings = 2 * case.vocabulary * case.hidden
+    embeddings = case.vocabulary * case.hidden  # weights of the largest tensor
     moments = update_moments(shape, settings, case.groups * row, row, case.groups * case.group_size * case.completion)
     samplings = [m for role in ROLES for m in sampling_moments(shape, settings, role)]
     found = {
-        "weights": 2 * max(embeddings, 2 * max(shape.linear) * 4)
-        + CONTEXT,  # a shard, and its copy while it is written
-        "load": base_bytes(shape, settings) + embeddings + CONTEXT,  # the largest tensor, beside where it goes
+        "weights": 2 * 2 * embeddings + CONTEXT,  # the largest shard in bfloat16, and its copy while it is written
+        "load": base_bytes(shape, settings) + 4 * embeddings + CONTEXT,  # the largest tensor, beside where it goes
         "sample": fixed + max(sum(m.values()) for m in samplings),
         "update": fixed + max(sum(m.values()) for m in moments),
     }
@@ -139,7 +140,14 @@ def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
 def settings_for(case: Case, policy: PolicyConfig) -> Settings:
     """The planner's settings of a case."""
     sampling = Sampling(max_new_tokens=case.completion)
-    rollout = RolloutConfig(case.group_size, case.group_size, "step", 1, case.prompt, sampling, sampling)
+    rollout = RolloutConfig(
+        planner_group_size=case.group_size,
+        executor_group_size=case.group_size,
+        max_steps=1,
+        max_prompt_tokens=case.prompt,
+        planner=sampling,
+        executor=sampling,
+    )
     return settings_of(policy, rollout, case.micro_batch, case.groups, batch_size=256)
 
 
@@ -180,7 +188,7 @@ def vars_of(group: Group) -> dict[str, Any]:
 
 def _policy(out: Path) -> PolicyConfig:
     return PolicyConfig(
-        model=str((out / "model").resolve()), quantization="nf4", dtype="bfloat16", gradient_checkpointing=True
+        model=str((out / "model").resolve()), quantization="nf4", dtype="float32", gradient_checkpointing=True
     )
 
 
@@ -204,7 +212,7 @@ def main() -> None:
     for step in STEPS:
         if not (args.out / f"{step}.json").exists():
             command = [sys.executable, __file__, "--out", str(args.out), "--step", step]
-            subprocess.run([*command, *(["--tenth"] if args.tenth else [])], check=True)
+            subprocess.run([*command, *(["--tenth"] if args.tenth else [])], check=True, env=os.environ | RELEASE)
         figures |= json.loads((args.out / f"{step}.json").read_text())
     (args.out / "proof.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"written: {args.out / 'proof.json'}")
