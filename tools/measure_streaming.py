@@ -3,10 +3,11 @@
     python tools/measure_streaming.py --rows 1000 100000 1000000
 
 Makes files of ToolWorld tasks in a temporary folder, no two rows with the same tools; converts each with
-`tools/convert_data.py jsonl`; opens the result with JsonlDataset and draws 1,000 tasks; trains the small model on it for
-four optimiser steps. Memory is the largest resident set of the process so far, and time its processor time, of which the
-imports take a part (the step `imports only`). Converting and opening are processes of their own; training goes on in the
-one that has opened the file. The second table is the resident memory while the longest file is read, at every tenth of it.
+`tools/convert_data.py jsonl`; opens the result with JsonlDataset and draws 1,000 tasks; trains the small model on it
+for four optimiser steps. Memory is the largest resident set of the process so far, and time its processor time, of
+which the imports take a part (the step `imports only`). Converting and opening are processes of their own; training
+goes on in the one that has opened the file. The second table is the resident memory while the longest file is read,
+at every tenth of it.
 """
 
 from __future__ import annotations
