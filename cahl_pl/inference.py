@@ -10,12 +10,11 @@ from typing import Final
 
 import torch
 
-from cahl_pl.benchmarks.base import dialogue
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments.base import Environment
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy import Policy
-from cahl_pl.prompts import PromptBuilder
+from cahl_pl.prompts import PromptBuilder, dialogue
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rollout import Episode, Rollout, RolloutConfig
 from cahl_pl.schema import canonical, coerce_call

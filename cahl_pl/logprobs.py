@@ -16,7 +16,8 @@ from cahl_pl.packing import Row, batches, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Group
 
-_CHUNK = 2048  # rows of logits held at a time: at a vocabulary of 152,064 this is 1.2 GB in float32
+LOGITS_AT_A_TIME = 2048
+"""Rows of logits held at a time: at a vocabulary of 152,064 one such tensor takes 1.2 GiB in float32, and four live at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,14 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores
     flat, target = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device)], ids[mask]
     values = [
         checkpoint(
-            _token_logprobs, policy, flat[i : i + _CHUNK], target[i : i + _CHUNK], temperature, use_reentrant=False
+            _token_logprobs,
+            policy,
+            flat[i : i + LOGITS_AT_A_TIME],
+            target[i : i + LOGITS_AT_A_TIME],
+            temperature,
+            use_reentrant=False,
         )
-        for i in range(0, len(flat), _CHUNK)
+        for i in range(0, len(flat), LOGITS_AT_A_TIME)
     ]
     zeros = torch.zeros(ids.shape, device=device)
     logprobs = zeros.masked_scatter(mask, torch.cat([v[0] for v in values]))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from cahl_pl.schema import canonical, coerce_call
-from cahl_pl.types import FeedbackError, Step, ToolCall, ToolSpec, Trajectory
+from cahl_pl.schema import call_key
+from cahl_pl.types import FeedbackError, Step, Trajectory
 
 INVALID_CAUSES: tuple[FeedbackError, ...] = tuple(cause for cause in get_args(FeedbackError) if cause != "tool")
 """The causes that make a call invalid: all but `tool`, an error that the tool itself reports."""
@@ -44,7 +44,9 @@ def is_success(trajectory: Trajectory) -> bool:
         actions = [step.action for step in trajectory.steps]
         answered = any(action.answer is not None and action.well_formed for action in actions)
         return trajectory.plan.error is None and not trajectory.calls and answered
-    return Counter(_keys(trajectory.calls, task.tools)) == Counter(_keys((gold.call for gold in task.gold), task.tools))
+    wanted = [gold.call for gold in task.gold]
+    made, right = (Counter(call_key(call, task.tools) for call in calls) for calls in (trajectory.calls, wanted))
+    return made == right
 
 
 class ToolUse(Metric):
@@ -116,7 +118,7 @@ def count_uses(trajectory: Trajectory, success: bool | None = None, gold_calls: 
     gold_calls = len(trajectory.task.gold) if gold_calls is None else gold_calls
     attempts = [step for step in trajectory.steps if step.action.answer is None]
     causes = Counter[str](cause for step in attempts if (cause := _cause(step)) is not None)
-    keys = _keys(trajectory.calls, trajectory.task.tools)
+    keys = [call_key(call, trajectory.task.tools) for call in trajectory.calls]
     return {
         "trajectories": 1,
         "successes": int(success),
@@ -134,11 +136,6 @@ def _cause(step: Step) -> FeedbackError | None:
     if step.action.call is None:
         return "parse"
     return None if step.feedback is None else step.feedback.error
-
-
-def _keys(calls: Iterable[ToolCall], tools: Sequence[ToolSpec]) -> list[tuple[str, str]]:
-    """One hashable key a call; equal calls have equal keys."""
-    return [(call.name, canonical(coerce_call(call, tools).arguments)) for call in calls]
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

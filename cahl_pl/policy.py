@@ -304,7 +304,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    folder = _resolve(config)
+    folder = model_folder(config)
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.quantization == "nf4":
         quantization = BitsAndBytesConfig(
@@ -371,7 +371,12 @@ def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:
     return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(folder, **kwargs)
 
 
-def _resolve(config: PolicyConfig) -> str:
+def model_folder(config: PolicyConfig) -> str:
+    """The folder or hub id that `config.model` means.
+
+    Raises:
+        PolicyError: it looks like a folder that does not exist.
+    """
     if config.model == "toolworld":
         return str(Path(__file__).parent / "toolworld" / "model")
     folder = Path(config.model).expanduser()

@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from cahl_pl.brief import first_sentence
 from cahl_pl.errors import ConfigError
-from cahl_pl.parsing import format_subtask
-from cahl_pl.types import Message, Role, SubTask, Task, ToolSpec
+from cahl_pl.parsing import format_call, format_subtask
+from cahl_pl.types import Message, Role, SubTask, Task, ToolSpec, Trajectory
 
 ToolFormat: TypeAlias = Literal["json", "compact", "brief"]
 """How a tool is written for the model: see `PromptConfig`."""
@@ -198,6 +198,19 @@ class PromptBuilder:
         # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
         text = text.encode("utf-8", "replace").decode("utf-8")
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def dialogue(episode: Trajectory) -> list[Message]:
+    """What an episode adds to the dialogue of the next one: calls with their answers, and answers in text."""
+    messages = []
+    for step in episode.steps:
+        if step.action.call is not None:
+            messages.append(Message("assistant", format_call(step.action.call)))
+        elif step.action.answer is not None:
+            messages.append(Message("assistant", step.action.answer))
+        if step.feedback is not None and step.action.call is not None:
+            messages.append(Message("tool", step.feedback.text))
+    return messages
 
 
 def _head(template: str) -> tuple[str, str]:

@@ -142,6 +142,11 @@ def coerce_call(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
     return ToolCall(call.name, _coerced(call.arguments, _compiled(tool.parameters)))
 
 
+def call_key(call: ToolCall, tools: Sequence[ToolSpec]) -> tuple[str, str]:
+    """A hashable key of a call: two calls are the same, once coerced, iff their keys are equal."""
+    return call.name, canonical(coerce_call(call, tools).arguments)
+
+
 def canonical(value: Any) -> str:
     """A canonical text of a JSON value: two values are the same value iff their texts are equal.
 
@@ -152,22 +157,22 @@ def canonical(value: Any) -> str:
     # A stack instead of recursion: the depth is the model's to choose. Text instead of tuples for the same
     # reason: comparing and hashing nested tuples recurses.
     out: list[str] = []
-    todo: list[tuple[bool, Any]] = [(False, value)]
-    while todo:
-        literal, item = todo.pop()
+    stack: list[tuple[bool, Any]] = [(False, value)]
+    while stack:
+        literal, item = stack.pop()
         if literal:
             out.append(item)
         elif isinstance(item, Mapping):
             out.append("{")
-            todo.append((True, "}"))
+            stack.append((True, "}"))
             keys = {json.dumps(key) if isinstance(key, str) else _scalar(key): key for key in item}
             for text in sorted(keys, reverse=True):
-                todo += [(True, ","), (False, item[keys[text]]), (True, text + ":")]
+                stack += [(True, ","), (False, item[keys[text]]), (True, text + ":")]
         elif isinstance(item, list | tuple):
             out.append("[")
-            todo.append((True, "]"))
+            stack.append((True, "]"))
             for child in reversed(item):
-                todo += [(True, ","), (False, child)]
+                stack += [(True, ","), (False, child)]
         else:
             out.append(_scalar(item))
     return "".join(out)
@@ -237,15 +242,15 @@ def _find(name: str, tools: Sequence[ToolSpec]) -> ToolSpec | None:
 
 
 def _references(schema: Any) -> Iterator[str]:
-    todo = [schema]
-    while todo:
-        item = todo.pop()
+    stack = [schema]
+    while stack:
+        item = stack.pop()
         if isinstance(item, Mapping):
             if isinstance(item.get("$ref"), str):
                 yield item["$ref"]
-            todo += item.values()
+            stack += item.values()
         elif isinstance(item, list):
-            todo += item
+            stack += item
 
 
 def _first_error(validator: Validator, value: Any) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.schema import call_key
 from cahl_pl.types import GoldCall, Task, ToolCall
 
 
@@ -21,10 +21,10 @@ def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
     Returns:
         Gold calls in their order; empty when all have been made, so that an answer in text is right.
     """
-    done = Counter(_key(call, task) for call in made)
+    done = Counter(call_key(call, task.tools) for call in made)
     left = []
     for number, gold in enumerate(task.gold, start=1):
-        key = _key(gold.call, task)
+        key = call_key(gold.call, task.tools)
         if done[key]:
             done[key] -= 1
         else:
@@ -41,13 +41,5 @@ def gold_turns(task: Task) -> list[tuple[GoldCall, ...]]:
     made: list[ToolCall] = []
     while turn := next_calls(task, made):
         turns.append(turn)
-        made += _calls(turn)
+        made += [gold.call for gold in turn]
     return turns
-
-
-def _calls(gold: Iterable[GoldCall]) -> list[ToolCall]:
-    return [one.call for one in gold]
-
-
-def _key(call: ToolCall, task: Task) -> tuple[str, str]:
-    return call.name, canonical(coerce_call(call, task.tools).arguments)

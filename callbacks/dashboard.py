@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -123,8 +121,7 @@ def layout(data: RolloutDataModule) -> dict[str, dict[str, list[Any]]]:
 def settings(module: CAHLModule, data: RolloutDataModule) -> dict[str, Any]:
     """What distinguishes runs, flat: numbers and texts."""
     rollout, policy = data.rollout.config, module.policy.config
-    optimizers = {role: asdict(module.optimizer_config[role]) for role in ROLES}
-    found: Mapping[str, Any] = {
+    return {
         "model": policy.model,
         "adapter": policy.adapter,
         "quantization": policy.quantization or "none",
@@ -132,7 +129,7 @@ def settings(module: CAHLModule, data: RolloutDataModule) -> dict[str, Any]:
         "loss": module.grpo.loss,
         "kl": module.grpo.kl,
         "clip_high": module.grpo.clip_high,
-        **{f"{role}_lr": values["lr"] for role, values in optimizers.items()},
+        **{f"{role}_lr": config.lr for role, config in module.optimizer_config.items()},
         "planner_group_size": rollout.planner_group_size,
         "executor_group_size": rollout.executor_group_size,
         "branching": rollout.branching,
@@ -142,7 +139,6 @@ def settings(module: CAHLModule, data: RolloutDataModule) -> dict[str, Any]:
         "single_level": data.single_level,
         "seed": data.seed,
     }
-    return dict(found)
 
 
 def _writers(trainer: Trainer) -> list[Any]:

@@ -71,6 +71,24 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory) -> str:
+    """A folder with the shape of Qwen2.5-7B-Instruct: nothing but config.json."""
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("qwen")
+    Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def make_policy(tiny_model: Path):
     """Makes policies on the tiny model, their adapters moved away from zero so that they matter."""

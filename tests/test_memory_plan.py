@@ -16,31 +16,32 @@ from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.memory_plan import (
-    CONTEXT,
-    FRAGMENTATION,
     GIB,
     ModelShape,
     Settings,
-    attention_bytes,
-    backward_bytes,
-    base_bytes,
-    dequantised_bytes,
-    kv_bytes,
     largest_micro_batch,
     made_to_fit,
-    mask_bytes,
-    mlp_bytes,
-    nf4_bytes,
     overrides,
     peak,
     sampling_moments,
-    saved_bytes,
-    score_logits_bytes,
     settings_of,
     shape_of,
     stages,
     update_moments,
 )
+from cahl_pl.memory_plan.parts import (
+    attention_bytes,
+    backward_bytes,
+    base_bytes,
+    dequantised_bytes,
+    kv_bytes,
+    mask_bytes,
+    mlp_bytes,
+    nf4_bytes,
+    saved_bytes,
+    score_logits_bytes,
+)
+from cahl_pl.memory_plan.stages import CONTEXT, FRAGMENTATION
 from cahl_pl.policy import PolicyConfig, PolicyError
 from cahl_pl.rollout import RolloutConfig
 from cahl_pl.types import Group
@@ -75,22 +76,6 @@ SETTINGS = Settings(
     prompts={"planner": 6, "executor": 12},
 )
 HALF = replace(SETTINGS, dtype_bytes=2)
-
-
-def qwen2_7b(folder):
-    """The shape of Qwen2.5-7B-Instruct: a folder with nothing but config.json."""
-    from transformers import Qwen2Config
-
-    Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        tie_word_embeddings=False,
-    ).save_pretrained(folder)
-    return folder
 
 
 def test_weights():
@@ -266,8 +251,8 @@ def test_largest_micro_batch_is_the_largest(big):
 # --- from a configuration ----------------------------------------------------------------------------------------------
 
 
-def test_qwen2_7b_is_counted_from_its_configuration_alone(tmp_path):
-    shape = shape_of(PolicyConfig(model=str(qwen2_7b(tmp_path))))
+def test_qwen2_7b_is_counted_from_its_configuration_alone(qwen):
+    shape = shape_of(PolicyConfig(model=qwen))
     assert sum(shape.linear) + shape.others == 7_615_616_512  # as its model card says: 7.61B
     # q and o 3584 x 3584, k and v 3584 x 512, three of 3584 x 18944
     assert sum(shape.linear) == 28 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)

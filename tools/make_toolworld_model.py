@@ -11,10 +11,10 @@ A byte-level BPE with a chat template, and a Qwen2-type transformer of a million
 are set by hand to copy (`initial_model`). It imitates gold plans and calls of ToolWorld's `train` split, both roles mixed.
 In the second command half of the tasks have made-up words in place of their tools' (`with_new_words`), so that the model
 learns to read what a tool is called. In the third, half of the tasks are shown as one executor without a planner would do
-them, so that systems with one level start from the same model. The last gives all of them a bad habit (`with_habit`): two
-thirds of its demonstrations split a request too coarsely or too finely, or carry a sub-task out half. That is the mediocre
-start that reinforcement learning sets out from: both roles can do better than they mostly do, and neither alone can make up
-for the other.
+them, so that systems with one level start from the same model. The last gives all of them a bad habit (`with_habit`,
+`half_done`): seven in ten of its demonstrations split a request too coarsely or too finely, or carry a sub-task out half.
+That is the mediocre start that reinforcement learning sets out from: both roles can do better than they mostly do, and
+neither alone can make up for the other.
 """
 
 from __future__ import annotations

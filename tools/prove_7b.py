@@ -37,15 +37,15 @@ from safetensors.torch import save_file
 
 from cahl_pl.engines.base import Sampling
 from cahl_pl.memory_plan import (
-    CONTEXT,
     GIB,
     Settings,
-    base_bytes,
     sampling_moments,
     settings_of,
     shape_of,
     update_moments,
 )
+from cahl_pl.memory_plan.parts import base_bytes
+from cahl_pl.memory_plan.stages import CONTEXT
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.quiet import quiet_libraries

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from cahl_pl.benchmarks.base import (
-    AcknowledgingEnvironment,
     Benchmark,
     Evaluate,
     Record,
@@ -27,6 +26,7 @@ from cahl_pl.benchmarks.base import (
 from cahl_pl.datasets.base import object_schema
 from cahl_pl.datasets.rows import DataError, get_field, read_rows
 from cahl_pl.datasets.type_names import type_schema
+from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.recorded import RecordedEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.schema import canonical

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
-from cahl_pl.environments.base import Environment, Session, refusal
+from cahl_pl.environments.base import Environment
 from cahl_pl.metrics import count_uses
-from cahl_pl.parsing import format_call
 from cahl_pl.records import record
-from cahl_pl.types import Feedback, Message, Plan, Task, ToolCall, Trajectory
+from cahl_pl.types import Plan, Task, Trajectory
 
 Record: TypeAlias = dict[str, Any]
 """What became of one task, as JSON values: `id`, `group`, `success`, `episodes`, `counts` and what the scorer needs."""
@@ -85,25 +84,6 @@ class Benchmark(ABC):
         """Give back what a run has opened; it may be run again afterwards."""
 
 
-class AcknowledgingEnvironment(Environment):
-    """Answers every call that its schema allows with `{"status": "ok"}`.
-
-    For benchmarks that only compare calls: an answer that depended on the gold would give it away.
-    """
-
-    def start(self, task: Task) -> Session:
-        """A session without state."""
-        return _Acknowledging(task)
-
-
-class _Acknowledging(Session):
-    def __init__(self, task: Task) -> None:
-        self._task = task
-
-    def call(self, call: ToolCall) -> Feedback:
-        return refusal(call, self._task) or Feedback('{"status": "ok"}')
-
-
 def make_record(
     name: str,
     group: str,
@@ -129,19 +109,6 @@ def make_record(
     if gold_calls is None:
         del counts["surplus"]
     return {"id": name, "group": group, "success": success, **verdict, "counts": counts, "episodes": shown}
-
-
-def dialogue(episode: Trajectory) -> list[Message]:
-    """What an episode adds to the dialogue of the next one: calls with their answers, and answers in text."""
-    messages = []
-    for step in episode.steps:
-        if step.action.call is not None:
-            messages.append(Message("assistant", format_call(step.action.call)))
-        elif step.action.answer is not None:
-            messages.append(Message("assistant", step.action.answer))
-        if step.feedback is not None and step.action.call is not None:
-            messages.append(Message("tool", step.feedback.text))
-    return messages
 
 
 def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:

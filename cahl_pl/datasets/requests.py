@@ -10,6 +10,7 @@ from typing import Any, Final
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.jsonl import row_to_task
 from cahl_pl.datasets.rows import DataError, get_field, parse_json, read_rows
+from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.base import Environment
 from cahl_pl.environments.executable import ExecutableEnvironment
 from cahl_pl.environments.python_tools import PythonTools
@@ -43,8 +44,6 @@ class Requests(TaskSource):
     """
 
     def __init__(self, source: str, tools: str | None = None, environment: Environment | None = None) -> None:
-        from cahl_pl.benchmarks.base import AcknowledgingEnvironment  # here: benchmarks write records, which know KIND
-
         specs: tuple[ToolSpec, ...] | None = None
         runnable: set[str] | None = None  # where a module answers
         if tools is not None and tools.endswith(".json"):

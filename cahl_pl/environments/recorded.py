@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.schema import call_key
 from cahl_pl.types import Feedback, Task, ToolCall
 
 from .base import Environment, Session, failure, json_text, refusal
@@ -22,18 +22,15 @@ class RecordedEnvironment(Environment):
 class _RecordedSession(Session):
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._open = [(self._key(gold.call), gold.result) for gold in task.gold]
+        self._open = [(call_key(gold.call, task.tools), gold.result) for gold in task.gold]
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)
         if refused is not None:
             return refused
-        key = self._key(call)
+        key = call_key(call, self._task.tools)
         for i, (gold_key, result) in enumerate(self._open):
             if gold_key == key:
                 del self._open[i]
                 return Feedback(json_text({"status": "ok"} if result is None else result))
         return failure("there is no result for this call", "unmatched")
-
-    def _key(self, call: ToolCall) -> tuple[str, str]:
-        return call.name, canonical(coerce_call(call, self._task.tools).arguments)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.schema import call_key, coerce_call
 from cahl_pl.types import Action, GoldCall, Task, ToolCall, Turn
 
 from .base import BaseTurnReward, check_weights, weighted_total
@@ -124,8 +124,5 @@ def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -
 
 def is_same(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -> bool:
     """Whether they are the same multiset of calls, once coerced."""
-    return Counter(_keys(calls, task)) == Counter(_keys(gold, task))
-
-
-def _keys(calls: Iterable[ToolCall], task: Task) -> list[tuple[str, str]]:
-    return [(call.name, canonical(coerce_call(call, task.tools).arguments)) for call in calls]
+    made, wanted = (Counter(call_key(call, task.tools) for call in some) for some in (calls, gold))
+    return made == wanted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cahl_pl.benchmarks.base import AcknowledgingEnvironment, by_group, dialogue, make_record, spread
+from cahl_pl.benchmarks.base import by_group, make_record, spread
+from cahl_pl.environments import AcknowledgingEnvironment
+from cahl_pl.prompts import dialogue
 from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
 
 ADD = ToolSpec("add", "", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from cahl_pl.benchmarks.base import AcknowledgingEnvironment, Benchmark, by_group
+from cahl_pl.benchmarks.base import Benchmark, by_group
 from cahl_pl.benchmarks.runs import BenchmarkRun, efficiency
 from cahl_pl.datasets import DataError
+from cahl_pl.environments import AcknowledgingEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import Message, Task, ToolCall, ToolSpec
 

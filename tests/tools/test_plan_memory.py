@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "cahl.yaml"
+(BUDGET,) = (  # GiB a device, of the configuration itself
+    callback["init_args"]["budget_gib"]
+    for callback in yaml.safe_load(CONFIG.read_text())["trainer"]["callbacks"]
+    if callback["class_path"].endswith("FourBitMemory")
+)
 
 
 @pytest.fixture
@@ -18,23 +24,6 @@ def plan(monkeypatch):
     """Run the tool; the arguments after `plan_memory.py`."""
     monkeypatch.setattr(sys, "argv", ["plan_memory.py"])
     return runpy.run_path(str(ROOT / "tools" / "plan_memory.py"))["run"]
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory) -> str:
-    from transformers import Qwen2Config
-
-    folder = tmp_path_factory.mktemp("qwen")
-    Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        tie_word_embeddings=False,
-    ).save_pretrained(folder)
-    return str(folder)
 
 
 def test_the_papers_configuration(plan, qwen, capsys):
@@ -51,10 +40,25 @@ def test_the_papers_configuration(plan, qwen, capsys):
             assert stage["adapters"] == 2 * 4 * printed["shape"]["adapter"]
         assert planned["gpus"]["200"]["fits"] is True
         assert planned["gpus"]["200"]["changes"] == []
-        assert planned["gpus"]["45"]["changes"]
+        assert planned["gpus"]["45"]["fits"] is True  # an A40
+        assert planned["gpus"]["45"]["changes"] == []
+        assert planned["peak"] < BUDGET * 2**30  # so that FourBitMemory lets it start
         assert not planned["gpus"]["8"]["fits"]
     one, two = printed["devices"].values()
     assert one["stages"]["update planner"] == two["stages"]["update planner"]  # each device does the same
+    assert (
+        one["stages"]["sample planner"]["KV cache"] == two["stages"]["sample planner"]["KV cache"]
+    )  # the engine's batch
+
+
+def test_with_the_engines_own_batch_it_would_not_fit(plan, qwen, capsys):
+    engine = ["--data.engine", "cahl_pl.engines.TransformersEngine", "--data.engine.batch_size", "256"]
+    plan(["-c", str(CONFIG), "--model.policy.model", qwen, *engine, "--gpu-gib", "45", "--json"])
+    one, two = json.loads(capsys.readouterr().out)["devices"].values()
+    assert not one["gpus"]["45"]["fits"]
+    assert one["gpus"]["45"]["changes"] == [
+        "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size 32"
+    ]
     assert one["stages"]["sample planner"]["KV cache"] == 2 * two["stages"]["sample planner"]["KV cache"]
 
 

@@ -9,12 +9,10 @@ from importlib import metadata
 from typing import Any
 
 from cahl_pl.benchmarks.base import (
-    AcknowledgingEnvironment,
     Benchmark,
     Evaluate,
     Record,
     by_group,
-    dialogue,
     make_record,
     spread,
 )
@@ -30,7 +28,9 @@ from cahl_pl.benchmarks.bfcl.data import (
     package_folder,
 )
 from cahl_pl.benchmarks.bfcl.scores import SCHEMES, Scheme, missing, summarize
+from cahl_pl.environments import AcknowledgingEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.prompts import dialogue
 from cahl_pl.types import Message, Task, Trajectory
 
 NEW_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"

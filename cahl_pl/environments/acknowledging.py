@@ -1,0 +1,26 @@
+"""Answers that say nothing: for calls that are only compared, or that nobody can run."""
+
+from __future__ import annotations
+
+from cahl_pl.types import Feedback, Task, ToolCall
+
+from .base import Environment, Session, refusal
+
+
+class AcknowledgingEnvironment(Environment):
+    """Answers every call that its schema allows with `{"status": "ok"}`.
+
+    For benchmarks that only compare calls: an answer that depended on the gold would give it away.
+    """
+
+    def start(self, task: Task) -> Session:
+        """A session without state."""
+        return _AcknowledgingSession(task)
+
+
+class _AcknowledgingSession(Session):
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def call(self, call: ToolCall) -> Feedback:
+        return refusal(call, self._task) or Feedback('{"status": "ok"}')

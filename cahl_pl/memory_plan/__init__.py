@@ -1,0 +1,25 @@
+"""The memory that a run takes on one device, from its configuration alone: shapes in, bytes out.
+
+What is counted is what PyTorch holds at the worst moment of each stage. `tools/check_memory_plan.py` holds the formulas against
+measured peaks.
+"""
+
+from .fitting import largest_micro_batch, made_to_fit, overrides, peak
+from .shapes import ModelShape, Settings, settings_of, shape_of
+from .stages import GIB, Stage, sampling_moments, stages, update_moments
+
+__all__ = [
+    "GIB",
+    "ModelShape",
+    "Settings",
+    "Stage",
+    "largest_micro_batch",
+    "made_to_fit",
+    "overrides",
+    "peak",
+    "sampling_moments",
+    "settings_of",
+    "shape_of",
+    "stages",
+    "update_moments",
+]

@@ -1,0 +1,104 @@
+"""Whether a run fits, and what to change so that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from .shapes import ModelShape, Settings
+from .stages import stages, update_stage
+
+
+def peak(shape: ModelShape, settings: Settings) -> int:
+    """Bytes at the worst moment of the run."""
+    return max(stage.total for stage in stages(shape, settings))
+
+
+def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> int | None:
+    """The largest `max_tokens_per_micro_batch`, in steps of 256 tokens, whose update fits.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        limit: bytes of the device.
+
+    Returns:
+        Tokens; None where the longest sequence alone, which is never split, does not fit.
+    """
+
+    def fits(tokens: int) -> bool:
+        at = replace(settings, max_tokens_per_micro_batch=tokens)
+        return all(update_stage(shape, at, role).total <= limit for role in settings.prompts)
+
+    if not fits(1):
+        return None
+    low, high = 0, 2**14  # in steps of 256 tokens: up to 4 million
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(256 * middle) else (low, middle)
+    return max(1, 256 * low)
+
+
+def made_to_fit(shape: ModelShape, settings: Settings, limit: int) -> Settings | None:
+    """The settings with as little changed as makes the run fit.
+
+    Changes are tried in this order, the mildest first: gradient checkpointing, a smaller micro-batch, fewer completions
+    decoded at once, fewer kept prefixes, a base in 4 bits, shorter prompts.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        limit: bytes of the device.
+
+    Returns:
+        The settings themselves where they fit; None where nothing helps.
+    """
+    current = settings
+    for name, values in _choices(settings):
+        current = _largest(shape, current, name, values, limit) or replace(current, **{name: values[-1]})
+        if peak(shape, current) <= limit:
+            break
+    else:
+        return None
+    for name, values in _choices(settings):  # what a later change has made needless
+        current = _largest(shape, current, name, values, limit) or current
+    return current
+
+
+def _choices(settings: Settings) -> Iterator[tuple[str, list[Any]]]:
+    """Fields of the settings and their values, from the present one to the one that saves the most."""
+    yield "gradient_checkpointing", [settings.gradient_checkpointing, True]
+    yield "max_tokens_per_micro_batch", _halves(settings.max_tokens_per_micro_batch, 256)
+    yield "batch_size", _halves(settings.batch_size, 1)
+    yield "prefix_cache_tokens", [*_halves(settings.prefix_cache_tokens, 1024), 0]
+    yield "quantization", [settings.quantization, "nf4"]
+    yield "max_prompt_tokens", _halves(settings.max_prompt_tokens, 128)
+
+
+def _halves(value: int, least: int) -> list[int]:
+    values = [value]
+    while values[-1] // 2 >= least:
+        values.append(values[-1] // 2)
+    return values
+
+
+def _largest(shape: ModelShape, settings: Settings, name: str, values: list[Any], limit: int) -> Settings | None:
+    trials = (replace(settings, **{name: value}) for value in values)
+    return next((trial for trial in trials if peak(shape, trial) <= limit), None)
+
+
+_KEYS = {
+    "gradient_checkpointing": "--model.policy.gradient_checkpointing",
+    "max_tokens_per_micro_batch": "--model.max_tokens_per_micro_batch",
+    "batch_size": "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size",
+    "prefix_cache_tokens": "--model.policy.prefix_cache_tokens",
+    "quantization": "--model.policy.quantization",
+    "max_prompt_tokens": "--data.rollout.max_prompt_tokens",
+}
+
+
+def overrides(before: Settings, after: Settings) -> list[str]:
+    """What to add to the command line to get from one to the other."""
+    changed = [name for name in _KEYS if getattr(before, name) != getattr(after, name)]
+    return [f"{_KEYS[name]} {str(getattr(after, name)).lower()}" for name in changed]

@@ -1,0 +1,128 @@
+"""Bytes of each part of a run, a formula a part.
+
+They are those of a decoder with a gated MLP and root mean square norms (Qwen2, Llama, Mistral, SmolLM2) as transformers and
+PEFT run it; other layers are taken for such.
+"""
+
+from __future__ import annotations
+
+from cahl_pl.logprobs import LOGITS_AT_A_TIME
+
+from .shapes import ModelShape, Settings
+
+FLOAT32 = 4
+"""Bytes; of adapters, their inputs, norms and logits."""
+
+
+def nf4_bytes(weights: int) -> int:
+    """Bytes of a weight in NF4 with double quantisation (bitsandbytes, blocks of 64).
+
+    Two weights a byte; a byte of scale a block; of 256 scales each, a float32; the offset of the scales; and the two
+    tables by which weights (16 float32) and scales (256 float32) are looked up.
+    """
+    blocks = -(-weights // 64)
+    return -(-weights // 2) + blocks + 4 * -(-blocks // 256) + 4 + 4 * 16 + 4 * 256
+
+
+def base_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes of the frozen base: embeddings, norms, biases and the output layer keep their dtype in either case."""
+    if settings.quantization == "nf4":
+        return sum(map(nf4_bytes, shape.linear)) + shape.others * settings.dtype_bytes
+    return (sum(shape.linear) + shape.others) * settings.dtype_bytes
+
+
+def dequantised_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes of the largest weight while it is computed with: written out in the dtype, its scales in float32, twice."""
+    if settings.quantization == "none":
+        return 0
+    largest = max(shape.linear)
+    return largest * settings.dtype_bytes + 2 * FLOAT32 * -(-largest // 64)
+
+
+def kv_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes of the keys and values of a token, all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * settings.dtype_bytes
+
+
+def saved_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes a token that a decoder layer keeps for its backward pass, attention masks and scores apart.
+
+    The two norms compute in float32 and keep their input. Queries, repeated keys and values and the attention's output
+    are kept; so are the MLP's gate, the gate's activation and the up projection. Every adapted layer keeps the input
+    of its adapter in float32 (a copy for each, unless activations are float32 already) and what comes out of A. All
+    other weights are frozen: their inputs are not kept.
+    """
+    h, i, q, e = shape.hidden, shape.intermediate, shape.query, settings.dtype_bytes
+    norms = 2 * FLOAT32 * (h + 1)
+    attention = 4 * e * q + FLOAT32 * shape.heads
+    mlp = 3 * e * i
+    inputs = FLOAT32 * shape.adapted_inputs
+    if e == FLOAT32:  # no copies: queries, keys and values share one input, as do gate and up; the output is kept above
+        inputs = min(inputs, FLOAT32 * (2 * h + i))
+    return norms + attention + mlp + inputs + FLOAT32 * shape.rank * shape.adapted
+
+
+def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes a token that a decoder layer takes at its worst in the MLP, run without gradient.
+
+    The embeddings, the layer's input, the residual and the normed input; the activation of the gate; and of the up
+    projection the base's output, and the adapter's in float32, before and after scaling. A bfloat16 input is also there
+    in float32.
+    """
+    h, i, e = shape.hidden, shape.intermediate, settings.dtype_bytes
+    copy = 0 if e == FLOAT32 else FLOAT32 * h
+    return 4 * e * h + copy + e * i + (e + 2 * FLOAT32) * i
+
+
+def attention_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes a token that a decoder layer takes in the attention, run without gradient, masks apart.
+
+    The embeddings, the layer's input and the normed input; queries, keys and values, these repeated too, and the output.
+    """
+    e = settings.dtype_bytes
+    return 3 * e * shape.hidden + 4 * e * shape.query + 2 * e * shape.kv_heads * shape.head_dim
+
+
+def backward_bytes(shape: ModelShape, settings: Settings) -> int:
+    """Bytes a token that a layer's backward pass takes beyond what was saved, at its worst.
+
+    Either at the end of the layer's forward pass (with checkpointing it has just been repeated): the MLP's product, and
+    the down projection's output, the base's, and the adapter's before and after scaling; the residual and the normed input. Or
+    in the backward pass of the MLP: gradients of the width of the MLP, of which the saved product makes room for one.
+    """
+    h, i, e = shape.hidden, shape.intermediate, settings.dtype_bytes
+    product = 0 if e == FLOAT32 else e * i
+    forward = product + (e + 2 * FLOAT32) * h + (0 if e == FLOAT32 else 2 * e * h)
+    return max(forward, 2 * e * (i + h))
+
+
+def mask_bytes(
+    shape: ModelShape, settings: Settings, tokens: int, seen: int, layers: int = 0, attending: bool = False
+) -> int:
+    """Bytes of the attention masks [rows, 1, tokens, seen], and of the scores where a kernel does not keep them to itself.
+
+    `sdpa` shares a boolean mask; in each layer it makes a float one of it, which the backward pass needs, and before
+    that its negation. `eager` shares a float mask; each layer keeps the weights of all heads, in float32 and in the
+    dtype, and makes three copies of the scores.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        tokens: padded tokens of all rows.
+        seen: columns, the tokens that one may see.
+        layers: layers that keep theirs for the backward pass.
+        attending: whether a layer is computing its attention.
+    """
+    places, e = tokens * seen, settings.dtype_bytes
+    if settings.attention == "sdpa":
+        return places * (1 + e * layers + (e + 1) * attending)
+    kept = FLOAT32 + (0 if e == FLOAT32 else e)
+    return places * (1 + e + shape.heads * (kept * layers + (3 * e + FLOAT32) * attending))
+
+
+def score_logits_bytes(shape: ModelShape, tokens: int) -> int:
+    """Bytes of a chunk of logits while log-probabilities are taken.
+
+    Four in float32: scaled logits, log-probabilities, and for the entropy probabilities and their product.
+    """
+    return 4 * FLOAT32 * min(tokens, LOGITS_AT_A_TIME) * shape.vocabulary

@@ -1,0 +1,211 @@
+"""The worst moments of a run: what lies in memory while tokens are sampled, and while an adapter is updated.
+
+Tasks have prompts of `max_prompt_tokens`, completions of `max_new_tokens`, no prefix in common, and one packed row is as long
+as its micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cahl_pl.types import ROLES, Role
+
+from .parts import (
+    FLOAT32,
+    attention_bytes,
+    backward_bytes,
+    base_bytes,
+    dequantised_bytes,
+    kv_bytes,
+    mask_bytes,
+    mlp_bytes,
+    saved_bytes,
+    score_logits_bytes,
+)
+from .shapes import ModelShape, Settings
+
+GIB = 2**30
+CONTEXT = int(0.8 * GIB)
+"""Assumed, not counted: CUDA's context, its libraries and their workspaces; on a CPU, Python with its libraries."""
+FRAGMENTATION = 0.08
+"""Assumed: what an allocator holds beyond what is in use, as a share of all that comes and goes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The worst moment of a part of a run.
+
+    Attributes:
+        name: of the part.
+        parts: what lies in memory then, in bytes.
+    """
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes, with the assumed context and fragmentation."""
+        return sum(self.parts.values())
+
+
+def stages(shape: ModelShape, settings: Settings) -> list[Stage]:
+    """The worst moments of sampling and of the update, of each role that the run samples from.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+    """
+    found = [_sampling(shape, settings, role, f"sample {role}") for role in settings.prompts]
+    if settings.evaluated:
+        alone = replace(settings, samples=dict.fromkeys(ROLES, 1), prompts=dict.fromkeys(ROLES, settings.evaluated))
+        found.append(max((_sampling(shape, alone, role, "evaluate") for role in ROLES), key=lambda s: s.total))
+    return found + [update_stage(shape, settings, role) for role in settings.prompts]
+
+
+def _stage(shape: ModelShape, settings: Settings, name: str, parts: dict[str, int]) -> Stage:
+    """With what lies there all the time, and what is assumed.
+
+    Both adapters and both moments of AdamW for each are float32. The gradients of the role that stepped last stay until
+    the next step.
+    """
+    fixed = {
+        "base": base_bytes(shape, settings),
+        "adapters": 2 * FLOAT32 * shape.adapter,
+        "optimiser": 4 * FLOAT32 * shape.adapter,
+        "gradients": FLOAT32 * shape.adapter,
+    }
+    assumed = {"fragmentation": int(FRAGMENTATION * sum(parts.values())), "context": CONTEXT}
+    return Stage(name, fixed | parts | assumed)
+
+
+def _parts(
+    activations: int = 0, masks: int = 0, logits: int = 0, cache: int = 0, prefixes: int = 0, dequantised: int = 0
+) -> dict[str, int]:
+    return {
+        "activations": activations,
+        "attention masks": masks,
+        "logits": logits,
+        "KV cache": cache,
+        "kept prefixes": prefixes,
+        "de-quantised weight": dequantised,
+    }
+
+
+def sampling_moments(
+    shape: ModelShape, settings: Settings, role: Role, prompt_tokens: int | None = None
+) -> list[dict[str, int]]:
+    """Four moments of sampling that may be the worst: prompts are read (attention, MLP), laid out, and continued.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        role: who samples.
+        prompt_tokens: of each prompt; None for `max_prompt_tokens`.
+
+    Returns:
+        The parts of each in bytes.
+    """
+    length = settings.max_prompt_tokens if prompt_tokens is None else prompt_tokens
+    samples, e = settings.samples[role], settings.dtype_bytes
+    count = min(settings.prompts[role], max(1, settings.batch_size // samples))  # a prompt's samples stay together
+    final = length + samples * settings.new_tokens[role]  # columns of a prompt's buffer: its samples lie side by side
+    token, tokens = kv_bytes(shape, settings), count * length
+    dequantised = dequantised_bytes(shape, settings)
+    kept = _prefix_tokens(settings, role, length)
+    # all layers' keys and values are there when the last layer runs; these prompts are kept only then
+    before = token * min(settings.prefix_cache_tokens, kept - tokens)
+    places = 2 * e * shape.head_dim  # cosines and sines of the positions
+    attend, read = (
+        _parts(tokens * (width + places), masks, cache=tokens * token, prefixes=before, dequantised=dequantised)
+        for width, masks in (
+            (attention_bytes(shape, settings), mask_bytes(shape, settings, tokens, length, attending=True)),
+            (mlp_bytes(shape, settings), mask_bytes(shape, settings, tokens, length)),
+        )
+    )
+    prefixes = token * min(settings.prefix_cache_tokens, kept)
+    # the packed keys and values, and the buffers that they are copied to
+    laid_out = _parts(cache=(tokens + count * final) * token, prefixes=prefixes)
+    # for several new tokens at once, keys and values are repeated for all query heads, a layer at a time
+    repeated = shape.heads > shape.kv_heads and (samples > 1 or settings.attention == "eager")
+    continued = _parts(
+        count * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
+        count * samples * final + mask_bytes(shape, settings, count * samples, final, attending=True),
+        # logits, those of unfinished samples, scaled, log-probabilities, probabilities
+        5 * FLOAT32 * count * samples * shape.vocabulary,
+        count * final * token,
+        prefixes,
+        dequantised,
+    )
+    return [attend, read, laid_out, continued]
+
+
+def _prefix_tokens(settings: Settings, role: Role, length: int) -> int:
+    """Prompt tokens of a round up to and including the role's: of the executor, those of every step."""
+    times = {"planner": 1, "executor": settings.steps}
+    roles = list(settings.prompts)
+    return sum(settings.prompts[r] * times[r] * length for r in roles[: roles.index(role) + 1])
+
+
+def _sampling(shape: ModelShape, settings: Settings, role: Role, name: str) -> Stage:
+    moments = [_stage(shape, settings, name, parts) for parts in sampling_moments(shape, settings, role)]
+    return max(moments, key=lambda stage: stage.total)
+
+
+def update_moments(
+    shape: ModelShape, settings: Settings, tokens: int, row: int, predicted: int | None = None
+) -> list[dict[str, int]]:
+    """Two moments of a forward and backward pass that may be the worst: a chunk of logits, and a layer's backward pass.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        tokens: padded tokens of the micro-batch.
+        row: length of its rows.
+        predicted: completion tokens among them; None for all.
+
+    Returns:
+        The parts of each in bytes.
+    """
+    e, layers = settings.dtype_bytes, shape.layers
+    predicted = tokens if predicted is None else predicted
+    saved, alive = saved_bytes(shape, settings), layers
+    inputs = 0
+    if settings.checkpoints:  # each layer's input, and one layer at a time
+        inputs, alive = layers * e * shape.hidden, 1
+    # embeddings, cosines and sines; the last norm and its output
+    ends = tokens * (e * shape.hidden + 2 * e * shape.head_dim + (FLOAT32 + e) * shape.hidden)
+    # the hidden states that predict something; later their gradients
+    chosen = predicted * e * shape.hidden
+    alora = settings.adapter == "alora"
+    cache = tokens * kv_bytes(shape, settings) if alora else 0  # what the body is run on top of
+    prefixes = 0
+    if alora:
+        kept = _prefix_tokens(settings, list(settings.prompts)[-1], settings.max_prompt_tokens)
+        prefixes = kv_bytes(shape, settings) * min(settings.prefix_cache_tokens, kept)
+    # sdpa's backward pass makes no further masks
+    masks = mask_bytes(shape, settings, tokens, row, alive, attending=settings.attention == "eager")
+    return [
+        _parts(
+            ends + chosen + tokens * (inputs + (0 if settings.checkpoints else layers * saved)),
+            mask_bytes(shape, settings, tokens, row, 0 if settings.checkpoints else layers),
+            score_logits_bytes(shape, predicted),
+            cache,
+            prefixes,
+        ),
+        _parts(
+            tokens * (inputs + alive * saved + backward_bytes(shape, settings) + e * shape.hidden),
+            masks,
+            prefixes=prefixes,
+            dequantised=dequantised_bytes(shape, settings),
+        ),
+    ]
+
+
+def update_stage(shape: ModelShape, settings: Settings, role: Role) -> Stage:
+    """The worst moment of a role's update, its micro-batch one row."""
+    tokens = settings.micro_batch_tokens(role)
+    moments = [
+        _stage(shape, settings, f"update {role}", parts) for parts in update_moments(shape, settings, tokens, tokens)
+    ]
+    return max(moments, key=lambda stage: stage.total)
