@@ -155,10 +155,11 @@ class RolloutDataModule(LightningDataModule):
         """Check that every role that is to learn has something to be compared with.
 
         Raises:
-            ConfigError: a group of one, which has no advantage, for a role that is to learn.
+            ConfigError: a group of one, which has no advantage, for a role that is to learn; or an engine that cannot train.
         """
         if stage != "fit":
             return
+        self.rollout.engine.check_training()
         self.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
         self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
@@ -413,7 +414,7 @@ class RolloutDataModule(LightningDataModule):
         )
         generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
         evaluator = self._evaluator(greedy, environment)
-        if isinstance(evaluator, Rollout) and len(tasks) == 1:  # events of several tasks would be mixed up
+        if len(tasks) == 1:  # events of several tasks would be mixed up
             evaluator.watch = self.watch
         self.evaluating = True
         result = evaluator.run(self.policy, self.builder, tasks, generator)

@@ -20,7 +20,7 @@ from cahl_pl.parsing import parse_turn
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward
-from cahl_pl.rollout import RolloutConfig, Round, count_tokens, judged, make_group, speed
+from cahl_pl.rollout import RolloutConfig, Round, Watch, count_tokens, judged, make_group, speed
 from cahl_pl.turns import next_calls
 from cahl_pl.types import Action, Feedback, Group, Plan, Step, SubTask, Task, ToolCall, Trajectory, Turn
 
@@ -46,9 +46,13 @@ class SingleLevelRollout:
         environment: answers calls.
         reward: of an output.
         config: `executor_group_size`, `executor`, `max_steps` (here: turns) and `max_prompt_tokens` are used.
+
+    Attributes:
+        watch: is told of what is carried out; None for nobody.
     """
 
     def __init__(self, engine: Engine, environment: Environment, reward: BaseTurnReward, config: RolloutConfig) -> None:
+        self.watch: Watch | None = None
         self.engine = engine
         self.environment = environment
         self.reward = reward
@@ -107,7 +111,7 @@ class SingleLevelRollout:
         totals = [self.reward.total(components) for components in scored]
         group = make_group(episode.prompt, sampled, totals, scored, peers)
         chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
-        steps = _carry_out(episode.session, turns[chosen], texts[chosen], number)
+        steps = self._carry_out(episode, turns[chosen], texts[chosen], number)
         episode.steps += steps
         episode.calls += turns[chosen].calls
         episode.done = turns[chosen].answer is not None
@@ -116,16 +120,26 @@ class SingleLevelRollout:
         episode.prompt = [*episode.prompt, *sampled[chosen].ids.tolist(), *follow]
         return group
 
+    def _carry_out(self, episode: _Episode, turn: Turn, text: str, number: int) -> list[Step]:
+        """One step a call, the first of them with the turn's text; one step for an answer, or for what cannot be read."""
+        if turn.calls:
+            actions = [Action(call=call, well_formed=turn.well_formed) for call in turn.calls]
+        else:
+            error = turn.error if turn.answer is None else None
+            actions = [Action(answer=turn.answer, well_formed=turn.well_formed, error=error)]
+        steps = []
+        for i, action in enumerate(actions):
+            self._tell(episode.task, action)
+            feedback = None
+            if action.call is not None:
+                feedback = episode.session.call(action.call)
+            elif action.answer is None:
+                feedback = Feedback(json.dumps({"error": action.error}), "parse")
+            if feedback is not None:
+                self._tell(episode.task, feedback)
+            steps.append(Step(SubTask(f"turn {number}", None), "" if i else text, action, feedback))
+        return steps
 
-def _carry_out(session: Session, turn: Turn, text: str, number: int) -> list[Step]:
-    """One step a call, the first of them with the turn's text; one step for an answer, or for what cannot be read."""
-    subtask = SubTask(f"turn {number}", None)
-    if turn.calls:
-        return [
-            Step(subtask, "" if i else text, Action(call=call, well_formed=turn.well_formed), session.call(call))
-            for i, call in enumerate(turn.calls)
-        ]
-    if turn.answer is not None:
-        return [Step(subtask, text, Action(answer=turn.answer, well_formed=turn.well_formed))]
-    action = Action(well_formed=turn.well_formed, error=turn.error)
-    return [Step(subtask, text, action, Feedback(json.dumps({"error": turn.error}), "parse"))]
+    def _tell(self, task: Task, event: Action | Feedback) -> None:
+        if self.watch is not None:
+            self.watch(task, event)

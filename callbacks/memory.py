@@ -10,10 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.memory_plan import GIB, Settings, made_to_fit, overrides, settings_of, shape_of, stages
-from cahl_pl.policy import PolicyError
+from cahl_pl.memory_plan import GIB, made_to_fit, overrides, plan_of, worst_stage
 from cahl_pl.types import RolloutBatch
 
 
@@ -80,15 +78,12 @@ class FourBitMemory(Callback):
         policy.config.quantization = self.quantization
 
     def _check_plan(self, trainer: Trainer, module: Any) -> None:
-        settings = _settings(trainer, module)
-        limit = None if settings is None else self._limit(trainer)
-        if settings is None or limit is None:
+        planned = plan_of(trainer, module)
+        limit = None if planned is None else self._limit(trainer)
+        if planned is None or limit is None:
             return
-        try:
-            shape = shape_of(module.policy.config)
-        except (ConfigError, PolicyError):  # no such model: loading it will say so; or one that cannot be planned
-            return
-        worst = max(stages(shape, settings), key=lambda stage: stage.total)
+        shape, settings = planned
+        worst = worst_stage(shape, settings)
         if worst.total <= limit:
             return
         fitting = made_to_fit(shape, settings, limit)
@@ -135,25 +130,6 @@ class FourBitMemory(Callback):
     def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-
-
-def _settings(trainer: Trainer, module: Any) -> Settings | None:
-    """What the memory planner asks for; None where something else than our engine samples, or nothing does."""
-    data: Any = getattr(trainer, "datamodule", None)
-    engine = None if data is None else data.rollout.engine
-    if not isinstance(engine, TransformersEngine):
-        return None
-    evaluates = data.validation_tasks or data.validation_benchmark or data.test_tasks
-    return settings_of(
-        module.policy.config,
-        data.rollout.config,
-        module.max_tokens_per_micro_batch,
-        data.tasks_per_round,
-        engine.batch_size,
-        trainer.world_size,
-        data.single_level,
-        data.eval_batch_size if evaluates else 0,
-    )
 
 
 def weights_gib(lm: nn.Module) -> dict[str, float]:

@@ -17,7 +17,7 @@ class PredictionWriter(Callback):
     """Prints plan, calls and feedback of each predicted episode and writes them to a file, one JSON object a line.
 
     A user's own requests (`data.requests`) are all printed: as they run if a batch holds one of them, so that a call is seen
-    before its answer; otherwise, and where there is no planner, when the batch is done.
+    before its answer; otherwise when the batch is done.
 
     Args:
         path: the file; None for `predictions.jsonl` in the run's folder.

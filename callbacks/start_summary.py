@@ -9,12 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.memory_plan import GIB, plan_of, worst_stage
 from cahl_pl.records import run_folder
 from cahl_pl.types import ROLES
 
 
 class StartSummary(Callback):
-    """Prints the base, the adapters, the data and the shape of a round when training starts.
+    """Prints the base, the adapters, the planned memory, the shape of a round and the data when training starts.
 
     What became of each row of a data file is written to `data.txt` in the run's folder: every row that was left out,
     or whose schema was relaxed, by its id and with the reason. The terminal gets the counts and the first few.
@@ -31,20 +32,24 @@ class StartSummary(Callback):
         if not trainer.is_global_zero:
             return
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        print("\n".join([*_model(pl_module), *_round(data), *self._data(data)]), flush=True)
+        print(
+            "\n".join([*_model(pl_module), *_memory(trainer, pl_module), *_round(data), *self._data(data)]), flush=True
+        )
         reports = [str(tasks.report) for _, tasks in _sources(data) if tasks.report is not None]
         if reports:
             text = "\n".join(reports) + "\n"
             (run_folder(trainer) / "data.txt").write_text(text, encoding="utf-8", errors="replace")
 
     def _data(self, data: RolloutDataModule) -> Iterator[str]:
-        for name, tasks in _sources(data):
+        sources = list(_sources(data))
+        width = max(10, *(len(name) for name, _ in sources))
+        for name, tasks in sources:
             report = tasks.report
             if report is None:
-                yield f"{name:<10} {len(tasks)} tasks"
+                yield f"{name:<{width}} {len(tasks)} tasks"
                 continue
             first, *rows = str(report).splitlines()
-            yield f"{name:<10} {first}"
+            yield f"{name:<{width}} {first}"
             yield from rows[: self.show]
             if len(rows) > self.show:
                 yield f"  and {len(rows) - self.show} more, named in data.txt in the run's folder"
@@ -57,6 +62,14 @@ def _model(module: LightningModule) -> Iterator[str]:
     config = policy.config
     yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {config.quantization or 'none'} quantization"
     yield f"trainable  {adapters} parameters (LoRA rank {config.lora_rank})"
+
+
+def _memory(trainer: Trainer, module: LightningModule) -> Iterator[str]:
+    planned = plan_of(trainer, module)
+    if planned is None:
+        return
+    worst = worst_stage(*planned)
+    yield f"memory     {worst.total / GIB:.1f} GiB at most ({worst.name}), planned for the longest sequences allowed"
 
 
 def _round(data: RolloutDataModule) -> Iterator[str]:

@@ -177,6 +177,22 @@ def test_an_unreadable_output_is_told_so_and_the_episode_goes_on(builder):
     assert result.rewards["nested"] == pytest.approx([0.0, 0.1, 1.0])
 
 
+def test_who_watches_is_told_of_each_call_before_its_answer(builder):
+    engine = Scripted(builder, [[BOTH]], [["<tool_call>?</tool_call>"]], [[ANSWER]])
+    rollout = SingleLevelRollout(engine, ENVIRONMENT, TurnReward(), RolloutConfig(executor_group_size=1))
+    told = []
+    rollout.watch = lambda task, event: told.append((task.id, event))
+    result = rollout.run(None, builder, [PARALLEL], torch.Generator().manual_seed(0))
+    events = [event for _, event in told]
+    assert {task for task, _ in told} == {"parallel"}
+    assert [type(event).__name__ for event in events] == ["Action", "Feedback"] * 3 + ["Action"]
+    assert [event.call.name for event in (events[0], events[2])] == ["double", "add"]
+    assert [event.text for event in (events[1], events[3])] == ["4", "2"]
+    assert events[5].error == "parse"
+    assert events[6].answer == "It is done."
+    assert [s.action for s in result.trajectories[0].steps] == events[::2]
+
+
 def test_an_error_of_the_environment_is_feedback_too(builder):
     unknown = '<tool_call>{"name": "fly", "parameters": {}}</tool_call>'
     result, engine = run(builder, [NESTED], [[unknown]], [[ANSWER]], executor_group_size=1)

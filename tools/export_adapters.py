@@ -7,6 +7,9 @@ makes `adapters/planner` and `adapters/executor`: safetensors, configuration and
     PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
 
 and with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`.
+
+`--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, made if it is not there and private
+then; the key is that of `hf auth login` or the environment variable HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -64,6 +67,34 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
         (out / role / "README.md").write_text(_card(cli, role, checkpoint, command), encoding="utf-8")
 
 
+def push(out: Path, repository: str) -> str:
+    """Upload both adapters' folders to the hub.
+
+    Args:
+        out: folder that `export` has written.
+        repository: `OWNER/NAME`; made, and private, if it is not there.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ConfigError: the hub refuses or cannot be reached; the folders stay.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=True, exist_ok=True)
+        patterns = [f"{role}/*" for role in ROLES]  # nothing else that lies in the folder
+        return str(api.upload_folder(repo_id=repository, folder_path=out, allow_patterns=patterns).commit_url)
+    except Exception as error:  # refusals, bad names and a missing network, by an HTTP library that versions change
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"--push_to_hub {repository} failed ({reason}): log in with `hf auth login`, check OWNER/NAME and the network; "
+            f"the adapters are in {str(out)!r}"
+        ) from None
+
+
 def _card(cli: CAHLCLI, role: Role, checkpoint: Path, command: str) -> str:
     policy, data = cli.model.policy, cli.datamodule
     reward: BaseReward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
@@ -98,16 +129,20 @@ def run(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a run")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload both folders to this repository")
     args, config = parser.parse_known_args(arguments)
     command = shlex.join(["python", *sys.argv])
     sys.argv = sys.argv[:1]  # what is left belongs to the configuration; Lightning would warn of it
     quiet_libraries()
     try:
         export(main(config, run=False), args.ckpt_path, args.out, command)
+        pushed = push(args.out, args.push_to_hub) if args.push_to_hub else None
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     print(f"written: {args.out / ROLES[0]} and {args.out / ROLES[1]}")
+    if pushed is not None:
+        print(f"pushed: {pushed}")
 
 
 if __name__ == "__main__":

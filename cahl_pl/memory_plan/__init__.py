@@ -4,7 +4,8 @@ What is counted is what PyTorch holds at the worst moment of each stage. `tools/
 measured peaks.
 """
 
-from .fitting import largest_micro_batch, made_to_fit, overrides, peak
+from .fitting import largest_micro_batch, made_to_fit, overrides, peak, worst_stage
+from .runs import plan_of
 from .shapes import ModelShape, Settings, settings_of, shape_of
 from .stages import GIB, Stage, sampling_moments, stages, update_moments
 
@@ -17,9 +18,11 @@ __all__ = [
     "made_to_fit",
     "overrides",
     "peak",
+    "plan_of",
     "sampling_moments",
     "settings_of",
     "shape_of",
     "stages",
     "update_moments",
+    "worst_stage",
 ]

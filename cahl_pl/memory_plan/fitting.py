@@ -7,12 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from .shapes import ModelShape, Settings
-from .stages import stages, update_stage
+from .stages import Stage, stages, update_stage
 
 
 def peak(shape: ModelShape, settings: Settings) -> int:
     """Bytes at the worst moment of the run."""
-    return max(stage.total for stage in stages(shape, settings))
+    return worst_stage(shape, settings).total
+
+
+def worst_stage(shape: ModelShape, settings: Settings) -> Stage:
+    """The stage that takes the most memory."""
+    return max(stages(shape, settings), key=lambda stage: stage.total)
 
 
 def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> int | None:

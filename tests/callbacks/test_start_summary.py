@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from cahl_pl.callbacks import StartSummary
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import LoadReport
 from cahl_pl.environments import RecordedEnvironment
+from cahl_pl.memory_plan import GIB, peak, settings_of, shape_of
 from cahl_pl.toolworld import ToolWorld
 
 
@@ -20,14 +22,20 @@ def trainer(tmp_path):
         "rows.json", ["a"] * 15, [("b", "no tool 'x'")], [(f"row {i}", "no gold") for i in range(4)]
     )
     data = RolloutDataModule(train, RecordedEnvironment(), test={"held_out": ToolWorld("test", 3)}, tasks_per_round=8)
-    return SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=str(tmp_path / "run"))
+    folder = str(tmp_path / "run")
+    return SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=folder, world_size=1)
 
 
-def test_counts_are_printed_and_every_row_is_written(trainer, policy, capsys, tmp_path):
-    StartSummary(show=2).on_fit_start(trainer, SimpleNamespace(policy=policy))
+@pytest.fixture
+def module(policy):
+    return SimpleNamespace(policy=policy, max_tokens_per_micro_batch=4096)
+
+
+def test_counts_are_printed_and_every_row_is_written(trainer, module, policy, capsys, tmp_path):
+    StartSummary(show=2).on_fit_start(trainer, module)
     lines = capsys.readouterr().out.splitlines()
     assert "(qwen2), none quantization" in lines[0]
-    assert lines[2:] == [
+    assert lines[3:] == [
         "round      8 tasks x 2 plans x 4 outputs a step, 3 rounds an epoch",
         "train      rows.json: 15 rows kept, 1 with a relaxed schema, 4 dropped",
         "  relaxed b: no tool 'x'",
@@ -40,7 +48,30 @@ def test_counts_are_printed_and_every_row_is_written(trainer, policy, capsys, tm
     assert "dropped row 3: no gold" in (tmp_path / "run" / "data.txt").read_text()
 
 
-def test_only_the_first_process_speaks(trainer, policy, capsys):
+def test_the_planned_memory_is_that_of_the_memory_planner(trainer, module, policy, capsys):
+    data = trainer.datamodule
+    StartSummary().on_fit_start(trainer, module)
+    settings = settings_of(policy.config, data.rollout.config, 4096, 8, 256, 1, False, data.eval_batch_size)
+    gib = peak(shape_of(policy.config), settings) / GIB
+    line = capsys.readouterr().out.splitlines()[2]
+    assert re.fullmatch(rf"memory     {gib:.1f} GiB at most \([a-z ]+\), planned for .*", line)
+
+
+def test_no_memory_is_promised_where_another_engine_samples(trainer, module, capsys):
+    trainer.datamodule.rollout.engine = object()
+    StartSummary().on_fit_start(trainer, module)
+    assert "memory " not in capsys.readouterr().out
+
+
+def test_names_longer_than_the_column_widen_it(trainer, module, capsys):
+    trainer.datamodule.test_tasks = {"test_unseen_tools": ToolWorld("test", 3)}
+    StartSummary(show=0).on_fit_start(trainer, module)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "test_unseen_tools 3 tasks"
+    assert any(line.startswith("train             rows.json") for line in lines)
+
+
+def test_only_the_first_process_speaks(trainer, module, capsys):
     trainer.is_global_zero = False
-    StartSummary().on_fit_start(trainer, SimpleNamespace(policy=policy))
+    StartSummary().on_fit_start(trainer, module)
     assert capsys.readouterr().out == ""

@@ -7,7 +7,9 @@ import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -87,3 +89,44 @@ def test_a_checkpoint_that_cannot_be_read_is_named(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         export("--out", tmp_path / "out", "-c", config, "--ckpt_path", tmp_path / "no.ckpt")
     assert capsys.readouterr().err.startswith("error: --ckpt_path names ")
+
+
+class Hub:
+    """Stands in for HfApi and keeps what it is asked."""
+
+    asked: list[tuple]
+
+    def create_repo(self, *arguments, **options):
+        self.asked.append(("create", arguments, options))
+
+    def upload_folder(self, **options):
+        self.asked.append(("upload", (), options))
+        return SimpleNamespace(commit_url="https://hub/me/pair/commit/1")
+
+
+def test_both_folders_and_nothing_else_are_pushed(trained, tmp_path, monkeypatch, capsys):
+    _, checkpoint, config = trained
+    monkeypatch.setattr(Hub, "asked", [], raising=False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    out = tmp_path / "out"
+    export("--out", out, "--push_to_hub", "me/pair", "-c", config, "--ckpt_path", checkpoint)
+    assert Hub.asked == [
+        ("create", ("me/pair",), {"private": True, "exist_ok": True}),
+        ("upload", (), {"repo_id": "me/pair", "folder_path": out, "allow_patterns": ["planner/*", "executor/*"]}),
+    ]
+    assert capsys.readouterr().out.endswith("pushed: https://hub/me/pair/commit/1\n")
+
+
+def test_a_hub_that_refuses_is_one_sentence_and_the_folders_stay(trained, tmp_path, monkeypatch, capsys):
+    _, checkpoint, config = trained
+
+    def refuse(self, *arguments, **options):
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        export("--out", out, "--push_to_hub", "me/pair", "-c", config, "--ckpt_path", checkpoint)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: --push_to_hub me/pair failed (no route): log in")
+    assert (out / "planner" / "adapter_model.safetensors").is_file()

@@ -1,0 +1,45 @@
+"""The plan of a run that a trainer is about to begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from cahl_pl.engines import TransformersEngine
+from cahl_pl.errors import ConfigError
+from cahl_pl.policy import PolicyError
+
+from .shapes import ModelShape, Settings, settings_of, shape_of
+
+
+def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None:
+    """What the memory planner asks for, read from a run's own objects.
+
+    Args:
+        trainer: with its datamodule and its strategy.
+        module: the LightningModule; its base need not be loaded.
+
+    Returns:
+        None where something else than our engine samples, or nothing does, and for a model that is not there (loading it
+        will say so) or whose kind cannot be planned.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    engine = None if data is None else data.rollout.engine
+    if not isinstance(engine, TransformersEngine):
+        return None
+    try:
+        shape = shape_of(module.policy.config)
+    except (ConfigError, PolicyError):
+        return None
+    evaluates = data.validation_tasks or data.validation_benchmark or data.test_tasks
+    return shape, settings_of(
+        module.policy.config,
+        data.rollout.config,
+        module.max_tokens_per_micro_batch,
+        data.tasks_per_round,
+        engine.batch_size,
+        trainer.world_size,
+        data.single_level,
+        data.eval_batch_size if evaluates else 0,
+    )
