@@ -2,6 +2,7 @@
 
     python tools/report.py runs/quickstart/version_0 --out report.html
     python tools/report.py runs/systems/*/version_0
+    python tools/report.py runs/quickstart/version_0 --cross-play runs/cross_play
 
 The page holds everything that it shows and asks the network for nothing. docs/report.md says what is on it.
 Needs matplotlib: pip install "cahl-pl[report]".
@@ -26,6 +27,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "matplotlib":
         raise
     sys.exit('error: the figures need matplotlib: pip install "cahl-pl[report]"')
+from report_cross_play import section
 from report_data import Run, RunError, read_runs
 
 from cahl_pl.types import ROLES
@@ -73,8 +75,8 @@ SETTINGS = (
 """Shown of every run; the other settings where they differ, and all of them as text."""
 
 
-def page(runs: Sequence[Run]) -> str:
-    """The whole page."""
+def page(runs: Sequence[Run], alignment: str = "") -> str:
+    """The whole page; `alignment` is the section of `report_cross_play`, or ""."""
     here = Path(__file__).parent
     style, script, template = (
         (here / f"report_page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html")
@@ -89,6 +91,8 @@ def page(runs: Sequence[Run]) -> str:
         overview=_overview(runs),
         curves=_curves(runs),
         tools=_tools(runs),
+        alignment=alignment,
+        alignment_link='<a href="#alignment">Alignment</a>' if alignment else "",
         settings=_settings(runs),
         note=escape(note),
         episodes=episodes,
@@ -341,9 +345,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
+    parser.add_argument(
+        "--cross-play", type=Path, metavar="FILE", help="cross_play.json of tools/cross_play.py, to show too"
+    )
     options = parser.parse_args(arguments)
     try:
-        content = page(read_runs(options.runs)).encode("utf-8", "replace")
+        content = page(read_runs(options.runs), section(options.cross_play)).encode("utf-8", "replace")
         options.out.write_bytes(content)
     except RunError as error:
         sys.exit(f"error: {error}")
