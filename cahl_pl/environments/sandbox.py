@@ -63,7 +63,8 @@ class SandboxedEnvironment(Environment):
 
     Args:
         toolkit: import path of the function that makes a session's tools (`executable.Toolkit`), such as
-            `"cahl_pl.toolworld.toolkit"`. Only workers import it. Its tasks' states must be JSON values.
+            `"cahl_pl.toolworld.toolkit"`, or a Python file whose public functions are the tools, such as `"my_tools.py"`
+            (see `PythonTools`). Only workers import it. Its tasks' states must be JSON values.
         workers: processes; sessions are dealt out in turn. More than one helps only if several threads call.
         call_seconds: wall time of a call.
         memory_mib: address space that tools may take on top of what the imported toolkit has.
@@ -96,6 +97,10 @@ class SandboxedEnvironment(Environment):
     ) -> None:
         if not isinstance(toolkit, str):
             raise ConfigError(f"toolkit must be an import path such as 'package.module.function', got {toolkit!r}")
+        if toolkit.endswith(".py"):
+            if not os.path.isfile(toolkit):
+                raise ConfigError(f"toolkit names the file {toolkit!r}, which does not exist; correct the path")
+            toolkit = os.path.abspath(toolkit)
         for name, value, least in (
             ("workers", workers, 1),
             ("call_seconds", call_seconds, 0.001),

@@ -20,6 +20,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
+from inspect import signature
+from types import FunctionType
 from typing import Any, BinaryIO, TypeAlias
 
 Functions: TypeAlias = Mapping[str, Callable[..., Any]]
@@ -143,12 +146,37 @@ def send(replies: int, token: bytes, reply: Mapping[str, Any]) -> None:
 
 
 def import_toolkit(path: str) -> Toolkit:
-    """The function at an import path."""
+    """The function at an import path, or the toolkit of a file's public functions, as `PythonTools` makes it."""
+    if path.endswith(".py"):
+        return file_toolkit(path)
     module, _, name = path.rpartition(".")
     toolkit = getattr(importlib.import_module(module), name)
     if not callable(toolkit):
         raise TypeError(f"it is not a function, but a {type(toolkit).__name__}")
     return toolkit  # type: ignore[no-any-return]
+
+
+def file_toolkit(path: str) -> Toolkit:
+    """The public functions that a file defines; a parameter named `state` is bound to the session's state."""
+    spec = importlib.util.spec_from_file_location("tools", path)
+    assert spec is not None
+    assert spec.loader is not None  # since the path ends with .py
+    module = sys.modules["tools"] = importlib.util.module_from_spec(spec)  # dataclasses look for their module there
+    spec.loader.exec_module(module)
+    functions = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__module__ == "tools" and not name.startswith("_")
+    }
+
+    def toolkit(state: Mapping[str, Any] | None) -> Functions:
+        own: Mapping[str, Any] = {} if state is None else state
+        return {
+            name: partial(value, state=own) if "state" in signature(value).parameters else value
+            for name, value in functions.items()
+        }
+
+    return toolkit
 
 
 def lock(config: Mapping[str, Any]) -> dict[str, str]:
@@ -223,7 +251,9 @@ def spare_files() -> bool:
 
 
 def source(toolkit: str) -> list[str]:
-    """Folder of the toolkit's top-level package, or file of its module."""
+    """Folder of the toolkit's top-level package, or file of its module; a file of functions itself."""
+    if toolkit.endswith(".py"):
+        return [toolkit]
     spec = importlib.util.find_spec(toolkit.partition(".")[0])
     if spec is None:
         return []

@@ -531,3 +531,44 @@ def test_attacks(arena, name):
         pytest.skip(f"nothing enforces the limit {limit!r} here")
     escaped, text = attack_sandbox().attempt(environment, name, facts)
     assert not escaped, text
+
+
+def test_a_file_of_functions_is_a_toolkit(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import math\nfrom dataclasses import dataclass\nfrom os.path import join\n\nLIMIT = 3\n\n"
+        "@dataclass\nclass Pair:\n    a: int\n\n"
+        "def put(amount, state):\n    state['balance'] += amount\n    return state['balance']\n\n"
+        "def root(x):\n    return math.isqrt(x) + _one()\n\n"
+        "def _one():\n    return Pair(1).a\n"
+    )
+    schema = {"type": "object", "properties": {"amount": {"type": "integer"}, "x": {"type": "integer"}}}
+    names = ("put", "root", "join", "_one", "Pair", "LIMIT")
+    task = Task(
+        "t", (Message("user", "?"),), tuple(ToolSpec(n, "", schema) for n in names[:2]), (), state={"balance": 10}
+    )
+    environment = SandboxedEnvironment(str(file))
+    session = environment.start(task)
+    assert session.call(ToolCall("put", {"amount": "5"})) == Feedback("15")
+    assert session.call(ToolCall("put", {"amount": 1})) == Feedback("16")
+    assert session.call(ToolCall("root", {"x": 17})) == Feedback("5")
+    assert environment.start(task).call(ToolCall("put", {"amount": 1})) == Feedback("11")
+    for name in names[2:]:
+        other = Task("t", task.messages, (ToolSpec(name, "", schema),), (), state={})
+        with pytest.raises(ValueError, match=name):
+            environment.start(other)
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "which does not exist; correct the path"),
+        ("def f(:\n", "cannot be imported in a sandbox: invalid syntax"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, text, reason):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        SandboxedEnvironment(str(tmp_path / "mine.py"))
