@@ -33,8 +33,10 @@ from fit_runs import spread
 COLUMNS = (
     "test before",
     "test",
+    "each seed",
     "test_unseen_tools before",
     "test_unseen_tools",
+    "each seed",
     "calls per success",
     "invalid rate",
     "redundant rate",
@@ -113,8 +115,10 @@ def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
         cells = [
             spread(_column(values, "before", "test", "task/success", 100)),
             spread(_column(values, "after", "test", "task/success", 100)),
+            _each(_column(values, "after", "test", "task/success", 100)),
             spread(_column(values, "before", "test_unseen_tools", "task/success", 100)),
             spread(_column(values, "after", "test_unseen_tools", "task/success", 100)),
+            _each(_column(values, "after", "test_unseen_tools", "task/success", 100)),
             spread(_column(values, "after", "test", "tools/calls_per_success"), 2),
             spread(_column(values, "after", "test", "tools/invalid_rate", 100)),
             spread(_column(values, "after", "test", "tools/redundant_rate", 100)),
@@ -137,6 +141,10 @@ def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
 def _column(runs: Sequence[dict[str, Any]], when: str, test_set: str, tag: str, factor: float = 1) -> list[float]:
     found = [run[when].get(test_set, {}).get(tag) for run in runs]
     return [factor * value for value in found if value is not None]
+
+
+def _each(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values) or "-"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

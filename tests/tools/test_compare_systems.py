@@ -86,13 +86,15 @@ def test_the_table_holds_mean_and_deviation_over_seeds(tool, summary, tmp_path):
         for name in ("joint", "alone", "absent")
     }
     head, _, joint, alone, absent, _, note = tool.table(results).splitlines()
-    assert head.startswith("| system | test before | test | test_unseen_tools before | test_unseen_tools | calls per")
+    assert head.startswith(
+        "| system | test before | test | each seed | test_unseen_tools before | test_unseen_tools | each seed | c"
+    )
     assert joint == (
-        "| joint | 20.0 +- 0.0 | 60.0 +- 10.0 | - | - | 2.00 +- 0.00 | 25.0 +- 0.0 | 0.0 +- 0.0 | 2.0 +- 1.0 | "
+        "| joint | 20.0 +- 0.0 | 60.0 +- 10.0 | 50.0, 60.0, 70.0 | - | - | - | 2.00 +- 0.00 | 25.0 +- 0.0 | 0.0 +- 0.0 | 2.0 +- 1.0 | "
         "80.0 +- 0.0 | 4 +- 0 |"
     )
-    assert alone == "| alone | - | 25.0 | - | - | 2.00 | 25.0 | 0.0 | 1.0 | 80.0 | 4 |"
-    assert absent == "| absent |" + " - |" * 10
+    assert alone == "| alone | - | 25.0 | 25.0 | - | - | - | 2.00 | 25.0 | 0.0 | 1.0 | 80.0 | 4 |"
+    assert absent == "| absent |" + " - |" * 12
     assert note.startswith("Seeds: joint 3, alone 1, absent 0.")
 
 
