@@ -104,7 +104,7 @@ def test_a_summary_without_training_has_no_cost(tool, summary, tmp_path):
     del content["details"]["training"]
     path.write_text(json.dumps(content))
     row = tool.table({"old": {0: tool.result(tmp_path, tool.System("old"), 0)}}).splitlines()[2]
-    assert row == "| old | - | 50.0 | - | - | 2.00 | 25.0 | 0.0 | - | 80.0 | - |"
+    assert row == "| old | - | 50.0 | 50.0 | - | - | - | 2.00 | 25.0 | 0.0 | - | 80.0 | - |"
 
 
 def test_finished_runs_are_not_repeated_and_tests_take_the_last_checkpoint(tool, commands, config, tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_finished_runs_are_not_repeated_and_tests_take_the_last_checkpoint(tool,
     assert test[:6] == ["cahl_pl", "test", "-c", str(tmp_path / "base.yaml"), "-c", str(over)]
     last = tmp_path / "out" / "joint-3" / "version_0" / "checkpoints" / "step-000010.ckpt"
     assert test[-4:] == ["--ckpt_path", str(last), "--x", "1"]
-    assert "| cold | - | 75.0 | - | - | - | - | - | 2.0 | - | 10 |" in capsys.readouterr().out
+    assert "| cold | - | 75.0 | 75.0 | - | - | - | - | - | - | 2.0 | - | 10 |" in capsys.readouterr().out
     tool.main(words)
     assert len(commands.seen) == 2
     assert "| joint | 25.0 | 50.0 |" in (tmp_path / "out" / "table.md").read_text()
