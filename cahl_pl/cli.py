@@ -9,9 +9,11 @@ import pickle
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -23,6 +25,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.module import CAHLModule, NonFiniteError
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
+from cahl_pl.records import check_writable
 from cahl_pl.resume import fault_of, is_checkpoint, resume_last
 from cahl_pl.schema import SchemaError
 
@@ -39,6 +42,16 @@ class Parser(LightningArgumentParser):
             self.exit(2, f"error: {_sentence(message, _keys(self))}\n")
         super().error(message, ex)
 
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a configuration file; one that holds none is named."""
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+            self.error(f"the configuration {path} cannot be read: {error}", error)
+        if not isinstance(content, dict):
+            self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
+        return super().parse_path(path, *args, **kwargs)
+
 
 class CAHLCLI(LightningCLI):
     """LightningCLI with the two classes of this package and one rule of its own: the command line always wins."""
@@ -49,10 +62,11 @@ class CAHLCLI(LightningCLI):
         return
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an accelerator or a checkpoint that is not there, before anything is loaded.
+        """Refuse an accelerator, a checkpoint or an output folder that cannot be used, before anything is loaded.
 
         Raises:
-            ConfigError: a GPU is asked for, but there is none; or the checkpoint does not exist or is damaged.
+            ConfigError: a GPU is asked for, but there is none; the checkpoint does not exist or is damaged; or the folder of
+                the runs cannot be written to.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
@@ -82,6 +96,11 @@ class CAHLCLI(LightningCLI):
                     f"--ckpt_path names {str(checkpoint)!r}, which is no checkpoint of this trainer: give one that a run "
                     "has written"
                 )
+
+        if self.subcommand == "fit":
+            logger = config.trainer.logger
+            arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+            check_writable(Path((arguments and arguments.get("save_dir")) or config.trainer.default_root_dir or "."))
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; what their constructors refuse is an error of the configuration.

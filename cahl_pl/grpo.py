@@ -28,6 +28,8 @@ class GRPOConfig:
             or not at all (`none`).
         epsilon: added to that standard deviation.
         max_completion_length: the constant length of `dr_grpo`, in tokens.
+        importance_cap: where another program samples (`ServerEngine`), a token's part in the policy gradient is multiplied by
+            min(pi / pi_engine, importance_cap): truncated importance sampling, as in TRL and verl (2.0 is usual). Null: not.
 
     Raises:
         ValueError: a number is out of its range.
@@ -40,12 +42,17 @@ class GRPOConfig:
     scale_rewards: Literal["group", "batch", "none"] = "group"
     epsilon: float = 1e-4
     max_completion_length: int = 256
+    importance_cap: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low <= 1 or self.clip_high <= 0 or self.kl < 0 or self.epsilon < 0:
             raise ValueError(
                 "grpo needs 0 < clip_low <= 1, clip_high > 0, kl >= 0 and epsilon >= 0, "
                 f"not {self.clip_low}, {self.clip_high}, {self.kl} and {self.epsilon}"
+            )
+        if self.importance_cap is not None and self.importance_cap <= 0:
+            raise ValueError(
+                f"grpo.importance_cap must be above 0, or null for no correction, not {self.importance_cap}"
             )
 
 
@@ -94,6 +101,9 @@ class LossStats:
         low: tokens clipped from below (ratio < 1 - clip_low with a negative advantage).
         high: tokens clipped from above (ratio > 1 + clip_high with a positive advantage).
         ratio: sum over tokens of the importance ratio.
+        gap: sum over tokens of |log pi - log pi_engine|, nats; 0 where they are not compared.
+        gap_max: the largest of them, over all micro-batches.
+        capped: tokens whose importance weight was truncated.
         tokens: number of tokens.
     """
 
@@ -103,12 +113,17 @@ class LossStats:
     low: float = 0.0
     high: float = 0.0
     ratio: float = 0.0
+    gap: float = 0.0
+    gap_max: float = 0.0
+    capped: float = 0.0
     tokens: float = 0.0
 
     def add(self, other: LossStats) -> None:
         """Add another micro-batch's sums."""
+        gap_max = max(self.gap_max, other.gap_max)
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.gap_max = gap_max
 
 
 def grpo_loss(
@@ -120,6 +135,7 @@ def grpo_loss(
     config: GRPOConfig,
     num_completions: int,
     num_tokens: int,
+    engine_logprobs: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """A micro-batch's share of the batch's loss: the shares of all micro-batches add up to the loss of the batch.
 
@@ -136,6 +152,9 @@ def grpo_loss(
         config: which loss.
         num_completions: N, completions of the whole batch.
         num_tokens: completion tokens of the whole batch.
+        engine_logprobs: [n, C] as the engine computed them while it sampled, to be compared with `logprobs` and, with
+            config.importance_cap, to weigh by. Only while on policy: with old_logprobs these are the engine's, and the ratio
+            itself corrects.
 
     Returns:
         The loss (scalar, with gradient) and the sums to log.
@@ -152,6 +171,11 @@ def grpo_loss(
     advantage = advantages[:, None]
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     per_token = -torch.minimum(ratio * advantage, clipped * advantage)
+    gap = torch.zeros_like(weight)  # log pi - log pi_engine
+    if engine_logprobs is not None:
+        gap = (logprobs.detach() - engine_logprobs) * weight
+    if config.importance_cap is not None:
+        per_token = per_token * gap.exp().clamp(max=config.importance_cap)
     k3 = torch.zeros_like(logprobs)
     if config.kl > 0:
         if reference_logprobs is None:
@@ -175,6 +199,11 @@ def grpo_loss(
             low=((ratio < 1 - config.clip_low) & (advantage < 0)).mul(weight).sum().item(),
             high=((ratio > 1 + config.clip_high) & (advantage > 0)).mul(weight).sum().item(),
             ratio=(ratio * weight).sum().item(),
+            gap=gap.abs().sum().item(),
+            gap_max=gap.abs().max().item(),
+            capped=0.0
+            if config.importance_cap is None
+            else (gap.exp() > config.importance_cap).mul(weight).sum().item(),
             tokens=weight.sum().item(),
         )
     return loss, stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class InferenceConfig:
     replans: int = 0
 
     def __post_init__(self) -> None:
-        if self.plans < 1 or self.agree < 1 or self.temperature <= 0:
+        if self.plans < 1 or self.agree < 1 or not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"data.inference needs plans >= 1, agree >= 1 and temperature > 0, not {self.plans}, {self.agree} and "
                 f"{self.temperature}"

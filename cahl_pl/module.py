@@ -193,6 +193,8 @@ class CAHLModule(LightningModule):
             if not finite:  # a step on it would destroy the adapter
                 optimizer.zero_grad(set_to_none=True)
             metrics |= self._step_metrics(role, stats, norm, supervised)
+            if batch.update == 0 and not supervised:  # later the policy itself has moved away from what was sampled
+                metrics |= self._gap_metrics(role, stats)
             metrics[f"{role}/skipped"] = float(not finite)
             self._count_skipped(role, batch, finite)
         # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
@@ -277,6 +279,7 @@ class CAHLModule(LightningModule):
                         self.grpo,
                         num_completions,
                         num_tokens,
+                        part.logprobs if batch.update == 0 else None,
                     )
                 stats.entropy = scores.entropy.sum().item()
                 total.add(stats)
@@ -323,6 +326,13 @@ class CAHLModule(LightningModule):
             f"{role}/grad_norm": norm.item(),
         }
         return metrics | ({f"{role}/kl": stats.kl / tokens} if self.grpo.kl > 0 else {})
+
+    def _gap_metrics(self, role: Role, stats: LossStats) -> dict[str, float]:
+        """How far the engine's log-probabilities are from those of the loss: rounding, or another model altogether."""
+        tokens = max(stats.tokens, 1.0)
+        metrics = {f"{role}/engine_gap/mean": stats.gap / tokens, f"{role}/engine_gap/max": stats.gap_max}
+        capped = {f"{role}/engine_gap/capped": stats.capped / tokens}
+        return metrics | (capped if self.grpo.importance_cap is not None else {})
 
     # --- evaluation ----------------------------------------------------------------------------------------------------
 

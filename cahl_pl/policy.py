@@ -327,6 +327,15 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
             f"model {config.model!r} cannot be loaded ({reason}): give policy.model the hub id or the local folder of a "
             "causal language model in safetensors format, or a folder and policy.gguf_file"
         ) from error
+    if tokenizer.eos_token_id is None:
+        configured = base.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        if ids[0] is None:
+            raise PolicyError(
+                f"the tokenizer of {config.model!r} has no end-of-sequence token, so that no output would ever end: name the "
+                "one that ends a turn as eos_token in its tokenizer_config.json"
+            )
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ids[0])
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if config.quantization == "nf4":
@@ -358,6 +367,20 @@ def _without_dropout(base: nn.Module) -> None:
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def load_tokenizer(config: PolicyConfig) -> Any:
+    """The tokenizer alone, where another program has the model.
+
+    Raises:
+        PolicyError: it cannot be found or loaded.
+    """
+    folder = model_folder(config)
+    try:
+        return _load_tokenizer(folder, {"trust_remote_code": config.trust_remote_code})
+    except Exception as error:  # as in `load_base`
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PolicyError(f"the tokenizer of {config.model!r} cannot be loaded ({reason})") from error
 
 
 def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:

@@ -66,6 +66,9 @@ class PromptConfig:
         single: what the executor reads instead, where it works without a planner.
         feedback: how an environment's answer is shown; `{feedback}` is filled in.
         chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none.
+
+    Raises:
+        ValueError: a place is missing where something has to be filled in.
     """
 
     tool_format: ToolFormat = "json"
@@ -75,6 +78,11 @@ class PromptConfig:
     single: str = SINGLE_INSTRUCTION
     feedback: str = "Result: {feedback}"
     chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, place in (("executor", "{subtask}"), ("feedback", "{feedback}")):
+            if place not in getattr(self, name):
+                raise ValueError(f"data.prompts.{name} lacks {place}: the model would never see what stands there")
 
 
 class PromptBuilder:

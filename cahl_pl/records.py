@@ -1,13 +1,18 @@
-"""What a run writes for people and other programs: where, and episodes as plain JSON values."""
+"""What a run writes for people and other programs: where, episodes as plain JSON values, and what a full disk may cost."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.datasets.requests import KIND
+from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import is_success
 from cahl_pl.types import ToolCall, Trajectory
 
@@ -53,3 +58,78 @@ def run_folder(trainer: Trainer) -> Path:
     folder = Path(loggers[0] if loggers else trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and see that files can be written to it, before anything is computed for them.
+
+    Raises:
+        ConfigError: they cannot: the folder is read-only, no folder can be there, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ConfigError(
+            f"the output folder {folder} cannot be written to ({error.strerror or error}): make room, correct its "
+            "permissions, or give --trainer.logger.init_args.save_dir another one"
+        ) from None
+
+
+def append(path: Path, text: str) -> None:
+    """Append text to a file, whole or not at all; what has no UTF-8 becomes `?`.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)  # half a line would spoil the next one
+        raise
+
+
+def survive_full_disk(trainer: Trainer) -> None:
+    """Have TensorBoard's event files cost a warning, not the run, when they cannot be written."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            writer = logger.experiment._get_file_writer()
+            if not isinstance(writer.event_writer, _Dispensable):
+                writer.event_writer = _Dispensable(writer.event_writer)
+
+
+class _Dispensable:
+    """An event writer that stops writing where it would raise OSError."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._told = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def add_event(self, event: Any) -> None:
+        self._try(self._writer.add_event, event)
+
+    def flush(self) -> None:
+        self._try(self._writer.flush)
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, write: Any, *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except OSError as error:
+            if not self._told:
+                print(
+                    f"warning: the curves cannot be written to {self._writer.get_logdir()} any more "
+                    f"({error.strerror or error}); training goes on without them: make room, then stop the run and start "
+                    "it again with --ckpt_path last",
+                    flush=True,
+                )
+            self._told = True

@@ -9,6 +9,9 @@ of tools:
   values. What is inside arrays and objects is read in the same way; `$ref` is validated, but not looked into
   for this.
 
+Patterns are searched by the package `regex`, which takes the syntax of `re` and a time limit: a text that takes longer
+does not pass.
+
 Calls are written by models: nothing here raises on any value that JSON can express. Schemas are expected to
 have passed `check_tool`, and not to change afterwards.
 """
@@ -22,10 +25,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
-from jsonschema import Draft202012Validator
+import regex  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import SchemaError as InvalidSchema
 from jsonschema.exceptions import best_match
 from jsonschema.protocols import Validator
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -34,6 +39,9 @@ from cahl_pl.types import FeedbackError, JSONSchema, ToolCall, ToolSpec
 
 CACHE_SIZE = 16384
 """Compiled schemas kept; when there are more, all are dropped and compiled again as they are needed."""
+
+PATTERN_SECONDS = 0.5
+"""Processor time that the search for a pattern in a text may take: some patterns need ages on 30 characters."""
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
@@ -76,8 +84,9 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         # The format checker is what looks at regular expressions.
         Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
         resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
-        for reference in _references(schema):
+        for reference in _texts(schema, "$ref"):
             resolver.lookup(reference)
+        _refuse_unlimited(schema, place)
     except InvalidSchema as error:
         at = "".join(f"{part}: " for part in error.absolute_path)
         raise SchemaError(f"{place}: parameters are not valid JSON Schema: {at}{_short(error.message)}") from None
@@ -220,8 +229,8 @@ def _compiled(schema: JSONSchema) -> _Compiled:
     found = _cache.get(id(schema))
     if found is not None:
         return found
-    # The empty registry: a `$ref` must never reach the network.
-    root = Draft202012Validator(dict(schema), registry=Registry())
+    # The empty registry: a `$ref` must never reach the network. No `$schema`: it would bring the plain validator back.
+    root = _Validator({key: value for key, value in schema.items() if key != "$schema"}, registry=Registry())
     extra = schema.get("additionalProperties", False)
     plain = isinstance(extra, bool) and schema.keys() <= _PLAIN
     found = _Compiled(
@@ -241,22 +250,75 @@ def _find(name: str, tools: Sequence[ToolSpec]) -> ToolSpec | None:
     return next((tool for tool in tools if tool.name == name), None)
 
 
-def _references(schema: Any) -> Iterator[str]:
+def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
     stack = [schema]
     while stack:
         item = stack.pop()
         if isinstance(item, Mapping):
-            if isinstance(item.get("$ref"), str):
-                yield item["$ref"]
+            yield item
             stack += item.values()
         elif isinstance(item, list):
             stack += item
+
+
+def _texts(schema: Any, keyword: str) -> Iterator[str]:
+    return (item[keyword] for item in _objects(schema) if isinstance(item.get(keyword), str))
+
+
+def _refuse_unlimited(schema: Mapping[str, Any], place: str) -> None:
+    """Refuse what makes jsonschema search for patterns by itself, which may take ages."""
+    below = [value for key, value in schema.items() if key != "$schema"]
+    if any("json-schema.org" in text for text in _texts(below, "$schema")):
+        raise SchemaError(f"{place}: $schema may only stand at the top of the parameters; leave the others out")
+    keys = {key for item in _objects(schema) for key in item}
+    if {"patternProperties", "unevaluatedProperties"} <= keys:
+        raise SchemaError(f"{place}: patternProperties and unevaluatedProperties cannot stand in one schema")
+
+
+def _search(pattern: str, text: str) -> bool:
+    """Whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
+    return regex.search(pattern, text, timeout=PATTERN_SECONDS) is not None
+
+
+def _pattern(validator: Validator, pattern: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not _search(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, schema: JSONSchema
+) -> Iterator[ValidationError]:
+    if isinstance(instance, dict):
+        for pattern, inner in patterns.items():
+            for name, value in instance.items():
+                if _search(pattern, name):
+                    yield from validator.descend(value, inner, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    if isinstance(instance, dict) and "patternProperties" in schema:
+        patterns = schema["patternProperties"]
+        instance = {name: v for name, v in instance.items() if not any(_search(p, name) for p in patterns)}
+        schema = {key: value for key, value in schema.items() if key != "patternProperties"}
+    yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, extra, instance, schema)
+
+
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+    },
+)
 
 
 def _first_error(validator: Validator, value: Any) -> str | None:
     try:
         # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
         error = best_match(islice(validator.iter_errors(value), 1))
+    except TimeoutError:
+        return f"the search for a pattern in this value takes more than {PATTERN_SECONDS} seconds"
     except Exception:  # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth
         return "this value cannot be checked: too deep, too long or out of range"
     return None if error is None else _short(error.message)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.records import run_folder
+from cahl_pl.datasets.rows import DataError
+from cahl_pl.errors import ConfigError
+from cahl_pl.records import run_folder, survive_full_disk
+from cahl_pl.schema import SchemaError
+from cahl_pl.strategy import sum_over_processes
 from cahl_pl.types import RolloutBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -35,7 +41,13 @@ class Checkpoints(Checkpoint):
     Once training has begun, a checkpoint is written on SIGTERM and SIGINT, and the process exits with 128 + the signal's
     number: at once while sampling or evaluating (of one process), else at the end of the training step, which is the
     longest that it can take. A second signal stops without saving. SIGKILL loses what came after the last checkpoint:
-    time, nothing else.
+    time, nothing else. A data file or a setting that stops the run while sampling (of one process) is an error too, but
+    what was reached is saved first.
+
+    In a job of SLURM whose environment has `auto_requeue` (Lightning's default), the signal for it (SIGUSR1 unless said
+    otherwise) does the same and has SLURM start the job again. Lightning's own handler, which this one replaces, would
+    save wherever it strikes, in the middle of an optimiser step too, and to a place where `--ckpt_path last` does not
+    look.
 
     Args:
         every_n_steps: optimiser steps of both roles between two checkpoints.
@@ -51,21 +63,23 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self._saved = -1  # step of the last checkpoint
+        self._requeue = False  # SLURM shall start the job again
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training."""
         self._trainer = trainer
         if stage == "fit":
-            self._saved, self._data.interruption = -1, None
+            self._saved, self._requeue, self._data.interruption = -1, False, None
             if trainer.is_global_zero:
                 (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
+                survive_full_disk(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals, in place of Lightning's handlers; it gives them back at the end.
 
         And have TensorBoard leave out what a run in this folder has logged after the point from which this one starts.
         """
-        for number in SIGNALS:
+        for number in (*SIGNALS, *_requeue_signals(trainer)):
             signal.signal(number, self._on_signal)
         if not trainer.is_global_zero:
             return
@@ -80,8 +94,9 @@ class Checkpoints(Checkpoint):
         """Save when it is time, or when the run has been asked to stop."""
         stop = self._data.interruption
         if trainer.world_size > 1:  # all stop together, or those left behind would wait for ever
-            stopping = trainer.strategy.reduce(torch.tensor(float(stop is not None)), reduce_op="sum")
-            stop = stop or (Interrupted(128 + signal.SIGTERM) if stopping > 0 else None)
+            stopping, requeue = sum_over_processes([float(stop is not None), float(self._requeue)])
+            stop = stop or (Interrupted(128 + signal.SIGTERM) if stopping else None)
+            self._requeue = requeue > 0
         if stop is not None or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
         if stop is not None:
@@ -97,9 +112,16 @@ class Checkpoints(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save when sampling was interrupted: nothing is half done there. An error is no point to go on from."""
-        if isinstance(exception, Interrupted) and self._data.sampling:
+        """Save where sampling began, when it was interrupted or a user can put right what stopped it; requeue if asked.
+
+        Nothing is half done while sampling. Any other error is no point to go on from. Of several processes, the others
+        may not be here to save with.
+        """
+        mendable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
+        if mendable and self._data.sampling and trainer.world_size == 1:
             self._save(trainer)
+        if self._requeue and trainer.is_global_zero:
+            _requeue()
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -109,6 +131,7 @@ class Checkpoints(Checkpoint):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self._data.interruption is not None
         self._data.interruption = stop = Interrupted(128 + number)
+        self._requeue = self._requeue or number in _requeue_signals(self._trainer)
         name = signal.Signals(number).name
         # what is under way changes neither weights nor position: it can be left at any moment
         idle = self._trainer.world_size == 1 and (self._data.sampling or self._data.evaluating)
@@ -124,9 +147,10 @@ class Checkpoints(Checkpoint):
         folder = run_folder(trainer) / "checkpoints" if trainer.is_global_zero else Path()
         path = folder / f"step-{step:06d}.ckpt"
         aside = path.with_suffix(".tmp")
+        saved = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(aside, weights_only=False)
+            saved = True
             if trainer.is_global_zero:
                 _flush(aside)
                 aside.replace(path)
@@ -139,11 +163,36 @@ class Checkpoints(Checkpoint):
             aside.unlink(missing_ok=True)
             print(
                 f"warning: the checkpoint of step {step} could not be written to {folder} ({error.strerror or error}); "
-                "training goes on, older checkpoints are still there: make room or correct the permissions",
+                "training goes on, older checkpoints are still there: make room, there and in "
+                f"{tempfile.gettempdir()}, through which it goes, or correct the permissions",
                 flush=True,
             )
-            return
+            if trainer.world_size > 1 and not saved:
+                trainer.strategy.barrier()  # the others wait for the end of the writing
+            if trainer.world_size == 1:  # the others believe that it is saved: the next attempt is made together
+                return
         self._saved = step
+
+
+def _requeue_signals(trainer: Trainer) -> tuple[signal.Signals, ...]:
+    """The signal by which SLURM tells this job that it shall be requeued, if it does."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+        return (environment.requeue_signal,)
+    return ()
+
+
+def _requeue() -> None:
+    """Have SLURM start this job again, once it has ended this one."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends it
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        status = str(subprocess.run(["scontrol", "requeue", job], check=False).returncode)
+    except OSError as error:
+        status = error.strerror or str(error)
+    print(f"scontrol requeue {job}: {'done' if status == '0' else f'failed ({status}); start it again'}", flush=True)
 
 
 def _flush(path: Path) -> None:

@@ -6,14 +6,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.metrics import ToolUse, is_success
-from cahl_pl.records import record, run_folder
+from cahl_pl.records import append, record, run_folder
 from cahl_pl.types import RolloutBatch, Trajectory
 
 
@@ -28,7 +28,7 @@ class ExecutionFeedback(Callback):
     The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object a line: what
     `cahl_pl.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
     null where the round's first batch is not the planner's. A resumed run takes the file up where its checkpoint was
-    written. `tools/report.py` reads it.
+    written. `tools/report.py` reads it. A full disk costs a warning and these lines.
 
     Args:
         every_n_rounds: log the first round and every n-th after it.
@@ -64,12 +64,16 @@ class ExecutionFeedback(Callback):
         self._metric = ToolUse()
         self._tools: set[str] = set()
         self._rounds = 0
+        self._told = False  # that the file cannot be written
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out what a run in this folder has written after the point from which this one starts."""
         path = run_folder(trainer) / "trajectories.jsonl" if trainer.is_global_zero else None
         if path is not None and path.exists():
-            _keep_until(path, trainer.global_step)
+            try:
+                _keep_until(path, trainer.global_step)
+            except OSError as error:
+                self._tell(path, error)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
@@ -92,16 +96,33 @@ class ExecutionFeedback(Callback):
         chosen = _choose(rewards, len(batch.trajectories), self.num_samples)
         shown = [batch.trajectories[i] for i in chosen]
         if shown:
-            with (run_folder(trainer) / "trajectories.jsonl").open("a", encoding="utf-8") as file:
-                for i, trajectory in zip(chosen, shown, strict=True):
-                    reward = None if rewards is None else rewards[i]
-                    file.write(_line(trajectory, trainer.global_step, reward, self.max_characters))
+            path = run_folder(trainer) / "trajectories.jsonl"
+            try:
+                append(path, "".join(self._lines(trainer.global_step, chosen, shown, rewards)))
+            except OSError as error:
+                self._tell(path, error)
         text = "\n\n---\n\n".join(_markdown(trajectory, self.max_characters) for trajectory in shown)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
             add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
             if add_text is not None and text:
                 add_text("trajectories", text, trainer.global_step)
+
+    def _lines(
+        self, global_step: int, chosen: Sequence[int], shown: Sequence[Trajectory], rewards: Sequence[float] | None
+    ) -> Iterator[str]:
+        for i, trajectory in zip(chosen, shown, strict=True):
+            reward = None if rewards is None else rewards[i]
+            yield _line(trajectory, global_step, reward, self.max_characters)
+
+    def _tell(self, path: Path, error: OSError) -> None:
+        if not self._told:
+            print(
+                f"warning: {path} cannot be written ({error.strerror or error}); training goes on without it: make room or "
+                "correct the permissions",
+                flush=True,
+            )
+        self._told = True
 
     def state_dict(self) -> dict[str, Any]:
         """Rounds seen, and the tools that have a curve."""

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.records import run_folder
+from cahl_pl.records import append, check_writable, run_folder
 from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall
 
 
@@ -31,13 +31,18 @@ class PredictionWriter(Callback):
         self._file: Path | None = None
         self._data: RolloutDataModule | None = None  # where it holds a user's requests
         self._told = False  # the request of this batch is printed as it runs
+        self._lost = False  # episodes could not be written
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start an empty file."""
+        """Start an empty file.
+
+        Raises:
+            ConfigError: its folder cannot be written to.
+        """
         self._file = Path(self.path) if self.path else run_folder(trainer) / "predictions.jsonl"
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(self._file.parent)
         self._file.write_text("", encoding="utf-8")
-        self._shown = 0
+        self._shown, self._lost = 0, False
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, RolloutDataModule) and data.requests is not None:
             self._data, data.watch = data, self._watch
@@ -53,10 +58,16 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the batch's episodes, and print the first few."""
         assert self._file is not None
-        with self._file.open("a", encoding="utf-8") as file:
-            for episode in outputs:
-                text = json.dumps(episode, ensure_ascii=False, default=str)
-                file.write(text.encode("utf-8", "replace").decode() + "\n")
+        try:
+            append(self._file, "".join(json.dumps(o, ensure_ascii=False, default=str) + "\n" for o in outputs))
+        except OSError as error:
+            if not self._lost:
+                print(
+                    f"warning: episodes could not be written to {self._file} ({error.strerror or error}) and will be missing "
+                    "there: make room",
+                    flush=True,
+                )
+            self._lost = True
         for episode in outputs[: None if self._data else max(0, self.show - self._shown)]:
             if not self._told:
                 print(_readable(episode), flush=True)
@@ -68,7 +79,7 @@ class PredictionWriter(Callback):
         if self._data is not None:
             self._data.watch = None
             self._data = None
-        print(f"written: {self._file}")
+        print(f"written{', but not all of it' if self._lost else ''}: {self._file}")
 
     def _watch(self, task: Task, event: Plan | Action | Feedback) -> None:
         if not self._told:

@@ -260,6 +260,21 @@ def test_an_unknown_key_is_named_with_the_nearest_one(fail, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"data: \xff", "cannot be read: .*invalid start byte"),
+        (b"data: [1", "cannot be read: .*line 1, column 9"),
+        (b"", "holds no keys: write KEY: VALUE lines, or leave it out"),
+        (b"- data", "holds no keys: .*"),
+    ],
+)
+def test_a_broken_configuration_file_is_named(fail, tmp_path, content, reason):
+    other = tmp_path / "other.yaml"
+    other.write_bytes(content)
+    assert re.fullmatch(f"error: the configuration {other} {reason}.*", fail("-c", str(other)))
+
+
+@pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
         ("data.tasks_per_round", "many", "data.tasks_per_round: expected int but got many"),
@@ -334,6 +349,14 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(fail, monk
 def test_a_checkpoint_that_is_not_there_is_named(fail):
     shown = fail("--ckpt_path", "no/last.ckpt")
     assert shown.startswith("error: --ckpt_path names 'no/last.ckpt', which does not exist: ")
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_refused_before_anything_is_loaded(fail, tmp_path, monkeypatch):
+    monkeypatch.setattr("cahl_pl.policy.Policy.load", None)
+    (tmp_path / "file").write_text("")
+    root = str(tmp_path / "file" / "runs")
+    sentence = fail("--trainer.default_root_dir", root)
+    assert sentence.startswith(f"error: the output folder {root} cannot be written to (Not a directory): make room")
 
 
 def test_the_traceback_can_be_asked_for(config, monkeypatch):

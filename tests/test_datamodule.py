@@ -13,17 +13,19 @@ import cahl_pl.datamodule
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.inference import InferenceConfig
 from cahl_pl.metrics import ToolUse
 from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
+from cahl_pl.rewards import ExecutorReward, PlannerReward, TurnReward
 from cahl_pl.rewards.base import BasePlannerReward, BaseTurnReward
 from cahl_pl.rollout import RolloutConfig
 from cahl_pl.sampling import RewardSampler, Shuffled
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
+from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Message, Plan, Task
 
 SCHEDULES = [Alternate(), Alternate("executor"), PlannerOnly(), ExecutorOnly(), Ratio(2, 3), Ratio(3, 1)]
@@ -220,6 +222,21 @@ def test_sizes_below_one_are_refused(make):
             make(**{option: 0})
     with pytest.raises(ValueError, match="warm_start_rounds"):
         make(warm_start_rounds=-1)
+
+
+@pytest.mark.parametrize(
+    ("single_level", "reward", "named"),
+    [
+        (True, {"planner_reward": PlannerReward()}, r"planner_reward and data\.executor_reward"),
+        (True, {"executor_reward": ExecutorReward()}, r"planner_reward and data\.executor_reward"),
+        (False, {"turn_reward": TurnReward()}, "turn_reward"),
+    ],
+)
+def test_a_reward_that_nothing_would_use_is_refused(single_level, reward, named):
+    with pytest.raises(
+        ValueError, match=rf"single_level is {str(single_level).lower()}, .* data\.{named}: leave that out"
+    ):
+        RolloutDataModule(ToolWorld(size=2), RecordedEnvironment(), single_level=single_level, **reward)
 
 
 def test_a_group_of_one_is_refused_only_where_it_would_have_to_learn(make):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss, has_signal
+from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal
 
 
 def test_group_advantages_by_hand():
@@ -115,6 +115,44 @@ def test_shares_of_micro_batches_add_up():
         torch.testing.assert_close(whole, sum(parts))
 
 
+ENGINE = [[-1.5, -1.9, 7.0]]  # trainer minus engine: 0.5 and -0.1; the third token is padding
+
+
+def weighed(cap, kl=0.0):
+    logprobs = torch.tensor([[-1.0, -2.0, -3.0]], requires_grad=True)
+    mask, reference = torch.tensor([[True, True, False]]), torch.tensor([[-1.3, -2.0, 0.0]])
+    config = GRPOConfig(importance_cap=cap, kl=kl)
+    loss, stats = grpo_loss(
+        logprobs, None, reference, torch.tensor([2.0]), mask, config, 1, 2, engine_logprobs=torch.tensor(ENGINE)
+    )
+    loss.backward()
+    return loss.item(), logprobs.grad[0].tolist(), stats
+
+
+def test_importance_weights_are_truncated_and_multiply_each_token():
+    loss, gradient, stats = weighed(1.5)  # e^0.5 = 1.649 is truncated, e^-0.1 = 0.905 is not
+    assert loss == pytest.approx(-(2 * 1.5 + 2 * math.exp(-0.1)) / 2)
+    assert gradient == pytest.approx([-1.5, -math.exp(-0.1), 0.0])  # -A w / length
+    assert (stats.gap, stats.gap_max, stats.capped) == (pytest.approx(0.6), pytest.approx(0.5), 1)
+
+
+def test_without_a_cap_the_gap_is_measured_and_changes_nothing():
+    loss, gradient, stats = weighed(None)
+    assert loss == -2
+    assert gradient == [-1, -1, 0]
+    assert (stats.gap, stats.gap_max, stats.capped) == (pytest.approx(0.6), pytest.approx(0.5), 0)
+    total = LossStats(gap=1.0, gap_max=0.7)
+    total.add(stats)
+    assert (total.gap, total.gap_max) == (pytest.approx(1.6), pytest.approx(0.7))
+
+
+def test_the_kl_term_is_not_weighed():
+    k3 = math.exp(-0.3) + 0.3 - 1  # of the first token; the second has the reference's log-probability
+    assert weighed(1.5, kl=0.1)[0] - weighed(1.5)[0] == pytest.approx(0.1 * k3 / 2, rel=1e-4)
+
+
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="clip_low"):
         GRPOConfig(clip_low=0.0)
+    with pytest.raises(ValueError, match="importance_cap must be above 0"):
+        GRPOConfig(importance_cap=0.0)

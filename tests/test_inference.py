@@ -195,7 +195,7 @@ def test_of_plans_that_agree_the_first_written_is_carried_out(builder):
     assert environment.calls == [("double", 4), ("add", 1, 1)]
 
 
-@pytest.mark.parametrize("option", [{"plans": 0}, {"agree": 0}, {"temperature": 0.0}, {"temperature": -1.0}])
+@pytest.mark.parametrize("option", [{"plans": 0}, {"agree": 0}, {"temperature": 0.0}, {"temperature": float("nan")}])
 def test_numbers_out_of_range_are_refused(option):
     with pytest.raises(ValueError, match=r"data\.inference needs plans >= 1, agree >= 1 and temperature > 0, not"):
         InferenceConfig(**option)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -10,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import cahl_pl.rollout
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.engines.base import Sampling
+from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.grpo import GRPOConfig
 from cahl_pl.module import CAHLModule, NonFiniteError, OptimizerConfig, StaleBatchError
 from cahl_pl.policy import PolicyConfig
@@ -320,3 +323,33 @@ def test_a_step_writes_its_own_values_and_nothing_of_the_other_role(tiny_model, 
     assert [e.step for e in events.Scalars("planner/lr")] == [1, 3, 5]
     assert [e.step for e in events.Scalars("executor/lr")] == [2, 4, 6]
     assert [e.step for e in events.Scalars("planner/reward/mean")] == [1, 2, 3, 4, 5, 6]  # of the round
+
+
+class Shifted(TransformersEngine):
+    """Says of every token that it was less likely than it was."""
+
+    def generate(self, *args):
+        samples = super().generate(*args)
+        for completion in itertools.chain.from_iterable(samples):
+            completion.logprobs -= 0.3
+        return samples
+
+
+@pytest.mark.parametrize(("engine", "gap", "capped"), [(TransformersEngine(), 0.0, 0.0), (Shifted(), 0.3, 1.0)])
+def test_the_gap_to_the_engine_is_written_while_on_policy(tiny_model, tmp_path, monkeypatch, engine, gap, capped):
+    written = []
+    monkeypatch.setattr(CAHLModule, "_log_step", lambda self, role, metrics: written.append((role, metrics)))
+    grpo = GRPOConfig(importance_cap=1.2)  # e^0.3 = 1.35
+    sampling = Sampling(max_new_tokens=6)
+    rollout = RolloutConfig(8, 4, planner=sampling, executor=sampling)  # large enough that rewards differ
+    fit(tiny_model, tmp_path, grpo=grpo, updates_per_round=2, engine=engine, rollout=rollout)
+    for (role, metrics), on_policy in zip(written, [True, True, False, False], strict=True):
+        names = [f"{role}/engine_gap/{name}" for name in ("mean", "max", "capped")]
+        assert [name in metrics for name in names] == [on_policy] * 3
+        if on_policy:
+            assert [metrics[name] for name in names] == pytest.approx([gap, gap, capped], abs=1e-4)
+
+
+def test_an_engine_that_cannot_train_is_refused_before_the_first_step(tiny_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.engine\.adapter_folder"):
+        fit(tiny_model, tmp_path, engine=ServerEngine("http://127.0.0.1:1"))

@@ -163,3 +163,36 @@ def test_adapters_of_another_kind_are_refused(policy, name, value, capsys):
     assert "note: the checkpoint was trained on 'elsewhere'" in capsys.readouterr().out
     with pytest.raises(PolicyError, match=rf"policy\.{name} = '?{value}'?, now it is"):
         policy.check_config(then | {name: value})
+
+
+@pytest.fixture
+def without(tiny_model, tmp_path):
+    """The tiny model, its tokenizer without some special tokens and its configuration with this end of sequence."""
+
+    def make(*tokens, eos):
+        folder = shutil.copytree(tiny_model, tmp_path / "model")
+        for name in ("config.json", "generation_config.json"):
+            content = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps({**content, "eos_token_id": eos}))
+        path = folder / "tokenizer_config.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in content.items() if key not in tokens}))
+        return Policy(PolicyConfig(model=str(folder), lora_rank=2))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("missing", "eos"),
+    [(["pad_token"], 2), (["eos_token"], 2), (["eos_token", "pad_token"], 2), (["eos_token"], [2, 0])],
+)
+def test_a_tokenizer_without_padding_or_end_takes_what_there_is(without, missing, eos):
+    policy = without(*missing, eos=eos)
+    policy.load()
+    assert policy.tokenizer.eos_token == "<|im_end|>"
+    assert policy.tokenizer.pad_token == ("<|im_end|>" if "pad_token" in missing else "<|endoftext|>")
+
+
+def test_a_tokenizer_by_which_no_output_would_end_is_refused(without):
+    with pytest.raises(PolicyError, match=r"has no end-of-sequence token, so that no output would ever end: name"):
+        without("eos_token", eos=None).load()

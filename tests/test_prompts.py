@@ -305,3 +305,10 @@ def test_the_invocation_without_a_planner_stands_in_every_turn(builder):
     starts = [i for i in range(len(ids)) if ids[i : i + len(words)] == words]
     assert len(starts) == 2
     assert starts[0] > len(builder.shared(TASK))
+
+
+@pytest.mark.parametrize("words", [{"executor": "Step {index}"}, {"executor": "Do {nope}"}, {"feedback": "Result"}])
+def test_words_without_a_place_for_what_is_filled_in_are_refused(words):
+    (name,) = words
+    with pytest.raises(ValueError, match=rf"data\.prompts\.{name} lacks {{"):
+        PromptConfig(**words)

@@ -379,3 +379,53 @@ def test_cached_schemas_stay_alive() -> None:
     # Otherwise the id of one could be given to the next schema, which would then be taken for it.
     parameters = tool({"a": {"type": "integer"}}).parameters
     assert schema._compiled(parameters).source is parameters
+
+
+@pytest.mark.parametrize(
+    "whole", [{}, {"minProperties": 1}, {"$schema": "https://json-schema.org/draft/2020-12/schema"}]
+)
+def test_the_search_for_a_pattern_ends(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "PATTERN_SECONDS", 0.05)
+    endless, text = (
+        "^(a|aa)+$",
+        "a" * 60 + "!",
+    )  # takes ages, and so do (a+)+ and a?a?a?... where they are not seen through
+    inner = {"a": {"type": "string", "pattern": endless}, "b": {"$ref": "#"}}
+    patterned = tool(inner, **whole)
+    check_tool(patterned, "here")
+    started = time.process_time()
+    assert find_problems(ToolCall("f", {"a": "aaa"}), [patterned]) == []
+    fault = "the search for a pattern in this value takes more than 0.05 seconds"
+    assert find_problems(ToolCall("f", {"a": text}), [patterned]) == [
+        Problem("type", "a", f"parameter 'a' of f: {fault}")
+    ]
+    assert causes({"b": {"a": text}}, patterned, name="f") == [("type", "b")]
+    for keyword in (
+        {"patternProperties": {endless: {}}},
+        {"additionalProperties": False, "patternProperties": {endless: {}}},
+    ):
+        assert causes({text: 1}, tool({}, **keyword), name="f") == [("type", None)]
+    for pattern in ("^(a+)+$", "a?" * 30 + "a" * 30):
+        assert causes({"a": text[:29]}, tool({"a": {"pattern": pattern}}), name="f") in ([], [("type", "a")])
+    assert time.process_time() - started < 20
+
+
+def test_names_are_matched_by_pattern_properties() -> None:
+    numbers = {"patternProperties": {"^n_": {"type": "integer"}}}
+    for extra, wrong in (({}, []), ({"additionalProperties": False}, [("type", None)])):
+        open_ = tool({"q": {"type": "string"}}, **numbers, **extra)
+        assert causes({"q": "x", "n_1": 1}, open_, name="f") == []
+        assert causes({"n_1": "x"}, open_, name="f") == [("type", None)]
+        assert causes({"q": "x", "m": 1}, open_, name="f") == wrong
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"not": {"$schema": "http://json-schema.org/draft-07/schema#"}}, r"\$schema may only stand at the top"),
+        ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "cannot stand in one schema"),
+    ],
+)
+def test_keywords_that_would_search_without_a_limit_are_refused(keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(SchemaError, match=f"^here, tool 'f': .*{message}"):
+        check_tool(tool({}, **keywords), "here")

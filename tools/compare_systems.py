@@ -5,7 +5,7 @@
 
 A SYSTEM is a configuration over that of --config:
 
-- `joint` (any word): --config as it is;
+- `joint` (any word that names no file of configs/*/): --config as it is;
 - `configs/ablations/freeze_high.yaml`: with this file over it; the system's name is the file's, freeze_high;
 - `NAME=FILE[,FILE...]`: with these files over it;
 - `NAME@OTHER=FILE[,FILE...]`: not trained, only tested, with the checkpoint that the system OTHER ended with at the
@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import fit_runs
-from fit_runs import spread
+from fit_runs import RunError, spread
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT = "joint"
+"""The system that --config is: configs/ablations/joint.yaml only says so."""
 COLUMNS = (
     "test before",
     "test",
@@ -65,7 +68,7 @@ class System:
         """The system that a word of the command line means.
 
         Raises:
-            ValueError: it means none.
+            ValueError: it means none, or a word alone names a configuration file, which it would not take.
         """
         name, equals, files = text.partition("=")
         overlays = tuple(file for file in files.split(",") if file)
@@ -74,6 +77,10 @@ class System:
         name, _, trained = name.partition("@")
         if not re.fullmatch(r"[\w.+-]+", name) or ("@" in text.partition("=")[0] and not trained):
             raise ValueError(f"{text!r} is no system: give a word, FILE.yaml, NAME=FILE[,FILE...] or NAME@OTHER=FILE")
+        files_of_name = sorted(CONFIGS.glob(f"*/{name}.yaml"))
+        if not equals and not overlays and name != DEFAULT and files_of_name:
+            file = files_of_name[0].relative_to(CONFIGS.parent)
+            raise ValueError(f"{text!r} alone would be --config as it is: give {text}={file}")
         return cls(name, overlays, trained or None)
 
     def run(self, seed: int) -> str:
@@ -82,25 +89,55 @@ class System:
 
 
 def result(out: Path, system: System, seed: int) -> dict[str, Any] | None:
-    """What a finished run says: `{"before": {test set: values}, "after": ..., "training": ...}`; None if there is none."""
+    """What a finished run says: `{"before": {test set: values}, "after": ..., "training": ...}`; None if there is none.
+
+    Raises:
+        RunError: its file is damaged.
+    """
     place = fit_runs.folder(out, system.run(seed))
     if system.trained is None:
-        summary = _read(place / "summary.json")
-        if summary is None:
-            return None
-        details = summary["details"]
-        sets = [name for name in summary if name != "details"]
-        before = {name: details[name]["before"] for name in sets if details[name]["before"] is not None}
-        after = {name: details[name]["after"] for name in sets}
-        return {"before": before, "after": after, "training": details.get("training")}
-    tested, source = _read(place / "test.json"), result(out, System(system.trained), seed)
-    if tested is None or source is None:
+        path = place / "summary.json"
+        content = fit_runs.read(path)
+        source = None
+    else:
+        path = place / "test.json"
+        content, source = fit_runs.read(path), result(out, System(system.trained), seed)
+    if content is None or (system.trained is not None and source is None):
         return None
-    after = {}
-    for tag, value in tested.items():
+    try:
+        if source is None:
+            return _of_summary(content)
+        return {
+            "before": {},
+            "after": _of_test(content),
+            "training": source["training"],
+        }  # what its checkpoint has cost
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise fit_runs.damaged(path) from None
+
+
+def _of_summary(summary: dict[str, Any]) -> dict[str, Any]:
+    details = summary["details"]
+    sets = [name for name in summary if name != "details"]
+    before = {name: _numbers(details[name]["before"]) for name in sets if details[name]["before"] is not None}
+    after = {name: _numbers(details[name]["after"]) for name in sets}
+    training = details.get("training")
+    if training is not None:
+        tokens = training["tokens"]
+        training = {"steps": int(training["steps"]), "tokens": None if tokens is None else int(tokens)}
+    return {"before": before, "after": after, "training": training}
+
+
+def _of_test(tested: dict[str, Any]) -> dict[str, dict[str, float]]:
+    after: dict[str, dict[str, float]] = {}
+    for tag, value in _numbers(tested).items():
         name, _, rest = tag.partition("/")
         after.setdefault(name, {})[rest] = value
-    return {"before": {}, "after": after, "training": source["training"]}  # what its checkpoint has cost
+    return after
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {tag: float(value) for tag, value in values.items()}
 
 
 def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
@@ -147,14 +184,6 @@ def _each(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in values) or "-"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return content
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, print and write the table."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -167,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="not last before SYSTEM"
     )
     parser.add_argument("--tokens", type=int, default=150_000, help="tokens that the training of a system samples")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=fit_runs.at_least_one, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     parser.add_argument("--table", action="store_true", help="run nothing: the table of what is finished")
     parser.add_argument("systems", nargs="+", metavar="SYSTEM", help="see above")
@@ -179,12 +208,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
         sys.exit("error: two systems have the same name: give each its own, NAME=FILE")
+    if len(set(options.seeds)) < len(options.seeds):
+        sys.exit("error: --seeds: give each seed once")
 
     failures = [] if options.table else _run_all(systems, options, extra)
     results: dict[str, dict[int, dict[str, Any]]] = {}
     for system in systems:
-        found = {seed: result(options.out, system, seed) for seed in options.seeds}
-        results[system.name] = {seed: values for seed, values in found.items() if values is not None}
+        results[system.name] = {}
+        for seed in options.seeds:
+            try:
+                values = result(options.out, system, seed)
+            except RunError as error:
+                failures.append(str(error))
+                continue
+            if values is not None:
+                results[system.name][seed] = values
     text = table(results)
     print(text)
     if options.out.is_dir():
@@ -199,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         (options.out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if failures:
-        sys.exit("\n".join(f"error: {failure}" for failure in failures))
+        sys.exit("\n".join(f"error: {failure}" for failure in dict.fromkeys(failures)))  # a test's may be its source's
 
 
 def _run_all(systems: Sequence[System], options: argparse.Namespace, extra: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from cahl_pl.datasets import DataError
-from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, convert, read_source
+from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, check_output, convert, read_source
 from cahl_pl.errors import ConfigError
 
 
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     try:
+        check_output(args.input, args.tools, args.output)
         source = read_source(args.format, args.input, args.tools, args.num_distractors, args.seed)
         report = convert(source, args.input, args.output, args.on_contradiction)
     except (DataError, ConfigError) as error:

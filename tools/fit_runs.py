@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -78,11 +79,41 @@ def folder(out: Path, name: str) -> Path:
 
 def seconds(out: Path, name: str) -> float | None:
     """How long a finished run took; None if it was cut off and went on, or is not there."""
+    value = (read(out / name / "run.json") or {}).get("seconds")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What a run has written as JSON; None if it has not.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     try:
-        value = json.loads((out / name / "run.json").read_text(encoding="utf-8")).get("seconds")
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return None if value is None else float(value)
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise damaged(path)
+    return content
+
+
+def damaged(path: Path) -> RunError:
+    """The error of a file that does not hold what the run writes there."""
+    return RunError(f"{path} is damaged: delete it and start again, which repeats only what is missing")
+
+
+def at_least_one(text: str) -> int:
+    """A number of the command line that cannot be 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number, or below 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"give a whole number, 1 or more, not {text!r}")
+    return int(text)
 
 
 def run_all(jobs: Sequence[Callable[[], None]], at_a_time: int) -> list[str]:
@@ -121,23 +152,26 @@ def _common(seed: int, tokens: int) -> list[str]:
 def _run(
     command: str, out: Path, name: str, configs: Sequence[str], arguments: Sequence[str], threads: int, result: str
 ) -> None:
-    try:
-        contents = [yaml.safe_load(Path(path).read_text(encoding="utf-8")) for path in configs]
-    except (OSError, yaml.YAMLError) as error:
-        raise RunError(f"{name}: a configuration cannot be read ({' '.join(str(error).split())})") from error
+    contents = []
+    for path in configs:
+        try:
+            contents.append(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{name}: the configuration {path} cannot be read ({reason})") from error
     settings: dict[str, Any] = {"command": command, "arguments": list(arguments), "configs": contents}
     settings = json.loads(json.dumps(settings, default=str))
     record, log = out / name / "run.json", out / f"{name}.log"
-    started = record.is_file()
-    if started:
-        then = json.loads(record.read_text(encoding="utf-8"))
+    started = record.parent.is_dir()
+    then = read(record)
+    if then is not None:
         then.pop("seconds", None)
         if then != settings:
             raise RunError(f"{name}: {record.parent} holds a run with other settings: delete it, or give another --out")
     if (folder(out, name) / result).is_file():
         return
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    _write(record, settings)
     print(f"{name}: {'again' if started else 'started'}, output in {log}", flush=True)
     logger = ("save_dir", str(out)), ("name", name), ("version", "0")
     start = time.monotonic()
@@ -158,5 +192,12 @@ def _run(
         raise RunError(f"{name} failed with exit status {status} and no {result}: read {log}")
     took = time.monotonic() - start
     if not started:
-        record.write_text(json.dumps({**settings, "seconds": round(took, 1)}, indent=2) + "\n", encoding="utf-8")
+        _write(record, {**settings, "seconds": round(took, 1)})
     print(f"{name}: {took:.0f} s", flush=True)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)

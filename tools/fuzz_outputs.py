@@ -6,9 +6,9 @@ Outputs are made from gold plans and calls of ToolWorld by mutation (cut, double
 numbers, lone surrogates, doubled keys, deep nesting, long runs) or from nothing (random characters, random tags). Each is
 read as a plan, as an executor's output and as that of an executor without a planner, and scored by every reward; outcome
 rewards, which run tools, score one in ten. A plan that can be read is executed as its sub-tasks say. Prints what was tried,
-the extremes of every reward, and the longest time per kilobyte, of outputs of 1 kB and more (the fastest of three, where one
-is slow: other processes cost time too). Exits with 1 at the first output that raises or is scored out of range, and writes
-it to --failure.
+the extremes of every reward, and the longest processor time per kilobyte, of outputs of 1 kB and more (the fastest of
+three, where one is slow: a busy machine costs some of that too). Exits with 1 at the first output that raises or is scored
+out of range, and writes it to --failure.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def fuzz(outputs: int, seed: int, report: Callable[[str], None] = print) -> tupl
     """Score so many hostile outputs.
 
     Returns:
-        The scorer with its counts and extremes, and the longest time in milliseconds per kilobyte.
+        The scorer with its counts and extremes, and the longest processor time in milliseconds per kilobyte.
 
     Raises:
         FuzzError: one of them raised or was scored out of range.
@@ -182,21 +182,21 @@ def fuzz(outputs: int, seed: int, report: Callable[[str], None] = print) -> tupl
     rng = random.Random(seed)
     world = ToolWorld(size=TASKS)
     tasks = [world[i] for i in range(TASKS)]
-    seeds = [text for task in tasks for text in _gold_texts(task)]
+    seeds = [text for task in tasks for text in gold_texts(task)]
     scorer, slowest = Scorer(), 0.0
     for number in range(outputs):
         task = rng.choice(tasks)
-        text = mutate(rng.choice(_gold_texts(task) if rng.random() < 0.7 else seeds), seeds, rng)
-        start = time.perf_counter()
+        text = mutate(rng.choice(gold_texts(task) if rng.random() < 0.7 else seeds), seeds, rng)
+        start = time.process_time()
         try:
             scorer(text, task, with_outcome=number % 10 == 0)
             if len(text) >= 1000:
-                took = time.perf_counter() - start
+                took = time.process_time() - start
                 kilobytes = len(text.encode("utf-8", "replace")) / 1000
                 for _ in range(2 * (1000 * took / kilobytes > slowest)):
-                    start = time.perf_counter()
+                    start = time.process_time()
                     scorer(text, task, with_outcome=number % 10 == 0)
-                    took = min(took, time.perf_counter() - start)
+                    took = min(took, time.process_time() - start)
                 slowest = max(slowest, 1000 * took / kilobytes)
         except Exception as error:
             raise FuzzError(number, text, error) from error
@@ -221,7 +221,8 @@ def _as_planned(subtask: SubTask) -> Action | None:
     return None if subtask.tool is None else Action(call=ToolCall(subtask.tool, subtask.parameters), well_formed=True)
 
 
-def _gold_texts(task: Task) -> list[str]:
+def gold_texts(task: Task) -> list[str]:
+    """What a perfect model would write for a task: as a plan, as each call, without a planner, as an answer."""
     calls = [gold.call for gold in task.gold] or [ToolCall("none", {})]
     return [
         format_plan(gold_plan(task)),
@@ -248,7 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.failure.write_text(json.dumps(error.text), encoding="utf-8")
         sys.exit(f"error: {error}; the output is in {options.failure}, as a JSON string")
     seconds = time.monotonic() - start
-    print(f"{options.outputs:,} outputs, seed {options.seed}, {seconds:.0f} s; longest time per kB: {slowest:.1f} ms")
+    print(
+        f"{options.outputs:,} outputs, seed {options.seed}, {seconds:.0f} s; longest processor time per kB: {slowest:.1f} ms"
+    )
     print("read: " + ", ".join(f"{name} {count:,}" for name, count in scorer.read.items()))
     for name, low in scorer.low.items():
         print(f"{name}: {low:.3f} to {scorer.high[name]:.3f}")

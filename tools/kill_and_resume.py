@@ -1,10 +1,12 @@
 """Kill a run again and again, start it again each time, and compare what comes out with a run that was left alone.
 
     python tools/kill_and_resume.py --out runs/kills --kills 50 --between 1 40 -- -c configs/quickstart.yaml
+    python tools/kill_and_resume.py --out runs/kills --kills 20 --while-saving -- -c configs/quickstart.yaml
 
 Both runs are `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--` and a `save_dir` of their own. The
-second one gets SIGKILL after a random number of seconds, 50 times; then it may end. Adapters, optimisers, generators,
-position and every logged scalar have to be equal, bit for bit, but for times and memory.
+second one gets SIGKILL after a random number of seconds, 50 times; then it may end. With --while-saving it gets it a few
+milliseconds after the first, second or third checkpoint from its start has begun to be written. Adapters, optimisers,
+generators, position and every logged scalar have to be equal, bit for bit, but for times and memory.
 Exit status 1 says that something differs.
 """
 
@@ -18,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 MEASURED = ("time/", "memory/")  # differ between any two runs
+SAVES, SECONDS = (
+    3,
+    0.03,
+)  # --while-saving: a kill strikes one of so many checkpoints, so long at most after it was begun
 
 
 def command(folder: Path, arguments: list[str]) -> list[str]:
@@ -43,6 +50,49 @@ def run_until(argv: list[str], log: Path, seconds: float | None) -> int | None:
             process.kill()
             process.wait()
             return None
+
+
+def kill_while_saving(argv: list[str], log: Path, folder: Path, saves: int, seconds: float) -> tuple[int | None, str]:
+    """Run until a checkpoint is being written, and kill.
+
+    Args:
+        argv: the command.
+        log: its output.
+        folder: where it logs; it is also given its folder for temporary files there, through which checkpoints go.
+        saves: the checkpoint, counted from the start, from 1.
+        seconds: to wait when it has been begun.
+
+    Returns:
+        The exit status, None if it was killed, and what the kill left: `bytes` that were still being written, a file that
+        was `not renamed` yet, or the `whole` checkpoint.
+    """
+    aside = folder / "aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+
+    def unfinished() -> set[tuple[Path, int]]:
+        found = set()
+        for path in (*aside.glob("tmp*"), *folder.glob("*/version_0/checkpoints/*.tmp")):
+            try:
+                found.add((path, path.stat().st_ino))
+            except FileNotFoundError:  # renamed meanwhile
+                continue
+        return found
+
+    left, begun, busy = unfinished(), 0, False  # what an earlier kill has left stays
+    with log.open("ab") as file:
+        process = subprocess.Popen(argv, stdout=file, stderr=file, env={**os.environ, "TMPDIR": str(aside)})
+        while begun < saves:
+            if process.poll() is not None:
+                return process.returncode, ""
+            was_busy, busy = busy, bool(unfinished() - left)
+            begun += busy and not was_busy
+            time.sleep(0.001)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    kinds = {path.parent == aside for path, _ in unfinished() - left}
+    return None, "bytes" if True in kinds else "not renamed" if kinds else "whole"
 
 
 def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, float]]]]:
@@ -77,6 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for both runs; what is there is deleted")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--between", type=float, nargs=2, default=(1, 40), help="seconds from a start to its kill")
+    parser.add_argument("--while-saving", action="store_true", help="kill while a checkpoint is written")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     parser.add_argument("arguments", nargs="+", help="of `python -m cahl_pl fit`, after --")
     args = parser.parse_args()
@@ -87,23 +138,34 @@ def main() -> None:
     if run_until(command(args.out / "alone", args.arguments), args.out / "alone.log", None) != 0:
         raise SystemExit(f"the run failed: see {args.out / 'alone.log'}")
     whole = time.monotonic() - start
-    rng, kills = random.Random(args.seed), 0
+    rng, kills, struck = random.Random(args.seed), 0, Counter[str]()
     argv, log = command(args.out / "killed", args.arguments), args.out / "killed.log"
     status: int | None = None
     while status is None:
-        seconds = rng.uniform(*args.between) if kills < args.kills else None
-        status = run_until(argv, log, seconds)
-        kills += status is None
+        begun, where = time.monotonic(), ""
+        if kills == args.kills:
+            status = run_until(argv, log, None)
+        elif args.while_saving:
+            chosen = rng.randint(1, SAVES), rng.uniform(0, SECONDS)
+            status, where = kill_while_saving(argv, log, args.out / "killed", *chosen)
+        else:
+            status = run_until(argv, log, rng.uniform(*args.between))
         if status is None:
+            kills += 1
+            struck[where] += 1
             found = sorted(path.stem for path in args.out.glob("killed/*/version_0/checkpoints/step-*.ckpt"))
             print(
-                f"kill {kills} after {seconds:.1f} s; newest checkpoint: {found[-1] if found else 'none'}", flush=True
+                f"kill {kills} after {time.monotonic() - begun:.1f} s{where and f', left: {where}'}; newest checkpoint: "
+                f"{found[-1] if found else 'none'}",
+                flush=True,
             )
     if status != 0:
         raise SystemExit(f"a restarted run failed: see {log}")
     (alone, alone_scalars), (killed, killed_scalars) = (outcome(args.out / name) for name in ("alone", "killed"))
     found = differences(alone, killed, "checkpoint") + differences(alone_scalars, killed_scalars, "scalars")
     report = {"kills": kills, "seconds_left_alone": round(whole), "scalars": len(alone_scalars), "differences": found}
+    if args.while_saving:
+        report["left"] = dict(struck)
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
     raise SystemExit(1 if found else 0)

@@ -26,7 +26,7 @@ class Line:
     Attributes:
         label: in the legend.
         points: optimiser step -> value.
-        smooth: the same without its noise; None for the trailing mean over a twentieth of the points.
+        smooth: the same without its noise; None for `trailing_mean`.
         marks: steps to mark, each with a diamond.
     """
 
@@ -69,8 +69,8 @@ def swatch(number: int) -> str:
 
 
 def trailing_mean(points: dict[int, float]) -> dict[int, float]:
-    """The mean of each point and those before it, a twentieth of all points or 1 together; fewer at the start."""
-    window = max(1, len(points) // 20)
+    """The mean of each point and those before it, a twentieth of all points but at least 5 together; fewer at the start."""
+    window = max(5, len(points) // 20)
     values = list(points.values())
     return {
         step: sum(part) / len(part)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -27,19 +28,35 @@ def load(folder: Path) -> dict[str, dict[str, Any]]:
     """The finished reports of a run's folder, name -> report.
 
     Raises:
-        TableError: the folder holds none.
+        TableError: the folder holds none, or a damaged one.
     """
     reports = {}
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(content, dict) and {"benchmark", "scheme", "scores", "denominators"} <= content.keys():
+            if not _is_report(content):
+                raise TableError(
+                    f"{path} is damaged: run test with --data.results {folder} again, which writes it anew"
+                )
             reports[path.stem] = content
     if not reports:
         raise TableError(f"{folder}: there is no finished report; run test with --data.results {folder} to its end")
     return reports
+
+
+def _is_report(content: dict[str, Any]) -> bool:
+    scores, denominators = content["scores"], content["denominators"]
+    return (
+        isinstance(content["benchmark"], str)
+        and isinstance(content["scheme"], str)
+        and isinstance(scores, dict)
+        and all(type(score) is int or (type(score) is float and math.isfinite(score)) for score in scores.values())
+        and isinstance(denominators, dict)
+        and all(type(count) is int for count in denominators.values())
+    )
 
 
 def table(folders: Sequence[Path], columns: Sequence[str] = ()) -> str:
@@ -53,8 +70,11 @@ def table(folders: Sequence[Path], columns: Sequence[str] = ()) -> str:
         Markdown, with a line below for each scheme, and one for `*` where it is used.
 
     Raises:
-        TableError: a folder without reports, reports of one name by different schemes or over different tasks, or no score.
+        TableError: a folder without reports or given twice, reports of one name by different schemes or over different
+            tasks, no score, or one that no report has.
     """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise TableError("a folder is given twice, and would count as two seeds: give each once")
     systems: dict[str, list[dict[str, dict[str, Any]]]] = {}
     rules: dict[str, tuple[str, Any, Path]] = {}
     for folder in folders:
@@ -76,6 +96,11 @@ def table(folders: Sequence[Path], columns: Sequence[str] = ()) -> str:
     columns = list(columns) or known
     if not columns:
         raise TableError("no report has an overall score: name scores with --scores, such as bfcl/multi_turn")
+    given = {
+        f"{name}/{score}" for runs in systems.values() for run in runs for name in run for score in run[name]["scores"]
+    }
+    if unknown := [column for column in columns if column not in given]:
+        raise TableError(f"no report has the score {unknown[0]}: there are {', '.join(sorted(given))}")
     partial = False
     lines = ["| system | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for system, runs in systems.items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 import fit_runs
 import matplotlib as mpl
-from fit_runs import spread
+from fit_runs import RunError, spread
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,7 +35,7 @@ def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
     """Key -> values, of `KEY=VALUE,VALUE...`.
 
     Raises:
-        ValueError: a word has no such form, or a key stands twice.
+        ValueError: a word has no such form, or a key or one of its values stands twice.
     """
     keys: dict[str, list[str]] = {}
     for word in words:
@@ -44,6 +43,8 @@ def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
         if not key or not all(values.split(",")) or key in keys:
             raise ValueError(f"--keys {word}: give each key once, as KEY=VALUE,VALUE...")
         keys[key] = values.split(",")
+        if len(set(keys[key])) < len(keys[key]):
+            raise ValueError(f"--keys {word}: give each value once")
     return keys
 
 
@@ -84,6 +85,29 @@ def success_curve(run: Path, rounds: int) -> tuple[list[float], list[float]]:
         window = [success[step] for step in steps[max(0, end - rounds) : end]]
         averaged.append(sum(window) / len(window))
     return [tokens[step] for step in steps], averaged
+
+
+def finished(out: Path, run: str, test_set: str) -> tuple[dict[str, Any], float | None] | None:
+    """A finished run's `summary.json` and its seconds, if known; None if it is not finished.
+
+    Raises:
+        RunError: a file of it is damaged.
+        KeyError: it has no such test set.
+    """
+    path = fit_runs.folder(out, run) / "summary.json"
+    summary = fit_runs.read(path)
+    if summary is None:
+        return None
+    if "details" in summary and test_set not in summary:
+        raise KeyError(test_set)
+    try:
+        training = summary["details"]["training"]
+        values = (summary[test_set]["after"], training["tokens"], training["steps"])
+    except (KeyError, TypeError):
+        raise fit_runs.damaged(path) from None
+    if not all(isinstance(value, int | float) for value in values):
+        raise fit_runs.damaged(path)
+    return summary, fit_runs.seconds(out, run)
 
 
 def table(
@@ -173,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=150_000, help="tokens that the training of a run samples")
     parser.add_argument("--success", default="test", metavar="TEST_SET", help="the test set of table and markers")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the curves' moving average")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=fit_runs.at_least_one, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     options = parser.parse_args(words)
     try:
@@ -182,6 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     names, out = short_names(list(keys)), options.out
     combinations: list[Combination] = list(itertools.product(*keys.values()))
+    if len(set(options.seeds)) < len(options.seeds):
+        sys.exit("error: --seeds: give each seed once")
+    if len({run_name(names, values, 0) for values in combinations}) < len(combinations):
+        sys.exit(
+            "error: --keys: some values differ only in characters that a folder's name does not hold: sweep them apart"
+        )
 
     jobs = []
     for seed, values in itertools.product(options.seeds, combinations):
@@ -196,14 +226,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curves: dict[Combination, list[tuple[list[float], list[float]]]] = {}
     ends: dict[Combination, list[tuple[float, float]]] = {}
     for values in combinations:
-        done = [run_name(names, values, seed) for seed in options.seeds]
-        done = [run for run in done if (fit_runs.folder(out, run) / "summary.json").is_file()]
-        summaries = [json.loads((fit_runs.folder(out, run) / "summary.json").read_text()) for run in done]
-        if any(options.success not in summary for summary in summaries):
-            sys.exit(f"error: the runs have no test set {options.success!r}: name one of theirs with --success")
-        results[values] = [(s, fit_runs.seconds(out, run)) for s, run in zip(summaries, done, strict=True)]
-        curves[values] = [success_curve(fit_runs.folder(out, run), options.rounds) for run in done]
-        ends[values] = [(s["details"]["training"]["tokens"], s[options.success]["after"]) for s in summaries]
+        results[values], curves[values], ends[values] = [], [], []
+        for run in (run_name(names, values, seed) for seed in options.seeds):
+            try:
+                found = finished(out, run, options.success)
+            except RunError as error:
+                failures.append(str(error))
+                continue
+            except KeyError:
+                sys.exit(f"error: the runs have no test set {options.success!r}: name one of theirs with --success")
+            if found is not None:
+                results[values].append(found)
+                curves[values].append(success_curve(fit_runs.folder(out, run), options.rounds))
+                ends[values].append((found[0]["details"]["training"]["tokens"], found[0][options.success]["after"]))
     text = table(names, results, options.success)
     print(text)
     if out.is_dir():
@@ -211,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plot(out / "success.png", names, curves, ends, options.success, options.rounds)
         print(f"written: {out / 'table.md'}, {out / 'success.png'}")
     if failures:
-        sys.exit("\n".join(f"error: {failure}" for failure in failures))
+        sys.exit("\n".join(f"error: {failure}" for failure in dict.fromkeys(failures)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 from cahl_pl.environments.base import Environment
+from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import count_uses
 from cahl_pl.records import record
 from cahl_pl.types import Plan, Task, Trajectory
@@ -112,7 +113,13 @@ def make_record(
 
 
 def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:
-    """Indices of at most so many tasks, in their order, taken in turn from each group: a small share sees them all."""
+    """Indices of at most so many tasks, in their order, taken in turn from each group: a small share sees them all.
+
+    Raises:
+        ConfigError: so many are none.
+    """
+    if max_tasks is not None and max_tasks < 1:
+        raise ConfigError(f"a benchmark's max_tasks is {max_tasks}: give 1 or more, or null for all tasks")
     if max_tasks is None or max_tasks >= len(groups):
         return list(range(len(groups)))
     rank: Counter[str] = Counter()

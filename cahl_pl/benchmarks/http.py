@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from cahl_pl.errors import ConfigError
 
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
-_BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
+BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
+"""Statuses after which the same request may succeed."""
 _MAX_REPLY: Final = 4 * 2**20
 
 
@@ -25,7 +26,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER: Final = urllib.request.build_opener(_NoRedirect)
+OPENER: Final = urllib.request.build_opener(_NoRedirect)
+"""Follows no redirect."""
 
 
 def key_from(variable: str | None, url: str) -> str | None:
@@ -68,12 +70,12 @@ def post_json(url: str, payload: Any, headers: Mapping[str, str], timeout: float
             time.sleep(2 ** (attempt - 1))
         request = urllib.request.Request(url, body, {**headers, "Content-Type": "application/json"})
         try:
-            with _OPENER.open(request, timeout=timeout) as reply:
+            with OPENER.open(request, timeout=timeout) as reply:
                 return json.loads(reply.read(_MAX_REPLY))
         except urllib.error.HTTPError as error:
             problem = f"HTTP status {error.code}"
             error.close()
-            if error.code not in _BUSY:
+            if error.code not in BUSY:
                 break
         except (ValueError, RecursionError):
             problem = "an answer that is not JSON"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,11 @@ from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import ToolUse
 from cahl_pl.types import Task, Trajectory
+
+try:
+    import fcntl
+except ImportError:  # not on every system: runs go unlocked there
+    fcntl = None  # type: ignore[assignment]
 
 
 class Evaluator(Protocol):
@@ -34,7 +40,8 @@ class BenchmarkRun:
 
     With a folder, `<name>.jsonl` holds one record a line and `<name>.json` the settings from the start and the report from
     the end. A run that finds its own records there goes on after them: what is recorded is not run again, and half a
-    line, left by a run that was killed while writing, is dropped and its task done again.
+    line, left by a run that was killed while writing, is dropped and its task done again. `<name>.jsonl.lock` keeps a second
+    run out until this one has finished.
 
     Args:
         benchmark: the benchmark.
@@ -44,7 +51,8 @@ class BenchmarkRun:
         evaluator: makes the episodes.
 
     Raises:
-        ConfigError: the folder holds records of other settings or options.
+        ConfigError: the folder holds records of other settings or options, is another run's at this moment, or cannot be
+            written to.
         DataError: a line of the records cannot be read, or stands twice.
     """
 
@@ -69,15 +77,17 @@ class BenchmarkRun:
             }
         )
         self.records: dict[str, Record] = {}
+        self._unlock: Callable[[], object] = lambda: None
         self._lines = None if folder is None else folder / f"{name}.jsonl"
         self._report = None if folder is None else folder / f"{name}.json"
         if self._lines is not None and self._report is not None:
-            self._lines.parent.mkdir(parents=True, exist_ok=True)
-            if self._lines.is_file() and self._lines.stat().st_size:
-                self._check_settings(self._report)
-                self.records = _read_records(self._lines, set(benchmark.ids))
-            else:
-                _write(self._report, {**self.head, "complete": False})
+            try:
+                self._open(self._lines, self._report)
+            except OSError as error:
+                raise ConfigError(
+                    f"data.results: {folder} cannot hold the records of {name} ({error.strerror or error}): give another "
+                    "folder, make room, or correct its permissions"
+                ) from None
 
     def step(self, indices: Sequence[int]) -> None:
         """Run those of the tasks that have no record yet, and write their records."""
@@ -85,7 +95,11 @@ class BenchmarkRun:
         if not unrecorded:
             return
         meter = _Meter(self.evaluator)
-        records = self.benchmark.run(unrecorded, meter)
+        try:
+            records = self.benchmark.run(unrecorded, meter)
+        except BaseException:  # also Ctrl-C in a notebook, where the same process may start again
+            self._unlock()
+            raise
         for one in records:  # batched, so that a task's own share cannot be told from the others'
             one["tokens"], one["seconds"] = meter.tokens / len(unrecorded), meter.seconds / len(unrecorded)
             self.records[one["id"]] = one
@@ -99,6 +113,12 @@ class BenchmarkRun:
             Scores and efficiency, tag -> value; empty without records.
         """
         self.benchmark.close()
+        try:
+            return self._finish()
+        finally:
+            self._unlock()
+
+    def _finish(self) -> dict[str, float]:
         records = [self.records[key] for key in self.benchmark.ids if key in self.records]
         if not records:
             return {}
@@ -119,12 +139,43 @@ class BenchmarkRun:
             self._print(report)
         return {**scores, **used}
 
+    def _open(self, lines: Path, report: Path) -> None:
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        self._lock(lines)
+        with lines.open("ab"):
+            pass  # what cannot be written is to be known now, not after the first batch
+        if lines.stat().st_size:
+            self._check_settings(report)
+            self.records = _read_records(lines, set(self.benchmark.ids))
+        else:
+            _write(report, {**self.head, "complete": False})
+
+    def _lock(self, lines: Path) -> None:
+        handle = os.open(lines.with_name(lines.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        self._unlock = weakref.finalize(self, os.close, handle)
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another run is writing {lines}: wait for its end, or give data.results another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
     def _check_settings(self, path: Path) -> None:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            before = {}
-        differing = [key for key, value in _flat(self.head) if dict(_flat(before)).get(key) != value]
+            then = dict(_flat(before))
+        except (OSError, ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
+            raise ConfigError(
+                f"the report is missing or unreadable: {path} tells what settings the records of {self._lines} have; put it "
+                "back, or give data.results another folder"
+            )
+        differing = [key for key, value in _flat(self.head) if then.get(key) != value]
         if differing:
             raise ConfigError(
                 f"{self._lines} holds records of another run ({', '.join(differing[:4])} differ): give data.results another "
@@ -194,16 +245,28 @@ def _read_records(path: Path, known: set[str]) -> dict[str, Record]:
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             one = json.loads(line)
-            name = one["id"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{path}, line {number}: not a record; delete the line, and its task is run again"
-            ) from None
-        if name in records or name not in known:
+        except (ValueError, RecursionError):
+            one = None
+        name = one.get("id") if isinstance(one, dict) else None
+        if isinstance(name, str) and (name in records or name not in known):
             fault = "stands twice" if name in records else "is no task of this benchmark"
             raise DataError(f"{path}, line {number}: the id {name!r} {fault}; delete the line")
+        if not isinstance(name, str) or not _is_record(one):
+            raise DataError(f"{path}, line {number}: not a record; delete the line, and its task is run again")
         records[name] = one
     return records
+
+
+def _is_record(one: Record) -> bool:
+    """Whether what scores and efficiency of every benchmark are made of is there."""
+    counts, costs = one.get("counts"), (one.get("tokens"), one.get("seconds"))
+    return (
+        isinstance(one.get("success"), bool)
+        and isinstance(one.get("group"), str)
+        and isinstance(counts, dict)
+        and all(type(count) is int and 0 <= count < 2**31 for count in counts.values())
+        and all(type(cost) in (int, float) and 0 <= cost < 2**63 for cost in costs)  # NaN is not
+    )
 
 
 def _append(path: Path, records: Sequence[Record]) -> None:

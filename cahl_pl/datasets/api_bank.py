@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -100,7 +101,7 @@ def dialogue_rows(folder: str | Path) -> Iterator[Row]:
         DataError: there is no such folder.
     """
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, false for names that are too long
         raise DataError(f"{folder}: there is no such folder; API-Bank's dialogues are one file each in a folder")
     for index, path in enumerate(sorted(folder.rglob("*.jsonl"))):
         lines = list(read_rows(path))

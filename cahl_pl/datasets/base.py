@@ -23,6 +23,10 @@ RowReader: TypeAlias = Callable[[Any, int], Iterable[Task | DataError]]
 read; one that is raised, for the rest of the row. Both name the field at fault."""
 
 
+MAX_GOLD_CALLS = 1000
+"""Gold calls that a task may have: fitting its tools to them takes quadratic time."""
+
+
 class TaskSource(ABC):
     """A collection of tasks with a length and an index: what training and evaluation draw tasks from.
 
@@ -133,6 +137,8 @@ def judge(
             for item in _items(row, read):
                 if isinstance(item, Task) and not ids.add(item.id):
                     item = DataError(f"the id {item.id!r} stands twice")
+                if isinstance(item, Task) and len(item.gold) > MAX_GOLD_CALLS:
+                    item = DataError(f"there are {len(item.gold)} gold calls, and {MAX_GOLD_CALLS} are the most")
                 if isinstance(item, DataError):
                     reason = f"{row.where}: {item}"
                     if strict:

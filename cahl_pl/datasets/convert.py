@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -107,12 +108,40 @@ def read_source(
     return _OPENERS[format_name](str(source))
 
 
+def check_output(source: str | Path, tools: Sequence[str | Path], output: str | Path) -> None:
+    """Check that `convert` would not write over what it reads.
+
+    Args:
+        source: what `convert` reads, see `read_source`.
+        tools: the files of tools, see `read_source`.
+        output: the file that `convert` writes.
+
+    Raises:
+        ConfigError: `output`, or a file that is written beside it, is the source, a file in it or a file of tools, or
+            `output` names no file.
+    """
+    if not Path(output).name:
+        raise ConfigError(f"OUTPUT must be the name of a file, not {str(output)!r}")
+    output = Path(output)
+    written = {path.resolve() for path in (output, *_beside(output))}
+    local = [] if str(source).startswith(PREFIX) else [source]
+    for path in (Path(other).expanduser().resolve() for other in (*local, *tools)):
+        if path in written or (os.path.isdir(path) and any(path in other.parents for other in written)):
+            raise ConfigError(f"{output}: writing it would destroy {path}, which is read; choose another OUTPUT")
+
+
+def _beside(output: Path) -> tuple[Path, Path, Path]:
+    """What is written beside the output: itself before it is complete, the reasons, and these before they are."""
+    part, dropped, dropped_part = (output.name + end for end in (".part", ".dropped.txt", ".dropped.txt.part"))
+    return output.with_name(part), output.with_name(dropped), output.with_name(dropped_part)
+
+
 def convert(source: Source, name: str, output: str | Path, on_contradiction: OnContradiction = "relax") -> LoadReport:
     """Write the tasks of a source to a file of JSON lines.
 
     Every task that is left out is named with its reason in `<output>.dropped.txt`, which is not there if there is none.
     Schemas that gold breaks are relaxed before they are written, so that every row of the file can be loaded as it is.
-    The file appears under its name when it is complete.
+    Both files appear under their names when they are complete; a conversion that fails leaves older ones as they are.
 
     Args:
         source: see `read_source`.
@@ -128,23 +157,34 @@ def convert(source: Source, name: str, output: str | Path, on_contradiction: OnC
         OSError: the file cannot be written.
     """
     output = Path(output)
-    part, dropped = output.with_name(output.name + ".part"), output.with_name(output.name + ".dropped.txt")
+    part, dropped, dropped_part = _beside(output)
     report = LoadReport(name, limit=NAMED_ROWS)
     try:
-        with part.open("w", encoding="utf-8") as file, dropped.open("w", encoding="utf-8", errors="replace") as reasons:
+        with part.open("wb") as file, dropped_part.open("w", encoding="utf-8", errors="replace") as reasons:
             for verdict in judge(*source, on_contradiction):
+                if verdict.task is not None:
+                    try:
+                        file.write(_line(verdict.task))
+                    except (ValueError, TypeError, RecursionError):  # parquet and the hub have values that JSON has not
+                        reason = f"{verdict.row.where}: a value that JSON does not have, such as an infinity or a date"
+                        verdict = verdict._replace(task=None, reason=reason)
                 report.add(verdict)
                 if verdict.task is None:
                     reasons.write(f"{verdict.name}: {verdict.reason}\n")
-                else:
-                    file.write(json.dumps(task_to_row(verdict.task), ensure_ascii=False, allow_nan=False) + "\n")
         require_tasks(report)
+        if report.counts[2]:
+            dropped_part.replace(dropped)
+        else:
+            dropped.unlink(missing_ok=True)
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)
-        if not report.counts[2]:
-            dropped.unlink(missing_ok=True)
+        dropped_part.unlink(missing_ok=True)
     return report
+
+
+def _line(task: Task) -> bytes:
+    return json.dumps(task_to_row(task), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def source_name(source: str) -> str:

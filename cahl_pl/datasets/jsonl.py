@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import Any, BinaryIO, Literal, cast, get_args, get_type_hints
 
 from cahl_pl.datasets.base import (
     LoadReport,
@@ -89,19 +89,35 @@ class JsonlDataset(TaskSource):
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Task:
+        offset = self._offsets[index]
         try:
             with self.path.open("rb") as file:
                 if _stamp(os.fstat(file.fileno())) != self._changed:
                     raise DataError(f"{self.path}: the file has changed since it was opened; start again")
-                file.seek(self._offsets[index])
+                file.seek(offset)
                 line = file.readline()
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read any more ({error.strerror}); put the file back") from None
-        (task,) = self._read(parse_json(line.removesuffix(b"\n").decode()), index)
+        try:
+            (task,) = self._read(parse_json(line.removesuffix(b"\n").decode()), index)
+        except (DataError, UnicodeDecodeError) as error:
+            with self.path.open("rb") as file:
+                number = 1 + sum(chunk.count(b"\n") for chunk in _chunks(file, offset))
+            raise DataError(
+                f"{self.path}, line {number}: cannot be read any more ({error}), but could be when the file was opened; put "
+                "it right and start again"
+            ) from None
         return fit_tools(task)[0]
 
     def _read(self, value: Any, index: int) -> Iterable[Task]:
         return (row_to_task(value, self._tools),)
+
+
+def _chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """The first so many bytes of a file, piece by piece."""
+    while length > 0 and (chunk := file.read(min(length, 1 << 20))):
+        length -= len(chunk)
+        yield chunk
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

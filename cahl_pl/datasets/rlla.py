@@ -85,7 +85,6 @@ def _texts(row: Any) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
 
 _TOOLS = re.compile(r"^\*\*Available Tools\*\*\n(.*?)(?=^\*\*Steps for Each Turn\*\*|\Z)", re.MULTILINE | re.DOTALL)
 _TOOL_START = re.compile(r"^\d+\. Name: ", re.MULTILINE)
-_TOOL = re.compile(r"(.*?)\nDescription: (.*)\nParameters: (.*)", re.DOTALL)
 
 
 def _tools(system: str) -> tuple[ToolSpec, ...]:
@@ -96,12 +95,14 @@ def _tools(system: str) -> tuple[ToolSpec, ...]:
 
 
 def _tool(text: str) -> ToolSpec:
-    match = _TOOL.match(text)
-    if match is None:
+    # Not by a regular expression: one with both marks takes quadratic time on a text of many.
+    name, mark, rest = text.partition("\nDescription: ")
+    description, other_mark, parameters = rest.rpartition("\nParameters: ")
+    if not (mark and other_mark):
         raise DataError(f"the tool {text[:60]!r} must have the lines Name, Description and Parameters")
-    name, description, parameters = (part.strip() for part in match.groups())
+    name, description = name.strip(), description.strip()
     try:
-        declared = parse_json(parameters)
+        declared = parse_json(parameters.strip())
         if not isinstance(declared, dict):
             raise DataError(f"they must be an object, not a {type(declared).__name__}")
         properties = {parameter: flat_property(get_field(declared, parameter, dict)) for parameter in declared}
@@ -155,18 +156,21 @@ def read_dialogue(dialogue: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-_CALLS = re.compile(r"<tool_call>(.*)</tool_call>", re.DOTALL)
-_RESPONSE = re.compile(r"<response>(.*)</response>", re.DOTALL)
+def _between(text: str, tag: str) -> str | None:
+    """What stands between the first opening tag and the last closing one."""
+    _, opening, rest = text.partition(f"<{tag}>")
+    inside, closing, _ = rest.rpartition(f"</{tag}>")
+    return inside if opening and closing else None
 
 
 def _gold(output: str) -> tuple[tuple[GoldCall, ...], str | None]:
     # Thoughts may speak of <tool_call>: only what comes after them counts.
     text = output.rpartition("</think>")[2]
-    calls, response = _CALLS.search(text), _RESPONSE.search(text)
-    lines = [line for line in calls[1].split("\n") if line.strip()] if calls else []
+    calls, response = _between(text, "tool_call"), _between(text, "response")
+    lines = [line for line in calls.split("\n") if line.strip()] if calls else []
     if not lines and response is None:
         raise DataError("there is neither a call in <tool_call>...</tool_call> nor <response>...</response>")
-    return tuple(_gold_call(line) for line in lines), response[1].strip() if response else None
+    return tuple(_gold_call(line) for line in lines), None if response is None else response.strip()
 
 
 def _gold_call(line: str) -> GoldCall:

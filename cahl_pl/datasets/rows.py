@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +48,15 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """The rows of a file: parquet by its suffix, a JSON list by its first character, JSON lines otherwise.
 
     The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a key that stands
-    twice, NaN or infinities, or text that has no UTF-8 is a row's fault.
+    twice, NaN, infinities or numbers as large as these, or text that has no UTF-8 is a row's fault.
 
     Raises:
-        DataError: the file is missing, cannot be read or holds no rows, or a JSON list breaks off.
+        DataError: the file is missing, packed or cannot be read, or a JSON list breaks off.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise DataError(f"{path}: this is a folder; give a file in it")
+    if not os.path.isfile(path):  # unlike Path.is_file, false for names that are too long
         raise DataError(f"{path}: there is no such file; download the data set or correct the path")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
@@ -110,6 +114,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _starts_a_list(file: BinaryIO) -> bool:
+    if file.read(2) == b"\x1f\x8b":
+        raise DataError(f"{file.name}: the file is packed by gzip; unpack it first")
+    file.seek(0)
     start = b""
     while not start and (chunk := file.read(4096)):
         start = chunk.removeprefix(codecs.BOM_UTF8).lstrip(_JSON_SPACE.encode())
@@ -219,8 +226,16 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
             faults.append(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
         return made
 
+    def number(text: str) -> float:
+        made = float(text)
+        if math.isinf(made):
+            faults.append(f"the number {text[:40]} is out of range")
+        return made
+
     decoder = json.JSONDecoder(
-        object_pairs_hook=build, parse_constant=lambda name: faults.append(f"{name} is not JSON")
+        object_pairs_hook=build,
+        parse_float=number,
+        parse_constant=lambda name: faults.append(f"{name} is not JSON"),
     )
     try:
         value, end = decoder.raw_decode(text, start)

@@ -13,6 +13,7 @@ from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 _MAX_DEPTH = 16
+_MAX_BRACKETS = 100
 
 
 def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
@@ -86,9 +87,11 @@ def _tools(system: str) -> tuple[ToolSpec, ...]:
 
 
 def _tool_list(system: str) -> list[Any]:
-    """The first JSON list of objects with names in the text."""
+    """The first JSON list of objects with names in the text, which starts at one of its first brackets."""
     at = system.find("[")
-    while at >= 0:
+    for _ in range(_MAX_BRACKETS):  # each may take as long as the text
+        if at < 0:
+            break
         try:
             end = json.JSONDecoder().raw_decode(system, at)[1]
             value = parse_json(system[at:end])

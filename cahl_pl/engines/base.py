@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Sampling:
     max_new_tokens: int = 256
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
             raise ValueError(
                 "sampling needs temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
                 f"not {self.temperature}, {self.top_p} and {self.max_new_tokens}"
@@ -56,6 +57,13 @@ class Completion:
 
 class Engine(ABC):
     """Samples completions with one of the two adapters."""
+
+    def check_training(self) -> None:  # noqa: B027 - nothing to check for most
+        """Called before training.
+
+        Raises:
+            ConfigError: this engine cannot sample from adapters that change.
+        """
 
     @abstractmethod
     def generate(

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.import_path import import_function
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
@@ -17,7 +18,7 @@ Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Mapping[str, Callable[
 
 
 class ExecutableEnvironment(Environment):
-    """Runs each call as a Python function; a tool that raises answers with an error.
+    """Runs each call as a Python function; a tool that raises, or exits, answers with an error.
 
     The functions run in this process with all its rights and no time limit: offer only tools that are safe
     to run on any argument.
@@ -65,8 +66,18 @@ class _ExecutableSession(Session):
         self._max_characters = max_characters
 
     def state(self) -> Mapping[str, Any] | None:
-        """A copy of the state as it is now."""
-        return copy.deepcopy(self._state)
+        """A copy of the state as it is now.
+
+        Raises:
+            ConfigError: a tool has put something into it that cannot be copied, such as an open file.
+        """
+        try:
+            return copy.deepcopy(self._state)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f"the tools of task {self._task.id!r} have left a state that cannot be copied ({_message(error)}); let them "
+                "put only values into it that JSON has"
+            ) from error
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)
@@ -76,11 +87,11 @@ class _ExecutableSession(Session):
         arguments = copy.deepcopy(dict(coerce_call(call, self._task.tools).arguments))
         try:
             result = self._functions[call.name](**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._cut(failure(_message(error), "tool"))
         try:
             return self._cut(Feedback(json_text(result)))
-        except Exception:  # the result's own __str__ may raise anything
+        except (Exception, SystemExit):  # the result's own __str__ may raise anything
             return failure("the tool's result cannot be written as JSON", "tool")
 
     def _cut(self, feedback: Feedback) -> Feedback:
@@ -89,8 +100,10 @@ class _ExecutableSession(Session):
         return Feedback(feedback.text[: self._max_characters - 3] + "...", feedback.error)
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "SystemExit"  # its text is a status, such as 0
     try:
         return str(error) or type(error).__name__
-    except Exception:
+    except (Exception, SystemExit):
         return type(error).__name__

@@ -41,7 +41,7 @@ class PythonTools:
 
     def __init__(self, module: str, functions: Sequence[str] | None = None) -> None:
         loaded = _load(module)
-        known = {name: value for name, value in vars(loaded).items() if isinstance(value, FunctionType)}
+        known = {name: value for name, value in vars(loaded).items() if _is_function(value)}
         own = [
             name for name, value in known.items() if value.__module__ == loaded.__name__ and not name.startswith("_")
         ]
@@ -89,7 +89,7 @@ def _load(module: str) -> ModuleType:
         return _run(path.resolve())
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"the module {module!r} of Python tools cannot be imported ({_short(error)}); give the path of a .py file, or a "
             "module that Python finds"
@@ -105,12 +105,18 @@ def _run(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look for their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise ConfigError(
             f"the Python tools {str(path)!r} cannot be imported ({_short(error)}); correct the file"
         ) from error
     return module
+
+
+def _is_function(value: Any) -> bool:
+    """Whether it is a function, or one that a decorator such as `functools.cache` has wrapped in an object."""
+    wrapped = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
+    return isinstance(value, FunctionType) or (callable(value) and isinstance(wrapped, FunctionType))
 
 
 def _has_state(function: Callable[..., Any]) -> bool:
@@ -181,7 +187,9 @@ def _with_null(schema: Any) -> Any:
     return out
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     """The first line of an error's text, without its last full stop."""
+    if isinstance(error, SystemExit):
+        return "it exits when it is imported"
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return first or type(error).__name__

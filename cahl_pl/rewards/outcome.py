@@ -8,10 +8,11 @@ only sampled can be judged, and each output of a step by what the episode would 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from cahl_pl.environments.base import Environment
+from cahl_pl.environments.base import Environment, json_text
 from cahl_pl.errors import ConfigError
 from cahl_pl.schema import canonical
 from cahl_pl.types import Feedback, Outcome, Plan, Step, Task, ToolCall, Trajectory
@@ -19,6 +20,7 @@ from cahl_pl.types import Feedback, Outcome, Plan, Step, Task, ToolCall, Traject
 from .base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
 from .executor import Target, format_reward, syntax_reward
 
+_Path: TypeAlias = tuple[str | None, ...]
 _NOTHING: Final = object()  # equals no value: where a state has no entry
 
 
@@ -27,9 +29,9 @@ class OutcomePlannerReward(BasePlannerReward):
 
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
         """`outcome`."""
-        outcomes = [
-            outcome_reward(t.task, t.steps, self.environment) if plan.error is None else 0.0 for t in trajectories
-        ]
+        # without steps an unreadable plan earns 0; a task that cannot be judged is refused even so
+        steps = [t.steps if plan.error is None else () for t in trajectories]
+        outcomes = [outcome_reward(t.task, s, self.environment) for t, s in zip(trajectories, steps, strict=True)]
         return {"outcome": sum(outcomes) / len(outcomes)}
 
     def total(self, components: Mapping[str, float | None]) -> float:
@@ -111,12 +113,18 @@ def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -
         raise ConfigError(
             f"task {task.id!r} does not say what its fulfilment can be checked by: outcome rewards need `outcome` in the data"
         )
+    limit = getattr(environment, "max_characters", None)
+    if limit is not None and any(len(json_text(result)) > limit for result in task.outcome.results):
+        raise ConfigError(
+            f"task {task.id!r} wants a result longer than the {limit} characters that an answer may have: raise "
+            "data.environment.max_characters"
+        )
     session = environment.start(task)
     before = _entries(session.state())
     wanted_state = _wanted_state(task.outcome, before, task)
     open_results = [canonical(result) for result in task.outcome.results]
     calls: list[_Made] = []
-    last: dict[str, _Made] = {}  # who changed an entry that should change
+    last: dict[_Path, _Made] = {}  # who changed an entry that should change
     state = before
     for call in (step.action.call for step in steps):
         if call is None:
@@ -125,7 +133,7 @@ def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -
         after = _entries(session.state())
         made = _Made(call, feedback)
         if feedback.error is not None:
-            made.vain = not any(_differ(state, after, path) for path in state.keys() | after.keys())
+            made.vain = not _changes(state, after)
         last |= {path: made for path in wanted_state if _differ(state, after, path)}
         calls.append(made)
         state = after
@@ -139,7 +147,7 @@ def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -
             told.add((made.call, made.key))
             made.served = True
     _count_sources(calls)
-    spoilt = {path for path in before.keys() | state.keys() if _differ(before, state, path)} - wanted_state.keys()
+    spoilt = _changes(before, state) - wanted_state.keys()
     held = sum(not _differ(state, wanted_state, path) for path in wanted_state)
     wanted = len(task.outcome.results) + len(wanted_state)
     met = len(task.outcome.results) - len(open_results) + held
@@ -171,7 +179,7 @@ def _count_sources(calls: Sequence[_Made]) -> None:
                 sources[-1].served = True
 
 
-def _wanted_state(outcome: Outcome, before: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _wanted_state(outcome: Outcome, before: Mapping[_Path, Any], task: Task) -> dict[_Path, Any]:
     """The entries that should change: path -> value, or `_NOTHING` for one that should go."""
     if outcome.state is None:
         return {}
@@ -180,21 +188,34 @@ def _wanted_state(outcome: Outcome, before: Mapping[str, Any], task: Task) -> di
             f"task {task.id!r} is to be checked by its state, which this environment does not show: use ExecutableEnvironment"
         )
     after = _entries(outcome.state)
-    return {path: after.get(path, _NOTHING) for path in before.keys() | after.keys() if _differ(before, after, path)}
+    return {path: after.get(path, _NOTHING) for path in _changes(before, after)}
 
 
-def _differ(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> bool:
+def _changes(before: Mapping[_Path, Any], after: Mapping[_Path, Any]) -> set[_Path]:
+    """The entries that differ; a table that comes or goes only where nothing else changes in it: its entries say it all."""
+    changed = [path for path in before.keys() | after.keys() if _differ(before, after, path)]
+    within = Counter(path[:end] for path in changed for end in range(len(path)))
+    return {path for path in changed if path[-1] is not None or within[path[:-1]] == 1}
+
+
+def _differ(before: Mapping[_Path, Any], after: Mapping[_Path, Any], path: _Path) -> bool:
     one, other = before.get(path, _NOTHING), after.get(path, _NOTHING)
     if one is _NOTHING or other is _NOTHING:
         return one is not other
     return canonical(one) != canonical(other)
 
 
-def _entries(state: Any, prefix: str = "") -> dict[str, Any]:
-    """A state's leaves: path -> value. An empty table is none: it would fill with whatever comes first, right or wrong."""
+def _entries(state: Any, prefix: _Path = ()) -> dict[_Path, Any]:
+    """A state's leaves, path -> value, and its tables, path and None -> True.
+
+    That a table is there says nothing about what is in it: an empty one is not "changed" by whatever comes into it first.
+    """
     if not isinstance(state, Mapping):
         return {prefix: state} if prefix else {}
-    return {path: leaf for key, value in state.items() for path, leaf in _entries(value, f"{prefix}/{key}").items()}
+    entries: dict[_Path, Any] = {(*prefix, None): True} if prefix else {}
+    for key, value in state.items():
+        entries |= _entries(value, (*prefix, str(key)))
+    return entries
 
 
 def _value(text: str) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cahl_pl.benchmarks.base import by_group, make_record, spread
 from cahl_pl.environments import AcknowledgingEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import dialogue
 from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
 
@@ -22,6 +25,12 @@ def test_a_share_is_taken_in_turn_from_each_group():
     assert spread(groups, 4) == [0, 1, 3, 5]
     assert spread(groups, 2) == [0, 3]
     assert spread(groups, None) == spread(groups, 9) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("max_tasks", [0, -1])
+def test_no_tasks_are_refused(max_tasks):
+    with pytest.raises(ConfigError, match=f"max_tasks is {max_tasks}: give 1 or more, or null"):
+        spread(["a", "a", "b"], max_tasks)
 
 
 def test_answers_do_not_depend_on_the_gold(writing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -124,9 +125,46 @@ def test_records_of_other_settings_are_refused(start, tmp_path):
         ConfigError, match=r"sums\.jsonl holds records of another run \(options\.option, run\.seed differ\)"
     ):
         start(Sums(option=2), seed=4)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "[" * 100_000, '{"run": ' * 50_000])
+def test_records_without_their_report_are_refused(start, tmp_path, content):
+    start(seed=3).step([0])
     (tmp_path / "sums.json").unlink()
-    with pytest.raises(ConfigError, match="another run"):
+    if content is not None:
+        (tmp_path / "sums.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"the report is missing or unreadable: .*sums\.json tells what settings"):
         start(seed=3)
+
+
+def test_a_second_run_in_the_folder_is_kept_out_until_the_first_has_finished(start, tmp_path):
+    first = start()
+    first.step([0])
+    with pytest.raises(ConfigError, match=r"another run is writing .*sums\.jsonl: wait for its end"):
+        start()
+    first.step([1])
+    first.finish()
+    assert list(start().records) == ["sum-0", "sum-1"]
+
+
+def test_a_run_that_was_stopped_can_be_started_again_beside_it(start, model, monkeypatch):
+    def stop(tasks, environment=None):
+        raise KeyboardInterrupt
+
+    first = start()
+    first.step([0])
+    monkeypatch.setattr(model, "evaluate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        first.step([1])
+    assert list(start().records) == ["sum-0"]
+
+
+def test_a_folder_that_cannot_be_is_told_before_anything_is_run(model, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "sums.jsonl").mkdir(parents=True)
+    for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "taken", Path("/proc/x")):
+        with pytest.raises(ConfigError, match=f"data.results: {folder} cannot hold the records of sums"):
+            BenchmarkRun(Sums(), "sums", folder, {}, model)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +172,9 @@ def test_records_of_other_settings_are_refused(start, tmp_path):
     [
         ("{}", "not a record"),
         ("7", "not a record"),
+        ('{"id": ["a"]}', "not a record"),
+        ("[" * 100_000, "not a record"),
+        ('{"id": "sum-1"}', "not a record"),
         ('{"id": "sum-0"}', "stands twice"),
         ('{"id": "x"}', "no task of this"),
     ],
@@ -146,11 +187,35 @@ def test_a_broken_line_is_named(start, tmp_path, line, fault):
         start()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("success", "false"),
+        ("success", float("nan")),
+        ("group", None),
+        ("counts", None),
+        ("counts", {"calls": "1"}),
+        ("counts", {"calls": 10**30}),
+        ("tokens", float("nan")),
+        ("seconds", float("inf")),
+        ("seconds", None),
+    ],
+)
+def test_a_record_with_a_spoilt_value_is_named(start, tmp_path, key, value):
+    start().step([0, 1])
+    path = tmp_path / "sums.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(first + "\n" + json.dumps({**json.loads(second), key: value}) + "\n")
+    with pytest.raises(DataError, match="line 2: not a record"):
+        start()
+
+
 def test_hostile_text_is_written_and_read_back(tmp_path, writing):
     model = Model(writing)
     model._evaluate = writing(lambda task: "\ud800\n\x00\u2028")
     run = BenchmarkRun(Sums(1), "sums", tmp_path, {}, model)
     run.step([0])
+    run.finish()
     again = BenchmarkRun(Sums(1), "sums", tmp_path, {}, model)
     assert again.records["sum-0"]["episodes"][0]["plan"] == "?\n\x00\u2028"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -128,6 +129,23 @@ def test_a_test_writes_its_values(data, trainer, tmp_path):
         "test/tokens_per_task": 50.0,
         "odd/tokens_per_task": 50.0,
     }
+
+
+@pytest.mark.parametrize("name", ["summary.json", "test.json"])
+def test_half_a_file_is_never_there(data, trainer, tmp_path, monkeypatch, name):
+    """That it is there tells comparing tools that the run is finished."""
+
+    def fill(path, text, **options):
+        path.write_bytes(text.encode()[:5])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    end = callback.on_fit_end if name == "summary.json" else callback.on_test_end
+    with pytest.raises(OSError, match="disk full"):
+        end(trainer, None)
+    assert not (tmp_path / "run" / name).exists()
 
 
 def test_a_test_without_test_sets_writes_nothing(trainer, tmp_path):

@@ -1,7 +1,8 @@
-"""Runs that are stopped by a signal, at every kind of moment, and go on as if they had not been."""
+"""Runs that are stopped by a signal or by their data, at every kind of moment, and go on as if they had not been."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from types import SimpleNamespace
@@ -9,10 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from cahl_pl.callbacks import Checkpoints
+from cahl_pl.callbacks import Checkpoints, ExecutionFeedback
 from cahl_pl.callbacks.checkpoints import Interrupted
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.datasets import DataError, JsonlDataset
+from cahl_pl.datasets.jsonl import task_to_row
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
@@ -41,6 +45,20 @@ class Interrupting(TransformersEngine):
         return super().generate(*args, **kwargs)
 
 
+class Meddling(TransformersEngine):
+    """Does something to the world outside before the n-th request for samples is answered."""
+
+    def __init__(self, at, action):
+        super().__init__()
+        self.at, self.action, self.count = at, action, 0
+
+    def generate(self, *args, **kwargs):
+        self.count += 1
+        if self.count == self.at:
+            self.action()
+        return super().generate(*args, **kwargs)
+
+
 class InUpdate(Callback):
     """Sends signals while a batch is being trained on."""
 
@@ -57,7 +75,7 @@ class InUpdate(Callback):
 def run(tiny_model, tmp_path):
     """Trains for six steps, from the newest checkpoint of the folder if there is one."""
 
-    def start(name, engine=None, extra=(), checkpoints=None, **data):
+    def start(name, engine=None, extra=(), checkpoints=None, train=None, logger=False, **data):
         folder = tmp_path / name
         seed_everything(3, verbose=False)
         fast = OptimizerConfig(lr=1e-2)
@@ -65,7 +83,7 @@ def run(tiny_model, tmp_path):
         sampling = Sampling(max_new_tokens=6)
         options = {"tasks_per_round": 2, "rollout": RolloutConfig(2, 2, planner=sampling, executor=sampling), **data}
         datamodule = RolloutDataModule(
-            ToolWorld(size=6),
+            train or ToolWorld(size=6),
             ExecutableEnvironment(toolkit),
             prompts=PROMPTS,
             engine=engine or TransformersEngine(),
@@ -76,16 +94,17 @@ def run(tiny_model, tmp_path):
             default_root_dir=folder,
             accelerator="cpu",
             max_steps=6,
-            logger=False,
+            logger=logger,
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[checkpoints or Checkpoints(every_n_steps=100), *extra],
         )
-        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        before = [signal.getsignal(number) for number in numbers]
         try:
             trainer.fit(module, datamodule, ckpt_path=newest(folder), weights_only=True)
         finally:
-            assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+            assert [signal.getsignal(number) for number in numbers] == before
         return {name: tensor.clone() for name, tensor in module.policy.adapter_state().items()}
 
     return start
@@ -126,6 +145,130 @@ def test_a_signal_while_validating_stops_at_once(run, tmp_path):
     with pytest.raises(Interrupted):
         run("a", Interrupting(5), validation=ToolWorld("test", 2))  # sanity check, three rounds, validation
     assert saved(tmp_path, "a") == ["step-000006"]
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A job of SLURM, as far as this process can see; gives what `scontrol` was called with."""
+    for name, value in {"NTASKS": 1, "JOB_ID": 7, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    calls, program = tmp_path / "calls", tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return lambda: calls.read_text().splitlines() if calls.exists() else []
+
+
+@pytest.mark.parametrize(("step", "moment"), [(2, "sampling"), (3, "update")])
+def test_the_signal_of_slurm_saves_and_requeues(run, tmp_path, slurm, capsys, step, moment):
+    number = signal.SIGUSR1
+    parts = {"engine": Interrupting(2, number)} if moment == "sampling" else {"extra": [InUpdate(2, number)]}
+    with pytest.raises(Interrupted) as stop:
+        run("a", **parts)
+    assert stop.value.code == 128 + number
+    assert saved(tmp_path, "a") == [f"step-{step:06d}"]
+    assert slurm() == ["requeue 7"]
+    assert "scontrol requeue 7: done" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("hpc_ckpt*"))  # Lightning's own handler would have written it
+    resumed, whole = run("a"), run("b")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_job_of_an_array_that_is_killed_while_it_saves_is_requeued(run, slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with pytest.raises(Interrupted):
+        run("a", extra=[InUpdate(2, signal.SIGUSR1, signal.SIGTERM)])
+    assert slurm() == ["requeue 5_3"]
+
+
+def test_other_signals_do_not_requeue(run, slurm):
+    with pytest.raises(Interrupted):
+        run("a", Interrupting(2, signal.SIGTERM))
+    assert slurm() == []
+
+
+def test_a_requeue_that_fails_says_so(run, slurm, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Interrupted):
+        run("a", Interrupting(2, signal.SIGUSR1))
+    assert "scontrol requeue 7: failed (No such file or directory); start it again" in capsys.readouterr().out
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A file of tasks."""
+    path, world = tmp_path / "rows.jsonl", ToolWorld(size=6)
+    path.write_text("".join(json.dumps(task_to_row(world[i])) + "\n" for i in range(6)))
+    return path
+
+
+def vanish(path):
+    path.unlink()
+
+
+def break_row(path):
+    """Change one byte of each row, as a failing disk does: neither size nor time tell."""
+    status = path.stat()
+    path.write_text(path.read_text().replace('"messages"', '"messagez"'))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (vanish, r"^\S*rows\.jsonl: cannot be read any more \(No such file or directory\); put the file back$"),
+        (lambda path: path.write_text("x"), r"^\S*rows\.jsonl: the file has changed since it was opened; start again$"),
+        (break_row, r"^\S*rows\.jsonl, line [1-6]: cannot be read any more \(there is no field 'messagez'; "),
+    ],
+)
+def test_data_that_fail_in_the_middle_of_an_epoch_stop_the_run_where_the_round_began(
+    run, rows, tmp_path, action, message
+):
+    content = rows.read_bytes()
+    whole = run("b", train=JsonlDataset(rows))
+    with pytest.raises(DataError, match=message):
+        run("a", Meddling(1, lambda: action(rows)), train=JsonlDataset(rows))  # in the first round
+    assert saved(tmp_path, "a") == ["step-000002"]
+    rows.write_bytes(content)
+    resumed = run("a", train=JsonlDataset(rows))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_a_disk_that_is_full_costs_episodes_and_curves_a_warning_each(run, tmp_path, capsys):
+    folder = tmp_path / "a" / "version_0"
+
+    class FillDisk(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 1:
+                for path in (folder / "trajectories.jsonl", *folder.glob("events.out.*")):
+                    path.unlink(missing_ok=True)
+                    path.symlink_to("/dev/full")
+
+    logger = TensorBoardLogger(tmp_path / "a", name="", version=0)
+    run("a", extra=[FillDisk(), ExecutionFeedback()], logger=logger)
+    out = capsys.readouterr().out
+    left = "(No space left on device); training goes on without "
+    assert out.count(f"{folder / 'trajectories.jsonl'} cannot be written {left}it") == 1
+    assert out.count(f"the curves cannot be written to {folder} any more {left}them") == 1
+    assert [path.stem for path in (folder / "checkpoints").iterdir()] == ["step-000006"]
+
+
+def test_several_processes_meet_again_after_a_full_disk(tmp_path):
+    meetings = []
+
+    def full(path, weights_only):
+        raise OSError(28, "No space left on device")
+
+    strategy = SimpleNamespace(barrier=lambda: meetings.append("barrier"))
+    trainer = SimpleNamespace(global_step=3, is_global_zero=True, world_size=2, loggers=[], default_root_dir=tmp_path)
+    trainer.strategy, trainer.save_checkpoint = strategy, full
+    checkpoints = Checkpoints()
+    checkpoints._save(trainer)
+    checkpoints._save(trainer)  # the others do not come: they believe that this step is saved
+    assert meetings == ["barrier"]
 
 
 def test_the_newest_are_kept_and_the_end_is_saved(run, tmp_path):

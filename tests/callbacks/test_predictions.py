@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cahl_pl.callbacks import PredictionWriter
+from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import parse_action, parse_plan
 from cahl_pl.records import record
 from cahl_pl.types import Feedback, GoldCall, Message, Step, Task, ToolSpec, Trajectory
@@ -85,3 +86,17 @@ def test_hostile_text_is_written_and_shown(predict, tmp_path, hostile):
     shown.encode("utf-8")
     (line,) = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
     assert json.loads(line)["steps"][0]["output"] == hostile.replace("\ud800", "?")
+
+
+def test_a_full_disk_costs_a_warning(predict, tmp_path):
+    path = tmp_path / "full.jsonl"
+    path.symlink_to("/dev/full")
+    shown = predict(PredictionWriter(str(path)), [episode()], [episode()])
+    assert shown.count(f"warning: episodes could not be written to {path} (No space left on device)") == 1
+    assert f"written, but not all of it: {path}" in shown
+
+
+def test_a_folder_that_cannot_be_is_named(predict, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"the output folder \S*file/x cannot be written to"):
+        predict(PredictionWriter(str(tmp_path / "file" / "x" / "predictions.jsonl")))

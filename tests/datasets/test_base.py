@@ -163,3 +163,13 @@ def test_calls_of_the_history_are_written_one_a_line() -> None:
     assert history_text([ToolCall("f", {"x": "\u00e9"}), ToolCall("g", {})]) == (
         '<tool_call>\n{"name": "f", "parameters": {"x": "\u00e9"}}\n{"name": "g", "parameters": {}}\n</tool_call>'
     )
+
+
+def test_tasks_of_too_many_gold_calls_are_left_out() -> None:
+    few, many = (
+        task(*[GoldCall("f", {"s": "x"})] * count, tools=(ToolSpec("f", "", TYPED),)) for count in (1000, 1001)
+    )
+    (verdict,) = judge([Row(0, "here", None, None)], lambda value, index: [few])
+    assert verdict.task == few
+    (verdict,) = judge([Row(0, "here", None, None)], lambda value, index: [many])
+    assert (verdict.task, verdict.reason) == (None, "here: there are 1001 gold calls, and 1000 are the most")

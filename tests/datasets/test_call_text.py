@@ -90,3 +90,9 @@ def test_broken_calls_are_named(text: str, message: str) -> None:
 def test_hostile_text_raises_nothing_else(text: str) -> None:
     with contextlib.suppress(DataError):
         parse_calls(f"[{text}]")
+
+
+def test_numbers_that_json_cannot_write_are_refused() -> None:
+    assert literal("0xff") == 255
+    with pytest.raises(DataError, match="is not a literal that JSON has"):
+        parse_calls(f"[f(x=0x{'f' * 9000})]")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from cahl_pl.datasets import DataError, JsonlDataset, RllaDataset, SealToolsDataset
 from cahl_pl.datasets.convert import FORMATS, convert, read_source, source_name
+from cahl_pl.datasets.rows import Row
 from cahl_pl.errors import ConfigError
+from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 XLAM = {"query": "q", "tools": '[{"name": "f", "parameters": {}}]', "answers": "[]"}
 
@@ -102,3 +105,43 @@ def test_sources_that_make_no_sense(tmp_path: Path) -> None:
 def test_names_of_sources() -> None:
     assert source_name("a/rlla.json") == "rlla"
     assert source_name("hub:owner/some.name:train") == "some.name"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"answers": '[{"name": "f", "arguments": {"x": 1e999}}]'},
+        {"tools": '[{"name": "f", "parameters": {"x": {"type": "float", "default": 1e999}}}]'},
+    ],
+)
+def test_a_number_out_of_range_costs_its_row_only(tmp_path: Path, change: dict[str, str]) -> None:
+    path, output = write(tmp_path / "in.jsonl", XLAM, XLAM | change), tmp_path / "out.jsonl"
+    assert convert(read_source("xlam", path), str(path), output).counts == (1, 0, 1)
+    assert "line 2: the field" in (reasons := (tmp_path / "out.jsonl.dropped.txt").read_text())
+    assert reasons.endswith("the number 1e999 is out of range\n")
+
+
+def test_values_that_json_does_not_have_cost_their_row_only(tmp_path: Path) -> None:
+    rows = [Row(i, f"row {i}", value, None) for i, value in enumerate([1, math.inf, {1}, "\ud800"])]
+
+    def read(value: Any, index: int) -> list[Task]:
+        tool = ToolSpec("f", "", {"type": "object", "properties": {"x": {}}})
+        return [Task(f"t{index}", (Message("user", "q"),), (tool,), (GoldCall("f", {"x": value}),))]
+
+    report = convert((rows, read), "made", tmp_path / "out.jsonl")
+    assert report.kept == ["t0"]
+    assert [name for name, _ in report.dropped] == ["t1", "t2", "t3"]
+    assert report.dropped[0][1] == "row 1: a value that JSON does not have, such as an infinity or a date"
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_conversion_that_fails_leaves_the_reasons_of_an_earlier_one(tmp_path: Path) -> None:
+    path, output = write(tmp_path / "in.jsonl", XLAM, 3), tmp_path / "out.jsonl"
+    convert(read_source("xlam", path), str(path), output)
+    before = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert "out.jsonl.dropped.txt" in before
+    with pytest.raises(DataError, match="no row can be used"):
+        convert(read_source("rlla", path), str(path), output)
+    with pytest.raises(DataError, match="no such file"):
+        convert(read_source("xlam", tmp_path / "none"), "none", output)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before

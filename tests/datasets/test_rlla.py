@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,18 @@ def test_real_contradictions(data_dir: Path) -> None:
     assert sum("is offered twice" in reason for reason in reasons.values()) == 1
     assert sum("has no parameter" in reason for reason in reasons.values()) == 8
     assert sum("no tool is named" in reason for reason in reasons.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("output", "<tool_call>" * 100_000, "neither a call"),
+        ("output", "<response>" * 100_000, "neither a call"),
+        ("system", "**Available Tools**\n1. Name: f" + "\nDescription: " * 100_000, "must have the lines"),
+    ],
+)
+def test_marks_without_end_take_no_quadratic_time(tmp_path: Path, field: str, text: str, message: str) -> None:
+    started = time.process_time()
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, row(**{field: text}))
+    assert time.process_time() - started < 5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         DataError, match=r"none\.jsonl: there is no such file; download the data set or correct the path"
     ):
         list(read_rows(tmp_path / "none.jsonl"))
-    with pytest.raises(DataError, match="there is no such file"):
-        list(read_rows(tmp_path))
     with pytest.raises(DataError, match="byte 1 is not UTF-8"):
         list(read_rows(write(tmp_path, b"a\xff")))
     with pytest.raises(DataError, match=r"x\.parquet: not a parquet file that can be read .*; download it again"):
@@ -140,3 +139,22 @@ def test_parquet_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parquet.write_table(pyarrow.table({"a": [1, 2, 3, 4, 5]}), tmp_path / "x.parquet")
     rows = list(read_rows(tmp_path / "x.parquet"))
     assert [(row.index, row.value) for row in rows] == [(i, {"a": i + 1}) for i in range(5)]
+
+
+def test_numbers_beyond_the_largest_are_faults(tmp_path: Path) -> None:
+    rows = list(read_rows(write(tmp_path, '{"a": 1.5e2}\n{"a": [-1e999]}')))
+    assert [(row.value, row.fault) for row in rows] == [
+        ({"a": 150.0}, None),
+        (None, "the number -1e999 is out of range"),
+    ]
+    with pytest.raises(DataError, match=r"^the number 1e999 is out of range$"):
+        parse_json('[{"default": 1e999}]')
+
+
+def test_what_is_no_file_of_rows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such file"):
+        list(read_rows("x" * 300))
+    with pytest.raises(DataError, match="this is a folder; give a file in it"):
+        list(read_rows(tmp_path))
+    with pytest.raises(DataError, match=r"rows\.jsonl: the file is packed by gzip; unpack it first"):
+        list(read_rows(write(tmp_path, gzip.compress(b'{"a": 1}'))))

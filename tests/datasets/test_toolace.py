@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -125,3 +126,11 @@ def test_near_json_schema() -> None:
             "e": {},
         },
     }
+
+
+@pytest.mark.parametrize("system", ["[" * 20_000, '["a",' * 20_000])
+def test_brackets_without_end_are_given_up(system: str) -> None:
+    started = time.process_time()
+    with pytest.raises(DataError, match="holds no JSON list of tools"):
+        read("U:x", "A:[ping()]", system=system)
+    assert time.process_time() - started < 5

@@ -79,6 +79,8 @@ def test_top_p_keeps_only_likely_tokens(policy):
 def test_bad_sampling_is_refused():
     with pytest.raises(ValueError, match="temperature"):
         Sampling(temperature=-1.0)
+    with pytest.raises(ValueError, match="temperature"):
+        Sampling(temperature=float("nan"))
 
 
 def test_sliding_windows_hold_what_fits_into_them(tiny_model, tmp_path):

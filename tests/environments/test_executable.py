@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.types import Feedback, Message, Task, ToolCall, ToolSpec
 
 
@@ -197,3 +198,35 @@ def test_where_there_is_no_state_there_is_none():
     task = Task("t", TASK.messages, (tool("fail", "message", "string"),))
     assert ExecutableEnvironment(toolkit).start(task).state() is None
     assert RecordedEnvironment().start(TASK).state() is None
+
+
+def exiting(state):
+    class Exits:
+        def __str__(self):
+            raise SystemExit(0)
+
+    def stop(how):
+        if how == "now":
+            raise SystemExit(0)
+        if how == "error":
+            raise ValueError(Exits())
+        if how == "state":
+            state["made"] = (number for number in range(3))  # like an open file, it cannot be copied
+            return 1
+        return Exits()
+
+    return {"stop": stop}
+
+
+def test_a_tool_that_exits_has_failed():
+    task = Task("t", (Message("user", "go"),), (tool("stop", "how", "string"),), state={})
+    session = ExecutableEnvironment(exiting).start(task)
+    assert session.call(ToolCall("stop", {"how": "now"})) == Feedback('{"error": "SystemExit"}', "tool")
+    assert session.call(ToolCall("stop", {"how": "error"})) == Feedback('{"error": "ValueError"}', "tool")
+    assert session.call(ToolCall("stop", {"how": "result"})).error == "tool"
+    assert session.state() == {}
+    session.call(ToolCall("stop", {"how": "state"}))
+    with pytest.raises(
+        ConfigError, match=r"^the tools of task 't' have left a state that cannot be copied \(.*generator"
+    ):
+        session.state()

@@ -142,3 +142,24 @@ def test_missing_modules() -> None:
         PythonTools("none.py")
     with pytest.raises(ConfigError, match=r"the module 'none_such\.tools' of Python tools cannot be imported"):
         PythonTools("none_such.tools")
+
+
+def test_modules_that_exit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "exiting_tools.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in (str(tmp_path / "exiting_tools.py"), "exiting_tools"):
+        with pytest.raises(ConfigError, match=r"cannot be imported \(it exits when it is imported\)"):
+            PythonTools(module)
+
+
+def test_functions_in_a_wrapper_are_offered(tmp_path: Path) -> None:
+    path = tmp_path / "cached_tools.py"
+    path.write_text(
+        "import functools\nfrom unittest.mock import call\n\n@functools.cache\ndef double(n: int) -> int:\n"
+        '    """Double a number.\n\n    Args:\n        n: The number.\n    """\n    return 2 * n\n'
+    )
+    tools = PythonTools(str(path))
+    (double,) = tools.specs
+    assert (double.name, double.description) == ("double", "Double a number.")
+    assert double.parameters["properties"] == {"n": {"type": "integer", "description": "The number."}}
+    assert tools(None)["double"](n=4) == 8

@@ -443,3 +443,75 @@ def test_executor_is_not_paid_for_repeating_another_step(executor):
     for text in (city("Cid"), light("hall", 50), ANSWER, BROKEN, "", light("porch", 60)):
         step = replace(ran.steps[2], text=text, action=parse_action(text))
         assert executor.total(executor.components(step, Target("any"), ran, 2)) < honest - 0.2
+
+
+def folders(state):
+    def make_folder(name):
+        state["files"][name] = {}
+
+    def make_file(name, text):
+        state["files"][name] = {"text": text}
+
+    def remove(name):
+        del state["files"][name]
+
+    def read(name):
+        return "x" * 30
+
+    return {function.__name__: function for function in (make_folder, make_file, remove, read)}
+
+
+FOLDERS = ExecutableEnvironment(folders, max_characters=20)
+MAKE_A, MAKE_B = call("make_folder", name="a"), call("make_folder", name="b")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "texts", "expected"),
+    [
+        ({}, {"a": {}}, [MAKE_A], 1),
+        ({}, {"a": {}}, [ANSWER], 0),  # doing nothing is not the wanted folder
+        ({}, {"a": {}}, [MAKE_B], 0),  # nor is another one
+        ({}, {"a": {}}, [MAKE_A, MAKE_B], 1 / 2 * 1 / 2),  # one of two changes was wanted, one of two calls served
+        ({"a": {}}, {}, [call("remove", name="a")], 1),
+        ({"a": {}}, {}, [ANSWER], 0),
+        # a table with an entry is one change, by its entry
+        ({}, {"a": {"text": "hi"}}, [call("make_file", name="a", text="hi")], 1),
+        ({}, {"a": {"text": "hi"}}, [MAKE_A], 0),
+        (
+            {},
+            {"a": {}},
+            [call("make_file", name="a", text="hi")],
+            1 / 2,
+        ),  # it is there, with something that was not wanted
+    ],
+)
+def test_tables_that_come_and_go_empty_are_changes(before, after, texts, expected):
+    specs = (
+        tool("make_folder", name="string"),
+        tool("make_file", name="string", text="string"),
+        tool("remove", name="string"),
+    )
+    task = Task("t", (Message("user", "?"),), specs, (), state={"files": before}, outcome=Outcome((), {"files": after}))
+    assert outcome_reward(task, steps_of(*texts), FOLDERS) == expected
+
+
+def test_a_wanted_result_that_no_answer_can_hold_is_refused():
+    task = Task(
+        "t",
+        (Message("user", "?"),),
+        (tool("read", name="string"),),
+        (),
+        state={"files": {}},
+        outcome=Outcome(("x" * 30,)),
+    )
+    with pytest.raises(ConfigError, match=r"'t' wants a result longer than the 20 characters .*max_characters"):
+        outcome_reward(task, steps_of(call("read", name="a")), FOLDERS)
+
+
+def test_a_task_that_cannot_be_judged_is_refused_even_with_an_unreadable_plan():
+    reward = OutcomePlannerReward()
+    reward.environment = ENVIRONMENT
+    task = replace(ONE, outcome=None)
+    plan = parse_plan("no plan")
+    with pytest.raises(ConfigError, match="does not say what its fulfilment can be checked by"):
+        reward.components(plan, [Trajectory(task, "no plan", plan, ())])

@@ -90,8 +90,8 @@ def test_the_table_holds_mean_and_deviation_over_seeds(tool, summary, tmp_path):
         "| system | test before | test | each seed | test_unseen_tools before | test_unseen_tools | each seed | c"
     )
     assert joint == (
-        "| joint | 20.0 +- 0.0 | 60.0 +- 10.0 | 50.0, 60.0, 70.0 | - | - | - | 2.00 +- 0.00 | 25.0 +- 0.0 | 0.0 +- 0.0 | 2.0 +- 1.0 | "
-        "80.0 +- 0.0 | 4 +- 0 |"
+        "| joint | 20.0 +- 0.0 | 60.0 +- 10.0 | 50.0, 60.0, 70.0 | - | - | - | 2.00 +- 0.00 | 25.0 +- 0.0 | 0.0 +- 0.0 | "
+        "2.0 +- 1.0 | 80.0 +- 0.0 | 4 +- 0 |"
     )
     assert alone == "| alone | - | 25.0 | 25.0 | - | - | - | 2.00 | 25.0 | 0.0 | 1.0 | 80.0 | 4 |"
     assert absent == "| absent |" + " - |" * 12
@@ -163,7 +163,7 @@ def test_a_folder_of_other_settings_is_refused(tool, commands, config, tmp_path)
 
 
 def test_a_file_that_is_not_there_is_one_sentence(tool, commands, config, tmp_path):
-    with pytest.raises(SystemExit, match=r"x-0: a configuration cannot be read \(.*No such file.*nowhere\.yaml"):
+    with pytest.raises(SystemExit, match=r"x-0: the configuration .*nowhere\.yaml cannot be read \(.*No such file"):
         tool.main(["--seeds", "0", *config, f"x={tmp_path}/nowhere.yaml"])
 
 
@@ -183,3 +183,91 @@ def test_a_system_trains_until_the_budget_is_spent_and_is_tested_again(tool, in_
     assert again["after"]["test"] == pytest.approx(trained["after"]["test"], abs=1e-6)
     assert again["training"] == trained["training"]
     assert sys.executable not in (tmp_path / "joint-5" / "run.json").read_text()  # another interpreter may go on
+
+
+@pytest.mark.parametrize("text", ["freeze_high", "freeze_high@joint"])
+def test_a_word_that_names_a_configuration_file_is_no_system(tool, text):
+    with pytest.raises(ValueError, match=f"give {text}=configs/ablations/freeze_high.yaml"):
+        tool.System.parse(text)
+    assert tool.System.parse("freeze_high=") == tool.System("freeze_high")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"test": {"before": 0.25',
+        '{"test": {}, "details": {}}',
+        '{"test": {}, "details": {"test": {"before": null, "after": {"task/success": null}}}}',
+        '{"details": {"training": {}}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_summary_is_named_and_the_others_are_shown(
+    tool, commands, config, summary, tmp_path, content, capsys
+):
+    path = summary(tmp_path / "out", "joint-0", 0.5) / "summary.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([*config, "--seeds", "0", "1", "--jobs", "1", "joint", "again@joint="])
+    failures = stopped.value.code.splitlines()
+    assert f"error: {path} is damaged: delete it and start again, which repeats only what is missing" in failures
+    assert len(failures) == len(set(failures))
+    assert "Seeds: joint 1, again 1." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"test/task/success": null}'])
+def test_a_damaged_test_is_named(tool, commands, config, tmp_path, content):
+    tool.main([*config, "--seeds", "0", "--jobs", "1", "joint", "again@joint="])
+    path = tmp_path / "out" / "again-0" / "version_0" / "test.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=r"^error: .*test\.json is damaged: delete it[^\n]*$"):
+        tool.main([*config, "--seeds", "0", "--table", "joint", "again@joint="])
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"command": "fit"'])
+def test_a_damaged_record_of_a_run_stops_only_this_run(tool, commands, config, tmp_path, content, capsys):
+    path = tmp_path / "out" / "joint-0" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=r"run\.json is damaged: delete it"):
+        tool.main([*config, "--seeds", "0", "1", "--jobs", "1", "joint"])
+    assert "Seeds: joint 1." in capsys.readouterr().out
+    path.unlink()
+    tool.main([*config, "--seeds", "0", "1", "--jobs", "1", "joint"])
+    assert "Seeds: joint 2." in capsys.readouterr().out
+    assert "seconds" not in json.loads(path.read_text())  # of the first part nobody knows them
+
+
+def test_half_a_record_is_never_there(import_tool, monkeypatch, tmp_path):
+    def fill(path, text, **options):
+        path.write_bytes(text.encode()[:5])
+        raise OSError("disk full")
+
+    runs = import_tool("fit_runs")
+    runs._write(tmp_path / "run.json", {"command": "fit"})
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match="disk full"):
+        runs._write(tmp_path / "run.json", {"command": "test"})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"command": "fit"}
+
+
+def test_a_seed_is_given_once(tool, commands, config):
+    with pytest.raises(SystemExit, match="--seeds: give each seed once"):
+        tool.main([*config, "--seeds", "0", "0", "--jobs", "1", "joint"])
+    assert commands.seen == []
+
+
+def test_no_jobs_at_a_time_are_refused(tool, config, capsys):
+    with pytest.raises(SystemExit):
+        tool.main([*config, "--jobs", "0", "joint"])
+    assert "argument --jobs: give a whole number, 1 or more, not '0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"a: \xff", b"a: [1"])
+def test_an_overlay_that_cannot_be_read_is_named(tool, commands, config, tmp_path, content):
+    (tmp_path / "over.yaml").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"^error: x-0: the configuration .*over\.yaml cannot be read [^\n]*$"):
+        tool.main([*config, "--seeds", "0", "--jobs", "1", f"x={tmp_path / 'over.yaml'}"])

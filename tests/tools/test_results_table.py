@@ -72,3 +72,41 @@ def test_a_run_that_is_not_finished_is_named(tool, tmp_path):
 def test_without_an_overall_score_the_user_is_told(tool, run):
     with pytest.raises(tool.TableError, match="--scores"):
         tool.table([run("base", multi_turn=0.5)])
+
+
+def test_a_folder_is_given_once(tool, run):
+    path = run("a-0", overall=0.5)
+    with pytest.raises(tool.TableError, match="a folder is given twice"):
+        tool.table([path, path.parent / "." / "a-0"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("scores", {"overall": "0.5"}),
+        ("scores", {"overall": None}),
+        ("scores", {"overall": float("nan")}),
+        ("scores", []),
+        ("denominators", 3),
+        ("denominators", {"all": "10"}),
+        ("scheme", None),
+    ],
+)
+def test_a_damaged_report_is_named(tool, run, key, value):
+    path = run("a-0", overall=0.5) / "bfcl.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(SystemExit, match=r"^error: .*bfcl\.json is damaged: [^\n]*$"):
+        tool.main([str(path.parent)])
+
+
+def test_what_is_no_report_is_passed_over(tool, run):
+    folder = run("a-0", overall=0.5)
+    (folder / "folder.json").mkdir()
+    (folder / "deep.json").write_text("[" * 100_000)
+    assert list(tool.load(folder)) == ["bfcl"]
+
+
+@pytest.mark.parametrize("score", ["bfcl/nope", "nope/overall", "bfcl"])
+def test_a_score_that_no_report_has_is_refused(tool, run, score):
+    with pytest.raises(tool.TableError, match=f"no report has the score {score}: there are bfcl/overall"):
+        tool.table([run("a-0", overall=0.5)], [score])

@@ -86,3 +86,45 @@ def test_a_sweep_trains_and_draws(tool, in_this_process, small, tmp_path, capsys
     assert len(tokens) == len(success)
     assert png_size(tmp_path / "success.png") == (900, 500)
     assert (tmp_path / "table.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--keys", "data.seed=1,1"], "--keys data.seed=1,1: give each value once"),
+        (["--keys", "model=a/b,a-b"], "some values differ only in characters that a folder's name does not hold"),
+        (["--keys", "x=1", "--seeds", "0", "0"], "--seeds: give each seed once"),
+    ],
+)
+def test_nothing_is_run_twice_at_once(tool, import_tool, monkeypatch, tmp_path, words, sentence):
+    monkeypatch.setattr(import_tool("fit_runs"), "run_all", lambda *arguments: pytest.fail("started"))
+    with pytest.raises(SystemExit, match=sentence):
+        tool.main(["--out", str(tmp_path), *words])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("version_0/summary.json", ""),
+        ("version_0/summary.json", "{}"),
+        ("version_0/summary.json", '{"test": {"after": 0.5}, "details": {"training": null}}'),
+        ("version_0/summary.json", '{"test": {"after": null}, "details": {"training": {"steps": 1, "tokens": 2}}}'),
+        ("run.json", "{"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_other_runs_are_shown(
+    tool, import_tool, summary, monkeypatch, tmp_path, file, content, capsys
+):
+    monkeypatch.setattr(import_tool("fit_runs"), "fit", lambda *arguments: None)
+    for seed in (0, 1):
+        summary(tmp_path, f"x=1-{seed}", 0.5)
+    (tmp_path / "x=1-0" / file).write_text(content)
+    with pytest.raises(SystemExit, match=r"^error: .*json is damaged: delete it[^\n]*$"):
+        tool.main(["--out", str(tmp_path), "--keys", "x=1"])
+    assert "| 1 | 50.0 | 1.0 | 4 | - | 1 |" in capsys.readouterr().out
+
+
+def test_no_jobs_at_a_time_are_refused(tool, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--out", str(tmp_path), "--keys", "x=1", "--jobs", "0"])
+    assert "argument --jobs: give a whole number, 1 or more, not '0'" in capsys.readouterr().err

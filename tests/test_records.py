@@ -1,0 +1,62 @@
+"""Lines that are written whole or not at all, and folders that cannot be written to."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+
+from cahl_pl.errors import ConfigError
+from cahl_pl.records import append, check_writable
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 1000 bytes: to a program that is a disk without room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_lines_are_appended_and_lone_surrogates_replaced(tmp_path):
+    path = tmp_path / "lines"
+    append(path, "one\n")
+    append(path, "tw\ud800o\n")
+    assert path.read_text() == "one\ntw?o\n"
+
+
+def test_half_a_line_is_taken_back(tmp_path, small_files):
+    path = tmp_path / "lines"
+    append(path, "one\n")
+    with pytest.raises(OSError, match="File too large"):
+        append(path, "two" * 1000)
+    assert path.read_text() == "one\n"
+    append(path, "three\n")
+    assert path.read_text() == "one\nthree\n"
+
+
+def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):
+    check_writable(tmp_path / "runs" / "new")
+    assert list((tmp_path / "runs" / "new").iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"^the output folder \S*runs/new cannot be written to \(Not a directory\): make"
+    ):
+        check_writable(tmp_path / "runs" / "new")
+
+
+def test_a_disk_without_room_is_noticed(tmp_path, small_files):
+    with pytest.raises(ConfigError, match=r"cannot be written to \(File too large\)"):
+        check_writable(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(ConfigError, match=r"cannot be written to \(Permission denied\)"):
+        check_writable(tmp_path)
