@@ -50,7 +50,8 @@ class Parser(LightningArgumentParser):
             self.error(f"the configuration {path} cannot be read: {error}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
-        return super().parse_path(path, *args, **kwargs)
+        parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        return parsed
 
 
 class CAHLCLI(LightningCLI):

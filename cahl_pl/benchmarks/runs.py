@@ -20,11 +20,6 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import ToolUse
 from cahl_pl.types import Task, Trajectory
 
-try:
-    import fcntl
-except ImportError:  # not on every system: runs go unlocked there
-    fcntl = None  # type: ignore[assignment]
-
 
 class Evaluator(Protocol):
     """Who makes episodes, and counts the tokens that it samples for them."""
@@ -153,16 +148,16 @@ class BenchmarkRun:
     def _lock(self, lines: Path) -> None:
         handle = os.open(lines.with_name(lines.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
         self._unlock = weakref.finalize(self, os.close, handle)
-        if fcntl is None:
-            return
         try:
+            import fcntl
+
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
                 f"another run is writing {lines}: wait for its end, or give data.results another folder"
             ) from None
-        except OSError:
-            pass  # a file system without locks
+        except (ImportError, OSError):
+            pass  # a system or a file system without locks
 
     def _check_settings(self, path: Path) -> None:
         try:
@@ -259,7 +254,8 @@ def _read_records(path: Path, known: set[str]) -> dict[str, Record]:
 
 def _is_record(one: Record) -> bool:
     """Whether what scores and efficiency of every benchmark are made of is there."""
-    counts, costs = one.get("counts"), (one.get("tokens"), one.get("seconds"))
+    counts = one.get("counts")
+    costs: list[Any] = [one.get("tokens"), one.get("seconds")]
     return (
         isinstance(one.get("success"), bool)
         and isinstance(one.get("group"), str)

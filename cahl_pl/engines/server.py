@@ -36,6 +36,9 @@ _NEUTRAL: Final = {
 """Said in every request: what is left out, vLLM takes from the model's generation_config.json."""
 
 
+_PROBED: Final = 5
+
+
 class _Adapter(NamedTuple):
     """An adapter on the server."""
 
@@ -187,11 +190,9 @@ class ServerEngine(Engine):
             ConfigError: the server gives those before it, which is the default of vLLM.
         """
         if self._scaled is None:
-            probe = {**payload, "n": 1, "max_tokens": 1, "top_p": 1.0, "logprobs": 1}
-            one, hundred = self.client.ask(
-                "/v1/completions", [{**probe, "temperature": t} for t in (1.0, 100.0)], _likeliest
-            )
-            self._scaled = hundred < one - 1e-3
+            probe = {**payload, "n": 1, "max_tokens": 1, "top_p": 1.0, "logprobs": _PROBED}
+            one, two = self.client.ask("/v1/completions", [{**probe, "temperature": t} for t in (1.0, 2.0)], _unlikely)
+            self._scaled = abs(two - one) > 1e-3
         if not self._scaled:
             raise ConfigError(
                 "sampling has a temperature other than 1, and the server gives log-probabilities without it: start it with "
@@ -199,10 +200,11 @@ class ServerEngine(Engine):
             )
 
 
-def _likeliest(answer: Any) -> float:
-    """The log-probability of the likeliest first token."""
+def _unlikely(answer: Any) -> float:
+    """The log-probability of the fifth likeliest first token, which a temperature moves even where the first is certain."""
     try:
-        return max(float(value) for value in answer["choices"][0]["logprobs"]["top_logprobs"][0].values())
+        top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+        return sorted((float(value) for value in top.values()), reverse=True)[:_PROBED][-1]
     except (TypeError, KeyError, IndexError, AttributeError, ValueError):
         raise _malformed("no log-probabilities of likely tokens") from None
 

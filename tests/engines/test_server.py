@@ -135,6 +135,11 @@ def test_log_probabilities_without_the_temperature_are_no_use_for_training(engin
     generate(other, policy, Sampling(1.0, 1.0, 4))
     with pytest.raises(ConfigError, match="--logprobs-mode processed_logprobs"):
         generate(other, policy, Sampling(0.7, 1.0, 4))
+    fake.script = [(200, {"choices": [{"logprobs": None}]})] * 2
+    other = ServerEngine(fake.url, str(engine.adapter_folder))
+    other._held = engine._held
+    with pytest.raises(ConfigError, match="no log-probabilities of likely tokens"):
+        generate(other, policy, Sampling(0.7, 1.0, 4))
 
 
 def test_adapters_of_the_server_need_no_model_here(fake, policy, engine):
