@@ -46,8 +46,13 @@ PARSED_ONLY = {
     ("recipes.md", "python tools/measure_tool_text.py"): "needs three data sets; tests/tools/test_measure_tool_text.py",
     ("recipes.md", "python tools/sweep.py"): "hours; tests/tools/test_sweep.py runs a small one",
     ("reliability.md", "python tools/kill_and_resume.py"): "starts and kills processes for minutes",
+    (
+        "reliability.md",
+        "python tools/measure_processes.py",
+    ): "50 steps of two processes; tests/tools/test_measure_processes.py",
     ("reliability.md", "python tools/fuzz_coverage.py"): "needs atheris, and runs for minutes",
     ("results.md", "python -m cahl_pl fit -c configs/smollm2.yaml"): "needs a real model",
+    ("results.md", "python tools/sweep.py"): "hours; tests/tools/test_sweep.py runs a small one",
     ("results.md", "python tools/benchmark_grpo.py"): "needs trl",
     ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
     ("sandbox.md", "python tools/attack_sandbox.py"): "needs Landlock, and attacks the machine",
@@ -63,6 +68,7 @@ PARSED_ONLY = {
 STAND_INS = {
     ("README.md", "rlla_4k/train.parquet"): "rlla.json",
     ("recipes.md", "rlla_4k/train.parquet"): "rlla.json",
+    ("report.md", "--cross-play runs/cross_play"): "--cross-play runs/played",
     ("results.md", "rlla_sft.json"): "rlla.json",
     ("troubleshooting.md", "FILE"): "rlla.json",
     ("walkthrough.md", '"cahl_pl/toolworld/model"'): '"tiny"',
@@ -217,10 +223,10 @@ def workplace(finished_run, tiny_model, rlla_file, tmp_path, monkeypatch) -> Pat
         shutil.copy(checkpoints / "step-000002.ckpt", checkpoints / f"step-{step:06d}.ckpt")
     shutil.copy(rlla_file, folder / "rlla.json")
     (folder / "tiny").symlink_to(tiny_model)
-    (folder / "runs" / "cross_play").mkdir()
+    (folder / "runs" / "played").mkdir()
     pairs = {f"{a} {b}": 0.5 for a in ("start", "step-000002") for b in ("start", "step-000002")}
     played = {"checkpoints": ["step-000002.ckpt"], "success": pairs, "tasks": 1, "test_set": "test"}
-    (folder / "runs" / "cross_play" / "cross_play.json").write_text(json.dumps(played))
+    (folder / "runs" / "played" / "cross_play.json").write_text(json.dumps(played))
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return folder
