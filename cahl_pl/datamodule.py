@@ -58,7 +58,7 @@ class RolloutDataModule(LightningDataModule):
         schedule: whose turn it is.
         rollout: group sizes, branching, sampling, limits.
         single_level: no planner: the executor's adapter reads the request and calls tools turn by turn, in training and
-            evaluation. The planner then takes no steps, and there is neither `planner_reward` nor `executor_reward`.
+            evaluation. The planner then takes no steps, and `planner_reward` and `executor_reward` are not used.
         turn_reward: of an output of such an executor; only with `single_level`.
         inference: how episodes are made at test time.
         sampler: which tasks a round draws.
@@ -73,7 +73,7 @@ class RolloutDataModule(LightningDataModule):
         watch: is told of what happens in an episode of `evaluate` with one task, as it happens; None for nobody.
 
     Raises:
-        ValueError: a size is below 1, or a reward is given that nothing would use.
+        ValueError: a size is below 1, or `turn_reward` is given without `single_level`.
     """
 
     def __init__(
@@ -111,12 +111,8 @@ class RolloutDataModule(LightningDataModule):
             raise ValueError(
                 "data.inference has plans or replans, but episodes without a planner have no plan: leave them out"
             )
-        unused = [turn_reward] if not single_level else [planner_reward, executor_reward]
-        if any(reward is not None for reward in unused):
-            names = "data.planner_reward and data.executor_reward" if single_level else "data.turn_reward"
-            raise ValueError(
-                f"data.single_level is {str(single_level).lower()}, so that nothing would use {names}: leave that out"
-            )
+        if turn_reward is not None and not single_level:  # the other way round is an overlay over a usual configuration
+            raise ValueError("data.single_level is false, so that nothing would use data.turn_reward: leave that out")
         self.train_tasks = train
         self.validation_tasks = validation if isinstance(validation, TaskSource) else None
         self.validation_benchmark = validation if isinstance(validation, Benchmark) else None

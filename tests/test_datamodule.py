@@ -20,7 +20,7 @@ from cahl_pl.metrics import ToolUse
 from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
-from cahl_pl.rewards import ExecutorReward, PlannerReward, TurnReward
+from cahl_pl.rewards import TurnReward
 from cahl_pl.rewards.base import BasePlannerReward, BaseTurnReward
 from cahl_pl.rollout import RolloutConfig
 from cahl_pl.sampling import RewardSampler, Shuffled
@@ -224,19 +224,9 @@ def test_sizes_below_one_are_refused(make):
         make(warm_start_rounds=-1)
 
 
-@pytest.mark.parametrize(
-    ("single_level", "reward", "named"),
-    [
-        (True, {"planner_reward": PlannerReward()}, r"planner_reward and data\.executor_reward"),
-        (True, {"executor_reward": ExecutorReward()}, r"planner_reward and data\.executor_reward"),
-        (False, {"turn_reward": TurnReward()}, "turn_reward"),
-    ],
-)
-def test_a_reward_that_nothing_would_use_is_refused(single_level, reward, named):
-    with pytest.raises(
-        ValueError, match=rf"single_level is {str(single_level).lower()}, .* data\.{named}: leave that out"
-    ):
-        RolloutDataModule(ToolWorld(size=2), RecordedEnvironment(), single_level=single_level, **reward)
+def test_a_reward_of_turns_that_nothing_would_use_is_refused():
+    with pytest.raises(ValueError, match=r"nothing would use data\.turn_reward: leave that out"):
+        RolloutDataModule(ToolWorld(size=2), RecordedEnvironment(), turn_reward=TurnReward())
 
 
 def test_a_group_of_one_is_refused_only_where_it_would_have_to_learn(make):

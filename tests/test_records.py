@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,13 +12,15 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.records import append, check_writable
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may grow beyond 1000 bytes: to a program that is a disk without room."""
+    """No file may grow beyond 1000 bytes: to a program that is a disk without room. Not while pytest writes its own output."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_lines_are_appended_and_lone_surrogates_replaced(tmp_path):
@@ -27,10 +30,10 @@ def test_lines_are_appended_and_lone_surrogates_replaced(tmp_path):
     assert path.read_text() == "one\ntw?o\n"
 
 
-def test_half_a_line_is_taken_back(tmp_path, small_files):
+def test_half_a_line_is_taken_back(tmp_path):
     path = tmp_path / "lines"
     append(path, "one\n")
-    with pytest.raises(OSError, match="File too large"):
+    with small_files(), pytest.raises(OSError, match="File too large"):
         append(path, "two" * 1000)
     assert path.read_text() == "one\n"
     append(path, "three\n")
@@ -50,8 +53,8 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
         check_writable(tmp_path / "runs" / "new")
 
 
-def test_a_disk_without_room_is_noticed(tmp_path, small_files):
-    with pytest.raises(ConfigError, match=r"cannot be written to \(File too large\)"):
+def test_a_disk_without_room_is_noticed(tmp_path):
+    with small_files(), pytest.raises(ConfigError, match=r"cannot be written to \(File too large\)"):
         check_writable(tmp_path)
 
 
