@@ -6,13 +6,22 @@ import copy
 
 import pytest
 import torch
+from lightning.pytorch import Trainer, seed_everything
 
+from cahl_pl.callbacks import Checkpoints
+from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
+from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.grpo import GRPOConfig
 from cahl_pl.logprobs import micro_batches, score
-from cahl_pl.policy import Policy
-from cahl_pl.rollout import make_group
-from cahl_pl.types import ROLES
+from cahl_pl.module import CAHLModule
+from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rollout import RolloutConfig, make_group
+from cahl_pl.toolworld import ToolWorld, toolkit
+from cahl_pl.toolworld.prompts import PROMPTS as PROMPTS_OF_TOOLWORLD
+from cahl_pl.types import ROLES, Plan, SubTask
 
 PROMPTS = [list(range(10, 30)), list(range(40, 47)), list(range(10, 30))]
 GREEDY = Sampling(0.0, 1.0, 12)
@@ -232,3 +241,65 @@ def test_a_folder_that_cannot_be_written_is_named(fake, policy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written to data\.engine\.adapter_folder"):
         generate(ServerEngine(fake.url, str(tmp_path / "file")), policy)
+
+
+class Length(BasePlannerReward, BaseExecutorReward):
+    """Pays for short texts: a random model writes no plan, but some of its texts are shorter than others."""
+
+    def components(self, *args):
+        return {"length": 1 / (1 + len(args[1][0].plan_text if len(args) == 2 else args[0].text))}
+
+    def total(self, components):
+        return components["length"]
+
+
+def fit(engine, model, folder, monkeypatch, checkpoint=None):
+    """Four steps, of both roles in turn, with a checkpoint every two."""
+    monkeypatch.setattr("cahl_pl.rollout.parse_plan", lambda text: Plan((SubTask("do it", "tool"),)))
+    seed_everything(3, verbose=False)
+    module = CAHLModule(PolicyConfig(model=str(model), lora_rank=4, lora_alpha=8), GRPOConfig(importance_cap=2.0))
+    sampling = Sampling(max_new_tokens=6)
+    data = RolloutDataModule(
+        ToolWorld(size=6),
+        ExecutableEnvironment(toolkit),
+        engine=engine,
+        prompts=PROMPTS_OF_TOOLWORLD,
+        planner_reward=Length(),
+        executor_reward=Length(),
+        rollout=RolloutConfig(8, 4, planner=sampling, executor=sampling),
+        tasks_per_round=2,
+    )
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=4,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Checkpoints(every_n_steps=2)],
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    return trainer
+
+
+def test_a_run_that_lost_its_server_goes_on_from_its_checkpoint(fake, tiny_model, tmp_path, monkeypatch):
+    engine = ServerEngine(fake.url, str(tmp_path / "adapters"), retries=0)
+    answer, loads = fake.answer, []
+
+    def dies(path, body):
+        loads.extend([path] if path == "/v1/load_lora_adapter" else [])
+        return (503, b"") if len(loads) > 2 else answer(path, body)  # both adapters once, then the second round's
+
+    fake.answer = dies
+    with pytest.raises(ConfigError, match=r"HTTP status 503, 1 times: .* --ckpt_path last"):
+        fit(engine, tiny_model, tmp_path, monkeypatch)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert checkpoint.name == "step-000002.ckpt"
+    fake.answer = answer
+    fake.adapters.clear()
+    trainer = fit(ServerEngine(fake.url, str(tmp_path / "adapters")), tiny_model, tmp_path, monkeypatch, checkpoint)
+    assert trainer.global_step == 4
+    metrics = trainer.callback_metrics
+    for role in ROLES:
+        assert metrics[f"{role}/engine_gap/max"] < 1e-3
+        assert metrics[f"{role}/engine_gap/capped"] == 0
