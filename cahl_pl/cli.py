@@ -22,10 +22,10 @@ from cahl_pl import __version__
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError
+from cahl_pl.files import check_writable
 from cahl_pl.module import CAHLModule, NonFiniteError
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
-from cahl_pl.records import check_writable
 from cahl_pl.resume import fault_of, is_checkpoint, resume_last
 from cahl_pl.schema import SchemaError
 

@@ -1,10 +1,7 @@
-"""What a run writes for people and other programs: where, episodes as plain JSON values, and what a full disk may cost."""
+"""What a run writes for people and other programs: where, episodes as plain JSON values, curves that outlive a full disk."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.datasets.requests import KIND
-from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import is_success
 from cahl_pl.types import ToolCall, Trajectory
 
@@ -58,39 +54,6 @@ def run_folder(trainer: Trainer) -> Path:
     folder = Path(loggers[0] if loggers else trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder, and see that files can be written to it, before anything is computed for them.
-
-    Raises:
-        ConfigError: they cannot: the folder is read-only, no folder can be there, or the disk is full.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-    except OSError as error:
-        raise ConfigError(
-            f"the output folder {folder} cannot be written to ({error.strerror or error}): make room, correct its "
-            "permissions, or give --trainer.logger.init_args.save_dir another one"
-        ) from None
-
-
-def append(path: Path, text: str) -> None:
-    """Append text to a file, whole or not at all; what has no UTF-8 becomes `?`.
-
-    Raises:
-        OSError: it cannot be written, such as on a full disk.
-    """
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.truncate(path, size)  # half a line would spoil the next one
-        raise
 
 
 def survive_full_disk(trainer: Trainer) -> None:

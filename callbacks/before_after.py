@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +10,7 @@ from rich.table import Table
 
 from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.files import write_json
 from cahl_pl.metrics import ToolUse
 from cahl_pl.records import run_folder
 from cahl_pl.strategy import sum_over_processes
@@ -75,7 +74,7 @@ class BeforeAfter(Callback):
         budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
         details["training"] = {"steps": trainer.global_step, "tokens": None if budget is None else budget.tokens}
         path = run_folder(trainer) / "summary.json"
-        _write(path, {**summary, "details": details})
+        write_json(path, {**summary, "details": details})
         print(f"written: {path}")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,7 +108,7 @@ class BeforeAfter(Callback):
             values |= {tag: float(value) for tag, value in logged.items()}
             values[f"{name}/tokens_per_task"] = tokens / max(tasks, 1.0)
         if trainer.is_global_zero and values:
-            _write(run_folder(trainer) / "test.json", values)
+            write_json(run_folder(trainer) / "test.json", values)
 
     def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """The values before training: a resumed run reports those of its first start."""
@@ -136,13 +135,6 @@ class BeforeAfter(Callback):
             result[name] = {tag: value.item() for tag, value in metric.compute().items()}
             result[name]["tokens_per_task"] = tokens / max(count, 1)
         return result
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all: that it is there tells comparing tools that the run is finished."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 def _data(trainer: Trainer) -> RolloutDataModule:

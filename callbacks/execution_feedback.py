@@ -12,8 +12,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cahl_pl.files import append
 from cahl_pl.metrics import ToolUse, is_success
-from cahl_pl.records import append, record, run_folder
+from cahl_pl.records import record, run_folder
 from cahl_pl.types import RolloutBatch, Trajectory
 
 

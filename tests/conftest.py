@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,3 +138,58 @@ def rlla_file(tmp_path) -> Path:
         json.dumps([{"instruction": SYSTEM, "input": dialogue.format(n), "output": CALL % n} for n in range(3)])
     )
     return path
+
+
+@pytest.fixture
+def serve():
+    """Starts web servers of this machine: `answer(path, headers, body)` gives a status and a JSON value or bytes."""
+    running = []
+
+    def start(answer) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def do_GET(self):
+                self._reply(None)
+
+            def _reply(self, body):
+                status, reply = answer(self.path, dict(self.headers), body)
+                try:
+                    self.send_response(status)
+                    if 300 <= status < 400:
+                        self.send_header("Location", reply)
+                    self.end_headers()
+                    self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
+                except OSError:  # the other side has given up
+                    pass
+
+            def log_message(self, *args):
+                pass
+
+        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        running.append((http, thread))
+        return f"http://127.0.0.1:{http.server_port}"
+
+    yield start
+    for http, thread in running:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+@pytest.fixture
+def server(serve):
+    """One of them: `replies` are (status, JSON value or bytes, seconds to wait), `requests` what came in."""
+    made = SimpleNamespace(requests=[], replies=[])
+
+    def answer(*request):
+        made.requests.append(request)
+        status, reply, *wait = made.replies.pop(0) if len(made.replies) > 1 else made.replies[0]
+        time.sleep(sum(wait))
+        return status, reply
+
+    made.url = serve(answer)
+    return made

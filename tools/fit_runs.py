@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from cahl_pl.files import write_json
+
 
 class RunError(RuntimeError):
     """A run failed, or cannot be started: one sentence that says what to read or do."""
@@ -171,7 +173,7 @@ def _run(
     if (folder(out, name) / result).is_file():
         return
     record.parent.mkdir(parents=True, exist_ok=True)
-    _write(record, settings)
+    write_json(record, settings)
     print(f"{name}: {'again' if started else 'started'}, output in {log}", flush=True)
     logger = ("save_dir", str(out)), ("name", name), ("version", "0")
     start = time.monotonic()
@@ -192,12 +194,5 @@ def _run(
         raise RunError(f"{name} failed with exit status {status} and no {result}: read {log}")
     took = time.monotonic() - start
     if not started:
-        _write(record, {**settings, "seconds": round(took, 1)})
+        write_json(record, {**settings, "seconds": round(took, 1)})
     print(f"{name}: {took:.0f} s", flush=True)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)

@@ -17,6 +17,7 @@ from cahl_pl.benchmarks.base import Benchmark, Record
 from cahl_pl.datasets.rows import DataError
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
+from cahl_pl.files import write_json
 from cahl_pl.metrics import ToolUse
 from cahl_pl.types import Task, Trajectory
 
@@ -130,7 +131,7 @@ class BenchmarkRun:
             "remarks": remarks,
         }
         if self._report is not None:
-            _write(self._report, report)
+            write_json(self._report, report)
             self._print(report)
         return {**scores, **used}
 
@@ -143,7 +144,7 @@ class BenchmarkRun:
             self._check_settings(report)
             self.records = _read_records(lines, set(self.benchmark.ids))
         else:
-            _write(report, {**self.head, "complete": False})
+            write_json(report, {**self.head, "complete": False})
 
     def _lock(self, lines: Path) -> None:
         handle = os.open(lines.with_name(lines.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
@@ -271,13 +272,6 @@ def _append(path: Path, records: Sequence[Record]) -> None:
         file.write(text.encode("utf-8", "replace"))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _write(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from cahl_pl.benchmarks.http import BUSY, OPENER, key_from
 from cahl_pl.errors import ConfigError
+from cahl_pl.http import BUSY, OPENER, key_from
 
 T = TypeVar("T")
 

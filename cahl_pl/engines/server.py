@@ -35,8 +35,8 @@ _NEUTRAL: Final = {
 }
 """Said in every request: what is left out, vLLM takes from the model's generation_config.json."""
 
-
 _PROBED: Final = 5
+"""Likeliest tokens that are asked for to see whether log-probabilities follow the temperature."""
 
 
 class _Adapter(NamedTuple):

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from inspect import signature
+from inspect import getattr_static, signature
 from types import FunctionType
 from typing import Any, BinaryIO, TypeAlias
 
@@ -166,7 +166,7 @@ def file_toolkit(path: str) -> Toolkit:
     functions = {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, FunctionType) and value.__module__ == "tools" and not name.startswith("_")
+        if is_function(value) and value.__module__ == "tools" and not name.startswith("_")
     }
 
     def toolkit(state: Mapping[str, Any] | None) -> Functions:
@@ -177,6 +177,12 @@ def file_toolkit(path: str) -> Toolkit:
         }
 
     return toolkit
+
+
+def is_function(value: Any) -> bool:
+    """Whether it is a function, or one in a wrapper such as that of `functools.cache`: what `PythonTools` offers too."""
+    wrapped = None if isinstance(value, type) else getattr_static(value, "__wrapped__", None)
+    return isinstance(value, FunctionType) or (callable(value) and isinstance(wrapped, FunctionType))
 
 
 def lock(config: Mapping[str, Any]) -> dict[str, str]:

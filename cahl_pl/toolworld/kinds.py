@@ -14,8 +14,8 @@ SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnrstvz" for vowel i
 WEATHERS = ("sunny", "cloudy", "rainy", "snowy", "windy", "foggy", "stormy", "clear")
 JOBS = ("baker", "nurse", "pilot", "farmer", "lawyer", "singer", "painter", "teacher", "driver", "writer")
 MONTHS = ("January", "March", "April", "May", "June", "July", "August", "October", "November")
-TODO_VERBS = ("buy", "bring", "fix", "clean", "paint", "find", "move", "sell", "pack", "wash", "check")
-TODO_NOUNS = ("milk", "shoes", "lamps", "books", "tools", "boxes", "chairs", "coats", "plates", "keys")
+CHORE_VERBS = ("buy", "bring", "fix", "clean", "paint", "find", "move", "sell", "pack", "wash", "check")
+CHORE_NOUNS = ("milk", "shoes", "lamps", "books", "tools", "boxes", "chairs", "coats", "plates", "keys")
 
 Day = Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 Room = Literal["kitchen", "bedroom", "office", "garage", "hall", "attic"]
@@ -73,8 +73,8 @@ def _date(rng: Random) -> str:
     return f"{rng.choice(MONTHS)} {rng.randint(1, 28)}"
 
 
-def _todo(rng: Random) -> str:
-    return f"{rng.choice(TODO_VERBS)} {rng.choice(TODO_NOUNS)}"
+def _chore(rng: Random) -> str:
+    return f"{rng.choice(CHORE_VERBS)} {rng.choice(CHORE_NOUNS)}"
 
 
 TEXTS = (
@@ -93,7 +93,7 @@ ITEM = Kind("item", _code, literal="item {}", pronouns=("that item",))
 DEVICE = Kind("device", _code, literal="device {}", pronouns=("that device",))
 
 # Texts.
-MESSAGE = Kind("message", _todo, literal="'{}'", accepts=TEXTS)
+MESSAGE = Kind("message", _chore, literal="'{}'", accepts=TEXTS)
 WORD = Kind("word", _word, literal="'{}'", accepts=TEXTS)
 EMAIL = Kind("email", lambda rng: f"{_word(rng)}@mail.com")
 PHONE = Kind("phone", lambda rng: f"555-{rng.randint(100, 999)}")

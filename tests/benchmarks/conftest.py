@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
-
 import pytest
 
 from cahl_pl.parsing import format_answer, format_call, format_plan, parse_action, parse_plan
@@ -48,35 +42,3 @@ def writing():
         return evaluate
 
     return make
-
-
-@pytest.fixture
-def server():
-    """A web server of this machine: `replies` are (status, JSON value or bytes, seconds to wait), `requests` what came in."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.requests.append((self.path, dict(self.headers), body))
-            status, reply, *wait = made.replies.pop(0) if len(made.replies) > 1 else made.replies[0]
-            time.sleep(sum(wait))
-            try:
-                self.send_response(status)
-                if 300 <= status < 400:
-                    self.send_header("Location", reply)
-                self.end_headers()
-                self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
-            except OSError:  # the other side has given up
-                pass
-
-        def log_message(self, *args):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = SimpleNamespace(url=f"http://127.0.0.1:{http.server_port}", requests=[], replies=[])
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    http.shutdown()
-    thread.join()
-    http.server_close()

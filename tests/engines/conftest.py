@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -74,38 +72,16 @@ class FakeServer:
 
 
 @pytest.fixture
-def fake(make_policy):
+def fake(make_policy, serve):
     """A running `FakeServer`; its address is `url`."""
     server = FakeServer(make_policy())
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+    def answer(path, headers, body):
+        server.headers.append(headers)
+        return server.answer(path, body)
 
-        def do_GET(self):
-            self._reply(None)
-
-        def _reply(self, body):
-            server.headers.append(dict(self.headers))
-            status, reply = server.answer(self.path, body)
-            try:
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(reply if isinstance(reply, bytes) else json.dumps(reply).encode())
-            except OSError:  # the other side has given up
-                pass
-
-        def log_message(self, *args):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    server.url = serve(answer)
+    return server
 
 
 @pytest.fixture

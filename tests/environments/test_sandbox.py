@@ -536,10 +536,10 @@ def test_attacks(arena, name):
 def test_a_file_of_functions_is_a_toolkit(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import math\nfrom dataclasses import dataclass\nfrom os.path import join\n\nLIMIT = 3\n\n"
+        "import math\nfrom dataclasses import dataclass\nfrom functools import cache\nfrom os.path import join\n\nLIMIT = 3\n\n"
         "@dataclass\nclass Pair:\n    a: int\n\n"
         "def put(amount, state):\n    state['balance'] += amount\n    return state['balance']\n\n"
-        "def root(x):\n    return math.isqrt(x) + _one()\n\n"
+        "@cache\ndef root(x):\n    return math.isqrt(x) + _one()\n\n"
         "def _one():\n    return Pair(1).a\n"
     )
     schema = {"type": "object", "properties": {"amount": {"type": "integer"}, "x": {"type": "integer"}}}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,37 +29,20 @@ def get_weather(city: str) -> str:
 
 
 @pytest.fixture
-def served():
+def served(serve):
     """A server that always plans and calls the same; `models` are the names that it knows."""
     made = SimpleNamespace(models=["planner", "executor"], asked=[])
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.asked.append(body["model"])
-            text = PLAN if "plan" in body["model"] else CALL
-            known = body["model"] in made.models
-            self._reply({"choices": [{"text": text, "finish_reason": "stop"}]} if known else {}, 200 if known else 404)
+    def answer(path, headers, body):
+        if body is None:
+            return 200, {"data": [{"id": name} for name in made.models]}
+        made.asked.append(body["model"])
+        if body["model"] not in made.models:
+            return 404, {}
+        return 200, {"choices": [{"text": PLAN if "plan" in body["model"] else CALL, "finish_reason": "stop"}]}
 
-        def do_GET(self):
-            self._reply({"data": [{"id": name} for name in made.models]}, 200)
-
-        def _reply(self, reply, status):
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(reply).encode())
-
-        def log_message(self, *args):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    made.url = serve(answer)
+    return made
 
 
 @pytest.fixture

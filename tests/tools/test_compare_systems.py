@@ -241,19 +241,6 @@ def test_a_damaged_record_of_a_run_stops_only_this_run(tool, commands, config, t
     assert "seconds" not in json.loads(path.read_text())  # of the first part nobody knows them
 
 
-def test_half_a_record_is_never_there(import_tool, monkeypatch, tmp_path):
-    def fill(path, text, **options):
-        path.write_bytes(text.encode()[:5])
-        raise OSError("disk full")
-
-    runs = import_tool("fit_runs")
-    runs._write(tmp_path / "run.json", {"command": "fit"})
-    monkeypatch.setattr(Path, "write_text", fill)
-    with pytest.raises(OSError, match="disk full"):
-        runs._write(tmp_path / "run.json", {"command": "test"})
-    assert json.loads((tmp_path / "run.json").read_text()) == {"command": "fit"}
-
-
 def test_a_seed_is_given_once(tool, commands, config):
     with pytest.raises(SystemExit, match="--seeds: give each seed once"):
         tool.main([*config, "--seeds", "0", "0", "--jobs", "1", "joint"])

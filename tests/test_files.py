@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from cahl_pl.errors import ConfigError
-from cahl_pl.records import append, check_writable
+from cahl_pl.files import append, check_writable, write_json
 
 
 @contextmanager
@@ -38,6 +39,14 @@ def test_half_a_line_is_taken_back(tmp_path):
     assert path.read_text() == "one\n"
     append(path, "three\n")
     assert path.read_text() == "one\nthree\n"
+
+
+def test_json_is_replaced_whole_or_left_as_it_is(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"command": "fit"})
+    with small_files(), pytest.raises(OSError, match="File too large"):
+        write_json(path, {"command": "test" * 1000})
+    assert json.loads(path.read_text()) == {"command": "fit"}
 
 
 def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):

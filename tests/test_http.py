@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cahl_pl.benchmarks import http
-from cahl_pl.benchmarks.http import key_from, post_json
+from cahl_pl import http
 from cahl_pl.errors import ConfigError
+from cahl_pl.http import key_from, post_json
 
 KEY = {"X-API-KEY": "secret-7"}
 

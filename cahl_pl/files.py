@@ -1,0 +1,56 @@
+"""Files that are written whole or not at all, and folders that can be written to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cahl_pl.errors import ConfigError
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and see that files can be written to it, before anything is computed for them.
+
+    Raises:
+        ConfigError: they cannot: the folder is read-only, no folder can be there, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ConfigError(
+            f"the output folder {folder} cannot be written to ({error.strerror or error}): make room, correct its "
+            "permissions, or give --trainer.logger.init_args.save_dir another one"
+        ) from None
+
+
+def append(path: Path, text: str) -> None:
+    """Append text to a file, whole or not at all; what has no UTF-8 becomes `?`.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)  # half a line would spoil the next one
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a value as a file of JSON, whole or not at all: that it is there tells other programs that it is complete.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    beside.replace(path)
