@@ -6,7 +6,8 @@ makes `adapters/planner` and `adapters/executor`: safetensors, configuration and
 
     PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
 
-and with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`.
+and with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`
+(docs/serving.md; not for activated adapters, which vLLM refuses).
 
 `--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, made if it is not there and private
 then; the key is that of `hf auth login` or the environment variable HF_TOKEN.
@@ -57,7 +58,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     policy.version.update(content["policy_version"])
     for role in ROLES:
         config: LoraConfig = policy.lm.peft_config[role]
-        if policy.config.adapter == "alora":  # what an activated adapter is to PEFT and vLLM
+        if policy.config.adapter == "alora":  # what an activated adapter is to PEFT
             builder = PromptBuilder(policy.tokenizer, data.prompts)
             config.alora_invocation_tokens = builder.invocation(role, data.single_level)
         config.inference_mode = True
