@@ -3,7 +3,8 @@
 A row's frozen tokens, a closed part of its tree from the root on, are run first, without gradient: with activated LoRA
 they are what comes before the role's own words, which the bare base reads; while sampling they are what all members of
 a row start with. Their keys and values can be kept (`PrefixStore`) until the weights that made them change. The rest of
-the row, its body, is run on top of them.
+the row, its body, is run on top of them. A long part of the body that all its members start with, its trunk, goes first
+there: its tokens see just what comes before them, for which attention kernels need no mask and half of the work.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from cahl_pl.policy import Policy
 
 Places = NDArray[np.int64]
+
+SHORTEST_TRUNK = 64
+"""Tokens; a shorter trunk is run with the rest: what its attention spares is less than another pass over the layers costs."""
 
 
 @dataclass
@@ -92,8 +96,15 @@ def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
     body = [np.flatnonzero(~np.asarray(row.frozen, bool)) for row in rows]
     for places, own in zip(columns, body, strict=True):
         places[own] = width + np.arange(len(own))
-    hidden = _forward(policy, rows, body, columns, width, cache if width or keep_cache else None)
-    return Pass(hidden, columns, width, cache)
+    # a trunk's keys and values are handed on in a cache, which models leave alone while they recompute activations
+    trunk = 0 if width or policy.lm.training else min(row.common() for row in rows)
+    if trunk < SHORTEST_TRUNK:
+        hidden = _forward(policy, rows, body, columns, width, cache if width or keep_cache else None)
+        return Pass(hidden, columns, width, cache)
+    parts = [_forward(policy, rows, [own[:trunk] for own in body], columns, 0, cache)]
+    if any(len(own) > trunk for own in body):
+        parts.append(_forward(policy, rows, [own[trunk:] for own in body], columns, trunk, cache))
+    return Pass(torch.cat(parts, 1), columns, width, cache)
 
 
 def _run_frozen(
@@ -154,21 +165,32 @@ def _forward(
     """Run the chosen tokens of each row behind `before` columns of the cache; hidden states [R, N, H]."""
     longest, device = max(map(len, chosen)), policy.device
     ids = np.full((len(rows), longest), policy.tokenizer.pad_token_id)
-    positions = np.zeros((len(rows), longest), np.int64)
-    visible = np.zeros((len(rows), longest, before + longest), bool)
-    # padding sees itself: a token that sees nothing has no attention
-    visible[:, range(longest), range(before, before + longest)] = True
+    positions = np.tile(np.arange(longest), (len(rows), 1))
     for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
         ids[r, : len(own)], positions[r, : len(own)] = np.asarray(row.ids)[own], np.asarray(row.depths)[own]
-        sees, places = row.visible()[own], columns[r]
-        # what a token sees has been run, or is run now: it has its column
-        for i, seen in enumerate(sees):
-            visible[r, i, places[seen]] = True
+    # where every token sees all before it and no other, the model's own causal attention does, and padding is behind
+    causal = before == 0 and (positions == np.arange(longest)).all()
+    mask = None if causal else policy.attention_mask(_visible(rows, chosen, columns, before, longest).to(device))
     hidden: Tensor = policy.causal_lm.base_model(
         input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=policy.attention_mask(torch.from_numpy(visible).to(device)),
+        attention_mask=mask,
         position_ids=torch.from_numpy(positions).to(device),
         past_key_values=cache,
         use_cache=cache is not None,
     ).last_hidden_state
     return hidden
+
+
+def _visible(
+    rows: Sequence[Row], chosen: Sequence[Places], columns: Sequence[Places], before: int, longest: int
+) -> Tensor:
+    """Whether the chosen tokens of each row see a column, [R, N, before + N]."""
+    visible = np.zeros((len(rows), longest, before + longest), bool)
+    # padding sees itself: a token that sees nothing has no attention
+    visible[:, range(longest), range(before, before + longest)] = True
+    for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
+        sees, places = row.visible()[own], columns[r]
+        # what a token sees has been run, or is run now: it has its column
+        for i, seen in enumerate(sees):
+            visible[r, i, places[seen]] = True
+    return torch.from_numpy(visible)

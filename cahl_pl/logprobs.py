@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,20 +102,10 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores
     result = run(policy, batch.rows)
     # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
     flat, target = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device)], ids[mask]
-    values = [
-        checkpoint(
-            _token_logprobs,
-            policy,
-            flat[i : i + LOGITS_AT_A_TIME],
-            target[i : i + LOGITS_AT_A_TIME],
-            temperature,
-            use_reentrant=False,
-        )
-        for i in range(0, len(flat), LOGITS_AT_A_TIME)
-    ]
+    logprob, entropy_of = _token_logprobs(policy, flat, target, temperature)
     zeros = torch.zeros(ids.shape, device=device)
-    logprobs = zeros.masked_scatter(mask, torch.cat([v[0] for v in values]))
-    entropy = zeros.masked_scatter(mask, torch.cat([v[1] for v in values]))
+    logprobs = zeros.masked_scatter(mask, logprob)
+    entropy = zeros.masked_scatter(mask, entropy_of)
     return Scores(logprobs, entropy, mask)
 
 
@@ -130,6 +121,52 @@ def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
 
 
 def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there, without gradient."""
+    output = policy.causal_lm.get_output_embeddings()
+    if not any(p.requires_grad for p in output.parameters()):
+        return _TokenLogprobs.apply(hidden, target, policy, temperature)  # type: ignore[no-any-return,no-untyped-call]
+    parts = [  # an adapter on the output layer: its gradient needs the logits, which are computed again
+        checkpoint(_logprobs_of, policy, h, t, temperature, use_reentrant=False) for h, t in _chunks(hidden, target)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Takes the gradient while the logits are there, so that they need neither be kept nor computed again.
+
+    A token's log-probability depends on its own hidden state alone: the gradient of the sum of all is, row by row, that of
+    each, and the backward pass multiplies it with what arrives for the token.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, target: Tensor, policy: Policy, temperature: float) -> tuple[Tensor, Tensor]:
+        parts: list[tuple[Tensor, Tensor]] = []
+        gradients: list[Tensor] = []
+        wanted = ctx.needs_input_grad[0]
+        for h, t in _chunks(hidden, target):
+            with torch.set_grad_enabled(wanted):
+                h = h.detach().requires_grad_(wanted)
+                logprobs, entropy = _logprobs_of(policy, h, t, temperature)
+                gradients += torch.autograd.grad(logprobs.sum(), h) if wanted else ()
+            parts.append((logprobs.detach(), entropy))
+        logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(entropy)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (arrived[0][:, None] * gradient).to(gradient.dtype), None, None, None
+
+
+def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for i in range(0, len(hidden), LOGITS_AT_A_TIME):
+        yield hidden[i : i + LOGITS_AT_A_TIME], target[i : i + LOGITS_AT_A_TIME]
+
+
+def _logprobs_of(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     logits = policy.logits(hidden) / (temperature or 1.0)
     logprobs = torch.log_softmax(logits, -1)
     with torch.no_grad():

@@ -46,12 +46,14 @@ class Row:
         self.members.append(member)
         self.new.append(new)
 
+    def common(self) -> int:
+        """How many tokens all members start with; all of them where there is one member."""
+        shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
+        return min([*shared, *(len(path) for path in self.paths)])
+
     def freeze_common(self) -> None:
         """Freeze the tokens that all members start with, but for the last token of the shortest."""
-        common = min(
-            [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)] or [len(self.ids)]
-        )
-        common = min(common, *(len(path) - 1 for path in self.paths))
+        common = min(self.common(), *(len(path) - 1 for path in self.paths))
         self.frozen = [i < common for i in range(len(self.ids))]  # the first member comes first, from its first token
 
     def visible(self) -> NDArray[np.bool_]:

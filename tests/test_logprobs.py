@@ -55,11 +55,15 @@ def gradients(policy, role):
     return result
 
 
+@pytest.mark.parametrize("shortest_trunk", [2, 1000], ids=["trunks", "no trunks"])
 @pytest.mark.parametrize("make", [make_groups, make_related_groups])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("role", ["planner", "executor"])
 @pytest.mark.parametrize("loss_name", ["grpo", "dr_grpo", "dapo", "gspo"])
-def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_name, checkpointing, make):
+def test_loss_and_gradients_equal_the_naive_reference(
+    make_policy, monkeypatch, role, loss_name, checkpointing, make, shortest_trunk
+):
+    monkeypatch.setattr("cahl_pl.forward.SHORTEST_TRUNK", shortest_trunk)
     policy = make_policy(gradient_checkpointing=checkpointing)
     groups, config = make(), GRPOConfig(loss=loss_name, max_completion_length=9)
     count = sum(len(g.completion_ids) for g in groups)
@@ -95,9 +99,29 @@ def test_loss_and_gradients_equal_the_naive_reference(make_policy, role, loss_na
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("make", [make_groups, make_related_groups])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_on_a_4_bit_base_equal_the_naive_reference(make_policy, monkeypatch, checkpointing, make):
+    monkeypatch.setattr("cahl_pl.forward.SHORTEST_TRUNK", 2)
+    policy, groups = make_policy(gradient_checkpointing=checkpointing, quantization="nf4"), make()
+    policy.activate("executor")
+    with policy.training_mode():
+        for part in micro_batches(policy, groups, 60):
+            scores = score(policy, part)
+            (scores.logprobs * part.advantages[:, None] * scores.mask).sum().backward()
+    fast = gradients(policy, "executor")
+    for group in groups:
+        for ids, advantage in zip(group.completion_ids, group.advantages, strict=True):
+            (advantage * naive_logprobs(policy, group, ids).sum()).backward()
+    for a, b in zip(fast, gradients(policy, "executor"), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shortest_trunk", [2, 1000], ids=["trunks", "no trunks"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("make", [make_groups, make_related_groups])
-def test_values_and_mask(make_policy, make, attention):
+def test_values_and_mask(make_policy, monkeypatch, make, attention, shortest_trunk):
+    monkeypatch.setattr("cahl_pl.forward.SHORTEST_TRUNK", shortest_trunk)
     policy, groups = make_policy(attention=attention), make()
     (batch,) = micro_batches(policy, groups, 1_000)
     scores = score(policy, batch)
@@ -119,3 +143,40 @@ def test_micro_batches_keep_every_sample_once_within_the_budget(policy):
     assert sorted(samples) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)]
     assert all(len(batch.rows) * max(len(row.ids) for row in batch.rows) <= 24 for batch in batches)
     assert len(list(micro_batches(policy, groups, 1_000_000))) == 1
+
+
+def test_a_long_prompt_is_run_first_and_without_a_mask(policy, monkeypatch):
+    seen = []
+    mask = policy.attention_mask
+    monkeypatch.setattr(policy, "attention_mask", lambda visible: seen.append(visible.shape) or mask(visible))
+    (batch,) = micro_batches(policy, make_groups(((80, (3, 4)), (70, (6, 2)), (90, (5,)))), 1_000)
+    score(policy, batch)
+    longest = 90 + 5 - 1  # the row of one sample is all trunk; of the second row 70 tokens are
+    assert seen == [(3, longest - 70, longest)]
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # matters to merging, which nobody does here
+def test_log_probabilities_of_an_adapted_output_layer_train_it_too(make_policy, monkeypatch):
+    monkeypatch.setattr("cahl_pl.logprobs.LOGITS_AT_A_TIME", 5)
+    policy, groups = make_policy(lora_targets=["q_proj", "lm_head"]), make_groups()
+    policy.activate("planner")
+    (batch,) = micro_batches(policy, groups, 1_000)
+    (score(policy, batch).logprobs * batch.advantages[:, None]).sum().backward()
+    fast = gradients(policy, "planner")
+    for group in groups:
+        for ids, advantage in zip(group.completion_ids, group.advantages, strict=True):
+            (advantage * naive_logprobs(policy, group, ids).sum()).backward()
+    for a, b in zip(fast, gradients(policy, "planner"), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_scores_without_gradient_are_those_with(policy):
+    (batch,) = micro_batches(policy, make_groups(), 1_000)
+    scores = score(policy, batch, 0.7)
+    with torch.no_grad():
+        plain = score(policy, batch, 0.7)
+    assert scores.logprobs.requires_grad
+    assert not plain.logprobs.requires_grad
+    assert not scores.entropy.requires_grad
+    torch.testing.assert_close(scores.logprobs.detach(), plain.logprobs, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(scores.entropy, plain.entropy, atol=1e-6, rtol=1e-6)

@@ -211,8 +211,17 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tup
         ordered, index = probabilities.sort(-1, descending=True)
         ordered[ordered.cumsum(-1) - ordered > sampling.top_p] = 0
         probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered)
-    # drawn on the CPU: one generator, and one state in the checkpoint, whatever the device
-    token = torch.multinomial(probabilities.cpu(), 1, generator=generator).to(logits.device)
+    # By inversion: one number a row is drawn, on the CPU, so that there is one generator and one state in the checkpoint
+    # whatever the device. torch.multinomial draws one for every entry of the vocabulary.
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1:]
+    if not total.isfinite().all():
+        raise ConfigError(
+            "the model's logits are not numbers, so that no token can be drawn: a checkpoint or a base in which values are "
+            "not finite, or a base that overflows in this policy.dtype"
+        )
+    drawn = torch.rand(total.shape, generator=generator).to(total.device)
+    token = torch.searchsorted(cumulative, drawn * total, right=True)  # drawn < 1: what has no probability is never met
     return token[:, 0], logprobs.gather(-1, token)[:, 0]
 
 

@@ -153,7 +153,7 @@ def _sampling(shape: ModelShape, settings: Settings, role: Role, name: str) -> S
 
 
 def update_moments(
-    shape: ModelShape, settings: Settings, tokens: int, row: int, predicted: int | None = None
+    shape: ModelShape, settings: Settings, tokens: int, row: int, predicted: int | None = None, trunk: int = 0
 ) -> list[dict[str, int]]:
     """Two moments of a forward and backward pass that may be the worst: a chunk of logits, and a layer's backward pass.
 
@@ -163,6 +163,8 @@ def update_moments(
         tokens: padded tokens of the micro-batch.
         row: length of its rows.
         predicted: completion tokens among them; None for all.
+        trunk: tokens of each row that all its members start with, where they are run first (`forward`): they take no mask.
+            0 is the most that may be needed.
 
     Returns:
         The parts of each in bytes.
@@ -178,23 +180,27 @@ def update_moments(
     # the hidden states that predict something; later their gradients
     chosen = predicted * e * shape.hidden
     alora = settings.adapter == "alora"
+    trunk = 0 if settings.checkpoints else trunk
+    # keys and values of trunks are kept for their own attention, and together with those of the rest for that of the rest
+    trunks = tokens // row * trunk * kv_bytes(shape, settings)
+    masked = tokens - tokens // row * trunk
     cache = tokens * kv_bytes(shape, settings) if alora else 0  # what the body is run on top of
     prefixes = 0
     if alora:
         kept = _prefix_tokens(settings, list(settings.prompts)[-1], settings.max_prompt_tokens)
         prefixes = kv_bytes(shape, settings) * min(settings.prefix_cache_tokens, kept)
     # sdpa's backward pass makes no further masks
-    masks = mask_bytes(shape, settings, tokens, row, alive, attending=settings.attention == "eager")
+    masks = mask_bytes(shape, settings, masked, row, alive, attending=settings.attention == "eager")
     return [
         _parts(
-            ends + chosen + tokens * (inputs + (0 if settings.checkpoints else layers * saved)),
-            mask_bytes(shape, settings, tokens, row, 0 if settings.checkpoints else layers),
+            ends + chosen + tokens * (inputs + (0 if settings.checkpoints else layers * saved)) + trunks,
+            mask_bytes(shape, settings, masked, row, 0 if settings.checkpoints else layers),
             score_logits_bytes(shape, predicted),
             cache,
             prefixes,
         ),
         _parts(
-            tokens * (inputs + alive * saved + backward_bytes(shape, settings) + e * shape.hidden),
+            tokens * (inputs + alive * saved + backward_bytes(shape, settings) + e * shape.hidden) + trunks,
             masks,
             prefixes=prefixes,
             dequantised=dequantised_bytes(shape, settings),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cahl_pl.engines.base import Sampling
-from cahl_pl.engines.transformers import TransformersEngine
+from cahl_pl.engines.transformers import TransformersEngine, _draw
 from cahl_pl.errors import ConfigError
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.policy import Policy, PolicyConfig
@@ -74,6 +74,24 @@ def test_top_p_keeps_only_likely_tokens(policy):
     completions = [c for cs in generate(policy, Sampling(1.0, 1e-6, 8), 2) for c in cs]
     greedy = [c for cs in generate(policy, Sampling(0.0, 1.0, 8), 1) for c in cs]
     assert [c.ids.tolist() for c in completions[::2]] == [c.ids.tolist() for c in greedy]
+
+
+def test_tokens_are_drawn_as_often_as_their_probabilities_say():
+    logits = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(20_000, 4)
+    token, logprob = _draw(logits, Sampling(1.0, 1.0, 1), torch.Generator().manual_seed(0))
+    shares = token.bincount(minlength=4) / len(token)
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.0, 0.3, 0.2]), atol=0.015, rtol=0)
+    assert shares[1] == 0
+    torch.testing.assert_close(logprob, logits[0][token])
+    squared, _ = _draw(logits, Sampling(0.5, 1.0, 1), torch.Generator().manual_seed(0))  # p^2, of which the sum is 0.38
+    assert (squared == 0).float().mean() == pytest.approx(0.25 / 0.38, abs=0.015)
+    likely, _ = _draw(logits, Sampling(1.0, 0.6, 1), torch.Generator().manual_seed(0))  # 0.5 is not enough, 0.8 is
+    assert set(likely.tolist()) == {0, 2}
+
+
+def test_logits_that_are_not_numbers_are_reported():
+    with pytest.raises(ConfigError, match="no token can be drawn"):
+        _draw(torch.tensor([[0.0, float("nan")]]), Sampling(1.0, 1.0, 1), torch.Generator())
 
 
 def test_bad_sampling_is_refused():
