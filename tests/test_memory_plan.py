@@ -127,6 +127,19 @@ def test_sampling():
     assert continued["activations"] == 4 * buffer * 2 * 4 * 8 + 8 * mlp_bytes(SHAPE, SETTINGS)
 
 
+def test_prompts_that_are_read_in_several_passes():
+    token, buffers = 64, 4 * (20 + 2 * 10) * 64
+    several = replace(SETTINGS, max_prefill_tokens=50)  # 2 of 4 prompts
+    attend, read, laid_out, continued = sampling_moments(SHAPE, several, "planner")
+    assert read["KV cache"] == attend["KV cache"] == 40 * token + buffers
+    assert read["activations"] == 40 * (mlp_bytes(SHAPE, SETTINGS) + 2 * 4 * 2)
+    assert read["attention masks"] == 40 * 20
+    assert laid_out["KV cache"] == 40 * token + buffers
+    assert continued == sampling_moments(SHAPE, SETTINGS, "planner")[3]
+    one_by_one = sampling_moments(SHAPE, replace(SETTINGS, max_prefill_tokens=7), "planner")[1]
+    assert one_by_one["KV cache"] == 20 * token + buffers
+
+
 def test_kept_prefixes_are_bounded_by_the_store_and_by_the_round():
     def kept(role, tokens, **changes):
         settings = replace(SETTINGS, prefix_cache_tokens=tokens, **changes)
@@ -211,7 +224,12 @@ def test_what_fits_is_left_alone(big):
     [
         ("gradient_checkpointing", False, "--model.policy.gradient_checkpointing true"),
         ("max_tokens_per_micro_batch", 131072, "--model.max_tokens_per_micro_batch "),
-        ("batch_size", 256, "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size "),
+        ("batch_size", 2048, "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size "),
+        (
+            "max_prefill_tokens",
+            262144,
+            "--data.engine cahl_pl.engines.TransformersEngine --data.engine.max_prefill_tokens ",
+        ),
         ("prefix_cache_tokens", 800_000, "--model.policy.prefix_cache_tokens "),
         ("quantization", "none", "--model.policy.quantization nf4"),
         ("max_prompt_tokens", 65536, "--data.rollout.max_prompt_tokens "),
@@ -219,9 +237,16 @@ def test_what_fits_is_left_alone(big):
 )
 def test_the_change_that_makes_it_fit_is_found(big, field, value, key):
     shape, settings = big
-    limit = {"quantization": 14, "gradient_checkpointing": 30}.get(field, 45) * GIB
+    limit = {"quantization": 14, "gradient_checkpointing": 30, "max_prefill_tokens": 30, "batch_size": 30}.get(
+        field, 45
+    )
+    limit *= GIB
     small = replace(
-        settings, batch_size=4, max_tokens_per_micro_batch=2048, max_prompt_tokens=2048, prefix_cache_tokens=0
+        settings,
+        batch_size=128 if field == "max_prefill_tokens" else 4,
+        max_tokens_per_micro_batch=2048,
+        max_prompt_tokens=2048,
+        prefix_cache_tokens=0,
     )
     assert peak(shape, small) <= limit
     broken = replace(small, **{field: value})

@@ -18,6 +18,7 @@ from typing import Any
 
 from cahl_pl.cli import CAHLCLI, USER_ERRORS, Parser
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError
 from cahl_pl.memory_plan import (
@@ -78,11 +79,11 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
     Raises:
         ConfigError: another engine than ours samples.
     """
-    data, batch_size = config.data, 256
+    data, engine = config.data, TransformersEngine()
     if data.engine is not None:
         if not data.engine.class_path.endswith(".TransformersEngine"):
             raise ConfigError(f"data.engine is {data.engine.class_path}, whose memory is not known: plan without it")
-        batch_size = data.engine.init_args.batch_size
+        engine = TransformersEngine(**data.engine.init_args.as_dict())
     rollout = data.rollout.as_dict()
     sampling = {role: Sampling(**rollout.pop(role)) for role in ("planner", "executor")}
     return settings_of(
@@ -90,10 +91,11 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         RolloutConfig(**rollout, **sampling),
         config.model.max_tokens_per_micro_batch,
         data.tasks_per_round,
-        batch_size,
+        engine.batch_size,
         devices,
         data.single_level,
         data.eval_batch_size if data.validation or data.test else 0,
+        engine.max_prefill_tokens,
     )
 
 

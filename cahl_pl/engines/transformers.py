@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.errors import ConfigError
 from cahl_pl.forward import run
-from cahl_pl.packing import Row, pack
+from cahl_pl.packing import Row, batches, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Role
 
@@ -29,15 +29,20 @@ class TransformersEngine(Engine):
     Args:
         batch_size: most completions decoded at once; more prompts than fit are taken in turns. One prompt's
             samples stay together, even if they are more.
+        max_prefill_tokens: most tokens of prompts read in one pass, those that they share counted once; a longer row of
+            prompts (`packing`) stands alone. It bounds the activations, not how many completions are decoded at once.
 
     Raises:
-        ValueError: batch_size is below 1.
+        ValueError: one of them is below 1.
     """
 
-    def __init__(self, batch_size: int = 256) -> None:
-        if batch_size < 1:
-            raise ValueError(f"engine.batch_size must be at least 1, not {batch_size}")
+    def __init__(self, batch_size: int = 256, max_prefill_tokens: int = 16384) -> None:
+        if batch_size < 1 or max_prefill_tokens < 1:
+            raise ValueError(
+                f"engine.batch_size and max_prefill_tokens must be at least 1, not {batch_size} and {max_prefill_tokens}"
+            )
         self.batch_size = batch_size
+        self.max_prefill_tokens = max_prefill_tokens
 
     @torch.no_grad()
     def generate(
@@ -68,8 +73,9 @@ class TransformersEngine(Engine):
             for row in rows:
                 row.freeze_common()
         for chunk in _chunks(rows, max(1, self.batch_size // num_samples)):
-            members = [member for row in chunk for member in row.members]
-            prefixes = _prefill(policy, chunk, num_samples, sampling.max_new_tokens)
+            parts = list(batches(chunk, self.max_prefill_tokens))
+            members = [member for part in parts for row in part for member in row.members]
+            prefixes = _prefill(policy, parts, num_samples, sampling.max_new_tokens)
             for member, samples in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
                 completions[member] = samples
         return completions
@@ -101,22 +107,27 @@ class _Prefixes(NamedTuple):
     used: int
 
 
-def _prefill(policy: Policy, rows: Sequence[Row], num_samples: int, limit: int) -> _Prefixes:
-    """Run the prompts, shared tokens once, and lay out their keys and values for decoding."""
-    result = run(policy, rows, keep_cache=True)
-    paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
-    row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
-    lengths = torch.tensor([len(path) for path in paths], device=policy.device)
-    places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
-    used = places.shape[1]
-    cache = DynamicCache()
+def _prefill(policy: Policy, parts: Sequence[Sequence[Row]], num_samples: int, limit: int) -> _Prefixes:
+    """Run the prompts, a part at a time and shared tokens once, and lay out their keys and values for decoding."""
+    lengths = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths], device=policy.device)
+    used, first = int(lengths.max()), 0
+    final = used + num_samples * limit
+    cache, last = DynamicCache(), []
     layers: list[Any] = cache.layers
-    for layer in result.cache.layers:
-        layers.append(_BufferedLayer(layer, row_of, places, used + num_samples * limit))
-    last = places.gather(1, lengths[:, None] - 1)[:, 0]
-    hidden = result.hidden[row_of, last - result.width]
-    logits = policy.logits(hidden)
-    seen = torch.zeros(len(paths), num_samples, used + num_samples * limit, dtype=torch.bool, device=policy.device)
+    for rows in parts:
+        result = run(policy, rows, keep_cache=True)
+        paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
+        places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
+        row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
+        for i, packed in enumerate(result.cache.layers):
+            if i == len(layers):
+                layers.append(_BufferedLayer(packed, len(lengths), used, final))
+            layers[i].lay_out(first, packed, row_of, places)
+        ends = torch.tensor([path[-1] for path in paths], device=policy.device)
+        last.append(result.hidden[row_of, ends - result.width])
+        first += len(paths)
+    logits = policy.logits(torch.cat(last))
+    seen = torch.zeros(len(lengths), num_samples, final, dtype=torch.bool, device=policy.device)
     seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
     return _Prefixes(
         cache,
@@ -229,25 +240,35 @@ class _BufferedLayer(DynamicLayer):
     """Keys and values in buffers of their final length; `cat` at every token would copy the whole cache each time.
 
     Args:
-        layer: keys and values of packed rows.
-        rows: the packed row of each prompt, [N].
-        places: where in it the prompt's tokens stand, [N, P].
+        like: a layer with keys and values of the same kind.
+        count: of prompts.
+        used: columns that the longest prompt takes.
         length: of the buffers.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, layer: Any, rows: Tensor, places: Tensor, length: int) -> None:
+    def __init__(self, like: Any, count: int, used: int, length: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        used = places.shape[1]
+        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
         self._keys, self._values = (
-            x.new_zeros(len(rows), x.shape[1], length, x.shape[3]) for x in (layer.keys, layer.values)
+            x.new_zeros(count, x.shape[1], length, x.shape[3]) for x in (like.keys, like.values)
         )
-        for buffer, packed in ((self._keys, layer.keys), (self._values, layer.values)):
-            buffer[:, :, :used] = packed.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
         self._view(used)
+
+    def lay_out(self, first: int, layer: Any, rows: Tensor, places: Tensor) -> None:
+        """Copy the keys and values of N prompts, the first of which is prompt `first`.
+
+        Args:
+            first: index of a prompt.
+            layer: keys and values of packed rows.
+            rows: the packed row of each prompt, [N].
+            places: where in it the prompt's tokens stand, [N, P].
+        """
+        count, used = places.shape
+        for buffer, packed in ((self._keys, layer.keys), (self._values, layer.values)):
+            buffer[first : first + count, :, :used] = packed.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
 
     def _view(self, used: int) -> None:
         self.keys, self.values = self._keys[:, :, :used], self._values[:, :, :used]

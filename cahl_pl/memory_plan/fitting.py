@@ -48,8 +48,8 @@ def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> in
 def made_to_fit(shape: ModelShape, settings: Settings, limit: int) -> Settings | None:
     """The settings with as little changed as makes the run fit.
 
-    Changes are tried in this order, the mildest first: gradient checkpointing, a smaller micro-batch, fewer completions
-    decoded at once, fewer kept prefixes, a base in 4 bits, shorter prompts.
+    Changes are tried in this order, the mildest first: gradient checkpointing, a smaller micro-batch, fewer prompts read in
+    one pass, fewer completions decoded at once, fewer kept prefixes, a base in 4 bits, shorter prompts.
 
     Args:
         shape: of the model.
@@ -75,6 +75,7 @@ def _choices(settings: Settings) -> Iterator[tuple[str, list[Any]]]:
     """Fields of the settings and their values, from the present one to the one that saves the most."""
     yield "gradient_checkpointing", [settings.gradient_checkpointing, True]
     yield "max_tokens_per_micro_batch", _halves(settings.max_tokens_per_micro_batch, 256)
+    yield "max_prefill_tokens", _halves(settings.max_prefill_tokens, 256)
     yield "batch_size", _halves(settings.batch_size, 1)
     yield "prefix_cache_tokens", [*_halves(settings.prefix_cache_tokens, 1024), 0]
     yield "quantization", [settings.quantization, "nf4"]
@@ -96,14 +97,20 @@ def _largest(shape: ModelShape, settings: Settings, name: str, values: list[Any]
 _KEYS = {
     "gradient_checkpointing": "--model.policy.gradient_checkpointing",
     "max_tokens_per_micro_batch": "--model.max_tokens_per_micro_batch",
-    "batch_size": "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size",
+    "max_prefill_tokens": "--data.engine.max_prefill_tokens",
+    "batch_size": "--data.engine.batch_size",
     "prefix_cache_tokens": "--model.policy.prefix_cache_tokens",
     "quantization": "--model.policy.quantization",
     "max_prompt_tokens": "--data.rollout.max_prompt_tokens",
 }
+_ENGINE = "--data.engine cahl_pl.engines.TransformersEngine"  # must be named, once, before its options can be
 
 
 def overrides(before: Settings, after: Settings) -> list[str]:
     """What to add to the command line to get from one to the other."""
     changed = [name for name in _KEYS if getattr(before, name) != getattr(after, name)]
-    return [f"{_KEYS[name]} {str(getattr(after, name)).lower()}" for name in changed]
+    keys = [f"{_KEYS[name]} {str(getattr(after, name)).lower()}" for name in changed]
+    first = next((i for i, key in enumerate(keys) if key.startswith("--data.engine")), None)
+    if first is not None:
+        keys[first] = f"{_ENGINE} {keys[first]}"
+    return keys

@@ -42,4 +42,5 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         trainer.world_size,
         data.single_level,
         data.eval_batch_size if evaluates else 0,
+        engine.max_prefill_tokens,
     )

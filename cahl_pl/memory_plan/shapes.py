@@ -66,6 +66,7 @@ class Settings:
         max_tokens_per_micro_batch: see `CAHLModule`.
         prefix_cache_tokens: see `PolicyConfig`.
         batch_size: see `TransformersEngine`.
+        max_prefill_tokens: likewise.
         max_prompt_tokens: see `RolloutConfig`.
         samples: role -> completions sampled of a prompt.
         new_tokens: role -> longest completion.
@@ -88,6 +89,7 @@ class Settings:
     prompts: dict[Role, int]
     steps: int = 1
     evaluated: int = 0
+    max_prefill_tokens: int = 16384
 
     @property
     def checkpoints(self) -> bool:
@@ -164,6 +166,7 @@ def settings_of(
     devices: int = 1,
     single_level: bool = False,
     evaluated: int = 0,
+    max_prefill_tokens: int = 16384,
 ) -> Settings:
     """The settings of a configuration on one of its devices, among which the tasks of a round are shared out.
 
@@ -176,6 +179,7 @@ def settings_of(
         devices: number of processes.
         single_level: the executor works without a planner.
         evaluated: tasks evaluated at once, 0 where nothing is.
+        max_prefill_tokens: of the engine.
     """
     tasks = -(-tasks_per_round // devices)
     group = {"planner": rollout.planner_group_size, "executor": rollout.executor_group_size}
@@ -201,4 +205,5 @@ def settings_of(
         prompts=prompts,
         steps=rollout.max_steps,
         evaluated=evaluated,
+        max_prefill_tokens=max_prefill_tokens,
     )

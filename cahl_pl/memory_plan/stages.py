@@ -111,21 +111,30 @@ def sampling_moments(
     count = min(settings.prompts[role], max(1, settings.batch_size // samples))  # a prompt's samples stay together
     final = length + samples * settings.new_tokens[role]  # columns of a prompt's buffer: its samples lie side by side
     token, tokens = kv_bytes(shape, settings), count * length
+    read_tokens = min(tokens, max(settings.max_prefill_tokens // length, 1) * length)  # in one pass
+    buffers = count * final * token
+    earlier = buffers if read_tokens < tokens else 0  # the buffers are made after the first pass
     dequantised = dequantised_bytes(shape, settings)
     kept = _prefix_tokens(settings, role, length)
     # all layers' keys and values are there when the last layer runs; these prompts are kept only then
     before = token * min(settings.prefix_cache_tokens, kept - tokens)
     places = 2 * e * shape.head_dim  # cosines and sines of the positions
     attend, read = (
-        _parts(tokens * (width + places), masks, cache=tokens * token, prefixes=before, dequantised=dequantised)
+        _parts(
+            read_tokens * (width + places),
+            masks,
+            cache=read_tokens * token + earlier,
+            prefixes=before,
+            dequantised=dequantised,
+        )
         for width, masks in (
-            (attention_bytes(shape, settings), mask_bytes(shape, settings, tokens, length, attending=True)),
-            (mlp_bytes(shape, settings), mask_bytes(shape, settings, tokens, length)),
+            (attention_bytes(shape, settings), mask_bytes(shape, settings, read_tokens, length, attending=True)),
+            (mlp_bytes(shape, settings), mask_bytes(shape, settings, read_tokens, length)),
         )
     )
     prefixes = token * min(settings.prefix_cache_tokens, kept)
     # the packed keys and values, and the buffers that they are copied to
-    laid_out = _parts(cache=(tokens + count * final) * token, prefixes=prefixes)
+    laid_out = _parts(cache=read_tokens * token + buffers, prefixes=prefixes)
     # for several new tokens at once, keys and values are repeated for all query heads, a layer at a time
     repeated = shape.heads > shape.kv_heads and (samples > 1 or settings.attention == "eager")
     continued = _parts(
@@ -133,7 +142,7 @@ def sampling_moments(
         count * samples * final + mask_bytes(shape, settings, count * samples, final, attending=True),
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
         5 * FLOAT32 * count * samples * shape.vocabulary,
-        count * final * token,
+        buffers,
         prefixes,
         dequantised,
     )

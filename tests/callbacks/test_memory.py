@@ -160,10 +160,11 @@ def run(tiny_model):
 
 def test_stops_a_run_that_cannot_fit_with_the_change_that_would_help(run):
     sentence = (
-        r"^this run may take .* GiB on a device \(sample \w+\), but has 4\.0: add --data\.engine .*batch_size \d+;"
+        r"^this run may take .* GiB on a device \(update \w+\), but has 1\.5: add "
+        r"--model\.max_tokens_per_micro_batch \d+;"
     )
     with pytest.raises(ConfigError, match=sentence):
-        FourBitMemory(budget_gib=4).setup(*run, "fit")
+        FourBitMemory(budget_gib=1.5).setup(*run, "fit")
     with pytest.raises(ConfigError, match=r"has 0\.1: no change of settings known here would help"):
         FourBitMemory(budget_gib=0.1).setup(*run, "fit")
 

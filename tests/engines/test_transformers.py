@@ -58,6 +58,23 @@ def test_same_seed_same_tokens_and_batches_do_not_mix_prompts(policy):
     assert [c[0].ids.tolist() for c in greedy] == [c[0].ids.tolist() for c in in_turns]
 
 
+def test_prompts_read_in_several_passes_are_continued_together(policy, monkeypatch):
+    import cahl_pl.engines.transformers as engine
+
+    passes, decoded = [], []
+    run, decode = engine.run, engine._decode
+    monkeypatch.setattr(engine, "run", lambda *a, **k: passes.append(len(a[1])) or run(*a, **k))
+    monkeypatch.setattr(engine, "_decode", lambda *a: decoded.append(len(a[1].logits)) or decode(*a))
+    sampling = Sampling(0.0, 1.0, 12)
+    whole = generate(policy, sampling, 2)
+    passes.clear(), decoded.clear()
+    small = TransformersEngine(64, max_prefill_tokens=20)  # the shortest prompt has 7 tokens, the longest row 40
+    parts = small.generate(policy, "planner", PROMPTS, 2, sampling, torch.Generator().manual_seed(0))
+    assert len(passes) > 1
+    assert decoded == [len(PROMPTS)]
+    assert [[c.ids.tolist() for c in cs] for cs in parts] == [[c.ids.tolist() for c in cs] for cs in whole]
+
+
 def test_a_completion_ends_with_its_stop_token_or_at_the_limit(policy):
     stop = policy.tokenizer.eos_token_id
     # at a high temperature the stop token turns up early in some samples and not at all in others

@@ -46,20 +46,23 @@ def test_the_papers_configuration(plan, qwen, capsys):
         assert not planned["gpus"]["8"]["fits"]
     one, two = printed["devices"].values()
     assert one["stages"]["update planner"] == two["stages"]["update planner"]  # each device does the same
-    assert (
-        one["stages"]["sample planner"]["KV cache"] == two["stages"]["sample planner"]["KV cache"]
-    )  # the engine's batch
+    executor = [device["stages"]["sample executor"]["KV cache"] for device in (one, two)]
+    assert executor[0] == executor[1]  # the engine's batch
 
 
-def test_with_the_engines_own_batch_it_would_not_fit(plan, qwen, capsys):
-    engine = ["--data.engine", "cahl_pl.engines.TransformersEngine", "--data.engine.batch_size", "256"]
-    plan(["-c", str(CONFIG), "--model.policy.model", qwen, *engine, "--gpu-gib", "45", "--json"])
+def test_what_would_make_it_fit_a_smaller_card_is_said(plan, qwen, capsys):
+    arguments = ["-c", str(CONFIG), "--model.policy.model", qwen, "--gpu-gib", "24", "--json"]
+    plan(arguments)
     one, two = json.loads(capsys.readouterr().out)["devices"].values()
-    assert not one["gpus"]["45"]["fits"]
-    assert one["gpus"]["45"]["changes"] == [
-        "--data.engine cahl_pl.engines.TransformersEngine --data.engine.batch_size 32"
+    assert not one["gpus"]["24"]["fits"]
+    changes = one["gpus"]["24"]["changes"]
+    assert changes == [
+        "--data.engine cahl_pl.engines.TransformersEngine --data.engine.max_prefill_tokens 8192",
+        "--data.engine.batch_size 64",
     ]
     assert one["stages"]["sample planner"]["KV cache"] == 2 * two["stages"]["sample planner"]["KV cache"]
+    plan([*arguments, *(word for change in changes for word in change.split())])  # and it is true, and can be read
+    assert json.loads(capsys.readouterr().out)["devices"]["1"]["gpus"]["24"]["fits"]
 
 
 def test_overrides_hold_and_the_table_is_printed(plan, tiny_model, capsys):
