@@ -167,8 +167,10 @@ def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _logprobs_of(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = policy.logits(hidden) / (temperature or 1.0)
+    logits = policy.logits(hidden)
+    if temperature not in (0, 1):  # a pass over the whole vocabulary
+        logits = logits / temperature
     logprobs = torch.log_softmax(logits, -1)
     with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        entropy = -logprobs.exp().mul_(logprobs).sum(-1)
     return logprobs.gather(-1, target[:, None])[:, 0], entropy

@@ -84,9 +84,11 @@ def make_model(folder: Path) -> None:
         pad_token_id=0,
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(32_000)}, unk_token="w2"))
+    # a special token is found inside of words too, so that none may be the beginning of another one
+    words = {"<pad>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, 32_000)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w0")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
     fast.save_pretrained(folder)
 
 
@@ -101,30 +103,47 @@ def reward(ids: list[int]) -> float:
     return sum(i % 7 for i in ids) / (7 * len(ids))
 
 
-def run_ours(folder: Path, shape: Shape, adapter: str, steps: int) -> list[float]:
-    """Seconds of each step, the first to warm up."""
-    policy = make_policy(folder, adapter)
-    optimizer = torch.optim.AdamW(policy.parameters_of("planner"), lr=1e-5)
-    engine, generator = TransformersEngine(), torch.Generator().manual_seed(0)
-    prompts, seconds = prompts_of(shape), []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        policy.prefixes.forget()
-        sampling = Sampling(max_new_tokens=shape.new_tokens)
-        samples = engine.generate(policy, "planner", prompts, shape.group_size, sampling, generator)
+class Steps:
+    """GRPO steps of one adapter, one after another."""
+
+    def __init__(self, folder: Path, shape: Shape, adapter: str, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.policy, self.shape = make_policy(folder, adapter), shape
+        self._optimizer = torch.optim.AdamW(self.policy.parameters_of("planner"), lr=1e-5)
+        self._engine, self._generator = TransformersEngine(), torch.Generator().manual_seed(seed)
+
+    def sample(self) -> list[Group]:
+        """Samples of every prompt, with rewards and advantages."""
+        prompts, sampling = prompts_of(self.shape), Sampling(max_new_tokens=self.shape.new_tokens)
+        self.policy.prefixes.forget()
+        samples = self._engine.generate(
+            self.policy, "planner", prompts, self.shape.group_size, sampling, self._generator
+        )
         groups = []
         for i, (prompt, completions) in enumerate(zip(prompts, samples, strict=True)):
-            rewards = torch.tensor([reward(c.ids.tolist()) for c in completions])
             ids = [c.ids for c in completions]
+            rewards = torch.tensor([reward(c.tolist()) for c in ids])
             zeros = torch.zeros(len(ids)).bool()
             groups.append(Group(torch.tensor(prompt), ids, rewards, {}, advantages([rewards])[0], zeros, i))
-        if adapter == "lora":
-            policy.prefixes.forget()
-        backward(policy, groups, 0.0)
-        torch.nn.utils.clip_grad_norm_(policy.parameters_of("planner"), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        policy.version["planner"] += 1
+        return groups
+
+    def update(self, groups: list[Group]) -> None:
+        """One optimiser step on them."""
+        if self.policy.config.adapter == "lora":
+            self.policy.prefixes.forget()
+        backward(self.policy, groups, 0.0)
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters_of("planner"), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.policy.version["planner"] += 1
+
+
+def run_ours(folder: Path, shape: Shape, adapter: str, steps: int) -> list[float]:
+    """Seconds of each step, the first to warm up."""
+    taken, seconds = Steps(folder, shape, adapter), []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        taken.update(taken.sample())
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -163,7 +182,10 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0) -> An
     from trl import GRPOConfig as TRLConfig
     from trl import GRPOTrainer
 
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     texts = [" ".join(f"w{i}" for i in prompt) for prompt in prompts_of(shape)]
+    if tokenizer(texts).input_ids != prompts_of(shape):
+        raise SystemExit("the tokenizer does not give TRL the prompts that the other systems read")
     config = TRLConfig(
         output_dir=tempfile.mkdtemp(),
         use_cpu=True,
@@ -188,7 +210,7 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0) -> An
         args=config,
         reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
         train_dataset=Dataset.from_dict({"prompt": texts}),
-        processing_class=PreTrainedTokenizerFast.from_pretrained(folder),
+        processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
 

@@ -216,7 +216,7 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tup
     if sampling.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.log_softmax(logits, -1).gather(-1, token[:, None])[:, 0]
-    logprobs = torch.log_softmax(logits / sampling.temperature, -1)
+    logprobs = torch.log_softmax(logits if sampling.temperature == 1 else logits / sampling.temperature, -1)
     probabilities = logprobs.exp()
     if sampling.top_p < 1:
         ordered, index = probabilities.sort(-1, descending=True)
