@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import torch
 
@@ -17,11 +15,9 @@ from cahl_pl.parsing import parse_plan
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder, dialogue
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
-from cahl_pl.rollout import Episode, Rollout, RolloutConfig
+from cahl_pl.rollout import REFERENCE, Episode, Rollout, RolloutConfig
 from cahl_pl.schema import canonical, coerce_call
 from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Trajectory
-
-_REFERENCE: Final = re.compile(r'"\$[0-9]+"')  # in canonical text, at any depth
 
 
 @dataclass
@@ -180,5 +176,5 @@ def plan_key(plan: Plan, task: Task) -> str:
     """Equal for plans that ask for the same calls; their order counts only where one uses another's result."""
     calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
     keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
-    ordered = any(_REFERENCE.search(key) for key in keys)
+    ordered = any(REFERENCE.search(key) for key in keys)
     return "\n".join(keys if ordered else sorted(keys))

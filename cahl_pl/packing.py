@@ -51,9 +51,9 @@ class Row:
         shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
         return min([*shared, *(len(path) for path in self.paths)])
 
-    def freeze_common(self) -> None:
-        """Freeze the tokens that all members start with, but for the last token of the shortest."""
-        common = min(self.common(), *(len(path) - 1 for path in self.paths))
+    def freeze_common(self, most: int) -> None:
+        """Freeze the tokens that all members start with, at most so many of them."""
+        common = min(self.common(), most)
         self.frozen = [i < common for i in range(len(self.ids))]  # the first member comes first, from its first token
 
     def visible(self) -> NDArray[np.bool_]:

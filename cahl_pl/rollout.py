@@ -8,24 +8,27 @@ A plan that cannot be read, an unknown tool or a failing call is an outcome with
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments.base import Environment, Session
 from cahl_pl.lengths import TooLong, fit_prompts
-from cahl_pl.parsing import parse_action, parse_plan
+from cahl_pl.parsing import format_call, parse_action, parse_plan
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rewards.executor import Target, assign_gold
 from cahl_pl.rewards.outcome import outcome_reward
-from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, Trajectory
+from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, ToolCall, Trajectory
 
+REFERENCE: Final = re.compile(r'"\$[0-9]+"')
+"""The result of an earlier sub-task, in a plan's JSON, at any depth."""
 Watch: TypeAlias = Callable[[Task, Plan | Action | Feedback], None]
 """Is told of what happens in an episode of a task, as it happens: a plan, an output of the executor, what came back."""
 
@@ -208,9 +211,14 @@ class Rollout:
             ]
             if not active:
                 break
-            outputs = self.engine.generate(
-                policy, "executor", [e.prompt for e in active], samples, config.executor, generator
-            )
+            prompts = [e.prompt for e in active]
+            if samples == 1 and config.executor.temperature == 0:
+                drafts = [_draft(builder, e) for e in active]
+                outputs = self.engine.generate_from_drafts(
+                    policy, "executor", prompts, drafts, config.executor, generator
+                )
+            else:
+                outputs = self.engine.generate(policy, "executor", prompts, samples, config.executor, generator)
             for episode, group in zip(active, outputs, strict=True):
                 steps = [
                     _step(episode.plan.subtasks[k], builder.decode(completion.ids.tolist())) for completion in group
@@ -268,6 +276,16 @@ class Rollout:
             width = self.config.executor_group_size
             executions = [_trajectory(episode, [step[i] for step in episode.samples]) for i in range(width)]
         return self.planner_reward.components(episodes[0].plan, executions)
+
+
+def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
+    """The call that the next sub-task describes, results in the place of references: what executors mostly write."""
+    subtask = episode.plan.subtasks[len(episode.steps)]
+    if subtask.tool is None:
+        return []
+    results = {f'"${i}"': step.feedback.text for i, step in enumerate(episode.steps, start=1) if step.feedback}
+    text = format_call(ToolCall(subtask.tool, subtask.parameters))
+    return builder.completion(REFERENCE.sub(lambda found: results.get(found[0], found[0]), text))
 
 
 def _step(subtask: SubTask, text: str) -> Step:

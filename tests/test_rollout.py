@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cahl_pl.engines.base import Completion, Engine
+from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
@@ -62,6 +62,18 @@ def builder(tiny_model):
     policy = Policy(PolicyConfig(model=str(tiny_model), lora_rank=1))
     policy.load()
     return PromptBuilder(policy.tokenizer)
+
+
+class Drafted(Scripted):
+    """Keeps the drafts that it is given."""
+
+    def __init__(self, builder, *script):
+        super().__init__(builder, *script)
+        self.drafts = []
+
+    def generate_from_drafts(self, policy, role, prompts, drafts, sampling, generator):
+        self.drafts.append([self.builder.decode(draft) for draft in drafts])
+        return self.generate(policy, role, prompts, 1, sampling, generator)
 
 
 class Hindsight(BaseExecutorReward):
@@ -246,3 +258,23 @@ def test_an_episode_without_gold_calls_is_judged_by_its_outcome(builder):
 def test_what_is_no_matter_of_its_outcome_stays_unjudged(task):
     trajectory = Trajectory(task, "", Plan())
     assert judged(trajectory, ENVIRONMENT) is trajectory
+
+
+def test_a_greedy_executor_is_given_the_calls_of_the_plan_as_drafts(builder):
+    third = GOOD_PLAN.replace("</plan>", '{"task": "say it", "tool": null, "parameters": {}}\n</plan>')
+    engine = Drafted(builder, [[third]], [[ADD]], [[DOUBLE]], [["<answer>10</answer>"]])
+    greedy = Sampling(0.0, 1.0, 64)
+    config = RolloutConfig(planner_group_size=1, executor_group_size=1, planner=greedy, executor=greedy)
+    Rollout(engine, ENVIRONMENT, PlannerReward(), ExecutorReward(), config).run(
+        None, builder, [TASK], torch.Generator().manual_seed(0)
+    )
+    assert engine.drafts == [[ADD], [DOUBLE], [""]]  # "$1" is 5 by then; an answer in text cannot be guessed
+
+
+def test_a_sampled_executor_is_given_no_drafts(builder):
+    engine = Drafted(builder, [[GOOD_PLAN]], [[ADD]], [[DOUBLE]])
+    config = RolloutConfig(planner_group_size=1, executor_group_size=1)
+    Rollout(engine, ENVIRONMENT, PlannerReward(), ExecutorReward(), config).run(
+        None, builder, [TASK], torch.Generator().manual_seed(0)
+    )
+    assert engine.drafts == []

@@ -88,3 +88,27 @@ class Engine(ABC):
         Returns:
             One list of `num_samples` completions per prompt, in the order of the prompts.
         """
+
+    def generate_from_drafts(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """What `generate` gives for one sample of each prompt, perhaps sooner where the drafts are what will be sampled.
+
+        Args:
+            policy: holds the base and the adapters.
+            role: the adapter to sample from.
+            prompts: token ids, of any lengths.
+            drafts: a guess at each completion, end of turn included; empty for none.
+            sampling: temperature, top_p, length limit.
+            generator: the only source of randomness.
+
+        Returns:
+            A list of one completion per prompt, in the order of the prompts.
+        """
+        return self.generate(policy, role, prompts, 1, sampling, generator)

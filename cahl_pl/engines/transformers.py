@@ -7,6 +7,7 @@ the same keys and values, these live in buffers of their final size, and finishe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -59,19 +60,65 @@ class TransformersEngine(Engine):
         Raises:
             ConfigError: a completion may become longer than the model's sliding window.
         """
+        self._check_window(policy, prompts, sampling)
+        policy.activate(role)
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        return self._generate(policy, prompts, frozen, num_samples, sampling, generator)
+
+    @torch.no_grad()
+    def generate_from_drafts(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate_from_drafts`. Greedily, a draft is read in one pass with its prompt.
+
+        What the model itself would have taken token by token, and the first token that differs, are the completion's
+        beginning; the rest, if it has not ended there, is sampled as always (speculative decoding, arXiv 2211.17192, with a
+        draft that costs nothing).
+
+        Raises:
+            ConfigError: a completion may become longer than the model's sliding window.
+        """
+        if sampling.temperature > 0 or not any(drafts):
+            return super().generate_from_drafts(policy, role, prompts, drafts, sampling, generator)
+        self._check_window(policy, prompts, sampling)
+        policy.activate(role)
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        found = _verify(policy, prompts, drafts, frozen, sampling, self.max_prefill_tokens)
+        open_ = [i for i, c in enumerate(found) if not c.ended and len(c.ids) < sampling.max_new_tokens]
+        if open_:
+            longer = [[*prompts[i], *found[i].ids.tolist()] for i in open_]
+            left = replace(sampling, max_new_tokens=sampling.max_new_tokens - min(len(found[i].ids) for i in open_))
+            rest = self._generate(policy, longer, [frozen[i] for i in open_], 1, left, generator)
+            for i, (more,) in zip(open_, rest, strict=True):
+                found[i] = _joined(found[i], more, sampling.max_new_tokens)
+        return [[completion] for completion in found]
+
+    @staticmethod
+    def _check_window(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         longest, window = max(map(len, prompts), default=0) + sampling.max_new_tokens, policy.attention_window
         if window is not None and longest > window:
             raise ConfigError(
                 f"a sequence may grow to {longest} tokens, but layers of {policy.config.model!r} see {window} at most: lower "
                 "data.rollout.max_prompt_tokens or max_new_tokens"
             )
-        policy.activate(role)
+
+    def _generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        frozen: Sequence[int],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
         completions: list[list[Completion]] = [[] for _ in prompts]
-        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
-        rows = pack(prompts, policy.hidden_size, max(map(len, prompts), default=1) * 4, frozen)
-        if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
-            for row in rows:
-                row.freeze_common()
+        rows = _packed(policy, prompts, frozen, [len(prompt) - 1 for prompt in prompts])
         for chunk in _chunks(rows, max(1, self.batch_size // num_samples)):
             parts = list(batches(chunk, self.max_prefill_tokens))
             members = [member for part in parts for row in part for member in row.members]
@@ -79,6 +126,50 @@ class TransformersEngine(Engine):
             for member, samples in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
                 completions[member] = samples
         return completions
+
+
+def _packed(
+    policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], unseen: Sequence[int]
+) -> list[Row]:
+    """Rows of the sequences; of the first `unseen` tokens of each nobody needs the hidden states."""
+    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen)
+    if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
+        for row in rows:
+            row.freeze_common(min(unseen[member] for member in row.members))
+    return rows
+
+
+def _verify(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    drafts: Sequence[Sequence[int]],
+    frozen: Sequence[int],
+    sampling: Sampling,
+    max_tokens: int,
+) -> list[Completion]:
+    """Of each draft what the model takes too, and the token that it takes next, if there is one."""
+    stop, limit = stop_ids(policy), sampling.max_new_tokens
+    guesses = [list(draft[:limit]) for draft in drafts]
+    sequences = [[*prompt, *guess] for prompt, guess in zip(prompts, guesses, strict=True)]
+    found: dict[int, Completion] = {}
+    for part in batches(_packed(policy, sequences, frozen, [len(prompt) - 1 for prompt in prompts]), max_tokens):
+        result = run(policy, part)
+        for r, row in enumerate(part):
+            for member, path in zip(row.members, row.paths, strict=True):
+                places = result.columns[r][path[len(prompts[member]) - 1 :]] - result.width
+                hidden = result.hidden[r, torch.from_numpy(places).to(policy.device)]
+                taken, logprobs = (x.cpu() for x in _draw(policy.logits(hidden), sampling, torch.Generator()))
+                ids, guess = taken.tolist(), guesses[member]
+                count = 1 + next((i for i, token in enumerate(guess) if ids[i] != token), len(guess))
+                end = next((i for i, token in enumerate(ids[:count]) if token in stop), None)
+                count = min(count, limit, limit if end is None else end + 1)
+                found[member] = Completion(taken[:count], logprobs[:count], end is not None and end < count)
+    return [found[member] for member in range(len(prompts))]
+
+
+def _joined(first: Completion, rest: Completion, limit: int) -> Completion:
+    ids, logprobs = torch.cat([first.ids, rest.ids]), torch.cat([first.logprobs, rest.logprobs])
+    return Completion(ids[:limit], logprobs[:limit], rest.ended and len(ids) <= limit)
 
 
 def _chunks(rows: Sequence[Row], max_prompts: int) -> Iterator[list[Row]]:

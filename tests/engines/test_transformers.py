@@ -75,6 +75,64 @@ def test_prompts_read_in_several_passes_are_continued_together(policy, monkeypat
     assert [[c.ids.tolist() for c in cs] for cs in parts] == [[c.ids.tolist() for c in cs] for cs in whole]
 
 
+@pytest.mark.parametrize("adapter", ["lora", "alora"])
+def test_drafts_never_change_what_is_sampled(make_policy, monkeypatch, adapter):
+    import cahl_pl.engines.transformers as engine
+
+    policy = make_policy(adapter=adapter)
+    policy.invocation = {"planner": [251, 252], "executor": [253, 252]}
+    prompts = [[*prompt, 251, 252, 7] for prompt in PROMPTS]
+    sampling, generator = Sampling(0.0, 1.0, 12), torch.Generator()
+    plain = [c for (c,) in TransformersEngine().generate(policy, "planner", prompts, 1, sampling, generator)]
+    decoded = []
+    decode = engine._decode
+    monkeypatch.setattr(engine, "_decode", lambda *a: decoded.append(len(a[1].logits)) or decode(*a))
+    own = [c.ids.tolist() for c in plain]
+    assert [len(ids) for ids in own] == [12, 12, 12, 4]  # the last one ends by itself
+    wrong = [*own[1][:4], (own[1][4] + 1) % 250, *own[1][5:]]
+    for drafts, left in (
+        (own, []),  # all as drafted
+        ([[*ids, 9, 9] for ids in own], []),  # longer than the limit
+        ([own[0], wrong, [], own[3][:2]], [3]),  # one wrong in its middle, one without, one too short
+        ([[], [], [], []], [4]),
+    ):
+        decoded.clear()
+        found = TransformersEngine().generate_from_drafts(policy, "planner", prompts, drafts, sampling, generator)
+        assert decoded == left
+        for (completion,), expected in zip(found, plain, strict=True):
+            assert completion.ids.tolist() == expected.ids.tolist()
+            assert completion.ended == expected.ended
+            torch.testing.assert_close(completion.logprobs, expected.logprobs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_draft_ends_where_the_model_ends(policy, monkeypatch):
+    import cahl_pl.engines.transformers as engine
+
+    policy.activate("planner")
+    sampling, generator = Sampling(0.0, 1.0, 12), torch.Generator()
+    ((plain,),) = TransformersEngine().generate(policy, "planner", PROMPTS[:1], 1, sampling, generator)
+    own = plain.ids.tolist()
+    monkeypatch.setattr(engine, "stop_ids", lambda policy: {own[4]})  # the fifth token would have ended it
+    first = own.index(own[4])
+    for draft in (own, own[: first + 1], own[:first], own[:2], [own[0] + 1]):
+        ((found,),) = TransformersEngine().generate_from_drafts(
+            policy, "planner", PROMPTS[:1], [draft], sampling, generator
+        )
+        assert found.ids.tolist() == own[: first + 1]
+        assert found.ended
+        assert len(found.logprobs) == first + 1
+
+
+def test_with_a_temperature_drafts_are_not_looked_at(policy):
+    sampling = Sampling(1.0, 1.0, 12)
+    expected = TransformersEngine().generate(policy, "planner", PROMPTS, 1, sampling, torch.Generator().manual_seed(1))
+    drafts = [[5, 6]] * len(PROMPTS)
+    found = TransformersEngine().generate_from_drafts(
+        policy, "planner", PROMPTS, drafts, sampling, torch.Generator().manual_seed(1)
+    )
+    assert [c.ids.tolist() for (c,) in found] == [c.ids.tolist() for (c,) in expected]
+
+
 def test_a_completion_ends_with_its_stop_token_or_at_the_limit(policy):
     stop = policy.tokenizer.eos_token_id
     # at a high temperature the stop token turns up early in some samples and not at all in others
