@@ -124,7 +124,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 def main() -> None:
     """Run, kill, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for both runs; what is there is deleted, but see --reuse")
+    parser.add_argument("--out", type=Path, required=True, help="folder for both runs; what is there is deleted")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--between", type=float, nargs=2, default=(1, 40), help="seconds from a start to its kill")
     parser.add_argument("--while-saving", action="store_true", help="kill while a checkpoint is written")
