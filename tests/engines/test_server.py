@@ -105,7 +105,7 @@ def test_an_adapter_that_is_there_is_not_loaded_again(engine, fake, policy, tmp_
 
 
 def test_samples_have_seeds_of_their_own_and_the_log_probabilities_of_the_loss(engine, fake, policy):
-    sampling = Sampling(1.0, 1.0, 20)
+    sampling = Sampling(1.0, 1.0, 100)
     samples = generate(engine, policy, sampling, 3)
     assert ids(samples) == ids(generate(engine, policy, sampling, 3))
     assert ids(samples) != ids(generate(engine, policy, sampling, 3, seed=1))
