@@ -81,7 +81,7 @@ def fault_of(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except Exception as error:  # a flipped bit in the directory makes zipfile raise a dozen types
         return str(error) or type(error).__name__
     return None if record is None else f"the checksum of {record} is wrong"
 
