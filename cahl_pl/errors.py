@@ -1,7 +1,14 @@
-"""The error of a configuration that cannot work."""
+"""A configuration that cannot work, and a run that was asked to stop."""
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
     """A configured value cannot work: one sentence with the key, what is wrong and what to do."""
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop; the process exits with 128 + the signal's number (143 or 130), as shells do.
+
+    It may be raised anywhere, inside a tool's call too: whoever catches what a tool raises has to let it pass.
+    """

@@ -227,18 +227,26 @@ def _read_calls(body: str) -> list[ToolCall]:
     return [_read_call(body)]
 
 
-def _read_object(text: str) -> dict[str, Any]:
-    """Reads one JSON object; raises ValueError, and nothing else, with a short reason."""
+def read_json(text: str) -> Any:
+    """Reads JSON of which nothing is too large, too deep or there twice.
+
+    Raises:
+        ValueError: it is not that; the message is a short reason. Nothing else is raised.
+    """
     try:
-        value = _DECODER.decode(text.strip())
+        return _clean(_DECODER.decode(text.strip()), 0)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    """Reads one JSON object; raises ValueError, and nothing else, with a short reason."""
+    value = read_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    cleaned: dict[str, Any] = _clean(value, 0)
-    return cleaned
+    return value
 
 
 def _read_int(digits: str) -> int:

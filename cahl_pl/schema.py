@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import regex  # type: ignore[import-untyped]
 from jsonschema import Draft202012Validator, ValidationError
@@ -35,6 +35,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from cahl_pl.parsing import read_json
 from cahl_pl.types import FeedbackError, JSONSchema, ToolCall, ToolSpec
 
 CACHE_SIZE = 16384
@@ -406,12 +407,8 @@ def _read_text(text: str, kind: str) -> Any:
     if kind == "boolean" and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if kind in ("array", "object") and text[:1] == ("[" if kind == "array" else "{"):
-        return json.loads(text, parse_constant=_no_constant)
+        return read_json(text)
     return _NO
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _show(value: Any) -> str:

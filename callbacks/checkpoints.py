@@ -18,17 +18,13 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.rows import DataError
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.records import run_folder, survive_full_disk
 from cahl_pl.schema import SchemaError
 from cahl_pl.strategy import sum_over_processes
 from cahl_pl.types import RolloutBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Interrupted(SystemExit):
-    """The run was asked to stop; the process exits with 128 + the signal's number (143 or 130), as shells do."""
 
 
 class Checkpoints(Checkpoint):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 
 import pytest
+import torch
 import yaml
 from jsonargparse import Namespace
 
@@ -25,8 +26,7 @@ def config(tmp_path) -> Namespace:
 def checkpoint(folder, step):
     path = folder / "checkpoints" / f"step-{step:06d}.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", b"0123456789" * 10)
+    torch.save({"policy_version": {}, "policy_config": {}, "data": torch.arange(100)}, path)
     return path
 
 
@@ -105,3 +105,27 @@ def test_what_is_wrong_with_a_file(tmp_path):
     assert fault_of(path) == "File is not a zip file"
     assert fault_of(tmp_path / "none") is not None
     assert newest(tmp_path) is None
+
+
+def test_a_flipped_bit_is_found_or_does_not_matter(tmp_path, capsys):
+    earlier, path = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    whole = path.read_bytes()
+    found = set()
+    for place in range(
+        len(whole) - 500, len(whole)
+    ):  # names, sizes and places of the records, which no checksum covers
+        for bit in (1, 32):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            chosen = newest(tmp_path)
+            found.add(chosen)
+            if chosen == path:
+                assert torch.equal(torch.load(path, weights_only=True)["data"], torch.arange(100))
+    assert found == {earlier, path}
+    assert "it cannot be read as one of this trainer's" in capsys.readouterr().out
+
+
+def test_another_archive_of_that_name_is_passed_over(tmp_path):
+    earlier = checkpoint(tmp_path, 1)
+    with zipfile.ZipFile(tmp_path / "checkpoints" / "step-000002.ckpt", "w") as archive:
+        archive.writestr("data", b"0123456789")
+    assert newest(tmp_path) == earlier

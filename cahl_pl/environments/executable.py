@@ -6,12 +6,14 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.import_path import import_function
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
 
 from .base import Environment, Session, failure, json_text, refusal
+
+_OURS = (Interrupted, KeyboardInterrupt)  # meant for the run, whatever was running when the signal came
 
 Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Mapping[str, Callable[..., Any]]]
 """Takes a task's initial state, gives the functions of its tools by name, bound to that very object, which they may change."""
@@ -73,7 +75,9 @@ class _ExecutableSession(Session):
         """
         try:
             return copy.deepcopy(self._state)
-        except (Exception, SystemExit) as error:
+        except _OURS:
+            raise
+        except BaseException as error:
             raise ConfigError(
                 f"the tools of task {self._task.id!r} have left a state that cannot be copied ({_message(error)}); let them "
                 "put only values into it that JSON has"
@@ -87,11 +91,15 @@ class _ExecutableSession(Session):
         arguments = copy.deepcopy(dict(coerce_call(call, self._task.tools).arguments))
         try:
             result = self._functions[call.name](**arguments)
-        except (Exception, SystemExit) as error:
+        except _OURS:
+            raise
+        except BaseException as error:
             return self._cut(failure(_message(error), "tool"))
         try:
             return self._cut(Feedback(json_text(result)))
-        except (Exception, SystemExit):  # the result's own __str__ may raise anything
+        except _OURS:
+            raise
+        except BaseException:  # the result's own __str__ may raise anything
             return failure("the tool's result cannot be written as JSON", "tool")
 
     def _cut(self, feedback: Feedback) -> Feedback:
@@ -105,5 +113,7 @@ def _message(error: BaseException) -> str:
         return "SystemExit"  # its text is a status, such as 0
     try:
         return str(error) or type(error).__name__
-    except (Exception, SystemExit):
+    except _OURS:
+        raise
+    except BaseException:
         return type(error).__name__

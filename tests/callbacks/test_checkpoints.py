@@ -13,14 +13,13 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.callbacks import Checkpoints, ExecutionFeedback
-from cahl_pl.callbacks.checkpoints import Interrupted
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.datasets.jsonl import task_to_row
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
 from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.types import Feedback, Message, Task, ToolCall, ToolSpec
 
 
@@ -230,3 +231,34 @@ def test_a_tool_that_exits_has_failed():
         ConfigError, match=r"^the tools of task 't' have left a state that cannot be copied \(.*generator"
     ):
         session.state()
+
+
+class Odd(BaseException):
+    def __str__(self):
+        raise Odd
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError("late"), GeneratorExit("x"), Odd()])
+def test_whatever_a_tool_raises_is_its_answer(error):
+    def stop(how):
+        raise error
+
+    task = Task("t", TASK.messages, (tool("stop", "how", "string"),))
+    feedback = ExecutableEnvironment(lambda state: {"stop": stop}).start(task).call(ToolCall("stop", {"how": "now"}))
+    assert feedback.error == "tool"
+
+
+@pytest.mark.parametrize("error", [Interrupted(143), KeyboardInterrupt()])
+def test_a_signal_that_comes_while_a_tool_runs_is_not_the_tools_error(error):
+    def stop(how):
+        raise error
+
+    task = Task("t", TASK.messages, (tool("stop", "how", "string"),))
+    with pytest.raises(type(error)):
+        ExecutableEnvironment(lambda state: {"stop": stop}).start(task).call(ToolCall("stop", {"how": "now"}))
+
+
+@pytest.mark.parametrize("depth", [70, 470, 600, 900, 5000])
+def test_lists_without_end_as_text_are_refused(session, depth):
+    feedback = session.call(ToolCall("grow", {"items": "[" * depth + "]" * depth}))
+    assert feedback.error == "type"
