@@ -184,6 +184,9 @@ def _sentence(message: str, known: set[str]) -> str:
         return f"there is no configuration key {unknown[1]}; {hint}"
     key = re.match(r'Parser key "([^"]+)":', message)
     rest = message[key.end() :] if key else message
+    nested = re.search(r"NestedArg\(key='([^']+)'", rest)
+    if nested and key:
+        return f"--{key[1]}.{nested[1]} is an option of a class, which has to be named before it: --{key[1]} CLASS"
     # of a value that fits none of several types, what is wrong with the class that was named tells most
     problem = re.search(
         r"Problem with given class_path '([^']+)':(.+?)(?=\n\s*- |\n\s*Given value|\Z)", rest, re.DOTALL

@@ -253,6 +253,9 @@ def test_an_unknown_key_is_named_with_the_nearest_one(fail, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("data: {rollout: {planner_groupsize: 3}}\n")
     assert fail("-c", str(other)) == expected
+    assert fail("--data.requests.source", "requests.jsonl") == (
+        "error: --data.requests.source is an option of a class, which has to be named before it: --data.requests CLASS"
+    )
     assert fail("--data.train.init_args.sizze", "3") == (
         "error: there is no configuration key data.train.init_args.sizze; --data.train.help "
         "cahl_pl.toolworld.ToolWorld lists those of its class"

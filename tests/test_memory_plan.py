@@ -70,6 +70,7 @@ SETTINGS = Settings(
     max_tokens_per_micro_batch=100,
     prefix_cache_tokens=0,
     batch_size=8,
+    max_prefill_tokens=16384,
     max_prompt_tokens=20,
     samples={"planner": 2, "executor": 4},
     new_tokens={"planner": 10, "executor": 5},
@@ -210,7 +211,7 @@ def big():
     """About 7B; changes are worth gigabytes."""
     shape = ModelShape(3584, 18944, 28, 28, 4, 128, 152064, (67895296,) * 96, 1090328064, 40370176, 40448, 7, 16)
     policy = PolicyConfig(quantization="nf4", dtype="bfloat16", gradient_checkpointing=True)
-    return shape, settings_of(policy, RolloutConfig(), 16384, 64, 256)
+    return shape, settings_of(policy, RolloutConfig(), 16384, 64, TransformersEngine())
 
 
 def test_what_fits_is_left_alone(big):
@@ -317,13 +318,15 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
 
 def test_devices_share_the_tasks_of_a_round():
     rollout = RolloutConfig(planner_group_size=2, executor_group_size=4)
-    one, two = (settings_of(PolicyConfig(), rollout, 100, 9, 8, devices) for devices in (1, 2))
+    one, two = (settings_of(PolicyConfig(), rollout, 100, 9, TransformersEngine(8), devices) for devices in (1, 2))
     assert one.prompts == {"planner": 9, "executor": 18}
     assert two.prompts == {"planner": 5, "executor": 10}
     assert one.samples == {"planner": 2, "executor": 4}
-    whole = settings_of(PolicyConfig(), replace(rollout, branching="trajectory"), 100, 9, 8)
+    whole = settings_of(PolicyConfig(), replace(rollout, branching="trajectory"), 100, 9, TransformersEngine(8))
     assert (whole.prompts["executor"], whole.samples["executor"]) == (72, 1)
-    assert settings_of(PolicyConfig(), rollout, 100, 9, 8, single_level=True).prompts == {"executor": 9}
+    assert settings_of(PolicyConfig(), rollout, 100, 9, TransformersEngine(8), single_level=True).prompts == {
+        "executor": 9
+    }
 
 
 # --- against what is really held ---------------------------------------------------------------------------------------
@@ -378,7 +381,7 @@ def groups_of(prompt, completion, size, count):
 def test_update_against_the_tensors_it_holds(make_policy, checkpointing, dtype):
     policy = make_policy(gradient_checkpointing=checkpointing, dtype=dtype)
     shape = shape_of(policy.config)
-    settings = settings_of(policy.config, RolloutConfig(), 1000, 4, 8)
+    settings = settings_of(policy.config, RolloutConfig(), 1000, 4, TransformersEngine(8))
     policy.activate("planner")
     with policy.training_mode():
         (part,) = micro_batches(policy, groups_of(150, 20, 2, 4), 1000)
@@ -396,7 +399,7 @@ def test_sampling_against_the_tensors_it_holds(make_policy):
     policy = make_policy()
     shape = shape_of(policy.config)
     rollout = RolloutConfig(planner_group_size=2, max_prompt_tokens=150, planner=Sampling(max_new_tokens=4))
-    settings = settings_of(policy.config, rollout, 1000, 8, 256)
+    settings = settings_of(policy.config, rollout, 1000, 8, TransformersEngine())
     prompts = [group.prompt_ids.tolist() for group in groups_of(150, 1, 1, 8)]
     with Held() as held:
         TransformersEngine().generate(policy, "planner", prompts, 2, rollout.planner, torch.Generator().manual_seed(0))

@@ -52,7 +52,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "8 x 512, G 4, 64 new": Shape([512] * 8, 4, 64),
-    "8 x 2048, G 4, 64 new": Shape([2048] * 8, 4, 64),
+    "4 x 2048, G 4, 64 new": Shape([2048] * 4, 4, 64),  # of 8, TRL needs more than 24 GiB
     "8 x 512, G 8, 64 new": Shape([512] * 8, 8, 64),
 }
 
@@ -64,14 +64,12 @@ def rlla_shape(path: Path) -> Shape:
     return Shape([lengths[(2 * i + 1) * len(lengths) // 16] for i in range(8)], 4, 64)
 
 
-def make_model(folder: Path) -> None:
-    """Random weights and a tokenizer whose words are its ids."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+def qwen2_config(vocabulary: int, end: int, padding: int) -> Any:
+    """Six layers of width 384; 22 M weights with a vocabulary of 32,000."""
+    from transformers import Qwen2Config
 
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=32_000,
+    return Qwen2Config(
+        vocab_size=vocabulary,
         hidden_size=384,
         intermediate_size=1024,
         num_hidden_layers=6,
@@ -80,10 +78,18 @@ def make_model(folder: Path) -> None:
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
+        eos_token_id=end,
+        pad_token_id=padding,
     )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+
+
+def make_model(folder: Path) -> None:
+    """Random weights and a tokenizer whose words are its ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(qwen2_config(32_000, end=1, padding=0)).save_pretrained(folder)
     # a special token is found inside of words too, so that none may be the beginning of another one
     words = {"<pad>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, 32_000)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))

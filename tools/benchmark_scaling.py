@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import torch
 from benchmark_grpo import Shape, Steps, make_model
 from fit_runs import at_least_one
+from process_memory import RELEASE, forget_peak, resident
 
 from cahl_pl.files import write_json
 from cahl_pl.quiet import quiet_libraries
@@ -47,7 +48,6 @@ AXES = {
 }
 STAGES = ("sampling", "update", "step")
 MIB = 2**20
-RELEASE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # bytes; larger blocks go back at once
 
 
 class Point(NamedTuple):
@@ -91,18 +91,6 @@ def memory_of(folder: Path, point: Point, adapter: str, seed: int) -> dict[str, 
     steps.update(groups)
     update = resident("VmHWM") - loaded
     return {"sampling": sampling, "update": update, "step": max(sampling, update)}
-
-
-def forget_peak() -> None:
-    """Let VmHWM begin again."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident(name: str) -> int:
-    """Bytes that /proc/self/status gives: VmRSS now, VmHWM the most since `forget_peak`."""
-    # not ru_maxrss: a process begins with that of the one that has started it
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return 1024 * int(line.split()[1])
 
 
 def measure(folder: Path, point: Point, options: argparse.Namespace, memory: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process_memory import RELEASE, forget_peak, resident
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
@@ -34,10 +35,6 @@ from cahl_pl.rollout import RolloutConfig
 from cahl_pl.types import Group, Role, RolloutBatch
 
 MIB = 2**20
-RELEASE = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-}  # bytes; larger blocks go back at once
 
 
 @dataclass(frozen=True)
@@ -140,16 +137,10 @@ def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch
 
 def peak_of(work: Callable[[], Any]) -> tuple[int, Any]:
     """Bytes by which the resident memory grows at most while this runs, and its result."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = _resident("VmRSS")
+    forget_peak()
+    before = resident("VmRSS")
     result = work()
-    return _resident("VmHWM") - before, result
-
-
-def _resident(name: str) -> int:
-    # not ru_maxrss: a process begins with that of the one that has started it
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return 1024 * int(line.split()[1])
+    return resident("VmHWM") - before, result
 
 
 def measure(case: Case, folder: Path) -> None:
@@ -190,7 +181,7 @@ def _settings(case: Case, policy: PolicyConfig) -> Settings:
         max_prompt_tokens=case.prompt,
         planner=Sampling(max_new_tokens=case.completion),
     )
-    return settings_of(policy, rollout, case.micro_batch, tasks_per_round=case.groups, batch_size=256)
+    return settings_of(policy, rollout, case.micro_batch, case.groups, TransformersEngine())
 
 
 def _print(name: str, stage: str, predicted: int, measured: int) -> None:

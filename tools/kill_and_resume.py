@@ -129,14 +129,10 @@ def main() -> None:
     parser.add_argument("--between", type=float, nargs=2, default=(1, 40), help="seconds from a start to its kill")
     parser.add_argument("--while-saving", action="store_true", help="kill while a checkpoint is written")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
-    parser.add_argument("--reuse", action="store_true", help="go on from the run left alone that is in OUT already")
     parser.add_argument("arguments", nargs="+", help="of `python -m cahl_pl fit`, after --")
     args = parser.parse_args()
-    shutil.rmtree(args.out / "killed", ignore_errors=True)
-    (args.out / "killed.log").unlink(missing_ok=True)
-    if not args.reuse:
-        shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
     print(f"one run left alone ({os.cpu_count()} CPUs, torch {torch.__version__})", flush=True)
     start = time.monotonic()
     if run_until(command(args.out / "alone", args.arguments), args.out / "alone.log", None) != 0:

@@ -91,11 +91,10 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         RolloutConfig(**rollout, **sampling),
         config.model.max_tokens_per_micro_batch,
         data.tasks_per_round,
-        engine.batch_size,
+        engine,
         devices,
         data.single_level,
         data.eval_batch_size if data.validation or data.test else 0,
-        engine.max_prefill_tokens,
     )
 
 

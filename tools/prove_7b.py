@@ -32,9 +32,11 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
-from check_memory_plan import RELEASE, Case, prompts_of, qwen2_config, sample, update
+from check_memory_plan import Case, prompts_of, qwen2_config, sample, update
+from process_memory import RELEASE
 from safetensors.torch import save_file
 
+from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.memory_plan import (
     GIB,
@@ -148,7 +150,7 @@ def settings_for(case: Case, policy: PolicyConfig) -> Settings:
         planner=sampling,
         executor=sampling,
     )
-    return settings_of(policy, rollout, case.micro_batch, case.groups, batch_size=256)
+    return settings_of(policy, rollout, case.micro_batch, case.groups, TransformersEngine())
 
 
 def carry_out(step: str, case: Case, out: Path) -> None:

@@ -38,9 +38,8 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         data.rollout.config,
         module.max_tokens_per_micro_batch,
         data.tasks_per_round,
-        engine.batch_size,
+        engine,
         trainer.world_size,
         data.single_level,
         data.eval_batch_size if evaluates else 0,
-        engine.max_prefill_tokens,
     )

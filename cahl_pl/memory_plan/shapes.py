@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
 from cahl_pl.policy import PolicyConfig, model_folder
 from cahl_pl.rollout import RolloutConfig
@@ -83,13 +84,13 @@ class Settings:
     max_tokens_per_micro_batch: int
     prefix_cache_tokens: int
     batch_size: int
+    max_prefill_tokens: int
     max_prompt_tokens: int
     samples: dict[Role, int]
     new_tokens: dict[Role, int]
     prompts: dict[Role, int]
     steps: int = 1
     evaluated: int = 0
-    max_prefill_tokens: int = 16384
 
     @property
     def checkpoints(self) -> bool:
@@ -162,11 +163,10 @@ def settings_of(
     rollout: RolloutConfig,
     max_tokens_per_micro_batch: int,
     tasks_per_round: int,
-    batch_size: int,
+    engine: TransformersEngine,
     devices: int = 1,
     single_level: bool = False,
     evaluated: int = 0,
-    max_prefill_tokens: int = 16384,
 ) -> Settings:
     """The settings of a configuration on one of its devices, among which the tasks of a round are shared out.
 
@@ -175,11 +175,10 @@ def settings_of(
         rollout: group sizes and lengths.
         max_tokens_per_micro_batch: of the update.
         tasks_per_round: over all devices.
-        batch_size: of the engine.
+        engine: samples.
         devices: number of processes.
         single_level: the executor works without a planner.
         evaluated: tasks evaluated at once, 0 where nothing is.
-        max_prefill_tokens: of the engine.
     """
     tasks = -(-tasks_per_round // devices)
     group = {"planner": rollout.planner_group_size, "executor": rollout.executor_group_size}
@@ -198,12 +197,12 @@ def settings_of(
         attention=policy.attention,
         max_tokens_per_micro_batch=max_tokens_per_micro_batch,
         prefix_cache_tokens=policy.prefix_cache_tokens,
-        batch_size=batch_size,
+        batch_size=engine.batch_size,
+        max_prefill_tokens=engine.max_prefill_tokens,
         max_prompt_tokens=rollout.max_prompt_tokens,
         samples=samples,
         new_tokens={"planner": rollout.planner.max_new_tokens, "executor": rollout.executor.max_new_tokens},
         prompts=prompts,
         steps=rollout.max_steps,
         evaluated=evaluated,
-        max_prefill_tokens=max_prefill_tokens,
     )

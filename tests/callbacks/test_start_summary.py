@@ -51,7 +51,9 @@ def test_counts_are_printed_and_every_row_is_written(trainer, module, policy, ca
 def test_the_planned_memory_is_that_of_the_memory_planner(trainer, module, policy, capsys):
     data = trainer.datamodule
     StartSummary().on_fit_start(trainer, module)
-    settings = settings_of(policy.config, data.rollout.config, 4096, 8, 256, 1, False, data.eval_batch_size)
+    settings = settings_of(
+        policy.config, data.rollout.config, 4096, 8, data.rollout.engine, 1, False, data.eval_batch_size
+    )
     gib = peak(shape_of(policy.config), settings) / GIB
     line = capsys.readouterr().out.splitlines()[2]
     assert re.fullmatch(rf"memory     {gib:.1f} GiB at most \([a-z ]+\), planned for .*", line)

@@ -1,0 +1,28 @@
+"""The two systems that benchmark_levels.py compares, and how their figures are told."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+TWO, ONE = "planner + executor", "single-level"
+SYSTEMS = (TWO, ONE)
+TARGETS = {"training": 1.05, "inference": 1.25}
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median [least, most]."""
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+
+def ratio(values: dict[str, list[Any]], system: str) -> str:
+    """Of a system's median to the single-level one's; nothing for that one itself."""
+    return "" if system == ONE else f"{statistics.median(values[system]) / statistics.median(values[ONE]):.2f}"
+
+
+def verdict(part: str, ratios: dict[str, float]) -> str:
+    """Whether the ratios are within the target of `training` or `inference`."""
+    target = TARGETS[part]
+    told = (f"{name}: {ratio:.3f}, {'met' if ratio <= target else 'not met'}" for name, ratio in ratios.items())
+    return f"Target, at most {target} x single-level: {'; '.join(told) or 'not measured'}."
