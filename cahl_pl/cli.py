@@ -151,6 +151,13 @@ def console() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # of a file that is named: the disk, permissions, something in its way
+        if os.environ.get("CAHL_TRACEBACK") or not error.filename:
+            raise
+        print(
+            f"error: {os.fsdecode(error.filename)}: {error.strerror}; put that right and start again", file=sys.stderr
+        )
+        sys.exit(2)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         print(f"error: the checkpoint holds more than plain values, and was not loaded ({reason})", file=sys.stderr)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,30 @@ def check_writable(folder: Path) -> None:
             f"the output folder {folder} cannot be written to ({error.strerror or error}): make room, correct its "
             "permissions, or give --trainer.logger.init_args.save_dir another one"
         ) from None
+
+
+def lock(path: Path) -> Callable[[], object]:
+    """Keep other processes out that lock the same file, which is made for it.
+
+    Returns:
+        What gives the lock back; the end of the process, however it comes, does so too. Where the system or the file system
+        knows no locks, there is none.
+
+    Raises:
+        BlockingIOError: another process, or this one, holds it.
+        OSError: the file cannot be made.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except (ImportError, OSError):
+        pass
+    return functools.partial(os.close, handle)
 
 
 def append(path: Path, text: str) -> None:

@@ -157,8 +157,12 @@ class PromptBuilder:
         return [*self._data(text), self.end_of_turn]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a sampled completion, without its end of turn."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        """The text of a sampled completion, without the token that ends it.
+
+        Control tokens anywhere else are written out: a model that strews them shall not be read as if it did not.
+        """
+        ended = len(ids) > 0 and not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
+        return str(self.tokenizer.decode(ids[: -1 if ended else None], skip_special_tokens=False))
 
     def _executor_words(self, subtask: SubTask, index: int) -> str:
         # replace, not format: the instruction is full of braces, and so is the sub-task

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 
 from cahl_pl.errors import ConfigError
+from cahl_pl.import_path import import_function
 
 
 def resume_last(config: Namespace) -> None:
@@ -104,19 +105,29 @@ def _changes(path: Path, config: Namespace) -> list[str]:
         then = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError):
         return []
-    now = _flat(yaml.safe_load(yaml.safe_dump(_plain(config))))
-    return [f"{key}: {then[key]} -> {now[key]}" for key in then if key in now and then[key] != now[key]]
+    now = _flat(_plain(config))
+    return [f"{key}: {then[key]} -> {now[key]}" for key in then if key in now and not _same(then[key], now[key])]
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Whether a value is that of a configuration file, in which functions stand by their import paths."""
+    if callable(now) and isinstance(then, str):
+        try:
+            return import_function(then, "") is now
+        except ConfigError:
+            return False
+    return bool(then == now)
 
 
 def _plain(value: Any) -> Any:
-    """Namespaces as dictionaries, and what YAML does not know as text."""
+    """Namespaces as dictionaries, and what YAML does not know as text; functions stay."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return value if callable(value) or isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -98,6 +98,10 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         ) from None
     except RecursionError:
         raise SchemaError(f"{place}: parameters are not valid JSON Schema: nested too deeply") from None
+    except SchemaError:
+        raise
+    except Exception as error:  # of patterns and addresses, the libraries beneath raise many kinds
+        raise SchemaError(f"{place}: parameters are not valid JSON Schema: {_short(str(error))}") from None
 
 
 def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
@@ -157,12 +161,12 @@ def call_key(call: ToolCall, tools: Sequence[ToolSpec]) -> tuple[str, str]:
     return call.name, canonical(coerce_call(call, tools).arguments)
 
 
-def canonical(value: Any) -> str:
+def canonical(value: Any, strip: bool = True) -> str:
     """A canonical text of a JSON value: two values are the same value iff their texts are equal.
 
     `1` and `1.0` are the same, `1` and `True` are not; the order of an object's keys does not matter; outer
-    whitespace of strings does not matter, their case does; NaN is NaN. What JSON cannot express equals only
-    itself. Takes any value, of any depth and size, in time linear in its size (but for sorting keys).
+    whitespace of strings does not matter (with `strip`), their case does; NaN is NaN. What JSON cannot express equals
+    only itself. Takes any value, of any depth and size, in time linear in its size (but for sorting keys).
     """
     # A stack instead of recursion: the depth is the model's to choose. Text instead of tuples for the same
     # reason: comparing and hashing nested tuples recurses.
@@ -175,7 +179,7 @@ def canonical(value: Any) -> str:
         elif isinstance(item, Mapping):
             out.append("{")
             stack.append((True, "}"))
-            keys = {json.dumps(key) if isinstance(key, str) else _scalar(key): key for key in item}
+            keys = {json.dumps(key) if isinstance(key, str) else _scalar(key, strip): key for key in item}
             for text in sorted(keys, reverse=True):
                 stack += [(True, ","), (False, item[keys[text]]), (True, text + ":")]
         elif isinstance(item, list | tuple):
@@ -184,13 +188,13 @@ def canonical(value: Any) -> str:
             for child in reversed(item):
                 stack += [(True, ","), (False, child)]
         else:
-            out.append(_scalar(item))
+            out.append(_scalar(item, strip))
     return "".join(out)
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: Any, strip: bool) -> str:
     if isinstance(value, str):
-        return json.dumps(value.strip())
+        return json.dumps(value.strip() if strip else value)
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and not value.is_integer():  # NaN and infinities too
@@ -267,9 +271,9 @@ def _texts(schema: Any, keyword: str) -> Iterator[str]:
 
 
 def _refuse_unlimited(schema: Mapping[str, Any], place: str) -> None:
-    """Refuse what makes jsonschema search for patterns by itself, which may take ages."""
+    """Refuse what makes jsonschema use its own validator, whose search for patterns may take ages."""
     below = [value for key, value in schema.items() if key != "$schema"]
-    if any("json-schema.org" in text for text in _texts(below, "$schema")):
+    if any(True for _ in _texts(below, "$schema")):
         raise SchemaError(f"{place}: $schema may only stand at the top of the parameters; leave the others out")
     keys = {key for item in _objects(schema) for key in item}
     if {"patternProperties", "unevaluatedProperties"} <= keys:
@@ -304,9 +308,20 @@ def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JS
     yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, extra, instance, schema)
 
 
+def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    # jsonschema compares each item with each other one where they are objects
+    if (
+        unique
+        and isinstance(instance, list)
+        and len({canonical(item, strip=False) for item in instance}) < len(instance)
+    ):
+        yield ValidationError("two of the items are the same")
+
+
 _Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
+        "uniqueItems": _unique_items,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import tempfile
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +21,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.rows import DataError
 from cahl_pl.errors import ConfigError, Interrupted
+from cahl_pl.files import lock
 from cahl_pl.records import run_folder, survive_full_disk
 from cahl_pl.schema import SchemaError
 from cahl_pl.strategy import sum_over_processes
@@ -60,14 +63,28 @@ class Checkpoints(Checkpoint):
         self.keep = keep
         self._saved = -1  # step of the last checkpoint
         self._requeue = False  # SLURM shall start the job again
+        self._unlock: Callable[[], object] = lambda: None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training."""
+        """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training.
+
+        Raises:
+            ConfigError: another process trains in the same folder; its checkpoints and this one's would replace each other.
+        """
         self._trainer = trainer
         if stage == "fit":
             self._saved, self._requeue, self._data.interruption = -1, False, None
             if trainer.is_global_zero:
-                (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
+                folder = run_folder(trainer)
+                (folder / "checkpoints").mkdir(exist_ok=True)
+                self._unlock()  # of an earlier run of this object
+                try:
+                    self._unlock = weakref.finalize(self, lock(folder / ".lock"))
+                except BlockingIOError:
+                    raise ConfigError(
+                        f"another run is writing into {folder}: wait for its end, or start this one again without "
+                        "--ckpt_path last, and it gets a folder of its own"
+                    ) from None
                 survive_full_disk(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,6 +135,11 @@ class Checkpoints(Checkpoint):
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:
             _requeue()
+        self._unlock()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let another run use the folder."""
+        self._unlock()
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -152,8 +174,8 @@ class Checkpoints(Checkpoint):
                 aside.replace(path)
                 _flush(folder)
                 # by age, not by step: files of higher steps may be left from an earlier run in this folder
-                written = sorted(folder.glob("step-*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
-                for old in written[: -self.keep]:
+                written = [file for file in folder.glob("step-*.ckpt") if file.is_file()]
+                for old in sorted(written, key=lambda file: file.stat().st_mtime_ns)[: -self.keep]:
                     old.unlink()
         except OSError as error:
             aside.unlink(missing_ok=True)

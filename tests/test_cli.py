@@ -343,6 +343,12 @@ def test_a_model_that_cannot_be_loaded_is_named(fail, tmp_path):
     assert "give policy.model the hub id or the local folder" in shown
 
 
+def test_what_is_in_a_files_way_is_named(fail, tmp_path):
+    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    (tmp_path / "checkpoints").write_text("")
+    assert fail(*options) == f"error: {tmp_path}/checkpoints: File exists; put that right and start again"
+
+
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(fail, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     shown = fail("--trainer.accelerator", "gpu", "--model.policy.model", "./no_model")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
 
 from cahl_pl.errors import ConfigError
-from cahl_pl.files import append, check_writable, write_json
+from cahl_pl.files import append, check_writable, lock, write_json
 
 
 @contextmanager
@@ -72,3 +74,22 @@ def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(ConfigError, match=r"cannot be written to \(Permission denied\)"):
         check_writable(tmp_path)
+
+
+def test_a_lock_is_held_once_until_it_is_given_back(tmp_path):
+    unlock = lock(tmp_path / "lock")
+    with pytest.raises(BlockingIOError):
+        lock(tmp_path / "lock")
+    unlock()
+    lock(tmp_path / "lock")()
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    path = tmp_path / "lock"
+    program = f"from cahl_pl.files import lock, Path; lock(Path({str(path)!r})); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(BlockingIOError):
+            lock(path)
+        other.kill()
+    lock(path)()

@@ -30,7 +30,7 @@ class Council(Engine):
 
     def generate(self, policy, role, prompts, num_samples, sampling, generator):
         assert num_samples == 1
-        read = [self.builder.decode(prompt) for prompt in prompts]
+        read = [self.builder.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
         if role == "planner":
             requests = [next(request for request in self.texts if request in text) for text in read]
             self.asked.append(requests)

@@ -74,7 +74,7 @@ class Scripted(Engine):
         self.read, self.tokens = [], 0
 
     def generate(self, policy, role, prompts, num_samples, sampling, generator):
-        texts = [self.builder.decode(prompt) for prompt in prompts]
+        texts = [self.builder.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
         if role == "planner":
             self.read += texts
             return [[self._write(self.plans[next(r for r in self.plans if r in text)].pop(0))] for text in texts]

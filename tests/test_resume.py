@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.resume import fault_of, newest, resume_last
+from cahl_pl.toolworld import toolkit
 
 
 @pytest.fixture
@@ -51,6 +52,18 @@ def test_the_newest_run_goes_on_in_its_folder_and_changes_are_named(config, tmp_
     assert capsys.readouterr().out.splitlines() == [
         f"going on from {last}",
         "  changed since then: model.planner.lr: 0.001 -> 0.002",
+    ]
+
+
+def test_a_function_is_that_of_its_import_path(config, tmp_path, capsys):
+    folder = tmp_path / "run" / "version_0"
+    checkpoint(folder, 20)
+    config.model.tools = config.model.others = toolkit
+    content = {"model": {"tools": "cahl_pl.toolworld.toolkit", "others": "cahl_pl.toolworld.generate_tasks"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    resume_last(config)
+    assert [line.partition(" -> ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "  changed since then: model.others: cahl_pl.toolworld.generate_tasks"
     ]
 
 

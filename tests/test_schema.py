@@ -80,12 +80,15 @@ def test_check_tool_takes_valid_schemas() -> None:
         ({"type": "object", "required": "a"}, "required: 'a' is not of type 'array'"),
         ({"type": "object", "properties": {"a": {"$ref": "#/$defs/B"}}}, "leads nowhere"),
         ({"type": "object", "properties": {"a": {"$ref": "http://localhost:1/x"}}}, "leads nowhere"),
+        ({"type": "object", "properties": {"a": {"$ref": "http://["}}}, "leads nowhere"),
+        ({"type": "object", "properties": {"a": {"$schema": "http://["}}}, "$schema may only stand at the top"),
+        ({"type": "object", "properties": {"a": {"pattern": "a{99999999999}"}}}, "the repetition number is too large"),
     ],
 )
 def test_check_tool_names_place_tool_and_fault(parameters: Any, message: str) -> None:
     with pytest.raises(SchemaError) as error:
         check_tool(ToolSpec("x", "", parameters), "rows.jsonl, line 3")
-    assert str(error.value).startswith("rows.jsonl, line 3, tool 'x': parameters ")
+    assert str(error.value).startswith("rows.jsonl, line 3, tool 'x': ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -360,6 +363,32 @@ def test_canonical_takes_linear_time() -> None:
     small, large = deep_list(10_000), deep_list(200_000)
     assert seconds(large) < 100 * seconds(small)
     assert seconds(1 << 4_000_000) < 1
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, True, "1", [1], {"a": 1}], True),
+        (["a", " a", "A"], True),
+        ([{"a": 1, "b": 2}, {"b": 2.0, "a": 1}], False),
+        ([[], {}, []], False),
+    ],
+)
+def test_items_that_should_be_unique(items: list[Any], unique: bool) -> None:
+    listed = tool({"a": {"type": "array", "uniqueItems": True}})
+    problems = find_problems(ToolCall(listed.name, {"a": items}), (listed,))
+    assert [problem.message.split(": ")[1] for problem in problems] == (
+        [] if unique else ["two of the items are the same"]
+    )
+    assert find_problems(ToolCall(listed.name, {"a": items * 2}), (tool({"a": {"uniqueItems": False}}),)) == []
+
+
+def test_many_items_that_should_be_unique_take_linear_time() -> None:
+    listed = tool({"a": {"uniqueItems": True}})
+    call = ToolCall(listed.name, {"a": [{"n": n} for n in range(20_000)]})
+    start = time.process_time()
+    assert find_problems(call, (listed,)) == []
+    assert time.process_time() - start < 5  # comparing each with each takes an hour
 
 
 # cache

@@ -17,7 +17,7 @@ from cahl_pl.benchmarks.base import Benchmark, Record
 from cahl_pl.datasets.rows import DataError
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
-from cahl_pl.files import write_json
+from cahl_pl.files import lock, write_json
 from cahl_pl.metrics import ToolUse
 from cahl_pl.types import Task, Trajectory
 
@@ -147,18 +147,12 @@ class BenchmarkRun:
             write_json(report, {**self.head, "complete": False})
 
     def _lock(self, lines: Path) -> None:
-        handle = os.open(lines.with_name(lines.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-        self._unlock = weakref.finalize(self, os.close, handle)
         try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._unlock = weakref.finalize(self, lock(lines.with_name(lines.name + ".lock")))
         except BlockingIOError:
             raise ConfigError(
                 f"another run is writing {lines}: wait for its end, or give data.results another folder"
             ) from None
-        except (ImportError, OSError):
-            pass  # a system or a file system without locks
 
     def _check_settings(self, path: Path) -> None:
         try:

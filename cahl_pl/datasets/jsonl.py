@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast, get_args, get_type_hints
+from typing import Any, BinaryIO, Final, Literal, cast, get_args, get_type_hints
 
 from cahl_pl.datasets.base import (
     LoadReport,
@@ -113,6 +113,19 @@ class JsonlDataset(TaskSource):
         return (row_to_task(value, self._tools),)
 
 
+MAX_ROW_DEPTH: Final = 100
+"""Deepest nesting of a row; values of calls, which models write, may have `cahl_pl.parsing.MAX_DEPTH` of it."""
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested; without recursion, since that is what a deep value would exhaust."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
 def _chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
     """The first so many bytes of a file, piece by piece."""
     while length > 0 and (chunk := file.read(min(length, 1 << 20))):
@@ -171,6 +184,10 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
     """
     name = get_field(row, "id", str)
     _refuse_unknown(row, _FIELDS)
+    if _depth(row) > MAX_ROW_DEPTH:
+        raise DataError(
+            f"its values are nested more than {MAX_ROW_DEPTH} deep, which what copies and writes them cannot take"
+        )
     outcome = None if row.get("outcome") is None else _outcome(get_field(row, "outcome", dict))
     # whoever has outcomes need not have traces
     untraced = outcome is not None and row.get("gold") is None

@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,8 +223,8 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
-            keys = [key for key, _ in pairs]
-            faults.append(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+            counts = Counter(key for key, _ in pairs)
+            faults.append(f"the key {next(k for k, n in counts.items() if n > 1)!r} stands twice in one object")
         return made
 
     def number(text: str) -> float:

@@ -44,13 +44,21 @@ class ExecutableEnvironment(Environment):
         """A session with fresh functions, bound to a copy of the task's state.
 
         Raises:
-            ValueError: the toolkit has no function for a tool that the task offers.
+            ConfigError: the toolkit has no function for a tool that the task offers, or fails on the task's state.
         """
         state = copy.deepcopy(task.state)
-        functions = self.toolkit(state)
+        try:
+            functions = self.toolkit(state)
+        except _OURS:
+            raise
+        except BaseException as error:
+            raise ConfigError(
+                f"task {task.id!r}: the toolkit fails on its state ({type(error).__name__}: {_message(error)}); are data "
+                "and data.environment made for each other?"
+            ) from error
         missing = [tool.name for tool in task.tools if tool.name not in functions]
         if missing:
-            raise ValueError(f"task {task.id!r} offers tools that the toolkit has no function for: {missing}")
+            raise ConfigError(f"task {task.id!r} offers tools that the toolkit has no function for: {missing}")
         return _ExecutableSession(task, state, functions, self.max_characters)
 
 

@@ -141,9 +141,8 @@ class SandboxedEnvironment(Environment):
         """A session with fresh functions, made from the task's state.
 
         Raises:
-            ValueError: the toolkit has no function for a tool that the task offers, or fails on the task's state;
-                or the state is not made of JSON values.
-            RuntimeError: a worker was lost, and a new one does not start.
+            ConfigError: the toolkit has no function for a tool that the task offers, or fails on the task's state;
+                the state is not made of JSON values; or a worker was lost, and a new one does not start.
         """
         number = next(self._sessions)
         worker = self._workers[number % len(self._workers)]
@@ -158,7 +157,7 @@ class SandboxedEnvironment(Environment):
         except (ValueError, TypeError, RecursionError):
             same = False
         if not same:
-            raise ValueError(f"task {task.id!r}: a sandbox's state must be JSON values (no tuples, keys all text)")
+            raise ConfigError(f"task {task.id!r}: a sandbox's state must be JSON values (no tuples, keys all text)")
         session = _SandboxedSession(self, worker, task, number, text)
         weakref.finalize(session, worker.dropped.append, number).atexit = False
         return session
@@ -188,9 +187,12 @@ class _SandboxedSession(Session):
             except _LostWorkerError as error:
                 reply = {"error": f"it {error}"}
         if "error" in reply:
-            raise ValueError(f"task {task.id!r}: the toolkit fails on its state: {_text(reply, 'error')}")
+            raise ConfigError(
+                f"task {task.id!r}: the toolkit fails on its state ({_text(reply, 'error')}); are data and data.environment "
+                "made for each other?"
+            )
         if reply.get("missing"):
-            raise ValueError(f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}")
+            raise ConfigError(f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}")
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)
@@ -257,18 +259,19 @@ class _Worker:
         # An answer of one character a code point, each written as two escapes of six bytes, and the rest of the reply.
         self._max_bytes = 12 * (config["max_characters"] + 1) + 10_000
         self._process: subprocess.Popen[bytes] | None = None
+        self._stamp: tuple[int, int] | None = None  # of the file of tools
 
     def ensure(self) -> None:
         """Start the process, unless there is one that lives and is silent.
 
         Raises:
-            ConfigError: the first one does not start.
-            RuntimeError: a later one does not start.
+            ConfigError: it does not start, or the file of tools is not the one that an earlier process has read.
         """
         # One that ended has closed its pipe, which counts as something to read.
         if self._process is not None and not self._readable.poll(0):
             return
         self.stop()
+        self._check_file()
         self._start()
         try:
             config = json.dumps({**self._config, "folder": self._folder})
@@ -282,7 +285,7 @@ class _Worker:
         self.stop()
         toolkit = self._config["toolkit"]
         if self.generation:
-            raise RuntimeError(f"the sandbox's worker for toolkit {toolkit!r} does not start: {_text(reply, 'error')}")
+            raise ConfigError(f"the sandbox's worker for toolkit {toolkit!r} does not start: {_text(reply, 'error')}")
         raise ConfigError(
             f"toolkit {toolkit!r} cannot be imported in a sandbox: {_text(reply, 'error')} (start_seconds limits the time; "
             "what lies outside the toolkit's top-level package can only be imported if `readable` lists it)"
@@ -330,6 +333,20 @@ class _Worker:
         if os.path.exists(self._folder):  # directories nested too deeply for Python
             subprocess.run(["rm", "-rf", self._folder], check=False, stderr=subprocess.DEVNULL)
         return status
+
+    def _check_file(self) -> None:
+        """A session's calls are repeated in a new process: with other tools they would have other answers."""
+        toolkit = self._config["toolkit"]
+        if not toolkit.endswith(".py"):
+            return
+        try:
+            status = os.stat(toolkit)
+        except OSError as error:
+            raise ConfigError(f"{toolkit}: cannot be read any more ({error.strerror}); put the file back") from None
+        stamp = status.st_size, status.st_mtime_ns
+        if self._stamp not in (None, stamp):
+            raise ConfigError(f"{toolkit}: the file has changed since its tools were first run; start again")
+        self._stamp = stamp
 
     def _start(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="cahl-sandbox-")

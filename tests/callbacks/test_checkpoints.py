@@ -20,6 +20,7 @@ from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError, Interrupted
+from cahl_pl.files import lock
 from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
@@ -299,6 +300,29 @@ def test_files_of_an_earlier_run_go_first(run, tmp_path):
         (folder / f"step-{step:06d}.ckpt").write_bytes(b"damaged")
     run("a", checkpoints=Checkpoints(every_n_steps=4, keep=2))
     assert saved(tmp_path, "a") == ["step-000004", "step-000006"]
+
+
+def test_a_folder_named_like_a_checkpoint_is_left_alone(run, tmp_path, capsys):
+    (tmp_path / "a" / "checkpoints" / "step-000001.ckpt").mkdir(parents=True)
+    run("a", checkpoints=Checkpoints(every_n_steps=2, keep=2))
+    assert saved(tmp_path, "a") == ["step-000001", "step-000004", "step-000006"]
+    assert "could not be written" not in capsys.readouterr().out
+
+
+def test_a_folder_is_that_of_one_run_at_a_time(run, tmp_path):
+    class Second(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            with pytest.raises(ConfigError, match=r"another run is writing into .*/a: wait for its end, or start"):
+                Checkpoints().setup(trainer, pl_module, "fit")
+            Checkpoints().setup(trainer, pl_module, "validate")
+            refused.append(trainer.global_step)
+
+    refused = []
+    with pytest.raises(Interrupted):
+        run("a", Interrupting(2), extra=[Second()])
+    run("a")  # the lock is given back, whatever ends a run
+    assert refused == [0, 1]
+    lock(tmp_path / "a" / ".lock")()
 
 
 def test_a_full_disk_costs_a_warning(run, tmp_path, capsys, monkeypatch):

@@ -149,6 +149,11 @@ CALL = {"name": "add", "arguments": {"a": 1}}
             ),
             "tool 1: schema, tool 'add': parameters are not valid JSON Schema: properties: a: type: 'int'",
         ),
+        (
+            row(tools=[{"function": {"name": "f", "parameters": {"type": "object", "pattern": "a{99999999999}"}}}]),
+            "tool 1: schema, tool 'f': parameters are not valid JSON Schema: ",
+        ),
+        (row(state={"a": json.loads("[" * 600 + "]" * 600)}), "its values are nested more than 100 deep"),
         (row(tags={"n": 1}), "the field 'tags' must hold text only"),
         (row(ordered="yes"), "the field 'ordered' must be a bool"),
     ],

@@ -175,6 +175,14 @@ def test_missing_functions_and_bad_limit():
         ExecutableEnvironment(toolkit, max_characters=2)
 
 
+def test_a_state_that_the_toolkit_does_not_know():
+    task = Task("t7", (Message("user", "go"),), (), state={"other": 1})
+    with pytest.raises(
+        ConfigError, match=r"task 't7': the toolkit fails on its state \(KeyError: 'balance'\); are data"
+    ):
+        ExecutableEnvironment(lambda state: {"f": state["balance"].real}).start(task)
+
+
 def test_the_state_is_a_copy_of_what_the_calls_left_behind(session):
     before = session.state()
     assert before == {"balance": 10}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cahl_pl.environments import ExecutableEnvironment, SandboxedEnvironment, sandbox
+from cahl_pl.errors import ConfigError
 from cahl_pl.types import Feedback, Message, Task, ToolCall, ToolSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:the sandbox cannot enforce")
@@ -240,7 +241,7 @@ def test_missing_functions_and_states_that_fail(shared):
     absent = Task("t7", TASK.messages, (tool("absent", "a", "string"),), state={"balance": 1})
     with pytest.raises(ValueError, match=r"task 't7' offers tools .* \['absent'\]"):
         shared.start(absent)
-    with pytest.raises(ValueError, match="task 't': the toolkit fails on its state: no such account"):
+    with pytest.raises(ValueError, match=r"task 't': the toolkit fails on its state \(no such account\); are data"):
         shared.start(Task("t", TASK.messages, TASK.tools, state={"fail": True}))
     for state in ({"a": (1, 2)}, {1: 2}, {"a": float("nan")}, {"a": {1}}):
         with pytest.raises(ValueError, match="task 't': a sandbox's state must be JSON values"):
@@ -269,7 +270,7 @@ def test_a_lost_worker_costs_its_call_only(make, how, message):
 
 def test_a_start_that_hangs(make):
     environment = make(call_seconds=2)
-    with pytest.raises(ValueError, match="fails on its state: it took longer than 2 s"):
+    with pytest.raises(ValueError, match=r"fails on its state \(it took longer than 2 s"):
         environment.start(Task("t", TASK.messages, TASK.tools, state={"hang": True}))
     assert environment.start(TASK).call(deposit(1)) == Feedback("11")
 
@@ -319,7 +320,7 @@ def test_a_toolkit_that_is_gone(make, folder):
     session = with_file.start(TASK)
     session.call(breakdown("exit"))
     (folder / "sandbox_gone.py").unlink()
-    with pytest.raises(RuntimeError, match=r"worker for toolkit 'sandbox_gone\.toolkit' does not start: No module"):
+    with pytest.raises(ConfigError, match=r"worker for toolkit 'sandbox_gone\.toolkit' does not start: No module"):
         session.call(deposit(1))
     with_file.close()
 
@@ -557,6 +558,24 @@ def test_a_file_of_functions_is_a_toolkit(tmp_path):
         other = Task("t", task.messages, (ToolSpec(name, "", schema),), (), state={})
         with pytest.raises(ValueError, match=name):
             environment.start(other)
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def f():\n    return 2\n", "the file has changed since its tools"), (None, "cannot be read any more")],
+)
+def test_a_file_that_changes_stops_the_run_once_it_would_be_read_again(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text("import os\ndef f(x=0):\n    return x\ndef end():\n    os._exit(0)\n")
+    tools = tuple(ToolSpec(name, "", {"type": "object", "properties": {}}) for name in ("f", "end"))
+    environment = SandboxedEnvironment(str(file))
+    session = environment.start(Task("t", (Message("user", "?"),), tools))
+    file.unlink() if text is None else file.write_text(text)
+    assert session.call(ToolCall("f", {})) == Feedback("0")
+    assert session.call(ToolCall("end", {})).error == "tool"
+    with pytest.raises(ConfigError, match=message):
+        session.call(ToolCall("f", {}))
     environment.close()
 
 

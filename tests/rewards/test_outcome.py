@@ -411,6 +411,14 @@ def test_degenerate_executions_do_not_pay(make, kind):
     assert score(task, *texts) <= 3 / 4
 
 
+def test_values_that_are_always_refused_pay_only_where_a_refusal_is_wanted():
+    billion = light("hall", 10**9)
+    scores = {kind: score(task, *[billion] * len(honest)) for kind, (task, honest) in HONEST.items()}
+    assert scores == dict.fromkeys(HONEST, 0.0) | {"error": 1.0}
+    # an error that names the value is another one
+    assert score(want({"error": "200 is too bright"}), billion) == 0
+
+
 def test_a_look_up_whose_result_is_an_argument_elsewhere():
     # Rome is known from the request; to look up another person who lives there too is as good, and never better.
     assert score(want(30), price("Rome", "Oslo")) == 1
