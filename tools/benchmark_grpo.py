@@ -37,9 +37,7 @@ from cahl_pl.types import Group
 
 SYSTEMS = ("trl", "lora", "alora")
 INVOCATION = [5, 6, 7]  # the words before which an activated adapter does not act; the last tokens of each prompt
-MICRO_BATCH = (
-    2048  # tokens: one row of the longer shapes, a few of the shorter; larger ones take more memory, not less time
-)
+MICRO_BATCH = 2048  # tokens, or one prompt with its samples; larger ones take more memory, not less time
 
 
 class Shape(NamedTuple):
@@ -137,7 +135,9 @@ class Steps:
         """One optimiser step on them."""
         if self.policy.config.adapter == "lora":
             self.policy.prefixes.forget()
-        backward(self.policy, groups, 0.0)
+        # a prompt whose samples do not fit into one micro-batch would be computed once for each of them
+        longest = max(self.shape.prompts) + self.shape.group_size * self.shape.new_tokens
+        backward(self.policy, groups, 0.0, max(MICRO_BATCH, longest))
         torch.nn.utils.clip_grad_norm_(self.policy.parameters_of("planner"), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -163,11 +163,11 @@ def make_policy(folder: Path, adapter: str) -> Policy:
     return policy
 
 
-def backward(policy: Policy, groups: list[Group], kl: float) -> float:
+def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = MICRO_BATCH) -> float:
     """The loss of the groups, its gradients left in the adapter."""
     count, tokens = sum(len(g.completion_ids) for g in groups), sum(len(c) for g in groups for c in g.completion_ids)
     total = 0.0
-    for part in micro_batches(policy, groups, MICRO_BATCH):
+    for part in micro_batches(policy, groups, max_tokens):
         reference = None
         if kl > 0:
             with torch.no_grad(), policy.without_adapters():

@@ -68,9 +68,9 @@ def measure(job: list[Any], model: str, options: argparse.Namespace) -> dict[str
 def jobs_of(options: argparse.Namespace) -> list[list[Any]]:
     """What is run: in training a system; in inference a system, its adapter, and how many tasks at once."""
     if options.part == "training":
-        return [[system] for system in SYSTEMS]
+        return [[system] for system in SYSTEMS["training"]]
     settings = itertools.product(options.adapters, dict.fromkeys((1, options.tasks)))
-    return [[system, adapter, at_once] for adapter, at_once in settings for system in SYSTEMS]
+    return [[system, adapter, at_once] for adapter, at_once in settings for system in SYSTEMS["inference"]]
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

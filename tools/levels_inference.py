@@ -10,6 +10,9 @@ organisations that give the same calls, not how good two models are. Adapters ar
 - Single-level: calls that wait for no other's result are written together in one turn; then their answers are read, and
   a further turn follows, until an answer in text ("Done.") ends the episode.
 
+With drafts, the executor reads the planned call in one pass with its prompt, as greedy executors do in evaluation;
+without, it writes it token by token.
+
 So the calls are equal, while a plan is one more text to write, and the answer in text one less. No policy thinks
 before it writes; one that does would write more tokens on either side. `generated` are sampled tokens; `computed` those
 that went through the model: of the prompts what was neither kept from an earlier one nor shared with another one beside
@@ -31,7 +34,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from levels_ratios import ONE, SYSTEMS, TWO, ratio, spread, verdict
+from levels_ratios import DRAFTED, ONE, TWO, ratio, spread, verdict
 from torch import Tensor
 
 from cahl_pl import forward
@@ -75,15 +78,16 @@ class ScriptedEngine(TransformersEngine):
 
     Args:
         script: prompt -> completion, token ids.
+        drafts: read drafts as they are, which have to be the script's; token by token if False.
 
     Attributes:
         tokens: `<role> read`, `<role> generated` and `<role> outputs`: counts so far; what a store of prefixes has
             spared is still in `read`.
     """
 
-    def __init__(self, script: dict[tuple[int, ...], list[int]]) -> None:
+    def __init__(self, script: dict[tuple[int, ...], list[int]], drafts: bool = False) -> None:
         super().__init__()
-        self.script = script
+        self.script, self.drafts = script, drafts
         self.tokens: Counter[str] = Counter()
 
     def generate(
@@ -100,13 +104,9 @@ class ScriptedEngine(TransformersEngine):
         Raises:
             ScriptError: the script does not have one of the prompts.
         """
-        if num_samples != 1 or any(tuple(prompt) not in self.script for prompt in prompts):
-            raise ScriptError("an episode has left the gold trajectory")
-        with _scripted([self.script[tuple(prompt)] for prompt in prompts], role, self.tokens):
+        with _scripted(self._texts(prompts), role, self.tokens):
             completions = super().generate(policy, role, prompts, num_samples, sampling, generator)
-        self.tokens[f"{role} outputs"] += len(prompts)
-        self.tokens[f"{role} generated"] += sum(len(c.ids) for group in completions for c in group)
-        return completions
+        return self._counted(role, completions)
 
     def generate_from_drafts(
         self,
@@ -117,8 +117,29 @@ class ScriptedEngine(TransformersEngine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """Token by token: what a draft spares is not measured here."""
-        return self.generate(policy, role, prompts, 1, sampling, generator)
+        """See `Engine.generate_from_drafts`.
+
+        Raises:
+            ScriptError: a draft is not what the script has after its prompt.
+        """
+        if not self.drafts:
+            return self.generate(policy, role, prompts, 1, sampling, generator)
+        texts = self._texts(prompts)
+        if any(list(draft) != text for draft, text in zip(drafts, texts, strict=True)):
+            raise ScriptError("a draft is not the gold output")
+        with _verified(texts, role, self.tokens):
+            completions = super().generate_from_drafts(policy, role, prompts, drafts, sampling, generator)
+        return self._counted(role, completions)
+
+    def _texts(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        if any(tuple(prompt) not in self.script for prompt in prompts):
+            raise ScriptError("an episode has left the gold trajectory")
+        return [self.script[tuple(prompt)] for prompt in prompts]
+
+    def _counted(self, role: Role, completions: list[list[Completion]]) -> list[list[Completion]]:
+        self.tokens[f"{role} outputs"] += len(completions)
+        self.tokens[f"{role} generated"] += sum(len(completion.ids) for (completion,) in completions)
+        return completions
 
 
 @dataclass
@@ -159,6 +180,27 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
         yield
 
 
+@contextmanager
+def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
+    """While this is open, what the engine takes after each token of a draft is the draft's next one."""
+    draw, order = engine_code._draw, list[list[int]]()
+
+    def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
+        order.extend(texts[member] for row in rows for member in row.members)
+        # a draft is read with its prompt; its tokens but for the last are counted as generated ones
+        drafts = sum(len(texts[member]) - 1 for row in rows for member in row.members)
+        tokens[f"{role} read"] += sum(len(row.ids) for row in rows) - drafts
+        return forward.run(policy, rows, *args, **kwargs)
+
+    def take(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        _, logprobs = draw(logits, *rest)
+        text = order.pop(0)
+        return torch.tensor([*text, text[-1]], device=logits.device), logprobs
+
+    with patch.multiple(engine_code, run=read, _draw=take):
+        yield
+
+
 def tasks_of(count: int, seed: int) -> list[Task]:
     """The first tasks of ToolWorld's test split with two to four gold calls."""
     world = ToolWorld("test", size=100 * count, seed=seed)
@@ -187,9 +229,9 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
     policy.invocation = {role: builder.invocation(role, system == ONE) for role in ROLES}
     tasks = tasks_of(options.tasks, options.seed)
     script = {tuple(e.prompt): e.completion for task in tasks for e in examples_of(builder, task, system)}
-    every = [e for task in tasks for of in SYSTEMS for e in examples_of(builder, task, of)]
+    every = [e for task in tasks for of in (TWO, ONE) for e in examples_of(builder, task, of)]
     limit = max(len(e.completion) for e in every)  # alike for both: the cache has room for it
-    engine, greedy = ScriptedEngine(script), Sampling(temperature=0.0, max_new_tokens=limit)
+    engine, greedy = ScriptedEngine(script, system == DRAFTED), Sampling(temperature=0.0, max_new_tokens=limit)
     config = RolloutConfig(planner_group_size=1, executor_group_size=1, planner=greedy, executor=greedy)
     if system == ONE:
         rollout: Any = SingleLevelRollout(engine, RecordedEnvironment(), TurnReward(), config)
@@ -250,6 +292,6 @@ def inference_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
             cells = [f"{values[what][system][0]:,} | {ratio(values[what], system)}" for what in counts]
             cells.append(f"{spread(seconds[system], 2)} | {ratio(seconds, system)}")
             lines.append(f"| {setting} | {system} | " + " | ".join(cells) + " |")
-        if setting.startswith("alora"):
-            found[setting] = statistics.median(seconds[TWO]) / statistics.median(seconds[ONE])
+            if setting.startswith("alora") and system != ONE:
+                found[f"{setting}, {system}"] = statistics.median(seconds[system]) / statistics.median(seconds[ONE])
     return "\n".join([*lines, "", verdict("inference", found)])

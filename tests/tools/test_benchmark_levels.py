@@ -16,10 +16,12 @@ def test_systems_take_turns_and_everything_is_written(import_tool, tmp_path, mon
     monkeypatch.setattr(tool, "measure", measure)
     words = ["--repeats", "2", "--tasks", "4", "--adapters", "alora", "--model", "toolworld"]
     tool.main(["inference", *words, "--out", str(tmp_path / "new" / "levels.json")])
-    turn = [(system, "alora", at_once, "toolworld") for at_once in (1, 4) for system in ratios.SYSTEMS]
+    turn = [(system, "alora", at_once, "toolworld") for at_once in (1, 4) for system in ratios.SYSTEMS["inference"]]
     assert jobs == turn + turn
     content = json.loads((tmp_path / "new" / "levels.json").read_text())
     assert len(content["results"]["alora, 4"][ratios.ONE]) == 2
     assert content["machine"]["threads"] == 1
     assert content["options"]["tasks"] == 4
-    assert "alora, 1: 1.000, met; alora, 4: 1.000, met" in capsys.readouterr().out
+    assert "planner + executor: 1.000, met; alora, 4, planner + executor, drafts: 1.000, met" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -66,11 +66,28 @@ def test_activated_adapters_read_the_request_once_for_both_roles(tool, parse):
     assert all(a <= b for a, b in pairwise(bare))
 
 
-@pytest.mark.parametrize(("level", "adapter"), [(0, "alora"), (1, "lora")])
+@pytest.mark.parametrize("adapter", ["alora", "lora"])
+def test_drafts_spare_passes_and_no_tokens(tool, parse, adapter):
+    written, drafted = (tool.infer(of, adapter, 1, MODEL, parse("--tasks", "2")) for of in (tool.TWO, tool.DRAFTED))
+    assert drafted["generated"] == written["generated"]
+    tokens = written["by_role"]
+    # the last token of a draft is read with the others, although nothing follows it
+    assert drafted["computed"] == written["computed"] + tokens["executor outputs"]
+    assert drafted["passes"] == written["passes"] - tokens["executor generated"] + tokens["executor outputs"]
+
+
+def test_a_draft_that_is_not_gold_stops_the_tool(tool, tiny_model):
+    policy, engine = Policy(PolicyConfig(model=str(tiny_model))), tool.ScriptedEngine({(1, 2): [3]}, drafts=True)
+    with pytest.raises(tool.ScriptError, match="a draft is not"):
+        engine.generate_from_drafts(policy, "executor", [[1, 2]], [[4]], Sampling(), torch.Generator())
+
+
+@pytest.mark.parametrize(("level", "adapter"), [(0, "alora"), (1, "lora"), (2, "alora")])
 def test_episodes_of_different_lengths_stay_gold_side_by_side(tool, parse, level, adapter):
     options = parse("--tasks", "2")
-    beside = tool.infer((tool.TWO, tool.ONE)[level], adapter, 2, MODEL, options)
-    episodes = [tool.examples_of(builder_of(), task, (tool.TWO, tool.ONE)[level]) for task in tool.tasks_of(2, 0)]
+    system = (tool.TWO, tool.ONE, tool.DRAFTED)[level]
+    beside = tool.infer(system, adapter, 2, MODEL, options)
+    episodes = [tool.examples_of(builder_of(), task, system) for task in tool.tasks_of(2, 0)]
     lengths = [[len(example.completion) for example in episode] for episode in episodes]
     assert lengths[0][0] != lengths[1][0]
     assert beside["generated"] == sum(map(sum, lengths))
@@ -92,4 +109,4 @@ def test_the_table_of_inference_says_whether_the_target_is_met(tool):
     assert (
         "| alora, 1 | planner + executor | 150 | 1.50 | 300 | 1.50 | 150 | 1.50 | 2.60 [1.00, 3.00] | 1.30 |" in table
     )
-    assert table.endswith("Target, at most 1.25 x single-level: alora, 1: 1.300, not met.")
+    assert table.endswith("Target, at most 1.25 x single-level: alora, 1, planner + executor: 1.300, not met.")
