@@ -15,10 +15,12 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import cahl_pl.callbacks  # noqa: F401 - so that YAML may use the short names of our callbacks
 from cahl_pl import __version__
+from cahl_pl.callbacks import Checkpoints
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError
@@ -26,7 +28,7 @@ from cahl_pl.files import check_writable
 from cahl_pl.module import CAHLModule, NonFiniteError
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
-from cahl_pl.resume import fault_of, is_checkpoint, resume_last
+from cahl_pl.resume import expanded, fault_of, first_logger, is_checkpoint, resume_last
 from cahl_pl.schema import SchemaError
 
 USER_ERRORS = (ConfigError, DataError, NonFiniteError, PolicyError, SchemaError)
@@ -54,6 +56,17 @@ class Parser(LightningArgumentParser):
         return parsed
 
 
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml`, once the run's folder is known to be this run's alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claim the folder, then write."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints) and stage == "fit":
+                callback.claim(trainer)
+        super().setup(trainer, pl_module, stage)
+
+
 class CAHLCLI(LightningCLI):
     """LightningCLI with the two classes of this package and one rule of its own: the command line always wins."""
 
@@ -78,14 +91,13 @@ class CAHLCLI(LightningCLI):
         if "weights_only" in config and config.weights_only is None:
             config.weights_only = True  # Lightning would unpickle whatever the file holds
         checkpoint = config.get("ckpt_path")
-        if checkpoint == "last" and self.subcommand == "fit":
-            resume_last(config)
-        # "last", "best" and "hpc" are Lightning's words; anything that looks like a path has to be there
-        elif checkpoint and ("/" in str(checkpoint) or str(checkpoint).endswith(".ckpt")):
+        if checkpoint == "last":
+            resume_last(config, training=self.subcommand == "fit")
+        elif checkpoint:
             if not Path(checkpoint).exists():
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, "
-                    "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt; `fit` also takes `last`"
+                    "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt, or `last`"
                 )
             if fault := fault_of(Path(checkpoint)):
                 raise ConfigError(
@@ -99,9 +111,11 @@ class CAHLCLI(LightningCLI):
                 )
 
         if self.subcommand == "fit":
-            logger = config.trainer.logger
+            logger = first_logger(config)
             arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
-            check_writable(Path((arguments and arguments.get("save_dir")) or config.trainer.default_root_dir or "."))
+            check_writable(
+                expanded((arguments and arguments.get("save_dir")) or config.trainer.default_root_dir or ".")
+            )
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; what their constructors refuse is an error of the configuration.
@@ -132,6 +146,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,  # it serves save_hyperparameters, and we store none
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=Parser,
         parser_kwargs={

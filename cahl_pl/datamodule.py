@@ -418,7 +418,7 @@ class RolloutDataModule(LightningDataModule):
         evaluator = self._evaluator(greedy, environment)
         if len(tasks) == 1:  # events of several tasks would be mixed up
             evaluator.watch = self.watch
-        self.evaluating = True
+        self.evaluating = True  # stays so when it is left by an exception, until a run begins again
         result = evaluator.run(self.policy, self.builder, tasks, generator)
         self.evaluating = False
         self.policy.prefixes.forget()

@@ -22,8 +22,8 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     module, _, name = path.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{what} {path!r} cannot be imported: {error}") from None
+    except Exception as error:  # the module may raise anything
+        raise ConfigError(f"{what} {path!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ConfigError(f"{what} {path!r} is not a function, but a {type(function).__name__}")
     return function  # type: ignore[no-any-return]

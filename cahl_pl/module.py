@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun
@@ -45,7 +46,10 @@ class OptimizerConfig:
         warm_start_lr: constant learning rate of the supervised warm start.
         betas: of AdamW.
         weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm; `.inf` leaves them as they are.
+
+    Raises:
+        ValueError: a value is out of its range, or there is no such schedule.
     """
 
     lr: float = 1e-5
@@ -55,6 +59,20 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "warm_start_lr", "weight_decay", "warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} of an optimiser is {getattr(self, name)}: give 0 or more")
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                f"max_grad_norm is {self.max_grad_norm}: give more than 0; .inf leaves gradients as they are"
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas of an optimiser are {self.betas}: give two values from 0 to below 1")
+        known = [kind.value for kind in SchedulerType]
+        if self.lr_schedule not in known:
+            raise ValueError(f"there is no lr_schedule {self.lr_schedule!r}; there are {', '.join(known)}")
 
 
 class CAHLModule(LightningModule):
@@ -69,7 +87,8 @@ class CAHLModule(LightningModule):
         planner: the planner's optimiser.
         executor: the executor's optimiser.
         max_tokens_per_micro_batch: tokens of one forward and backward pass, padding included, shared tokens counted
-            once. The gradient does not depend on it, only memory and speed do.
+            once. The gradient does not depend on it, only memory and speed do: samples of a prompt that do not fit in
+            together have it computed again.
         max_skipped_steps: stop when so many steps of a role in a row had a loss or gradients that were not finite. Such a
             step moves nothing and is counted.
 

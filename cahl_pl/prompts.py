@@ -184,12 +184,16 @@ class PromptBuilder:
         marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
         try:
             text = self._render(marked)
-        except Exception:  # a template without a system role (Gemma, Mistral) raises: the first user turn carries it
-            if len(messages) < 2:
-                raise
-            messages = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages[:2])}, *messages[2:]]
+        except Exception:  # a template without a system role, or one that wants turns to alternate (Gemma, Mistral)
+            messages = _alternating(messages)
             marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
-            text = self._render(marked)
+            try:
+                text = self._render(marked)
+            except Exception as error:
+                raise ConfigError(
+                    f"the chat template cannot take the dialogue of task {task.id!r} ({error}): give another one in "
+                    "data.prompts.chat_template, or leave the task out"
+                ) from error
         ids: list[int] = []
         for i, message in enumerate(messages):
             literal, text = text.split(_MARK.format(i), 1)
@@ -271,6 +275,18 @@ def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:
         turns.append(_turn(message, config))
     if turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever came last
         turns.append({"role": "user", "content": ""})
+    return turns
+
+
+def _alternating(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The dialogue without a system role, neighbouring turns of one role as one."""
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        role = "user" if message["role"] == "system" else message["role"]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += "\n\n" + message["content"]
+        else:
+            turns.append({"role": role, "content": message["content"]})
     return turns
 
 

@@ -16,45 +16,73 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.import_path import import_function
 
 
-def resume_last(config: Namespace) -> None:
+def resume_last(config: Namespace, training: bool = True) -> None:
     """Replace `ckpt_path: last` by the newest whole checkpoint of the newest run, and log into that run's folder.
 
     Where there is no run yet, or it has no checkpoint, training starts from the beginning: the same command serves for
     the first start and for every one after it.
 
     Args:
-        config: of a subcommand; `ckpt_path` and the logger's `version` are set in it.
+        config: of a subcommand; `ckpt_path` is set in it, and the logger's `version` if that is training.
+        training: whether the subcommand trains; others need a checkpoint, and have folders of their own.
 
     Raises:
-        ConfigError: there are checkpoints, and all of them are damaged.
+        ConfigError: there are checkpoints, and all of them are damaged; there is none to test; or it is not known where
+            the logger writes.
     """
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
-    logger = config.trainer.logger
-    arguments = logger.init_args if isinstance(logger, Namespace) and "init_args" in logger else None
-    if arguments is not None and "save_dir" in arguments:
-        root = Path(arguments.save_dir) / (arguments.get("name") or "")
-        # `test` and `validate` have folders too, but only training has one for checkpoints, from its start
-        runs = [path for path in root.glob("version_*") if (path / "checkpoints").is_dir()]
-        numbers = [int(path.name[8:]) for path in runs if path.name[8:].isdecimal()]
-        arguments.version = max(numbers, default=0)
-        folder = root / f"version_{arguments.version}"
-    else:
-        folder = Path(config.trainer.default_root_dir or ".")
+    folder, version = _newest_run(config)
+    if training and version is not None:
+        first_logger(config).init_args.version = version
     checkpoint = newest(folder, speaks)
     if checkpoint is None and _checkpoints(folder):
         raise ConfigError(
             f"no checkpoint in {folder / 'checkpoints'} is whole: move them away to start from the beginning, or give "
             "--ckpt_path another run's"
         )
+    if checkpoint is None and not training:
+        raise ConfigError(f"there is no checkpoint in {folder} yet: train first, or name one in --ckpt_path")
     config.ckpt_path = None if checkpoint is None else str(checkpoint)
     if not speaks:
         return
     if checkpoint is None:
         print(f"no checkpoint in {folder} yet: starting from the beginning", flush=True)
         return
-    print(f"going on from {checkpoint}", flush=True)
+    print(f"{'going on from' if training else 'checkpoint:'} {checkpoint}", flush=True)
     for change in _changes(folder / "config.yaml", config):
         print(f"  changed since then: {change}", flush=True)
+
+
+def first_logger(config: Namespace) -> Any:
+    """What is configured of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
+    logger = config.trainer.logger
+    return [*logger, False][0] if isinstance(logger, list) else logger
+
+
+def expanded(folder: str | os.PathLike[str]) -> Path:
+    """A folder as Lightning's loggers understand it: with `~` and variables of the environment replaced."""
+    return Path(os.path.expanduser(os.path.expandvars(folder)))
+
+
+def _newest_run(config: Namespace) -> tuple[Path, int | str | None]:
+    """The folder of the newest run that has trained, or of the one that `version` names, and its version."""
+    logger = first_logger(config)
+    if logger is False:
+        return Path(config.trainer.default_root_dir or "."), None
+    arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+    if arguments is None or not str(logger.class_path).endswith(("TensorBoardLogger", "CSVLogger")):
+        raise ConfigError(
+            "--ckpt_path last knows the folders of TensorBoardLogger and CSVLogger alone: give trainer.logger one of them, "
+            "or name the checkpoint itself"
+        )
+    root = expanded(arguments.save_dir) / (arguments.get("name") or "")
+    version = arguments.get("version")
+    if version is None:
+        # `test` and `validate` have folders too, but only training has one for checkpoints, from its start
+        runs = [path for path in root.glob("version_*") if (path / "checkpoints").is_dir()]
+        version = max((int(path.name[8:]) for path in runs if path.name[8:].isdecimal()), default=0)
+    folder = root / (version if isinstance(version, str) else f"version_{version}")
+    return folder / (arguments.get("sub_dir") or ""), version
 
 
 def newest(folder: Path, speaks: bool = True) -> Path | None:

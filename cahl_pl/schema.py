@@ -10,7 +10,7 @@ of tools:
   for this.
 
 Patterns are searched by the package `regex`, which takes the syntax of `re` and a time limit: a text that takes longer
-does not pass.
+does not pass, and neither does a value that is followed through references for longer.
 
 Calls are written by models: nothing here raises on any value that JSON can express. Schemas are expected to
 have passed `check_tool`, and not to change afterwards.
@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -41,8 +43,9 @@ from cahl_pl.types import FeedbackError, JSONSchema, ToolCall, ToolSpec
 CACHE_SIZE = 16384
 """Compiled schemas kept; when there are more, all are dropped and compiled again as they are needed."""
 
-PATTERN_SECONDS = 0.5
-"""Processor time that the search for a pattern in a text may take: some patterns need ages on 30 characters."""
+CHECK_SECONDS = 0.5
+"""Processor time that a search for a pattern, and following references, may take: some patterns need ages on 30 characters,
+and where schemas refer to themselves each level of a value may double the time."""
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
@@ -282,7 +285,7 @@ def _refuse_unlimited(schema: Mapping[str, Any], place: str) -> None:
 
 def _search(pattern: str, text: str) -> bool:
     """Whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
-    return regex.search(pattern, text, timeout=PATTERN_SECONDS) is not None
+    return regex.search(pattern, text, timeout=CHECK_SECONDS) is not None
 
 
 def _pattern(validator: Validator, pattern: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
@@ -308,6 +311,15 @@ def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JS
     yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, extra, instance, schema)
 
 
+_deadline = threading.local()  # `at`: when the check that this thread is busy with has to end
+
+
+def _reference(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    if time.thread_time() > _deadline.at:
+        raise TimeoutError
+    yield from Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, schema)
+
+
 def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
     # jsonschema compares each item with each other one where they are objects
     if (
@@ -321,6 +333,7 @@ def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSO
 _Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
+        "$ref": _reference,
         "uniqueItems": _unique_items,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
@@ -330,11 +343,12 @@ _Validator = extend(  # type: ignore[no-untyped-call]
 
 
 def _first_error(validator: Validator, value: Any) -> str | None:
+    _deadline.at = time.thread_time() + CHECK_SECONDS
     try:
         # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
         error = best_match(islice(validator.iter_errors(value), 1))
     except TimeoutError:
-        return f"the search for a pattern in this value takes more than {PATTERN_SECONDS} seconds"
+        return f"the check of this value takes more than {CHECK_SECONDS} seconds"
     except Exception:  # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth
         return "this value cannot be checked: too deep, too long or out of range"
     return None if error is None else _short(error.message)

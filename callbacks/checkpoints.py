@@ -63,28 +63,39 @@ class Checkpoints(Checkpoint):
         self.keep = keep
         self._saved = -1  # step of the last checkpoint
         self._requeue = False  # SLURM shall start the job again
-        self._unlock: Callable[[], object] = lambda: None
+        self._unlock: Callable[[], object] | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training.
+    def claim(self, trainer: Trainer) -> None:
+        """Keep other runs out of the run's folder until this one ends; whose folder it is already, keeps it.
 
         Raises:
-            ConfigError: another process trains in the same folder; its checkpoints and this one's would replace each other.
+            ConfigError: another one trains there; its checkpoints and this one's would replace each other.
         """
+        if self._unlock is not None or not trainer.is_global_zero:
+            return
+        folder = run_folder(trainer)
+        try:
+            self._unlock = weakref.finalize(self, lock(folder / ".lock"))
+        except BlockingIOError:
+            raise ConfigError(
+                f"another run is writing into {folder}: wait for its end, or start this one again without "
+                "--ckpt_path last, and it gets a folder of its own"
+            ) from None
+
+    def _release(self) -> None:
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training."""
         self._trainer = trainer
         if stage == "fit":
             self._saved, self._requeue, self._data.interruption = -1, False, None
+            self._data.sampling = self._data.evaluating = False  # whatever an earlier run was stopped in
+            self.claim(trainer)
             if trainer.is_global_zero:
-                folder = run_folder(trainer)
-                (folder / "checkpoints").mkdir(exist_ok=True)
-                self._unlock()  # of an earlier run of this object
-                try:
-                    self._unlock = weakref.finalize(self, lock(folder / ".lock"))
-                except BlockingIOError:
-                    raise ConfigError(
-                        f"another run is writing into {folder}: wait for its end, or start this one again without "
-                        "--ckpt_path last, and it gets a folder of its own"
-                    ) from None
+                (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
                 survive_full_disk(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,16 +141,17 @@ class Checkpoints(Checkpoint):
         Nothing is half done while sampling. Any other error is no point to go on from. Of several processes, the others
         may not be here to save with.
         """
+        self._trainer = trainer  # something may have failed before `setup`
         mendable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
         if mendable and self._data.sampling and trainer.world_size == 1:
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:
             _requeue()
-        self._unlock()
+        self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let another run use the folder."""
-        self._unlock()
+        self._release()
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -174,8 +186,9 @@ class Checkpoints(Checkpoint):
                 aside.replace(path)
                 _flush(folder)
                 # by age, not by step: files of higher steps may be left from an earlier run in this folder
-                written = [file for file in folder.glob("step-*.ckpt") if file.is_file()]
-                for old in sorted(written, key=lambda file: file.stat().st_mtime_ns)[: -self.keep]:
+                others = [file for file in folder.glob("step-*.ckpt") if file.is_file() and file != path]
+                others.sort(key=lambda file: file.stat().st_mtime_ns)
+                for old in others[: max(0, len(others) - self.keep + 1)]:
                     old.unlink()
         except OSError as error:
             aside.unlink(missing_ok=True)

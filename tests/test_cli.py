@@ -18,6 +18,7 @@ from cahl_pl import __version__
 from cahl_pl.cli import console, main
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
+from cahl_pl.files import lock
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
 from cahl_pl.types import Message, Task, ToolSpec
@@ -341,6 +342,36 @@ def test_a_model_that_cannot_be_loaded_is_named(fail, tmp_path):
     shown = fail("--model.policy.model", str(empty))
     assert shown.startswith(f"error: model {str(empty)!r} cannot be loaded (")
     assert "give policy.model the hub id or the local folder" in shown
+
+
+def test_others_than_fit_find_the_last_checkpoint_too(config, fail, monkeypatch, tmp_path, capfd):
+    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    main(["fit", "-c", str(config), *options])
+    main(["validate", "-c", str(config), "--ckpt_path", "last"])
+    assert f"checkpoint: {tmp_path}/checkpoints/step-000002.ckpt\n" in capfd.readouterr().out
+    shown = fail("--ckpt_path", "step-000002")  # what comes behind it has been forgotten
+    assert shown.startswith("error: --ckpt_path names 'step-000002', which does not exist")
+    monkeypatch.setattr(sys, "argv", ["cahl_pl", "validate", "-c", str(config), "--ckpt_path", "best"])
+    with pytest.raises(SystemExit):
+        console()
+    assert "names 'best', which does not exist" in capfd.readouterr().err
+
+
+def test_a_run_that_is_refused_leaves_the_other_ones_configuration(config, fail, tmp_path):
+    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    main(["fit", "-c", str(config), *options])
+    before = (tmp_path / "config.yaml").read_text()
+    unlock = lock(tmp_path / ".lock")
+    assert "another run is writing into" in fail(*options, "--model.planner.lr", "0.5")
+    assert (tmp_path / "config.yaml").read_text() == before
+    unlock()
+
+
+def test_a_toolkit_whose_module_is_broken_is_named(fail, tmp_path, monkeypatch):
+    (tmp_path / "broken_tools.py").write_text("nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = fail("--data.environment.toolkit", "broken_tools.toolkit")
+    assert "toolkit 'broken_tools.toolkit' cannot be imported: name 'nothing_of_that_name' is not defined" in shown
 
 
 def test_what_is_in_a_files_way_is_named(fail, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -353,3 +354,20 @@ def test_the_gap_to_the_engine_is_written_while_on_policy(tiny_model, tmp_path, 
 def test_an_engine_that_cannot_train_is_refused_before_the_first_step(tiny_model, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.engine\.adapter_folder"):
         fit(tiny_model, tmp_path, engine=ServerEngine("http://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": -1.0}, "lr of an optimiser is -1.0"),
+        ({"lr": float("nan")}, "lr of an optimiser is nan"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0: give more than 0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
+        ({"betas": (0.9, 1.0)}, "betas of an optimiser"),
+        ({"lr_schedule": "cosin"}, "there is no lr_schedule 'cosin'; there are linear, cosine"),
+    ],
+)
+def test_optimisers_that_could_not_work_are_refused(values, message):
+    OptimizerConfig(max_grad_norm=float("inf"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OptimizerConfig(**values)

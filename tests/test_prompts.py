@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -170,6 +171,39 @@ def test_a_template_without_a_system_role_gets_it_in_the_first_user_turn(tokeniz
         "<|im_start|>user\nTools:\nnow(): The time.\n\nWhat is 2 plus 3?\n\nPlan<|im_end|>\n<|im_start|>assistant\n"
     )
     assert builder.executor(task, FIRST)[: len(builder.shared(task))] == builder.shared(task)
+
+
+@pytest.mark.parametrize(
+    ("roles", "turns"),
+    [
+        (("user", "assistant", "tool", "tool"), ["user", "model", "user", "model"]),
+        (("user", "user"), ["user", "model"]),
+        (("assistant", "user"), ["user", "model", "user", "model"]),
+    ],
+)
+def test_a_template_that_wants_turns_to_alternate_gets_neighbours_as_one(tokenizer, roles, turns):
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' or (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "<|im_start|>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+    )
+    builder = PromptBuilder(tokenizer, PromptConfig(system="Tools:", chat_template=template))
+    messages = tuple(Message(role, f"said {i}") for i, role in enumerate(roles))
+    shown = text(builder, builder.planner(Task("t", messages, ())))
+    assert re.findall(r"<\|im_start\|>(\w+)", shown) == turns
+    assert all(f"said {i}" in shown for i in range(len(roles)))
+
+
+def test_a_dialogue_that_no_template_takes_is_named(tokenizer):
+    template = (
+        "{% for m in messages %}{{ m.content }}{% if loop.index > 3 %}{{ raise_exception('too many') }}{% endif %}"
+        "{% endfor %}"
+    )
+    builder = PromptBuilder(tokenizer, PromptConfig(chat_template=template))
+    messages = tuple(Message(role, "x") for role in ("user", "assistant", "user", "assistant", "user"))
+    with pytest.raises(ConfigError, match=r"cannot take the dialogue of task 't' \(too many\)"):
+        builder.planner(Task("t", messages, ()))
 
 
 def test_every_kind_of_turn_finds_its_place(builder):

@@ -55,6 +55,40 @@ def test_the_newest_run_goes_on_in_its_folder_and_changes_are_named(config, tmp_
     ]
 
 
+def test_the_folder_is_the_one_that_the_logger_writes_to(config, tmp_path, monkeypatch):
+    last = checkpoint(tmp_path / "run" / "version_3", 20)
+    other = checkpoint(tmp_path / "run" / "seed1" / "sub", 10)
+    arguments = config.trainer.logger.init_args
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    monkeypatch.setenv("PLACE", tmp_path.name)
+    arguments.save_dir = "~/$PLACE"
+    config.trainer.logger = [
+        config.trainer.logger,
+        Namespace(class_path="CSVLogger", init_args=Namespace(save_dir="x")),
+    ]
+    resume_last(config)
+    assert (config.ckpt_path, arguments.version) == (str(last), 3)
+    arguments.version, arguments.sub_dir = "seed1", "sub"
+    resume_last(config)
+    assert (config.ckpt_path, arguments.version) == (str(other), "seed1")
+
+
+@pytest.mark.parametrize("logger", [None, True, Namespace(class_path="WandbLogger", init_args=Namespace(save_dir="x"))])
+def test_a_logger_whose_folder_is_not_known_is_refused(config, logger):
+    config.trainer.logger = logger
+    with pytest.raises(ConfigError, match="knows the folders of TensorBoardLogger and CSVLogger alone"):
+        resume_last(config)
+
+
+def test_what_does_not_train_needs_a_checkpoint_and_has_a_folder_of_its_own(config, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"there is no checkpoint in .*version_0 yet: train first"):
+        resume_last(config, training=False)
+    last = checkpoint(tmp_path / "run" / "version_0", 20)
+    resume_last(config, training=False)
+    assert (config.ckpt_path, config.trainer.logger.init_args.version) == (str(last), None)
+    assert capsys.readouterr().out == f"checkpoint: {last}\n"
+
+
 def test_a_function_is_that_of_its_import_path(config, tmp_path, capsys):
     folder = tmp_path / "run" / "version_0"
     checkpoint(folder, 20)
@@ -73,7 +107,7 @@ def test_folders_of_evaluations_are_passed_over(config, tmp_path):
     resume_last(config)
     assert config.ckpt_path == str(last)
     (tmp_path / "run" / "version_1" / "checkpoints").mkdir()  # what `fit` leaves from its start
-    config.ckpt_path = "last"
+    config.ckpt_path, config.trainer.logger.init_args.version = "last", None
     resume_last(config)
     assert config.ckpt_path is None
     assert config.trainer.logger.init_args.version == 1

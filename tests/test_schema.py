@@ -383,6 +383,25 @@ def test_items_that_should_be_unique(items: list[Any], unique: bool) -> None:
     assert find_problems(ToolCall(listed.name, {"a": items * 2}), (tool({"a": {"uniqueItems": False}}),)) == []
 
 
+def test_values_that_schemas_follow_without_end_take_limited_time() -> None:
+    branches = [
+        {"properties": {"op": {"const": op}, "x": {"$ref": "#/$defs/E"}}, "required": ["op", "x"]} for op in "abc"
+    ]
+    schema = {"a": {"$ref": "#/$defs/E"}}
+    nested = tool(schema, **{"$defs": {"E": {"anyOf": [*branches, {"type": "number"}]}}})
+    check_tool(nested, "here")
+
+    def value(depth: int) -> Any:
+        return 1 if depth == 0 else {"op": "b", "x": value(depth - 1)}
+
+    assert find_problems(ToolCall(nested.name, {"a": value(2)}), (nested,)) == []
+    start = time.process_time()
+    (problem,) = find_problems(ToolCall(nested.name, {"a": value(40)}), (nested,))  # 3^40 branches
+    assert "takes more than 0.5 seconds" in problem.message
+    assert time.process_time() - start < 5
+    assert find_problems(ToolCall(nested.name, {"a": value(1)}), (nested,)) == []
+
+
 def test_many_items_that_should_be_unique_take_linear_time() -> None:
     listed = tool({"a": {"uniqueItems": True}})
     call = ToolCall(listed.name, {"a": [{"n": n} for n in range(20_000)]})
@@ -414,7 +433,7 @@ def test_cached_schemas_stay_alive() -> None:
     "whole", [{}, {"minProperties": 1}, {"$schema": "https://json-schema.org/draft/2020-12/schema"}]
 )
 def test_the_search_for_a_pattern_ends(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "PATTERN_SECONDS", 0.05)
+    monkeypatch.setattr(schema, "CHECK_SECONDS", 0.05)
     endless, text = (
         "^(a|aa)+$",
         "a" * 60 + "!",
@@ -424,7 +443,7 @@ def test_the_search_for_a_pattern_ends(whole: dict[str, Any], monkeypatch: pytes
     check_tool(patterned, "here")
     started = time.process_time()
     assert find_problems(ToolCall("f", {"a": "aaa"}), [patterned]) == []
-    fault = "the search for a pattern in this value takes more than 0.05 seconds"
+    fault = "the check of this value takes more than 0.05 seconds"
     assert find_problems(ToolCall("f", {"a": text}), [patterned]) == [
         Problem("type", "a", f"parameter 'a' of f: {fault}")
     ]

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from benchmark_grpo import qwen2_config
@@ -32,6 +32,7 @@ from process_memory import RELEASE
 
 from cahl_pl.files import write_json
 from cahl_pl.policy import PolicyConfig, load_tokenizer
+from cahl_pl.prompts import ToolFormat
 from cahl_pl.quiet import quiet_libraries
 
 ADAPTERS = ("lora", "alora")
@@ -94,6 +95,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     training.add_argument("--new-tokens", type=at_least_one, default=128, help="of an output at most")
     training.add_argument("--batch-size", type=at_least_one, default=64, help="completions decoded at once")
     training.add_argument("--micro-batch", type=at_least_one, default=2048, help="tokens of a micro-batch")
+    inference.add_argument(
+        "--tool-format", choices=get_args(ToolFormat), default="compact", help="of the prompts' tools; json is longest"
+    )
     inference.add_argument("--adapters", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
     options = parser.parse_args(words)
     options.passed = list(words[1:])

@@ -29,7 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -225,7 +225,7 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
     policy = Policy(PolicyConfig(model=model, adapter=adapter))  # type: ignore[arg-type]
     policy.load()
     store = policy.prefixes = CountingStore(policy.config.prefix_cache_tokens)
-    builder = PromptBuilder(policy.tokenizer, PROMPTS)
+    builder = PromptBuilder(policy.tokenizer, replace(PROMPTS, tool_format=options.tool_format))
     policy.invocation = {role: builder.invocation(role, system == ONE) for role in ROLES}
     tasks = tasks_of(options.tasks, options.seed)
     script = {tuple(e.prompt): e.completion for task in tasks for e in examples_of(builder, task, system)}

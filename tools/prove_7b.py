@@ -125,16 +125,16 @@ def measured(figures: dict[str, Any], name: str) -> Iterator[None]:
 def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
     """GiB of every step, by the memory planner."""
     shape, settings = shape_of(policy), settings_for(case, policy)
-    fixed = base_bytes(shape, settings) + 28 * shape.adapter + CONTEXT  # adapters, moments and gradients, as planned
+    base = base_bytes(shape, settings) + CONTEXT
     row = case.prompt + case.group_size * case.completion
     embeddings = case.vocabulary * case.hidden  # weights of the largest tensor
     moments = update_moments(shape, settings, case.groups * row, row, case.groups * case.group_size * case.completion)
     samplings = [m for role in ROLES for m in sampling_moments(shape, settings, role)]
     found = {
         "weights": 2 * 2 * embeddings + CONTEXT,  # the largest shard in bfloat16, and its copy while it is written
-        "load": base_bytes(shape, settings) + 4 * embeddings + CONTEXT,  # the largest tensor, beside where it goes
-        "sample": fixed + max(sum(m.values()) for m in samplings),
-        "update": fixed + max(sum(m.values()) for m in moments),
+        "load": base + 4 * embeddings,  # the largest tensor, beside where it goes
+        "sample": base + 8 * shape.adapter + max(sum(m.values()) for m in samplings),  # no optimiser in that process
+        "update": base + 28 * shape.adapter + max(sum(m.values()) for m in moments),  # adapters, moments and gradients
     }
     return {name: round(value / GIB, 2) for name, value in found.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 from types import SimpleNamespace
 
@@ -318,11 +319,22 @@ def test_a_folder_is_that_of_one_run_at_a_time(run, tmp_path):
             refused.append(trainer.global_step)
 
     refused = []
+    pickle.dumps(Checkpoints())  # launchers that start processes from nothing do so
     with pytest.raises(Interrupted):
         run("a", Interrupting(2), extra=[Second()])
     run("a")  # the lock is given back, whatever ends a run
     assert refused == [0, 1]
     lock(tmp_path / "a" / ".lock")()
+
+
+def test_a_clock_that_goes_back_costs_old_checkpoints_only(run, tmp_path):
+    folder = tmp_path / "a" / "checkpoints"
+    folder.mkdir(parents=True)
+    for step in (100, 200):
+        (folder / f"step-{step:06d}.ckpt").write_bytes(b"damaged")
+        os.utime(folder / f"step-{step:06d}.ckpt", (2**32, 2**32))
+    run("a", checkpoints=Checkpoints(every_n_steps=4, keep=2))
+    assert "step-000006" in saved(tmp_path, "a")
 
 
 def test_a_full_disk_costs_a_warning(run, tmp_path, capsys, monkeypatch):

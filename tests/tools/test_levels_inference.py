@@ -66,6 +66,15 @@ def test_activated_adapters_read_the_request_once_for_both_roles(tool, parse):
     assert all(a <= b for a, b in pairwise(bare))
 
 
+def test_the_format_of_the_tools_makes_prompts_longer(tool, parse):
+    compact, json = (
+        tool.infer(tool.ONE, "alora", 1, MODEL, parse("--tasks", "1", "--tool-format", form))
+        for form in ("compact", "json")
+    )
+    assert json["generated"] == compact["generated"]
+    assert json["computed"] > 2 * compact["computed"]
+
+
 @pytest.mark.parametrize("adapter", ["alora", "lora"])
 def test_drafts_spare_passes_and_no_tokens(tool, parse, adapter):
     written, drafted = (tool.infer(of, adapter, 1, MODEL, parse("--tasks", "2")) for of in (tool.TWO, tool.DRAFTED))
