@@ -63,6 +63,7 @@ class Checkpoints(Checkpoint):
         self.keep = keep
         self._saved = -1  # step of the last checkpoint
         self._requeue = False  # SLURM shall start the job again
+        self._claimed = False  # the run's folder is this run's
         self._unlock: Callable[[], object] | None = None
 
     def claim(self, trainer: Trainer) -> None:
@@ -71,18 +72,23 @@ class Checkpoints(Checkpoint):
         Raises:
             ConfigError: another one trains there; its checkpoints and this one's would replace each other.
         """
-        if self._unlock is not None or not trainer.is_global_zero:
+        if self._claimed:
             return
-        folder = run_folder(trainer)
-        try:
-            self._unlock = weakref.finalize(self, lock(folder / ".lock"))
-        except BlockingIOError:
+        folder, taken = run_folder(trainer), False
+        if trainer.is_global_zero:
+            try:
+                self._unlock = weakref.finalize(self, lock(folder / ".lock"))
+            except BlockingIOError:
+                taken = True
+        if trainer.strategy.broadcast(taken):  # all processes end, or those left behind would wait for ever
             raise ConfigError(
                 f"another run is writing into {folder}: wait for its end, or start this one again without "
                 "--ckpt_path last, and it gets a folder of its own"
-            ) from None
+            )
+        self._claimed = True
 
     def _release(self) -> None:
+        self._claimed = False
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
