@@ -22,7 +22,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -314,10 +314,16 @@ def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JS
 _deadline = threading.local()  # `at`: when the check that this thread is busy with has to end
 
 
-def _reference(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
-    if time.thread_time() > _deadline.at:
-        raise TimeoutError
-    yield from Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, schema)
+def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[ValidationError]]:
+    """The keyword, as long as there is time."""
+    follow = Draft202012Validator.VALIDATORS[keyword]
+
+    def check(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+        if time.thread_time() > _deadline.at:
+            raise TimeoutError
+        yield from follow(validator, reference, instance, schema)
+
+    return check
 
 
 def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
@@ -333,7 +339,8 @@ def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSO
 _Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
-        "$ref": _reference,
+        "$ref": _limited("$ref"),
+        "$dynamicRef": _limited("$dynamicRef"),
         "uniqueItems": _unique_items,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,

@@ -383,9 +383,10 @@ def test_items_that_should_be_unique(items: list[Any], unique: bool) -> None:
     assert find_problems(ToolCall(listed.name, {"a": items * 2}), (tool({"a": {"uniqueItems": False}}),)) == []
 
 
-def test_values_that_schemas_follow_without_end_take_limited_time() -> None:
+@pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
+def test_values_that_schemas_follow_without_end_take_limited_time(keyword: str) -> None:
     branches = [
-        {"properties": {"op": {"const": op}, "x": {"$ref": "#/$defs/E"}}, "required": ["op", "x"]} for op in "abc"
+        {"properties": {"op": {"const": op}, "x": {keyword: "#/$defs/E"}}, "required": ["op", "x"]} for op in "abc"
     ]
     schema = {"a": {"$ref": "#/$defs/E"}}
     nested = tool(schema, **{"$defs": {"E": {"anyOf": [*branches, {"type": "number"}]}}})
