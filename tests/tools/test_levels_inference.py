@@ -72,7 +72,7 @@ def test_the_format_of_the_tools_makes_prompts_longer(tool, parse):
         for form in ("compact", "json")
     )
     assert json["generated"] == compact["generated"]
-    assert json["computed"] > 2 * compact["computed"]
+    assert json["computed"] > 1.5 * compact["computed"]
 
 
 @pytest.mark.parametrize("adapter", ["alora", "lora"])
