@@ -18,9 +18,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-import cahl_pl.callbacks  # noqa: F401 - so that YAML may use the short names of our callbacks
 from cahl_pl import __version__
-from cahl_pl.callbacks import Checkpoints
+from cahl_pl.callbacks import Checkpoints  # with it all our callbacks, so that YAML may use their short names
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError

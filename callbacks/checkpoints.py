@@ -74,15 +74,17 @@ class Checkpoints(Checkpoint):
         """
         if self._claimed:
             return
-        folder, taken = run_folder(trainer), False
-        if trainer.is_global_zero:
+        taken = ""
+        if trainer.is_global_zero:  # a logger may have numbered the folder otherwise in the other processes
+            folder = run_folder(trainer)
             try:
                 self._unlock = weakref.finalize(self, lock(folder / ".lock"))
             except BlockingIOError:
-                taken = True
-        if trainer.strategy.broadcast(taken):  # all processes end, or those left behind would wait for ever
+                taken = str(folder)
+        taken = trainer.strategy.broadcast(taken)  # all processes end, or those left behind would wait for ever
+        if taken:
             raise ConfigError(
-                f"another run is writing into {folder}: wait for its end, or start this one again without "
+                f"another run is writing into {taken}: wait for its end, or start this one again without "
                 "--ckpt_path last, and it gets a folder of its own"
             )
         self._claimed = True

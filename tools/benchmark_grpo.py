@@ -50,7 +50,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "8 x 512, G 4, 64 new": Shape([512] * 8, 4, 64),
-    "4 x 2048, G 4, 64 new": Shape([2048] * 4, 4, 64),  # of 8, TRL needs more than 24 GiB
+    "4 x 2048, G 4, 64 new": Shape([2048] * 4, 4, 64),  # four, since TRL takes minutes a step
     "8 x 512, G 8, 64 new": Shape([512] * 8, 8, 64),
 }
 

@@ -327,6 +327,13 @@ def test_a_folder_is_that_of_one_run_at_a_time(run, tmp_path):
     lock(tmp_path / "a" / ".lock")()
 
 
+def test_all_processes_learn_that_a_folder_is_taken_and_one_alone_makes_it():
+    told = SimpleNamespace(broadcast=lambda taken: "runs/a")
+    with pytest.raises(ConfigError, match="another run is writing into runs/a: wait"):
+        Checkpoints().claim(SimpleNamespace(is_global_zero=False, strategy=told))  # has no folder to look at
+    Checkpoints().claim(SimpleNamespace(is_global_zero=False, strategy=SimpleNamespace(broadcast=lambda taken: taken)))
+
+
 def test_a_clock_that_goes_back_costs_old_checkpoints_only(run, tmp_path):
     folder = tmp_path / "a" / "checkpoints"
     folder.mkdir(parents=True)
