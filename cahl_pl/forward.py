@@ -5,6 +5,8 @@ they are what comes before the role's own words, which the bare base reads; whil
 a row start with. Their keys and values can be kept (`PrefixStore`) until the weights that made them change. The rest of
 the row, its body, is run on top of them. A long part of the body that all its members start with, its trunk, goes first
 there: its tokens see just what comes before them, for which attention kernels need no mask and half of the work.
+
+Of frozen tokens and of trunks nothing but keys and values is needed: their last layer ends where these are there.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ class Pass:
     """What a pass gives.
 
     Attributes:
-        hidden: last hidden states of the rows' bodies, [R, B, H], padded on the right.
+        hidden: last hidden states of the rows' bodies behind their trunks, [R, B, H], padded on the right.
         columns: for each row, where in the cache the keys and values of its tokens lie.
-        width: columns that the frozen tokens take; a body token's place in `hidden` is its column minus `width`.
+        width: columns of the tokens that are not in `hidden`; the place there of one that is is its column minus `width`.
         cache: keys and values of all tokens, if asked for.
     """
 
@@ -90,32 +92,60 @@ def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
         keep_cache: give back keys and values too (they are kept in any case where tokens are frozen).
     """
     frozen = [np.flatnonzero(row.frozen) for row in rows]
-    cache = DynamicCache()
+    cache = _Cache(policy)
     columns = [np.zeros(len(row.ids), np.int64) for row in rows]
     width = _run_frozen(policy, rows, frozen, cache, columns) if any(map(len, frozen)) else 0
     body = [np.flatnonzero(~np.asarray(row.frozen, bool)) for row in rows]
     for places, own in zip(columns, body, strict=True):
         places[own] = width + np.arange(len(own))
     # a trunk's keys and values are handed on in a cache, which models leave alone while they recompute activations
-    trunk = 0 if width or policy.lm.training else min(row.common() for row in rows)
-    if trunk < SHORTEST_TRUNK:
-        hidden = _forward(policy, rows, body, columns, width, cache if width or keep_cache else None)
-        return Pass(hidden, columns, width, cache)
-    parts = [_forward(policy, rows, [own[:trunk] for own in body], columns, 0, cache)]
-    if any(len(own) > trunk for own in body):
-        parts.append(_forward(policy, rows, [own[trunk:] for own in body], columns, trunk, cache))
-    return Pass(torch.cat(parts, 1), columns, width, cache)
+    trunk = 0 if width or policy.lm.training else min(row.trunk() for row in rows)
+    if trunk >= SHORTEST_TRUNK:
+        _fill(policy, rows, [own[:trunk] for own in body], columns, 0, cache)
+        width, body = trunk, [own[trunk:] for own in body]
+    hidden = _forward(policy, rows, body, columns, width, cache if width or keep_cache else None)
+    return Pass(hidden, columns, width, cache)
+
+
+class _Filled(Exception):
+    """The last layer has made its keys and values."""
+
+
+class _Cache(DynamicCache):
+    """A cache that can end a pass as soon as it has all keys and values.
+
+    Attributes:
+        is_goal: nothing else of the pass is needed.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.is_goal = False
+        self._last = policy.causal_lm.config.get_text_config().num_hidden_layers - 1
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add keys and values of a layer.
+
+        Raises:
+            _Filled: it was the last layer's, and they are all that the pass is for.
+        """
+        result = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if self.is_goal and layer_idx == self._last:
+            raise _Filled
+        return result
 
 
 def _run_frozen(
-    policy: Policy, rows: Sequence[Row], frozen: Sequence[Places], cache: DynamicCache, columns: Sequence[Places]
+    policy: Policy, rows: Sequence[Row], frozen: Sequence[Places], cache: _Cache, columns: Sequence[Places]
 ) -> int:
     """Fill the cache with the frozen tokens; returns how many columns they take."""
     chains = [_chain(row, own) for row, own in zip(rows, frozen, strict=True)]
     found = [policy.prefixes.find(policy.maker, chain) for chain in chains]
     start = max(length for length, _ in found)
     if start:
-        _fill(cache, found, start)
+        _lay_out(cache, found, start)
     rest = [own[length:] for own, (length, _) in zip(frozen, found, strict=True)]
     for places, own, new, (length, _) in zip(columns, frozen, rest, found, strict=True):
         places[own[:length]] = np.arange(length)
@@ -125,7 +155,7 @@ def _run_frozen(
         return start
     bare = policy.without_adapters() if policy.config.adapter == "alora" else contextlib.nullcontext()
     with torch.no_grad(), bare:
-        _forward(policy, rows, rest, columns, start, cache)
+        _fill(policy, rows, rest, columns, start, cache)
     cached: list[Any] = cache.layers
     for r, (chain, (length, _)) in enumerate(zip(chains, found, strict=True)):
         if len(chain) > length:
@@ -142,7 +172,7 @@ def _chain(row: Row, frozen: Places) -> Places:
     return np.asarray(row.ids)[frozen[:length]]
 
 
-def _fill(cache: DynamicCache, found: Sequence[tuple[int, list[tuple[Tensor, Tensor]]]], width: int) -> None:
+def _lay_out(cache: DynamicCache, found: Sequence[tuple[int, list[tuple[Tensor, Tensor]]]], width: int) -> None:
     """Lay kept keys and values side by side, padded on the right."""
     layers = next(layers for length, layers in found if length)
     for i, pair in enumerate(layers):
@@ -154,13 +184,28 @@ def _fill(cache: DynamicCache, found: Sequence[tuple[int, list[tuple[Tensor, Ten
         cache.update(keys, values, i)
 
 
+def _fill(
+    policy: Policy,
+    rows: Sequence[Row],
+    chosen: Sequence[Places],
+    columns: Sequence[Places],
+    before: int,
+    cache: _Cache,
+) -> None:
+    """Put keys and values of the chosen tokens of each row behind `before` columns of the cache."""
+    cache.is_goal = True
+    with contextlib.suppress(_Filled):  # not raised where the last layers take another layer's keys and values
+        _forward(policy, rows, chosen, columns, before, cache)
+    cache.is_goal = False
+
+
 def _forward(
     policy: Policy,
     rows: Sequence[Row],
     chosen: Sequence[Places],
     columns: Sequence[Places],
     before: int,
-    cache: DynamicCache | None,
+    cache: _Cache | None,
 ) -> Tensor:
     """Run the chosen tokens of each row behind `before` columns of the cache; hidden states [R, N, H]."""
     longest, device = max(map(len, chosen)), policy.device

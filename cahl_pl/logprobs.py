@@ -18,7 +18,7 @@ from cahl_pl.policy import Policy
 from cahl_pl.types import Group
 
 LOGITS_AT_A_TIME = 2048
-"""Rows of logits held at a time: at a vocabulary of 152,064 one such tensor takes 1.2 GiB in float32, and four live at once."""
+"""Rows of logits held at a time: at a vocabulary of 152,064 such a tensor takes 1.2 GiB in float32, and three live at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> I
     # the last token of a completion predicts nothing
     sequences = [[*s.group.prompt_ids.tolist(), *s.ids[:-1].tolist()] for s in samples]
     frozen = [policy.frozen_tokens(s.group.prompt_ids.tolist()) for s in samples]
-    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen), max_tokens):
+    unseen = [len(s.group.prompt_ids) - 1 for s in samples]  # the last token of a prompt predicts the first new one
+    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen, unseen), max_tokens):
         yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
 
 

@@ -26,6 +26,7 @@ class Row:
         members: which sequences, as indices into what was packed.
         paths: for each member, where in the row its tokens stand, in order.
         new: for each member, how many tokens of its path no earlier member had.
+        unseen: for each member, of how many tokens that it starts with nobody needs the hidden states.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -34,8 +35,9 @@ class Row:
     members: list[int] = field(default_factory=list)
     paths: list[NDArray[np.int64]] = field(default_factory=list)
     new: list[int] = field(default_factory=list)
+    unseen: list[int] = field(default_factory=list)
 
-    def add(self, member: int, sequence: Sequence[int], shared: int, frozen: int) -> None:
+    def add(self, member: int, sequence: Sequence[int], shared: int, frozen: int, unseen: int) -> None:
         """Add a sequence whose first `shared` tokens are those of the member added last; the first are `frozen`."""
         old = self.paths[-1][:shared] if shared else np.empty(0, np.int64)
         new = len(sequence) - shared
@@ -45,16 +47,17 @@ class Row:
         self.frozen += [depth < frozen for depth in range(shared, len(sequence))]
         self.members.append(member)
         self.new.append(new)
+        self.unseen.append(unseen)
 
-    def common(self) -> int:
-        """How many tokens all members start with; all of them where there is one member."""
+    def trunk(self) -> int:
+        """How many tokens all members start with whose hidden states nobody needs."""
         shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
-        return min([*shared, *(len(path) for path in self.paths)])
+        return min([*shared, *self.unseen])
 
-    def freeze_common(self, most: int) -> None:
-        """Freeze the tokens that all members start with, at most so many of them."""
-        common = min(self.common(), most)
-        self.frozen = [i < common for i in range(len(self.ids))]  # the first member comes first, from its first token
+    def freeze_trunk(self) -> None:
+        """Freeze the tokens that all members start with whose hidden states nobody needs."""
+        trunk = self.trunk()
+        self.frozen = [i < trunk for i in range(len(self.ids))]  # the first member comes first, from its first token
 
     def visible(self) -> NDArray[np.bool_]:
         """Whether a token sees another, itself included; [L, L]."""
@@ -66,7 +69,11 @@ class Row:
 
 
 def pack(
-    sequences: Sequence[Sequence[int]], hidden_size: int, max_tokens: int, frozen: Sequence[int] | None = None
+    sequences: Sequence[Sequence[int]],
+    hidden_size: int,
+    max_tokens: int,
+    frozen: Sequence[int] | None = None,
+    unseen: Sequence[int] | None = None,
 ) -> list[Row]:
     """Put sequences into rows, those that share much into one.
 
@@ -78,6 +85,7 @@ def pack(
         max_tokens: length of a row at most; a longer sequence has one of its own.
         frozen: how many tokens of each sequence are frozen; None for none. The same token is not the same where it is
             frozen in one sequence and not in another.
+        unseen: of how many tokens at the beginning of each sequence nobody needs the hidden states; None for none.
 
     Returns:
         Rows in which every sequence is a member once.
@@ -94,7 +102,7 @@ def pack(
         if not rows or length + new > max_tokens or 3 * hidden_size * shared <= length * new:
             rows.append(Row())
             shared = 0
-        rows[-1].add(member, sequence, shared, starts[member])
+        rows[-1].add(member, sequence, shared, starts[member], 0 if unseen is None else unseen[member])
         last = array
     return rows
 

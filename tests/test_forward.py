@@ -126,10 +126,11 @@ def test_kept_prefixes_give_what_running_them_again_gives(make_policy, adapter):
     prompts = [group.prompt_ids.tolist() for group in make_groups("executor")]
 
     def hidden():
-        rows = pack(prompts, 32, 1000, [policy.frozen_tokens(prompt) for prompt in prompts])
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        rows = pack(prompts, 32, 1000, frozen, [len(prompt) - 1 for prompt in prompts])
         if adapter == "lora":
             for row in rows:
-                row.freeze_common(min(map(len, row.paths)) - 1)
+                row.freeze_trunk()
         with torch.no_grad():
             result = run(policy, rows)
         last = [(r, result.columns[r][path[-1]] - result.width) for r, row in enumerate(rows) for path in row.paths]
@@ -150,8 +151,8 @@ def test_kept_prefixes_give_what_running_them_again_gives(make_policy, adapter):
 def test_prefixes_are_kept_by_maker_up_to_a_limit(make_policy):
     policy = make_policy(prefix_cache_tokens=30)
     policy.activate("planner")
-    rows = pack([list(range(10, 30))], 32, 100)
-    rows[0].freeze_common(19)
+    rows = pack([list(range(10, 30))], 32, 100, unseen=[19])
+    rows[0].freeze_trunk()
     with torch.no_grad():
         run(policy, rows)
         assert [(maker, len(ids)) for maker, ids, _ in policy.prefixes.entries] == [("planner 0", 19)]

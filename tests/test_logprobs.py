@@ -151,8 +151,29 @@ def test_a_long_prompt_is_run_first_and_without_a_mask(policy, monkeypatch):
     monkeypatch.setattr(policy, "attention_mask", lambda visible: seen.append(visible.shape) or mask(visible))
     (batch,) = micro_batches(policy, make_groups(((80, (3, 4)), (70, (6, 2)), (90, (5,)))), 1_000)
     score(policy, batch)
-    longest = 90 + 5 - 1  # the row of one sample is all trunk; of the second row 70 tokens are
-    assert seen == [(3, longest - 70, longest)]
+    longest, trunk = 90 + 5 - 1, 70 - 1  # a prompt's last token predicts, so that it is not of the trunk
+    assert seen == [(3, longest - trunk, longest)]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "alora"])
+def test_of_a_prompt_the_last_layer_makes_keys_and_values_only(make_policy, adapter):
+    policy = make_policy(adapter=adapter)
+    policy.invocation = {"planner": [251, 252], "executor": [251, 252]}
+    policy.activate("planner")
+    groups = make_groups(((80, (3, 4)), (80, (6, 2))))
+    for group in groups:
+        group.prompt_ids[-4:-2] = torch.tensor([251, 252])
+    tokens = {}
+    for i in (0, -1):
+        layer = policy.causal_lm.base_model.layers[i].mlp
+        layer.register_forward_pre_hook(
+            lambda _, args, i=i: tokens.update({i: tokens.get(i, 0) + args[0][..., 0].numel()})
+        )
+    (batch,) = micro_batches(policy, groups, 1_000)
+    score(policy, batch)
+    trunk = 79 if adapter == "lora" else 76
+    rest = 80 - trunk + 2 + 3, 80 - trunk + 5 + 1  # the last token of a completion predicts nothing
+    assert tokens == {0: 2 * (trunk + max(rest)), -1: 2 * max(rest)}
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # matters to merging, which nobody does here

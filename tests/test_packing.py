@@ -27,16 +27,19 @@ def test_every_sequence_is_a_path_that_sees_itself_alone(sequences, hidden_size,
                 assert visible[place].nonzero()[0].tolist() == sorted(path[: i + 1])
 
 
-@given(SEQUENCES)
-def test_what_all_members_start_with_is_frozen(sequences):
-    for row in pack(sequences, 64, 1000):
-        row.freeze_common(min(len(sequences[member]) for member in row.members) - 1)
+@given(SEQUENCES, st.data())
+def test_what_all_members_start_with_is_frozen_up_to_what_somebody_needs(sequences, data):
+    unseen = [data.draw(st.integers(0, len(sequence) - 1)) for sequence in sequences]
+    for row in pack(sequences, 64, 1000, unseen=unseen):
+        row.freeze_trunk()
         members = [sequences[member] for member in row.members]
         common = 0
-        while common < min(map(len, members)) - 1 and len({tuple(m[: common + 1]) for m in members}) == 1:
+        while common < min(map(len, members)) and len({tuple(m[: common + 1]) for m in members}) == 1:
             common += 1
+        trunk = min(common, *(unseen[member] for member in row.members))
+        assert row.trunk() == trunk
         for path in row.paths:
-            assert [row.frozen[i] for i in path] == [i < common for i in range(len(path))]
+            assert [row.frozen[i] for i in path] == [i < trunk for i in range(len(path))]
 
 
 def test_what_is_shared_stands_once():

@@ -169,7 +169,7 @@ def measure(case: Case, folder: Path) -> None:
     for part in micro_batches(module.policy, groups, case.micro_batch):
         row = max(len(r.ids) for r in part.rows)
         ends = sum(len(s.ids) for s in part.samples)
-        moments = update_moments(shape, settings, row * len(part.rows), row, ends, min(r.common() for r in part.rows))
+        moments = update_moments(shape, settings, row * len(part.rows), row, ends, min(r.trunk() for r in part.rows))
         predicted = max(predicted, *(sum(m.values()) for m in moments))
     peak, _ = peak_of(lambda: update(module, "planner", groups, optimizer))
     _print(case.name, "update", predicted, peak)

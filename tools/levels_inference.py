@@ -187,15 +187,14 @@ def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
 
     def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
         order.extend(texts[member] for row in rows for member in row.members)
-        # a draft is read with its prompt; its tokens but for the last are counted as generated ones
+        # a draft but for its last token is read with its prompt, and counted as generated
         drafts = sum(len(texts[member]) - 1 for row in rows for member in row.members)
         tokens[f"{role} read"] += sum(len(row.ids) for row in rows) - drafts
         return forward.run(policy, rows, *args, **kwargs)
 
     def take(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         _, logprobs = draw(logits, *rest)
-        text = order.pop(0)
-        return torch.tensor([*text, text[-1]], device=logits.device), logprobs
+        return torch.tensor(order.pop(0), device=logits.device), logprobs
 
     with patch.multiple(engine_code, run=read, _draw=take):
         yield

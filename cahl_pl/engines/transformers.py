@@ -132,10 +132,10 @@ def _packed(
     policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], unseen: Sequence[int]
 ) -> list[Row]:
     """Rows of the sequences; of the first `unseen` tokens of each nobody needs the hidden states."""
-    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen)
+    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen, unseen)
     if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
         for row in rows:
-            row.freeze_common(min(unseen[member] for member in row.members))
+            row.freeze_trunk()
     return rows
 
 
@@ -150,7 +150,9 @@ def _verify(
     """Of each draft what the model takes too, and the token that it takes next, if there is one."""
     stop, limit = stop_ids(policy), sampling.max_new_tokens
     guesses = [list(draft[:limit]) for draft in drafts]
-    sequences = [[*prompt, *guess] for prompt, guess in zip(prompts, guesses, strict=True)]
+    # behind a draft's end, or at the limit, nothing is wanted: its last token need not be read
+    read = [guess[:-1] if len(guess) == limit or stop.intersection(guess[-1:]) else guess for guess in guesses]
+    sequences = [[*prompt, *guess] for prompt, guess in zip(prompts, read, strict=True)]
     found: dict[int, Completion] = {}
     for part in batches(_packed(policy, sequences, frozen, [len(prompt) - 1 for prompt in prompts]), max_tokens):
         result = run(policy, part)

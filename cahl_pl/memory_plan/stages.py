@@ -116,20 +116,30 @@ def sampling_moments(
     earlier = buffers if read_tokens < tokens else 0  # the buffers are made after the first pass
     dequantised = dequantised_bytes(shape, settings)
     kept = _prefix_tokens(settings, role, length)
-    # all layers' keys and values are there when the last layer runs; these prompts are kept only then
+    # prompts are read to the last layer's keys and values (`forward`), and kept then
     before = token * min(settings.prefix_cache_tokens, kept - tokens)
     places = 2 * e * shape.head_dim  # cosines and sines of the positions
+    # a product's weight is there before the adapter's output is
+    adapted = read_tokens * 2 * FLOAT32 * shape.intermediate
     attend, read = (
         _parts(
             read_tokens * (width + places),
             masks,
-            cache=read_tokens * token + earlier,
+            cache=read_tokens * token * (shape.layers - 1) // shape.layers + earlier,
             prefixes=before,
-            dequantised=dequantised,
+            dequantised=weight,
         )
-        for width, masks in (
-            (attention_bytes(shape, settings), mask_bytes(shape, settings, read_tokens, length, attending=True)),
-            (mlp_bytes(shape, settings), mask_bytes(shape, settings, read_tokens, length)),
+        for width, masks, weight in (
+            (
+                attention_bytes(shape, settings),
+                mask_bytes(shape, settings, read_tokens, length, attending=True),
+                dequantised,
+            ),
+            (
+                mlp_bytes(shape, settings),
+                mask_bytes(shape, settings, read_tokens, length),
+                max(dequantised - adapted, 0),
+            ),
         )
     )
     prefixes = token * min(settings.prefix_cache_tokens, kept)
@@ -172,8 +182,8 @@ def update_moments(
         tokens: padded tokens of the micro-batch.
         row: length of its rows.
         predicted: completion tokens among them; None for all.
-        trunk: tokens of each row that all its members start with, where they are run first (`forward`): they take no mask.
-            0 is the most that may be needed.
+        trunk: tokens of each row that all its members start with, where they are run first (`forward`): they take no mask,
+            and their last layer ends with keys and values. 0 is the most that may be needed.
 
     Returns:
         The parts of each in bytes.
@@ -191,13 +201,16 @@ def update_moments(
     alora = settings.adapter == "alora"
     trunk = 0 if settings.checkpoints else trunk
     # keys and values of trunks are kept for their own attention, and together with those of the rest for that of the rest
-    trunks = tokens // row * trunk * kv_bytes(shape, settings)
-    masked = tokens - tokens // row * trunk
+    in_trunks = tokens // row * trunk
+    trunks = in_trunks * (kv_bytes(shape, settings) - saved)
+    masked = tokens - in_trunks
     cache = tokens * kv_bytes(shape, settings) if alora else 0  # what the body is run on top of
     prefixes = 0
     if alora:
         kept = _prefix_tokens(settings, list(settings.prompts)[-1], settings.max_prompt_tokens)
         prefixes = kv_bytes(shape, settings) * min(settings.prefix_cache_tokens, kept)
+    # the backward pass takes what comes after the trunks first, and is done with it when it comes to them
+    working = backward_bytes(shape, settings) + e * shape.hidden
     # sdpa's backward pass makes no further masks
     masks = mask_bytes(shape, settings, masked, row, alive, attending=settings.attention == "eager")
     return [
@@ -209,7 +222,9 @@ def update_moments(
             prefixes,
         ),
         _parts(
-            tokens * (inputs + alive * saved + backward_bytes(shape, settings) + e * shape.hidden) + trunks,
+            tokens * (inputs + alive * saved)
+            + trunks
+            + max(masked * working, in_trunks * working - masked * alive * saved),
             masks,
             prefixes=prefixes,
             dequantised=dequantised_bytes(shape, settings),
