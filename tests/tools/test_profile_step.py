@@ -43,14 +43,20 @@ def test_counted_operations_are_those_of_the_formulas(tool, folder):
     lora = LAYERS * RANK * (4 * 2 * HIDDEN + 3 * (HIDDEN + INNER))
     samples = prompts * group
     sampled = prompts * length + samples * (new - 1)  # the last token is not run
+    # of a prompt all but the last token leave the last layer with keys and values: after q, k and v it is not run
+    unread = prompts * (length - 1)
+    unread_base = HIDDEN**2 + 3 * HIDDEN * INNER
+    unread_lora = RANK * (2 * HIDDEN + 3 * (HIDDEN + INNER))
     sampling = counter.counted["sampling"]
-    assert sampling["base linear layers"] == 2 * sampled * base
-    assert sampling["LoRA"] == 2 * sampled * lora
+    assert sampling["base linear layers"] == 2 * (sampled * base - unread * unread_base)
+    assert sampling["LoRA"] == 2 * (sampled * lora - unread * unread_lora)
     assert sampling["output layer"] == 2 * HIDDEN * VOCABULARY * (prompts + samples * (new - 1))
     update = counter.counted["update"]
-    # nothing before the first layer's q, k and v learns: no gradient goes through them
-    assert update["base linear layers"] == 2 * sampled * (2 * base - 3 * HIDDEN**2)
-    assert update["LoRA"] == 2 * sampled * (3 * lora - 3 * HIDDEN * RANK)
+    # nothing before the first layer's q, k and v learns: no gradient goes through them; the last layer's q is made of
+    # every token, and only those that are read send a gradient back through it
+    unlearnt_base, unlearnt_lora = 2 * unread_base + HIDDEN**2, 3 * unread_lora + 2 * RANK * 2 * HIDDEN
+    assert update["base linear layers"] == 2 * (sampled * (2 * base - 3 * HIDDEN**2) - unread * unlearnt_base)
+    assert update["LoRA"] == 2 * (sampled * (3 * lora - 3 * HIDDEN * RANK) - unread * unlearnt_lora)
     assert update["output layer"] == 2 * 2 * HIDDEN * VOCABULARY * samples * new
 
 
