@@ -145,11 +145,19 @@ class _TokenLogprobs(torch.autograd.Function):
         gradients: list[Tensor] = []
         wanted = ctx.needs_input_grad[0]
         for h, t in _chunks(hidden, target):
+            h = h.detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
-                h = h.detach().requires_grad_(wanted)
-                logprobs, entropy = _logprobs_of(policy, h, t, temperature)
-                gradients += torch.autograd.grad(logprobs.sum(), h) if wanted else ()
-            parts.append((logprobs.detach(), entropy))
+                logits = policy.logits(h)
+            # unlike autograd's, this gradient of a log-probability, the target's one-hot vector less the probabilities,
+            # takes no pass over the vocabulary of its own: the entropy wants the probabilities too
+            logprobs = _log_softmax(logits.detach(), temperature)
+            chosen, probabilities = _at(logprobs, t), logprobs.exp()
+            parts.append((chosen, -logprobs.mul_(probabilities).sum(-1)))
+            if wanted:
+                gradient = probabilities.neg_()
+                gradient.scatter_add_(-1, t[:, None], gradient.new_ones(len(t), 1))
+                (gradient,) = torch.autograd.grad(logits, h, gradient)
+                gradients.append(gradient / temperature if temperature else gradient)
         logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
         ctx.mark_non_differentiable(entropy)
         if gradients:
@@ -168,10 +176,15 @@ def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _logprobs_of(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = policy.logits(hidden)
-    if temperature not in (0, 1):  # a pass over the whole vocabulary
-        logits = logits / temperature
-    logprobs = torch.log_softmax(logits, -1)
+    logprobs = _log_softmax(policy.logits(hidden), temperature)
     with torch.no_grad():
         entropy = -logprobs.exp().mul_(logprobs).sum(-1)
-    return logprobs.gather(-1, target[:, None])[:, 0], entropy
+    return _at(logprobs, target), entropy
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax(logits / temperature if temperature not in (0, 1) else logits, -1)
+
+
+def _at(logprobs: Tensor, target: Tensor) -> Tensor:
+    return logprobs.gather(-1, target[:, None])[:, 0]
