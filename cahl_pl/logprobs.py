@@ -141,27 +141,12 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, target: Tensor, policy: Policy, temperature: float) -> tuple[Tensor, Tensor]:
-        parts: list[tuple[Tensor, Tensor]] = []
-        gradients: list[Tensor] = []
         wanted = ctx.needs_input_grad[0]
-        for h, t in _chunks(hidden, target):
-            h = h.detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                logits = policy.logits(h)
-            # unlike autograd's, this gradient of a log-probability, the target's one-hot vector less the probabilities,
-            # takes no pass over the vocabulary of its own: the entropy wants the probabilities too
-            logprobs = _log_softmax(logits.detach(), temperature)
-            chosen, probabilities = _at(logprobs, t), logprobs.exp()
-            parts.append((chosen, -logprobs.mul_(probabilities).sum(-1)))
-            if wanted:
-                gradient = probabilities.neg_()
-                gradient.scatter_add_(-1, t[:, None], gradient.new_ones(len(t), 1))
-                (gradient,) = torch.autograd.grad(logits, h, gradient)
-                gradients.append(gradient / temperature if temperature else gradient)
-        logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
+        parts = [_scored(policy, h, t, temperature, wanted) for h, t in _chunks(hidden, target)]
+        logprobs, entropy, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
         ctx.mark_non_differentiable(entropy)
-        if gradients:
-            ctx.save_for_backward(torch.cat(gradients))
+        if wanted:
+            ctx.save_for_backward(gradient)
         return logprobs, entropy
 
     @staticmethod
@@ -173,6 +158,29 @@ class _TokenLogprobs(torch.autograd.Function):
 def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     for i in range(0, len(hidden), LOGITS_AT_A_TIME):
         yield hidden[i : i + LOGITS_AT_A_TIME], target[i : i + LOGITS_AT_A_TIME]
+
+
+def _scored(
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability [T] and entropy [T], and the gradient [T, H] of the first by `hidden`, [0, H] if it is not wanted.
+
+    A function, so that no logits are left while the next ones are made.
+    """
+    hidden = hidden.detach().requires_grad_(wanted)
+    with torch.set_grad_enabled(wanted):
+        logits = policy.logits(hidden)
+    logprobs = _log_softmax(logits.detach(), temperature)
+    chosen, probabilities = _at(logprobs, target), logprobs.exp()
+    entropy = -logprobs.mul_(probabilities).sum(-1)
+    if not wanted:
+        return chosen, entropy, hidden[:0]
+    del logprobs
+    # The target's one-hot vector less the probabilities: autograd's way to the same takes more passes over the vocabulary.
+    gradient = probabilities.neg_()
+    gradient.scatter_add_(-1, target[:, None], gradient.new_ones(len(target), 1))
+    (gradient,) = torch.autograd.grad(logits, hidden, gradient)
+    return chosen, entropy, gradient / temperature if temperature else gradient
 
 
 def _logprobs_of(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -188,6 +190,34 @@ def test_log_probabilities_of_an_adapted_output_layer_train_it_too(make_policy, 
         for ids, advantage in zip(group.completion_ids, group.advantages, strict=True):
             (advantage * naive_logprobs(policy, group, ids).sum()).backward()
     for a, b in zip(fast, gradients(policy, "planner"), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8, 1])
+def test_a_few_logits_at_a_time_give_the_same_and_none_are_left_when_the_next_are_made(
+    make_policy, monkeypatch, temperature
+):
+    policy, groups = make_policy(), make_groups()
+    policy.activate("planner")
+    (batch,) = micro_batches(policy, groups, 1_000)
+    seen, logits = [], policy.logits
+    results = []
+
+    def watched(hidden):
+        assert not any(ref() is not None for ref in seen)
+        made = logits(hidden)
+        seen.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(policy, "logits", watched)
+    for at_a_time in (1_000, 3):
+        monkeypatch.setattr("cahl_pl.logprobs.LOGITS_AT_A_TIME", at_a_time)
+        seen.clear()
+        scores = score(policy, batch, temperature)
+        (scores.logprobs * batch.advantages[:, None]).sum().backward()
+        results.append([scores.logprobs.detach(), scores.entropy, *gradients(policy, "planner")])
+    assert len(seen) == -(-sum(len(sample.ids) for sample in batch.samples) // 3)
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 

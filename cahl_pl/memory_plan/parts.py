@@ -123,6 +123,6 @@ def mask_bytes(
 def score_logits_bytes(shape: ModelShape, tokens: int) -> int:
     """Bytes of a chunk of logits while log-probabilities are taken.
 
-    Three in float32: logits, log-probabilities, and probabilities for the entropy, or later the gradients of the two.
+    Three in float32: logits, log-probabilities, and the probabilities, which become the gradient.
     """
     return 3 * FLOAT32 * min(tokens, LOGITS_AT_A_TIME) * shape.vocabulary
