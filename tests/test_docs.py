@@ -53,6 +53,7 @@ PARSED_ONLY = {
     ("reliability.md", "python tools/fuzz_coverage.py"): "needs atheris, and runs for minutes",
     ("results.md", "python -m cahl_pl fit -c configs/smollm2.yaml"): "needs a real model",
     ("results.md", "python tools/sweep.py"): "hours; tests/tools/test_sweep.py runs a small one",
+    ("README.md", "python tools/benchmark_grpo.py"): "needs trl",
     ("speed.md", "python tools/benchmark_grpo.py"): "needs trl",
     ("speed.md", "python tools/profile_step.py"): "minutes; tests/tools/test_profile_step.py runs a small one",
     ("speed.md", "python tools/benchmark_levels.py"): "minutes; tests/tools/test_levels_*.py run small ones",

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -356,6 +357,10 @@ def main() -> None:
         system, folder, shape = args.worker
         worker(system, Path(folder), Shape(*json.loads(shape)), args.steps)
         return
+    if (args.check or "trl" in args.systems) and find_spec("trl") is None:
+        parser.error(
+            "trl is not installed: pip install trl==1.16.0, or name the other systems with --systems lora alora"
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder)
