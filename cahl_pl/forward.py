@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache
 
+from cahl_pl.kv_cache import PassCache, Places, run_layers
 from cahl_pl.packing import Row
 
 if TYPE_CHECKING:
     from cahl_pl.policy import Policy
-
-Places = NDArray[np.int64]
 
 SHORTEST_TRUNK = 64
 """Tokens; a shorter trunk is run with the rest: what its attention spares is less than another pass over the layers costs."""
@@ -47,40 +44,7 @@ class Pass:
     hidden: Tensor
     columns: list[Places]
     width: int
-    cache: DynamicCache
-
-
-@dataclass
-class PrefixStore:
-    """Keys and values of prefixes, kept for as long as the weights that made them hold.
-
-    Attributes:
-        max_tokens: how many tokens to keep in all.
-    """
-
-    max_tokens: int
-    entries: list[tuple[str, Places, list[tuple[Tensor, Tensor]]]] = field(default_factory=list)
-
-    def find(self, maker: str, ids: Places) -> tuple[int, list[tuple[Tensor, Tensor]]]:
-        """The most tokens of `ids` that a kept prefix starts with, and that prefix's keys and values [heads, n, d]."""
-        best, found = 0, []
-        for made_by, kept, layers in self.entries:
-            if made_by == maker:
-                length = min(len(kept), len(ids))
-                same = kept[:length] == ids[:length]
-                shared = length if same.all() else int(same.argmin())
-                if shared > best:
-                    best, found = shared, layers
-        return best, found
-
-    def keep(self, maker: str, ids: Places, layers: list[tuple[Tensor, Tensor]]) -> None:
-        """Keep a prefix, if there is room."""
-        if sum(len(kept) for _, kept, _ in self.entries) + len(ids) <= self.max_tokens:
-            self.entries.append((maker, ids, layers))
-
-    def forget(self) -> None:
-        """Forget everything: the weights are about to change, or the tasks."""
-        self.entries = []
+    cache: PassCache
 
 
 def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
@@ -92,7 +56,7 @@ def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
         keep_cache: give back keys and values too (they are kept in any case where tokens are frozen).
     """
     frozen = [np.flatnonzero(row.frozen) for row in rows]
-    cache = _Cache(policy)
+    cache = PassCache(policy.causal_lm.config.get_text_config().num_hidden_layers)
     columns = [np.zeros(len(row.ids), np.int64) for row in rows]
     width = _run_frozen(policy, rows, frozen, cache, columns) if any(map(len, frozen)) else 0
     body = [np.flatnonzero(~np.asarray(row.frozen, bool)) for row in rows]
@@ -107,45 +71,15 @@ def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
     return Pass(hidden, columns, width, cache)
 
 
-class _Filled(Exception):
-    """The last layer has made its keys and values."""
-
-
-class _Cache(DynamicCache):
-    """A cache that can end a pass as soon as it has all keys and values.
-
-    Attributes:
-        is_goal: nothing else of the pass is needed.
-    """
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.is_goal = False
-        self._last = policy.causal_lm.config.get_text_config().num_hidden_layers - 1
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Add keys and values of a layer.
-
-        Raises:
-            _Filled: it was the last layer's, and they are all that the pass is for.
-        """
-        result = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        if self.is_goal and layer_idx == self._last:
-            raise _Filled
-        return result
-
-
 def _run_frozen(
-    policy: Policy, rows: Sequence[Row], frozen: Sequence[Places], cache: _Cache, columns: Sequence[Places]
+    policy: Policy, rows: Sequence[Row], frozen: Sequence[Places], cache: PassCache, columns: Sequence[Places]
 ) -> int:
     """Fill the cache with the frozen tokens; returns how many columns they take."""
     chains = [_chain(row, own) for row, own in zip(rows, frozen, strict=True)]
-    found = [policy.prefixes.find(policy.maker, chain) for chain in chains]
+    found = [policy.prefixes.find(policy.prefix_owner, chain) for chain in chains]
     start = max(length for length, _ in found)
     if start:
-        _lay_out(cache, found, start)
+        cache.lay_out(found, start)
     rest = [own[length:] for own, (length, _) in zip(frozen, found, strict=True)]
     for places, own, new, (length, _) in zip(columns, frozen, rest, found, strict=True):
         places[own[:length]] = np.arange(length)
@@ -156,12 +90,10 @@ def _run_frozen(
     bare = policy.without_adapters() if policy.config.adapter == "alora" else contextlib.nullcontext()
     with torch.no_grad(), bare:
         _fill(policy, rows, rest, columns, start, cache)
-    cached: list[Any] = cache.layers
     for r, (chain, (length, _)) in enumerate(zip(chains, found, strict=True)):
         if len(chain) > length:
-            at = torch.from_numpy(columns[r][frozen[r][: len(chain)]])
-            layers = [(layer.keys[r, :, at], layer.values[r, :, at]) for layer in cached]
-            policy.prefixes.keep(policy.maker, chain, layers)
+            kept = cache.read(r, columns[r][frozen[r][: len(chain)]])
+            policy.prefixes.keep(policy.prefix_owner, chain, kept)
     return start + longest
 
 
@@ -172,31 +104,17 @@ def _chain(row: Row, frozen: Places) -> Places:
     return np.asarray(row.ids)[frozen[:length]]
 
 
-def _lay_out(cache: DynamicCache, found: Sequence[tuple[int, list[tuple[Tensor, Tensor]]]], width: int) -> None:
-    """Lay kept keys and values side by side, padded on the right."""
-    layers = next(layers for length, layers in found if length)
-    for i, pair in enumerate(layers):
-        filled = [x.new_zeros(len(found), x.shape[0], width, x.shape[2]) for x in pair]
-        for r, (length, kept) in enumerate(found):
-            for buffer, tensor in zip(filled, kept[i] if length else (), strict=bool(length)):
-                buffer[r, :, :length] = tensor[:, :length]
-        keys, values = filled
-        cache.update(keys, values, i)
-
-
 def _fill(
     policy: Policy,
     rows: Sequence[Row],
     chosen: Sequence[Places],
     columns: Sequence[Places],
     before: int,
-    cache: _Cache,
+    cache: PassCache,
 ) -> None:
     """Put keys and values of the chosen tokens of each row behind `before` columns of the cache."""
-    cache.is_goal = True
-    with contextlib.suppress(_Filled):  # not raised where the last layers take another layer's keys and values
+    with cache.stop_when_full():
         _forward(policy, rows, chosen, columns, before, cache)
-    cache.is_goal = False
 
 
 def _forward(
@@ -205,7 +123,7 @@ def _forward(
     chosen: Sequence[Places],
     columns: Sequence[Places],
     before: int,
-    cache: _Cache | None,
+    cache: PassCache | None,
 ) -> Tensor:
     """Run the chosen tokens of each row behind `before` columns of the cache; hidden states [R, N, H]."""
     longest, device = max(map(len, chosen)), policy.device
@@ -216,14 +134,8 @@ def _forward(
     # where every token sees all before it and no other, the model's own causal attention does, and padding is behind
     causal = before == 0 and (positions == np.arange(longest)).all()
     mask = None if causal else policy.attention_mask(_visible(rows, chosen, columns, before, longest).to(device))
-    hidden: Tensor = policy.causal_lm.base_model(
-        input_ids=torch.from_numpy(ids).to(device),
-        attention_mask=mask,
-        position_ids=torch.from_numpy(positions).to(device),
-        past_key_values=cache,
-        use_cache=cache is not None,
-    ).last_hidden_state
-    return hidden
+    ids_, positions_ = (torch.from_numpy(x).to(device) for x in (ids, positions))
+    return run_layers(policy.causal_lm.base_model, ids_, mask, positions_, cache)
 
 
 def _visible(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cahl_pl.forward import PrefixStore
+from cahl_pl.kv_cache import PrefixStore
 from cahl_pl.types import ROLES, Role
 
 
@@ -210,7 +210,7 @@ class Policy(nn.Module):
             self._require_grad()
 
     @property
-    def maker(self) -> str:
+    def prefix_owner(self) -> str:
         """Whose keys and values a frozen prefix has: the base's, or those of the active adapter as it is."""
         if self._bare or self.config.adapter == "alora":
             return "base"

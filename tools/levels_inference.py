@@ -42,7 +42,8 @@ from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines import transformers as engine_code
 from cahl_pl.engines.base import Completion, Sampling
 from cahl_pl.environments import RecordedEnvironment
-from cahl_pl.forward import Pass, PrefixStore
+from cahl_pl.forward import Pass
+from cahl_pl.kv_cache import Layers, Places, PrefixStore
 from cahl_pl.packing import Row
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
@@ -62,9 +63,9 @@ class CountingStore(PrefixStore):
 
     spared: int = 0
 
-    def find(self, maker: str, ids: Any) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+    def find(self, owner: str, ids: Places) -> tuple[int, Layers]:
         """See `PrefixStore.find`."""
-        length, layers = super().find(maker, ids)
+        length, layers = super().find(owner, ids)
         self.spared += length
         return length, layers
 

@@ -34,6 +34,7 @@ from cahl_pl.engines import transformers as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.files import write_json
+from cahl_pl.kv_cache import run_layers
 from cahl_pl.packing import pack
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
@@ -116,13 +117,8 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
             start = time.perf_counter()
             state.visible[:, range(SAMPLES), range(used, used + SAMPLES)] = True
             used, position = used + SAMPLES, position + 1
-            hidden = policy.causal_lm.base_model(
-                input_ids=torch.full(position.shape, 200),
-                attention_mask=policy.attention_mask(state.visible[:, :, :used]),
-                position_ids=position,
-                past_key_values=state.cache,
-                use_cache=True,
-            ).last_hidden_state
+            ids, mask = torch.full(position.shape, 200), policy.attention_mask(state.visible[:, :, :used])
+            hidden = run_layers(policy.causal_lm.base_model, ids, mask, position, state.cache)
             engine_code._draw(policy.logits(hidden).flatten(0, 1), CONFIG.planner, generator)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.errors import ConfigError
 from cahl_pl.forward import run
+from cahl_pl.kv_cache import SampleCache, run_layers
 from cahl_pl.packing import Row, batches, pack
 from cahl_pl.policy import Policy
 from cahl_pl.types import Role
@@ -193,7 +192,7 @@ class _Prefixes(NamedTuple):
     side. So the samples of a prompt share its keys and values, and `visible` tells them which are their own.
     """
 
-    cache: DynamicCache
+    cache: SampleCache
     logits: Tensor  # [N, S, V] of the first new token
     positions: Tensor  # [N, S] of the prompts' last tokens
     visible: Tensor  # [N, S, K], K the final length of the cache
@@ -205,17 +204,13 @@ def _prefill(policy: Policy, parts: Sequence[Sequence[Row]], num_samples: int, l
     lengths = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths], device=policy.device)
     used, first = int(lengths.max()), 0
     final = used + num_samples * limit
-    cache, last = DynamicCache(), []
-    layers: list[Any] = cache.layers
+    cache, last = SampleCache(len(lengths), used, final), []
     for rows in parts:
         result = run(policy, rows, keep_cache=True)
         paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
         places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
         row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
-        for i, packed in enumerate(result.cache.layers):
-            if i == len(layers):
-                layers.append(_BufferedLayer(packed, len(lengths), used, final))
-            layers[i].lay_out(first, packed, row_of, places)
+        cache.lay_out(first, result.cache, row_of, places)
         ends = torch.tensor([path[-1] for path in paths], device=policy.device)
         last.append(result.hidden[row_of, ends - result.width])
         first += len(paths)
@@ -259,7 +254,7 @@ def _decode(
             if len(keep) == 0:
                 break
             slot, token, position, visible = slot[keep], token[keep], position[keep], visible[keep]
-            cache.batch_select_indices(keep)
+            cache.keep_rows(keep)
             # the unfinished samples of a prompt close ranks; the prompt with the most of them sets the width
             order = (slot < 0).int().argsort(dim=1, stable=True)[:, : int((slot >= 0).sum(1).max())]
             slot, token, position = (x.gather(1, order) for x in (slot, token, position))
@@ -270,13 +265,8 @@ def _decode(
         visible[:, range(width), range(used, used + width)] = True
         used += width
         position = position + 1
-        hidden = policy.causal_lm.base_model(
-            input_ids=token,
-            attention_mask=policy.attention_mask(visible[:, :, :used]),
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        mask = policy.attention_mask(visible[:, :, :used])
+        hidden = run_layers(policy.causal_lm.base_model, token, mask, position, cache)
         logits = policy.logits(hidden)
 
     tokens, logprobs = tokens.cpu(), logprobs.cpu()
@@ -327,58 +317,3 @@ def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tup
     drawn = torch.rand(total.shape, generator=generator).to(total.device)
     token = torch.searchsorted(cumulative, drawn * total, right=True)  # drawn < 1: what has no probability is never met
     return token[:, 0], logprobs.gather(-1, token)[:, 0]
-
-
-class _BufferedLayer(DynamicLayer):
-    """Keys and values in buffers of their final length; `cat` at every token would copy the whole cache each time.
-
-    Args:
-        like: a layer with keys and values of the same kind.
-        count: of prompts.
-        used: columns that the longest prompt takes.
-        length: of the buffers.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, like: Any, count: int, used: int, length: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
-        self._keys, self._values = (
-            x.new_zeros(count, x.shape[1], length, x.shape[3]) for x in (like.keys, like.values)
-        )
-        self._view(used)
-
-    def lay_out(self, first: int, layer: Any, rows: Tensor, places: Tensor) -> None:
-        """Copy the keys and values of N prompts, the first of which is prompt `first`.
-
-        Args:
-            first: index of a prompt.
-            layer: keys and values of packed rows.
-            rows: the packed row of each prompt, [N].
-            places: where in it the prompt's tokens stand, [N, P].
-        """
-        count, used = places.shape
-        for buffer, packed in ((self._keys, layer.keys), (self._values, layer.values)):
-            buffer[first : first + count, :, :used] = packed.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
-
-    def _view(self, used: int) -> None:
-        self.keys, self.values = self._keys[:, :, :used], self._values[:, :, :used]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values behind the old ones."""
-        used = self.keys.shape[-2]
-        new = used + key_states.shape[-2]
-        self._keys[:, :, used:new], self._values[:, :, used:new] = key_states, value_states
-        self._view(new)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep `len(indices)` rows; where `indices[i] != i`, row i is overwritten by row `indices[i]`."""
-        used = self.keys.shape[-2]
-        to = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
-        for buffer in (self._keys, self._values):
-            buffer[to, :, :used] = buffer[indices[to], :, :used]
-        self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
-        self._view(used)
