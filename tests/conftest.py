@@ -10,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import pytest
 import torch
 

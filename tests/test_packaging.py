@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import cahl_pl
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+REQUIREMENTS = [Requirement(text) for text in (*PROJECT["dependencies"], *EXTRAS)]
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +58,13 @@ def test_callbacks_in_the_checkout_are_a_relative_symlink():
     link = ROOT / "cahl_pl" / "callbacks"
     assert link.is_symlink(), "cahl_pl/callbacks must be a symlink: on Windows set git's core.symlinks"
     assert link.readlink() == Path("../callbacks")
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
+def test_constraints_hold_a_version_that_is_allowed(requirement):
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    found = re.findall(rf"^{re.escape(requirement.name)}==(\S+)", text, re.M | re.I)
+    if requirement.name == "torch":  # its build depends on the machine: the Makefile names it
+        found = re.findall(r"^TORCH \?= torch==(\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert found, f"constraints.txt does not name {requirement.name}: make constraints"
+    assert all(requirement.specifier.contains(version, prereleases=True) for version in found), (requirement, found)

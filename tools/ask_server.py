@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 from lightning.pytorch import Trainer
 
 from cahl_pl.callbacks import PredictionWriter

@@ -32,6 +32,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from benchmark_grpo import Shape, Steps, make_model
 from fit_runs import at_least_one

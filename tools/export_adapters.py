@@ -21,6 +21,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from peft import LoraConfig
 

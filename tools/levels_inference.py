@@ -33,6 +33,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from levels_ratios import DRAFTED, ONE, TWO, ratio, spread, verdict
 from torch import Tensor

@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from levels_ratios import ONE, TWO, ratio, spread, verdict
 from lightning.pytorch import Callback, LightningModule, Trainer

@@ -13,6 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 
 from cahl_pl.cli import USER_ERRORS, main

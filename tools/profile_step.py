@@ -33,6 +33,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from benchmark_grpo import SHAPES, Shape, Steps, make_model, trl_trainer
 from fit_runs import at_least_one

@@ -31,6 +31,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from check_memory_plan import Case, prompts_of, qwen2_config, sample, update
 from process_memory import RELEASE

@@ -23,6 +23,9 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import linregress
 
