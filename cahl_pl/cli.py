@@ -22,13 +22,12 @@ from cahl_pl import __version__
 from cahl_pl.callbacks import Checkpoints  # with it all our callbacks, so that YAML may use their short names
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
-from cahl_pl.errors import ConfigError
-from cahl_pl.files import check_writable
-from cahl_pl.module import CAHLModule, NonFiniteError
-from cahl_pl.policy import PolicyError
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.resume import expanded, fault_of, first_logger, is_checkpoint, resume_last
-from cahl_pl.schema import SchemaError
+from cahl_pl.errors import ConfigError, NonFiniteError, PolicyError, SchemaError
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.module import CAHLModule
+from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
+from cahl_pl.runs.files import check_writable
+from cahl_pl.runs.resume import expanded, first_logger, resume_last
 
 USER_ERRORS = (ConfigError, DataError, NonFiniteError, PolicyError, SchemaError)
 """What a user can put right: reported in one sentence, without a traceback."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,28 @@ from torch.utils.data import DataLoader, IterableDataset
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.requests import Requests
+from cahl_pl.distributed import gather_over_processes, reshard
 from cahl_pl.engines.base import Engine, Sampling
-from cahl_pl.engines.transformers import TransformersEngine
+from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
-from cahl_pl.inference import InferenceConfig, ReplanningRollout, VotingRollout
-from cahl_pl.policy import Policy
+from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
-from cahl_pl.resharding import reshard
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
-from cahl_pl.rollout import Rollout, RolloutConfig, Round, Watch
+from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
+from cahl_pl.rollout.episode import Watch
+from cahl_pl.rollout.gold import supervised_groups
+from cahl_pl.rollout.scoring import round_metrics
+from cahl_pl.rollout.single_level import SingleLevelRollout
+from cahl_pl.rollout.test_time import ReplanningRollout, VotingRollout
+from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import Shuffled, TaskSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
 from cahl_pl.schema import check_tool
-from cahl_pl.single_level import SingleLevelRollout
-from cahl_pl.strategy import gather_over_processes
-from cahl_pl.supervised import supervised_groups
-from cahl_pl.types import ROLES, Group, Plan, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.types import ROLES, Plan, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
@@ -450,44 +451,6 @@ class _RolloutStream(IterableDataset[RolloutBatch]):
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         return self.data.batches()
-
-
-def round_metrics(result: Round) -> dict[str, float]:
-    """Rewards, components, lengths and share of groups without signal of both roles: tag -> value."""
-    metrics: dict[str, float] = {}
-    for role, groups in result.groups.items():
-        if not groups:
-            continue
-        rewards = torch.cat([g.rewards for g in groups])
-        lengths = torch.tensor([float(len(ids)) for g in groups for ids in g.completion_ids])
-        metrics |= {
-            f"{role}/reward/mean": rewards.mean().item(),
-            f"{role}/reward/std": rewards.std(correction=0).item(),
-            f"{role}/reward/min": rewards.min().item(),
-            f"{role}/reward/max": rewards.max().item(),
-            f"{role}/length/mean": lengths.mean().item(),
-            f"{role}/length/max": lengths.max().item(),
-            f"{role}/length/truncated": torch.cat([g.truncated for g in groups]).float().mean().item(),
-            f"{role}/frac_zero_std": _frac_constant(groups),
-        }
-        for tag in groups[0].components:
-            values = torch.cat([g.components[tag] for g in groups])
-            if not values.isnan().all():
-                metrics[f"{role}/reward/{tag}"] = values.nanmean().item()
-    return metrics
-
-
-def rewards_by_peers(groups: Sequence[Group]) -> dict[int, Tensor]:
-    """Rewards of the groups that are compared with one another, joined: comparison -> [G]."""
-    joined: defaultdict[int, list[Tensor]] = defaultdict(list)
-    for group in groups:
-        joined[group.peers].append(group.rewards)
-    return {peers: torch.cat(rewards) for peers, rewards in joined.items()}
-
-
-def _frac_constant(groups: Sequence[Group]) -> float:
-    comparisons = rewards_by_peers(groups).values()
-    return sum(float(bool(r.max() == r.min())) for r in comparisons) / len(comparisons)
 
 
 def _count(steps: Sequence[Role], role: Role) -> int:

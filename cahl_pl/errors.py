@@ -12,3 +12,23 @@ class Interrupted(SystemExit):
 
     It may be raised anywhere, inside a tool's call too: whoever catches what a tool raises has to let it pass.
     """
+
+
+class DataError(ValueError):
+    """Data that cannot be used: one sentence with the file, the row, the field and what to do."""
+
+
+class StaleBatchError(RuntimeError):
+    """A batch was sampled by an older policy than the one that would be trained on it."""
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradients were not finite in too many steps of a role in a row."""
+
+
+class PolicyError(ValueError):
+    """The base model cannot be loaded as asked; the message says what to change."""
+
+
+class SchemaError(ValueError):
+    """A tool's parameters are not a JSON Schema of type object."""

@@ -5,12 +5,15 @@ Shapes: N completions in all, C tokens in the longest; `mask` is True on complet
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from cahl_pl.types import Group
 
 
 @dataclass
@@ -223,3 +226,11 @@ def supervised_loss(logprobs: Tensor, mask: Tensor, num_tokens: int) -> tuple[Te
     weight = mask.to(logprobs.dtype)
     loss = -(logprobs * weight).sum() / num_tokens
     return loss, LossStats(loss=loss.item(), tokens=weight.sum().item())
+
+
+def rewards_by_peers(groups: Sequence[Group]) -> dict[int, Tensor]:
+    """Rewards of the groups that are compared with one another, joined: comparison -> [G]."""
+    joined: defaultdict[int, list[Tensor]] = defaultdict(list)
+    for group in groups:
+        joined[group.peers].append(group.rewards)
+    return {peers: torch.cat(rewards) for peers, rewards in joined.items()}

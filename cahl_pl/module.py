@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from transformers import SchedulerType, get_scheduler
+from transformers import get_scheduler
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun
-from cahl_pl.datamodule import RolloutDataModule, rewards_by_peers
-from cahl_pl.errors import ConfigError
-from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, supervised_loss
-from cahl_pl.logprobs import micro_batches, score
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.distributed import sum_gradients, sum_over_processes
+from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
+from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, rewards_by_peers, supervised_loss
 from cahl_pl.metrics import ToolUse
-from cahl_pl.policy import Policy, PolicyConfig
-from cahl_pl.records import record, run_folder
-from cahl_pl.strategy import sum_gradients, sum_over_processes
+from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.policy.policy import Policy
+from cahl_pl.runs.folder import run_folder
+from cahl_pl.runs.records import record
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
-
-
-class StaleBatchError(RuntimeError):
-    """A batch was sampled by an older policy than the one that would be trained on it."""
-
-
-class NonFiniteError(RuntimeError):
-    """Loss or gradients were not finite in too many steps of a role in a row."""
-
-
-@dataclass
-class OptimizerConfig:
-    """One role's optimiser (AdamW) and learning rate.
-
-    Attributes:
-        lr: peak learning rate.
-        lr_schedule: a schedule of `transformers.get_scheduler`: `constant`, `constant_with_warmup`, `linear`, `cosine`, ...
-        warmup_steps: steps of this role over which the rate rises from 0.
-        warm_start_lr: constant learning rate of the supervised warm start.
-        betas: of AdamW.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; `.inf` leaves them as they are.
-
-    Raises:
-        ValueError: a value is out of its range, or there is no such schedule.
-    """
-
-    lr: float = 1e-5
-    lr_schedule: str = "constant"
-    warmup_steps: int = 0
-    warm_start_lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "warm_start_lr", "weight_decay", "warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} of an optimiser is {getattr(self, name)}: give 0 or more")
-        if not self.max_grad_norm > 0:
-            raise ValueError(
-                f"max_grad_norm is {self.max_grad_norm}: give more than 0; .inf leaves gradients as they are"
-            )
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas of an optimiser are {self.betas}: give two values from 0 to below 1")
-        known = [kind.value for kind in SchedulerType]
-        if self.lr_schedule not in known:
-            raise ValueError(f"there is no lr_schedule {self.lr_schedule!r}; there are {', '.join(known)}")
 
 
 class CAHLModule(LightningModule):

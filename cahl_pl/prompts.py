@@ -11,23 +11,16 @@ Three properties are kept here, because everything after relies on them:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any
 
-from cahl_pl.brief import first_sentence
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_call, format_subtask
-from cahl_pl.types import Message, Role, SubTask, Task, ToolSpec, Trajectory
-
-ToolFormat: TypeAlias = Literal["json", "compact", "brief"]
-"""How a tool is written for the model: see `PromptConfig`."""
-
-MAX_ENUM: Final = 8
-"""Enum values of a parameter that `brief` still lists."""
+from cahl_pl.tool_text import ToolFormat, tool_text
+from cahl_pl.types import Message, Role, SubTask, Task, Trajectory
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 
@@ -234,34 +227,6 @@ def _head(template: str) -> tuple[str, str]:
     start = re.search(r"\{(?:index|subtask)\}|$", template)
     assert start is not None
     return template[: start.start()], template[start.start() :]
-
-
-def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
-    """One tool as the model reads it."""
-    if tool_format == "json":
-        function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-        return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
-    brief = tool_format == "brief"
-    required = tool.parameters.get("required", ())
-    parameters = [
-        f"{name}{'' if name in required else '?'}: {_type_text(schema, MAX_ENUM if brief else None)}"
-        for name, schema in tool.parameters.get("properties", {}).items()
-    ]
-    signature = f"{tool.name}({', '.join(parameters)})"
-    if not brief:
-        return f"{signature}: {tool.description}"
-    description = first_sentence(tool.description)
-    return f"{signature}: {description}" if description else signature
-
-
-def _type_text(schema: Any, max_enum: int | None) -> str:
-    """A parameter's enum values, unless there are more than `max_enum`, or its type."""
-    if not isinstance(schema, dict):
-        return "any"
-    if "enum" in schema and (max_enum is None or len(schema["enum"]) <= max_enum):
-        return "|".join(map(str, schema["enum"]))
-    kind = schema.get("type", "any")
-    return "|".join(kind) if isinstance(kind, list) else str(kind)
 
 
 def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:

@@ -37,6 +37,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from cahl_pl.errors import SchemaError
 from cahl_pl.parsing import read_json
 from cahl_pl.types import FeedbackError, JSONSchema, ToolCall, ToolSpec
 
@@ -49,10 +50,6 @@ and where schemas refer to themselves each level of a value may double the time.
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-
-
-class SchemaError(ValueError):
-    """A tool's parameters are not a JSON Schema of type object."""
 
 
 class Problem(NamedTuple):

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.files import write_json
+from cahl_pl.distributed import sum_over_processes
 from cahl_pl.metrics import ToolUse
-from cahl_pl.records import run_folder
-from cahl_pl.strategy import sum_over_processes
+from cahl_pl.runs.files import write_json
+from cahl_pl.runs.folder import run_folder
 
 COLUMNS = ("task/success", "tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
 

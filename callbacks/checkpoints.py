@@ -19,12 +19,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.datasets.rows import DataError
-from cahl_pl.errors import ConfigError, Interrupted
-from cahl_pl.files import lock
-from cahl_pl.records import run_folder, survive_full_disk
-from cahl_pl.schema import SchemaError
-from cahl_pl.strategy import sum_over_processes
+from cahl_pl.distributed import sum_over_processes
+from cahl_pl.errors import ConfigError, DataError, Interrupted, SchemaError
+from cahl_pl.runs.event_files import survive_full_disk
+from cahl_pl.runs.files import lock
+from cahl_pl.runs.folder import run_folder
 from cahl_pl.types import RolloutBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -12,9 +12,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cahl_pl.files import append
 from cahl_pl.metrics import ToolUse, is_success
-from cahl_pl.records import record, run_folder
+from cahl_pl.runs.files import append
+from cahl_pl.runs.folder import run_folder
+from cahl_pl.runs.records import record
 from cahl_pl.types import RolloutBatch, Trajectory
 
 
@@ -27,7 +28,7 @@ class ExecutionFeedback(Callback):
     the text `trajectories`. The x-axis is `trainer.global_step`.
 
     The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object a line: what
-    `cahl_pl.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
+    `cahl_pl.runs.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
     null where the round's first batch is not the planner's. A resumed run takes the file up where its checkpoint was
     written. `tools/report.py` reads it. A full disk costs a warning and these lines.
 

@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.files import append, check_writable
-from cahl_pl.records import run_folder
+from cahl_pl.runs.files import append, check_writable
+from cahl_pl.runs.folder import run_folder
 from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall
 
 

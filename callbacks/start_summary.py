@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.memory_plan import GIB, plan_of, worst_stage
-from cahl_pl.records import run_folder
+from cahl_pl.runs.folder import run_folder
 from cahl_pl.types import ROLES
 
 

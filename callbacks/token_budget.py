@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.strategy import sum_over_processes
+from cahl_pl.distributed import sum_over_processes
 from cahl_pl.types import RolloutBatch
 
 

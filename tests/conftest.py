@@ -16,8 +16,9 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import pytest
 import torch
 
-from cahl_pl.policy import Policy, PolicyConfig
-from cahl_pl.quiet import EXPECTED_WARNINGS
+from cahl_pl.library_warnings import EXPECTED_WARNINGS
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.policy import Policy
 
 
 def pytest_configure(config):

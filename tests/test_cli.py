@@ -18,8 +18,8 @@ from cahl_pl import __version__
 from cahl_pl.cli import console, main
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
-from cahl_pl.files import lock
 from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.runs.files import lock
 from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
 from cahl_pl.types import Message, Task, ToolSpec
 
@@ -392,7 +392,7 @@ def test_a_checkpoint_that_is_not_there_is_named(fail):
 
 
 def test_an_output_folder_that_cannot_be_written_to_is_refused_before_anything_is_loaded(fail, tmp_path, monkeypatch):
-    monkeypatch.setattr("cahl_pl.policy.Policy.load", None)
+    monkeypatch.setattr("cahl_pl.policy.policy.Policy.load", None)
     (tmp_path / "file").write_text("")
     root = str(tmp_path / "file" / "runs")
     sentence = fail("--trainer.default_root_dir", root)

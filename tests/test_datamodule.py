@@ -15,14 +15,14 @@ from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.errors import ConfigError
-from cahl_pl.inference import InferenceConfig
 from cahl_pl.metrics import ToolUse
-from cahl_pl.module import CAHLModule, OptimizerConfig
-from cahl_pl.policy import PolicyConfig
+from cahl_pl.module import CAHLModule
+from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rewards import TurnReward
 from cahl_pl.rewards.base import BasePlannerReward, BaseTurnReward
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.sampling import RewardSampler, Shuffled
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
 from cahl_pl.toolworld import ToolWorld
@@ -346,7 +346,7 @@ def test_a_stop_while_sampling_saves_the_sampler_as_it_was(make, monkeypatch):
     def stopped(result):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cahl_pl.datamodule.round_metrics", stopped)
+    monkeypatch.setattr("cahl_pl.rollout.scoring.round_metrics", stopped)
     with pytest.raises(KeyboardInterrupt):
         next(data.batches())
     state = data.state_dict()

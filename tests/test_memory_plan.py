@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 from cahl_pl.callbacks.memory import weights_gib
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
-from cahl_pl.errors import ConfigError
-from cahl_pl.logprobs import micro_batches, score
+from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.memory_plan import (
     GIB,
     ModelShape,
@@ -42,8 +41,9 @@ from cahl_pl.memory_plan.parts import (
     score_logits_bytes,
 )
 from cahl_pl.memory_plan.stages import CONTEXT, FRAGMENTATION
-from cahl_pl.policy import PolicyConfig, PolicyError
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import Group
 
 SHAPE = ModelShape(

@@ -11,17 +11,18 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import cahl_pl.rollout
+import cahl_pl.rollout.two_level
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
 from cahl_pl.grpo import GRPOConfig
-from cahl_pl.module import CAHLModule, NonFiniteError, OptimizerConfig, StaleBatchError
-from cahl_pl.policy import PolicyConfig
+from cahl_pl.module import CAHLModule
+from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.types import ROLES, Plan, SubTask
@@ -45,7 +46,7 @@ class Length(BasePlannerReward, BaseExecutorReward):
 def _readable_plans(monkeypatch):
     """Makes every plan readable, so that the executor has something to do."""
     plan = Plan((SubTask("do it", "tool", {"a": 1}), SubTask("answer", None)))
-    monkeypatch.setattr(cahl_pl.rollout, "parse_plan", lambda text: plan)
+    monkeypatch.setattr(cahl_pl.rollout.two_level, "parse_plan", lambda text: plan)
 
 
 class Watch(Callback):

@@ -11,14 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from cahl_pl.datasets import RllaDataset
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_subtask
-from cahl_pl.prompts import (
-    EXECUTOR_INSTRUCTION,
-    PLANNER_INSTRUCTION,
-    SINGLE_INSTRUCTION,
-    PromptBuilder,
-    PromptConfig,
-    tool_text,
-)
+from cahl_pl.prompts import EXECUTOR_INSTRUCTION, PLANNER_INSTRUCTION, SINGLE_INSTRUCTION, PromptBuilder, PromptConfig
+from cahl_pl.tool_text import tool_text
 from cahl_pl.types import Message, SubTask, Task, ToolSpec
 
 ADD = ToolSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cahl_pl.resharding import reshard
+from cahl_pl.distributed import reshard
 from cahl_pl.types import Group, RolloutBatch
 
 

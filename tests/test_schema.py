@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cahl_pl import schema
-from cahl_pl.schema import Problem, SchemaError, canonical, check_tool, coerce_call, find_problems
+from cahl_pl.errors import SchemaError
+from cahl_pl.schema import Problem, canonical, check_tool, coerce_call, find_problems
 from cahl_pl.types import ToolCall, ToolSpec
 
 

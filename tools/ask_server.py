@@ -26,9 +26,10 @@ from cahl_pl.cli import USER_ERRORS, main
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import Requests
 from cahl_pl.engines import ServerEngine
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
-from cahl_pl.policy import PolicyConfig, load_tokenizer
-from cahl_pl.quiet import quiet_libraries
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.loading import load_tokenizer
 
 
 class WithoutWeights(CAHLModule):

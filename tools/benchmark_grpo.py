@@ -35,8 +35,9 @@ import torch
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
-from cahl_pl.logprobs import micro_batches, score
-from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Group
 
 SYSTEMS = ("trl", "lora", "alora")

@@ -33,10 +33,11 @@ from levels_ratios import SYSTEMS
 from levels_training import train, training_table
 from process_memory import RELEASE
 
-from cahl_pl.files import write_json
-from cahl_pl.policy import PolicyConfig, load_tokenizer
-from cahl_pl.prompts import ToolFormat
-from cahl_pl.quiet import quiet_libraries
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.loading import load_tokenizer
+from cahl_pl.runs.files import write_json
+from cahl_pl.tool_text import ToolFormat
 
 ADAPTERS = ("lora", "alora")
 

@@ -40,8 +40,8 @@ from benchmark_grpo import Shape, Steps, make_model
 from fit_runs import at_least_one
 from process_memory import RELEASE, forget_peak, resident
 
-from cahl_pl.files import write_json
-from cahl_pl.quiet import quiet_libraries
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.runs.files import write_json
 
 AXES = {
     "length": "prompt length",

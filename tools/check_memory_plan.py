@@ -29,12 +29,13 @@ from process_memory import RELEASE, forget_peak, resident
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
-from cahl_pl.logprobs import micro_batches
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import Settings, sampling_moments, settings_of, shape_of, update_moments
 from cahl_pl.module import CAHLModule
-from cahl_pl.policy import Policy, PolicyConfig
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.logprobs import micro_batches
+from cahl_pl.policy.policy import Policy
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import Group, Role, RolloutBatch
 
 MIB = 2**20

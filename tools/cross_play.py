@@ -27,9 +27,9 @@ from torch import Tensor
 
 from cahl_pl.cli import CAHLCLI, USER_ERRORS, main
 from cahl_pl.errors import ConfigError
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.metrics import is_success
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.resume import fault_of
+from cahl_pl.runs.checkpoints import fault_of
 
 START = "start"
 

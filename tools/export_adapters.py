@@ -29,10 +29,10 @@ from peft import LoraConfig
 
 from cahl_pl.cli import CAHLCLI, USER_ERRORS, main
 from cahl_pl.errors import ConfigError
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.resume import fault_of
 from cahl_pl.rewards.base import BaseReward
+from cahl_pl.runs.checkpoints import fault_of
 from cahl_pl.types import ROLES, Role
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from cahl_pl.files import write_json
+from cahl_pl.runs.files import write_json
 
 
 class RunError(RuntimeError):

@@ -36,10 +36,9 @@ from cahl_pl.rewards import (
     assign_gold,
 )
 from cahl_pl.rewards.base import BaseReward
+from cahl_pl.rollout.gold import gold_plan, next_calls
 from cahl_pl.schema import coerce_call, find_problems
-from cahl_pl.supervised import gold_plan
 from cahl_pl.toolworld import ToolWorld, toolkit
-from cahl_pl.turns import next_calls
 from cahl_pl.types import Action, Plan, Step, SubTask, Task, ToolCall, Trajectory
 
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "plan", "tool_call", "answer") for slash in ("", "/")]

@@ -40,23 +40,24 @@ import torch
 from levels_ratios import DRAFTED, ONE, TWO, ratio, spread, verdict
 from torch import Tensor
 
-from cahl_pl import forward
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines import transformers as engine_code
 from cahl_pl.engines.base import Completion, Sampling
 from cahl_pl.environments import RecordedEnvironment
-from cahl_pl.forward import Pass
-from cahl_pl.kv_cache import Layers, Places, PrefixStore
-from cahl_pl.packing import Row
-from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.policy import forward
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.forward import Pass
+from cahl_pl.policy.kv_cache import Layers, Places, PrefixStore
+from cahl_pl.policy.packing import Row
+from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards import ExecutorReward, PlannerReward, TurnReward
-from cahl_pl.rollout import Rollout, RolloutConfig
-from cahl_pl.single_level import SingleLevelRollout
-from cahl_pl.supervised import Example, executor_examples, planner_example, single_examples
+from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.rollout.gold import Example, executor_examples, gold_turns, planner_example, single_examples
+from cahl_pl.rollout.single_level import SingleLevelRollout
+from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
-from cahl_pl.turns import gold_turns
 from cahl_pl.types import ROLES, Role, Task
 
 

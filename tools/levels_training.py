@@ -34,7 +34,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from process_memory import resident
 from torch import Tensor
 
-from cahl_pl.policy import Policy
+from cahl_pl.policy.policy import Policy
 from cahl_pl.types import ROLES
 
 MIB = 2**20

@@ -36,14 +36,17 @@ from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines import transformers as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.files import write_json
-from cahl_pl.kv_cache import run_layers
-from cahl_pl.packing import pack
-from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.kv_cache import run_layers
+from cahl_pl.policy.packing import pack
+from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.quiet import quiet_libraries
 from cahl_pl.rewards import ExecutorReward, PlannerReward
-from cahl_pl.rollout import Rollout, RolloutConfig, Round
+from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.rollout.episode import Round
+from cahl_pl.rollout.two_level import Rollout
+from cahl_pl.runs.files import write_json
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
 from cahl_pl.types import ROLES

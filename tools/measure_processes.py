@@ -31,9 +31,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cahl_pl.cli import main as build
+from cahl_pl.distributed import gather_over_processes
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.strategy import gather_over_processes
 from cahl_pl.types import ROLES, Role, RolloutBatch
 
 

@@ -21,10 +21,10 @@ import torch
 from cahl_pl.cli import USER_ERRORS, main
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.errors import ConfigError
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.metrics import ToolUse
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.resume import fault_of
 from cahl_pl.rewards.outcome import is_fulfilled
+from cahl_pl.runs.checkpoints import fault_of
 
 COLUMNS = ("replans", "success %", "fulfilled %", "calls per task", "invalid %", "tokens per task")
 

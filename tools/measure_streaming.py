@@ -104,7 +104,7 @@ def _counted(lines: Iterable[Row], curve: Curve) -> Iterator[Row]:
 def train(tasks: TaskSource, folder: Path) -> None:
     """Four optimiser steps of the quickstart, on these tasks."""
     from cahl_pl.cli import main as build
-    from cahl_pl.quiet import quiet_libraries
+    from cahl_pl.library_warnings import quiet_libraries
 
     values = {
         "trainer.max_steps": "4",

@@ -19,10 +19,10 @@ from typing import Final, get_args
 
 from cahl_pl.benchmarks.bfcl.data import CATEGORIES, load_entries, package_folder
 from cahl_pl.datasets import DataError
-from cahl_pl.datasets.base import judge
 from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, read_source
+from cahl_pl.datasets.loading import judge
 from cahl_pl.errors import ConfigError
-from cahl_pl.prompts import ToolFormat, tool_text
+from cahl_pl.tool_text import ToolFormat, tool_text
 from cahl_pl.types import ToolSpec
 
 BASELINE: Final = "json"

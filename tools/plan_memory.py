@@ -21,6 +21,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import (
     GIB,
     ModelShape,
@@ -34,9 +35,8 @@ from cahl_pl.memory_plan import (
     stages,
 )
 from cahl_pl.module import CAHLModule
-from cahl_pl.policy import PolicyConfig
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.rollout.config import RolloutConfig
 
 
 class ParsedCLI(CAHLCLI):

@@ -43,8 +43,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cahl_pl.files import write_json
-from cahl_pl.quiet import quiet_libraries
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.runs.files import write_json
 
 STAGES = ("sampling", "update")
 PARTS = ("base linear layers", "LoRA", "attention", "output layer")

@@ -41,6 +41,7 @@ from safetensors.torch import save_file
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import (
     GIB,
     Settings,
@@ -52,9 +53,8 @@ from cahl_pl.memory_plan import (
 from cahl_pl.memory_plan.parts import base_bytes
 from cahl_pl.memory_plan.stages import CONTEXT
 from cahl_pl.module import CAHLModule
-from cahl_pl.policy import PolicyConfig
-from cahl_pl.quiet import quiet_libraries
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Group
 
 FULL = Case("7b", 3584, 18944, 28, 28, 4, 152064, 32, 8, 4, 2, 2, 256, True, "nf4")

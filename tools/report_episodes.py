@@ -26,7 +26,7 @@ def view(record: Any, kind: str) -> Episode:
     where there are no gold calls.
 
     Args:
-        record: the parsed line, of `cahl_pl.records.record`, `step` and `reward` where they are known.
+        record: the parsed line, of `cahl_pl.runs.records.record`, `step` and `reward` where they are known.
         kind: `training` or `prediction`.
 
     Raises:

@@ -30,7 +30,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import linregress
 
 from cahl_pl.cli import main as build
-from cahl_pl.quiet import quiet_libraries
+from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.types import RolloutBatch
 
 UNITS = {"resident_mib": "MiB", "files": "files", "objects": "objects"}

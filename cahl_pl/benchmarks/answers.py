@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any, Final
 
-from cahl_pl.http import key_from, post_json
+from cahl_pl.http_client import key_from, post_json
 from cahl_pl.import_path import import_function
 
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")

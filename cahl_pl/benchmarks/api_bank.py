@@ -23,12 +23,12 @@ from cahl_pl.benchmarks.base import (
     share,
     spread,
 )
-from cahl_pl.datasets.base import object_schema
-from cahl_pl.datasets.rows import DataError, get_field, read_rows
+from cahl_pl.datasets.rows import get_field, read_rows
+from cahl_pl.datasets.task_parts import object_schema
 from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.recorded import RecordedEnvironment
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.schema import canonical
 from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec, Trajectory
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 from cahl_pl.benchmarks.answers import Judge, exact_match, f1, substring_match
 from cahl_pl.benchmarks.base import Benchmark, Evaluate, Record, make_record, share, spread
 from cahl_pl.benchmarks.search import SEARCH_TOOL, Search, SearchEnvironment
-from cahl_pl.datasets.rows import DataError, get_field, read_rows
-from cahl_pl.errors import ConfigError
+from cahl_pl.datasets.rows import get_field, read_rows
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.prompts import dialogue
 from cahl_pl.types import Message, Task, Trajectory
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import count_uses
-from cahl_pl.records import record
+from cahl_pl.runs.records import record
 from cahl_pl.types import Plan, Task, Trajectory
 
 Record: TypeAlias = dict[str, Any]

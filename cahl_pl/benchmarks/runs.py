@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cahl_pl.benchmarks.base import Benchmark, Record
-from cahl_pl.datasets.rows import DataError
 from cahl_pl.environments.base import Environment
-from cahl_pl.errors import ConfigError
-from cahl_pl.files import lock, write_json
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.metrics import ToolUse
+from cahl_pl.runs.files import lock, write_json
 from cahl_pl.types import Task, Trajectory
 
 

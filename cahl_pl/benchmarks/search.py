@@ -9,7 +9,7 @@ from typing import Any
 
 from cahl_pl.environments.base import Environment, Session, failure, json_text, refusal
 from cahl_pl.errors import ConfigError
-from cahl_pl.http import key_from, post_json
+from cahl_pl.http_client import key_from, post_json
 from cahl_pl.types import Feedback, Task, ToolCall, ToolSpec
 
 SEARCH_TOOL = ToolSpec(

@@ -1,12 +1,13 @@
 """Loaders of tasks from files: one module a format."""
 
-from cahl_pl.datasets.base import LoadReport, TaskSource
+from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.jsonl import JsonlDataset
 from cahl_pl.datasets.masking import MaskedNames
+from cahl_pl.datasets.report import LoadReport
 from cahl_pl.datasets.requests import Requests
 from cahl_pl.datasets.rlla import RllaDataset
-from cahl_pl.datasets.rows import DataError
 from cahl_pl.datasets.seal_tools import SealToolsDataset
+from cahl_pl.errors import DataError
 
 __all__ = [
     "DataError",

@@ -11,11 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cahl_pl.datasets.base import history_text, kind_of_gold, object_schema, offer_tools
 from cahl_pl.datasets.call_text import literal
 from cahl_pl.datasets.rlla import flat_property, read_dialogue
-from cahl_pl.datasets.rows import DataError, Row, get_field, parse_json, read_rows
+from cahl_pl.datasets.rows import Row, get_field, parse_json, read_rows
+from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema, offer_tools
 from cahl_pl.environments.base import json_text
+from cahl_pl.errors import DataError
 from cahl_pl.schema import canonical
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 

@@ -7,7 +7,7 @@ import math
 import warnings
 from typing import Any
 
-from cahl_pl.datasets.rows import DataError
+from cahl_pl.errors import DataError
 from cahl_pl.types import ToolCall
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}

@@ -16,9 +16,10 @@ from cahl_pl.datasets.api_bank import (
     group_samples,
     read_declared_tools,
 )
-from cahl_pl.datasets.base import LoadReport, OnContradiction, RowReader, judge, require_tasks
 from cahl_pl.datasets.hub import PREFIX, hub_rows
 from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
+from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
+from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rlla import rlla_task
 from cahl_pl.datasets.rows import Row, read_rows
 from cahl_pl.datasets.seal_tools import seal_tools_reader

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cahl_pl.datasets.rows import DataError, Row
+from cahl_pl.datasets.rows import Row
+from cahl_pl.errors import DataError
 
 PREFIX = "hub:"
 

@@ -17,19 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast, get_args, get_type_hints
 
-from cahl_pl.datasets.base import (
-    LoadReport,
-    OnContradiction,
-    TaskSource,
-    fit_tools,
-    history_text,
-    judge,
-    kind_of_gold,
-    require_tasks,
-)
-from cahl_pl.datasets.rows import DataError, get_field, parse_json, read_rows
+from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.loading import OnContradiction, judge
+from cahl_pl.datasets.report import LoadReport, require_tasks
+from cahl_pl.datasets.rows import get_field, parse_json, read_rows
+from cahl_pl.datasets.task_parts import fit_tools, history_text, kind_of_gold
 from cahl_pl.environments.python_tools import PythonTools
-from cahl_pl.schema import SchemaError, check_tool
+from cahl_pl.errors import DataError, SchemaError
+from cahl_pl.schema import check_tool
 from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolCall, ToolSpec
 
 NAMED_ROWS = 100
@@ -44,7 +39,7 @@ class JsonlDataset(TaskSource):
     """Tasks from a file of JSON lines that may be larger than memory.
 
     The file is read once when it is opened: every row is checked, and 8 bytes of each are kept: where it starts. A task
-    is read again when it is asked for. Which rows are taken: `cahl_pl.datasets.base.judge`.
+    is read again when it is asked for. Which rows are taken: `cahl_pl.datasets.loading.judge`.
 
     Args:
         path: the file. Its rows are described in docs/your-data.md.

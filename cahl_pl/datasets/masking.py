@@ -10,9 +10,10 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from cahl_pl.datasets.base import TaskSource, history_text
-from cahl_pl.datasets.rows import DataError, parse_json
-from cahl_pl.errors import ConfigError
+from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.rows import parse_json
+from cahl_pl.datasets.task_parts import history_text
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.types import Message, Task, ToolCall, ToolSpec
 
 _LENGTH = 8

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.jsonl import row_to_task
-from cahl_pl.datasets.rows import DataError, get_field, parse_json, read_rows
+from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.base import Environment
 from cahl_pl.environments.executable import ExecutableEnvironment
 from cahl_pl.environments.python_tools import PythonTools
+from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
 
 KIND: Final = "request"

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from cahl_pl.errors import DataError
+
 T = TypeVar("T")
 
 _JSON_SPACE = " \t\r\n"
 _ENDS = tuple(_JSON_SPACE + ",]")
 _CHUNK = 1 << 20
 _BATCH_ROWS = 256
-
-
-class DataError(ValueError):
-    """Data that cannot be used: one sentence with the file, the row, the field and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cahl_pl.datasets.base import FileTasks, OnContradiction, kind_of_gold, object_schema, offer_tools
-from cahl_pl.datasets.rows import DataError, get_field, read_rows
+from cahl_pl.datasets.loading import FileTasks, OnContradiction
+from cahl_pl.datasets.rows import get_field, read_rows
+from cahl_pl.datasets.task_parts import kind_of_gold, object_schema, offer_tools
 from cahl_pl.datasets.type_names import type_schema
+from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from cahl_pl.datasets.base import history_text, kind_of_gold, object_schema
 from cahl_pl.datasets.call_text import parse_calls
-from cahl_pl.datasets.rows import DataError, get_field, parse_json
+from cahl_pl.datasets.rows import get_field, parse_json
+from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema
+from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 _MAX_DEPTH = 16

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cahl_pl.datasets.base import kind_of_gold, object_schema
 from cahl_pl.datasets.rlla import flat_property
-from cahl_pl.datasets.rows import DataError, get_field, parse_json
+from cahl_pl.datasets.rows import get_field, parse_json
+from cahl_pl.datasets.task_parts import kind_of_gold, object_schema
+from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cahl_pl.policy import Policy
+from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Role
 
 

@@ -18,12 +18,12 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from cahl_pl.engines.adapters import write_adapter
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.engines.client import Client, Refusal, TryAgain
-from cahl_pl.engines.transformers import stop_ids
+from cahl_pl.engines.local import stop_ids
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy import Policy
+from cahl_pl.http_client import Client, Refusal, TryAgain
+from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.saved_adapters import write_adapter
 from cahl_pl.types import Role
 
 _NEUTRAL: Final = {

@@ -1,11 +1,11 @@
 """What answers the executor's calls."""
 
-from .acknowledging import AcknowledgingEnvironment
-from .base import Environment, Session
-from .executable import ExecutableEnvironment
-from .python_tools import PythonTools, PythonToolsEnvironment
-from .recorded import RecordedEnvironment
-from .sandbox import SandboxedEnvironment
+from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
+from cahl_pl.environments.base import Environment, Session
+from cahl_pl.environments.executable import ExecutableEnvironment
+from cahl_pl.environments.python_tools import PythonTools, PythonToolsEnvironment
+from cahl_pl.environments.recorded import RecordedEnvironment
+from cahl_pl.environments.sandbox import SandboxedEnvironment
 
 __all__ = [
     "AcknowledgingEnvironment",

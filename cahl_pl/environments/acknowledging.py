@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from cahl_pl.environments.base import Environment, Session, refusal
 from cahl_pl.types import Feedback, Task, ToolCall
-
-from .base import Environment, Session, refusal
 
 
 class AcknowledgingEnvironment(Environment):

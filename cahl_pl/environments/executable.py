@@ -6,12 +6,11 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from cahl_pl.environments.base import Environment, Session, failure, json_text, refusal
 from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.import_path import import_function
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
-
-from .base import Environment, Session, failure, json_text, refusal
 
 _OURS = (Interrupted, KeyboardInterrupt)  # meant for the run, whatever was running when the signal came
 

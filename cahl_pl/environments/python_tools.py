@@ -13,11 +13,10 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, get_type_hints
 
-from cahl_pl.errors import ConfigError
-from cahl_pl.schema import SchemaError, check_tool
+from cahl_pl.environments.executable import ExecutableEnvironment
+from cahl_pl.errors import ConfigError, SchemaError
+from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
-
-from .executable import ExecutableEnvironment
 
 
 class PythonTools:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from cahl_pl.environments.base import Environment, Session, failure, json_text, refusal
 from cahl_pl.schema import call_key
 from cahl_pl.types import Feedback, Task, ToolCall
-
-from .base import Environment, Session, failure, json_text, refusal
 
 
 class RecordedEnvironment(Environment):

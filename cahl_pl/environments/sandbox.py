@@ -21,11 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cahl_pl.environments.base import Environment, Session, failure, refusal
 from cahl_pl.errors import ConfigError
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
-
-from .base import Environment, Session, failure, refusal
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 

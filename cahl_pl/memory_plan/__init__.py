@@ -4,10 +4,10 @@ What is counted is what PyTorch holds at the worst moment of each stage. `tools/
 measured peaks.
 """
 
-from .fitting import largest_micro_batch, made_to_fit, overrides, peak, worst_stage
-from .runs import plan_of
-from .shapes import ModelShape, Settings, settings_of, shape_of
-from .stages import GIB, Stage, sampling_moments, stages, update_moments
+from cahl_pl.memory_plan.fitting import largest_micro_batch, made_to_fit, overrides, peak, worst_stage
+from cahl_pl.memory_plan.runs import plan_of
+from cahl_pl.memory_plan.shapes import ModelShape, Settings, settings_of, shape_of
+from cahl_pl.memory_plan.stages import GIB, Stage, sampling_moments, stages, update_moments
 
 __all__ = [
     "GIB",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from .shapes import ModelShape, Settings
-from .stages import Stage, stages, update_stage
+from cahl_pl.memory_plan.shapes import ModelShape, Settings
+from cahl_pl.memory_plan.stages import Stage, stages, update_stage
 
 
 def peak(shape: ModelShape, settings: Settings) -> int:

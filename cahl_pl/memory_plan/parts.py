@@ -6,9 +6,8 @@ PEFT run it; other layers are taken for such.
 
 from __future__ import annotations
 
-from cahl_pl.logprobs import LOGITS_AT_A_TIME
-
-from .shapes import ModelShape, Settings
+from cahl_pl.memory_plan.shapes import ModelShape, Settings
+from cahl_pl.policy.logprobs import LOGITS_AT_A_TIME
 
 FLOAT32 = 4
 """Bytes; of adapters, their inputs, norms and logits."""

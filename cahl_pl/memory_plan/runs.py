@@ -7,10 +7,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cahl_pl.engines import TransformersEngine
-from cahl_pl.errors import ConfigError
-from cahl_pl.policy import PolicyError
-
-from .shapes import ModelShape, Settings, settings_of, shape_of
+from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.memory_plan.shapes import ModelShape, Settings, settings_of, shape_of
 
 
 def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None:

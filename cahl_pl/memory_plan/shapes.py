@@ -9,8 +9,9 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy import PolicyConfig, model_folder
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.loading import model_folder
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Role
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cahl_pl.types import ROLES, Role
-
-from .parts import (
+from cahl_pl.memory_plan.parts import (
     FLOAT32,
     attention_bytes,
     backward_bytes,
@@ -22,7 +20,8 @@ from .parts import (
     saved_bytes,
     score_logits_bytes,
 )
-from .shapes import ModelShape, Settings
+from cahl_pl.memory_plan.shapes import ModelShape, Settings
+from cahl_pl.types import ROLES, Role
 
 GIB = 2**30
 CONTEXT = int(0.8 * GIB)

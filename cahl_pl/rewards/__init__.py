@@ -1,11 +1,12 @@
 """Verifiable rewards: R_h of the planner, R_l of the executor, and those of an executor without a planner."""
 
-from .base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
-from .executor import ExecutorReward, Target, assign_gold
-from .outcome import OutcomeExecutorReward, OutcomePlannerReward
-from .planner import PlannerReward
-from .toolrl import ToolRLReward
-from .turn import ToolN1Reward, TurnReward
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
+from cahl_pl.rewards.executor import ExecutorReward
+from cahl_pl.rewards.outcome import OutcomeExecutorReward, OutcomePlannerReward
+from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rewards.targets import Target, assign_gold
+from cahl_pl.rewards.toolrl import ToolRLReward
+from cahl_pl.rewards.turn import ToolN1Reward, TurnReward
 
 __all__ = [
     "BaseExecutorReward",

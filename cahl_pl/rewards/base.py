@@ -11,8 +11,7 @@ from cahl_pl.types import GoldCall, Plan, Step, Task, Trajectory, Turn
 
 if TYPE_CHECKING:
     from cahl_pl.environments.base import Environment
-
-    from .executor import Target
+    from cahl_pl.rewards.targets import Target
 
 
 class BaseReward(ABC):

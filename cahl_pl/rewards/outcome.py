@@ -14,11 +14,11 @@ from typing import Any, Final, TypeAlias
 
 from cahl_pl.environments.base import Environment, json_text
 from cahl_pl.errors import ConfigError
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
+from cahl_pl.rewards.executor import format_reward, syntax_reward
+from cahl_pl.rewards.targets import Target
 from cahl_pl.schema import canonical
 from cahl_pl.types import Feedback, Outcome, Plan, Step, Task, ToolCall, Trajectory
-
-from .base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
-from .executor import Target, format_reward, syntax_reward
 
 _Path: TypeAlias = tuple[str | None, ...]
 _NOTHING: Final = object()  # equals no value: where a state has no entry

@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from cahl_pl.rewards.base import BasePlannerReward, check_weights, weighted_total
+from cahl_pl.rewards.similarity import align, similarity_matrix
 from cahl_pl.schema import canonical
 from cahl_pl.types import GoldCall, Plan, ToolCall, Trajectory
-
-from .base import BasePlannerReward, check_weights, weighted_total
-from .similarity import align, similarity_matrix
 
 # References ("$1"), signed numbers, words, single other characters. Each alternative matches greedily and
 # never has to give back, so that the scan is linear.

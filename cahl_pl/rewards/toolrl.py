@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from cahl_pl.rewards.base import BaseTurnReward
 from cahl_pl.types import GoldCall, Task, ToolCall, Turn
-
-from .base import BaseTurnReward
 
 
 class ToolRLReward(BaseTurnReward):

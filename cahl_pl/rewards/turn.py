@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from cahl_pl.rewards.base import BaseTurnReward, check_weights, weighted_total
+from cahl_pl.rewards.executor import syntax_reward
+from cahl_pl.rewards.similarity import align, parts, similarity_matrix
 from cahl_pl.schema import call_key, coerce_call
 from cahl_pl.types import Action, GoldCall, Task, ToolCall, Turn
-
-from .base import BaseTurnReward, check_weights, weighted_total
-from .executor import syntax_reward
-from .similarity import align, parts, similarity_matrix
 
 COMPONENTS: Final = ("form", "syn", "names", "parameters", "values", "exact")
 

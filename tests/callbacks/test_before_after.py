@@ -15,7 +15,7 @@ from cahl_pl.callbacks import BeforeAfter, TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.parsing import format_call, format_plan, parse_action
-from cahl_pl.supervised import gold_plan
+from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Plan, Step, Trajectory
 

@@ -21,12 +21,13 @@ from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError, Interrupted
-from cahl_pl.files import lock
-from cahl_pl.module import CAHLModule, OptimizerConfig
-from cahl_pl.policy import PolicyConfig
+from cahl_pl.module import CAHLModule
+from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.prompts import PromptConfig
-from cahl_pl.resume import newest
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.runs.checkpoints import newest
+from cahl_pl.runs.files import lock
 from cahl_pl.toolworld import ToolWorld, toolkit
 
 PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="{subtask}")

@@ -15,8 +15,8 @@ from cahl_pl.callbacks.memory import weights_gib
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
 from cahl_pl.memory_plan import GIB
-from cahl_pl.policy import PolicyConfig
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.rollout.config import RolloutConfig
 
 
 def policy(quantization=None, lm=None):

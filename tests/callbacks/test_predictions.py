@@ -10,7 +10,7 @@ import pytest
 from cahl_pl.callbacks import PredictionWriter
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import parse_action, parse_plan
-from cahl_pl.records import record
+from cahl_pl.runs.records import record
 from cahl_pl.types import Feedback, GoldCall, Message, Step, Task, ToolSpec, Trajectory
 
 TASK = Task("t1", (Message("user", "Time?"),), (ToolSpec("now", "", {"type": "object"}),), (GoldCall("now", {}),))

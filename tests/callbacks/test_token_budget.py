@@ -12,10 +12,11 @@ from cahl_pl.callbacks import Checkpoints, TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.module import CAHLModule, OptimizerConfig
-from cahl_pl.policy import PolicyConfig
+from cahl_pl.module import CAHLModule
+from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.prompts import PromptConfig
-from cahl_pl.rollout import RolloutConfig
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.types import RolloutBatch
 

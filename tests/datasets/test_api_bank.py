@@ -17,8 +17,9 @@ from cahl_pl.datasets.api_bank import (
     read_declared_tools,
     with_references,
 )
-from cahl_pl.datasets.base import judge
-from cahl_pl.datasets.rows import DataError, Row, read_rows
+from cahl_pl.datasets.loading import judge
+from cahl_pl.datasets.rows import Row, read_rows
+from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task
 
 ONE = "level-1-given-desc"

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from cahl_pl.datasets import DataError, LoadReport
-from cahl_pl.datasets.base import FileTasks, Verdict, fit_tools, history_text, judge, kind_of_gold, object_schema
+from cahl_pl.datasets.loading import FileTasks, judge
+from cahl_pl.datasets.report import Verdict
 from cahl_pl.datasets.rows import Row, get_field
+from cahl_pl.datasets.task_parts import fit_tools, history_text, kind_of_gold, object_schema
 from cahl_pl.schema import find_problems
 from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cahl_pl.datasets.call_text import literal, parse_calls
-from cahl_pl.datasets.rows import DataError
+from cahl_pl.errors import DataError
 from cahl_pl.types import ToolCall
 
 JSON = st.recursive(

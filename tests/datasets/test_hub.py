@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cahl_pl.datasets.hub import hub_rows
-from cahl_pl.datasets.rows import DataError
+from cahl_pl.errors import DataError
 
 
 @pytest.fixture

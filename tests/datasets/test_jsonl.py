@@ -9,8 +9,8 @@ import pytest
 
 from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.datasets.jsonl import NAMED_ROWS, _is_plain, row_to_task, task_to_row
-from cahl_pl.errors import ConfigError
-from cahl_pl.schema import SchemaError, check_tool
+from cahl_pl.errors import ConfigError, SchemaError
+from cahl_pl.schema import check_tool
 from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 ADD = {

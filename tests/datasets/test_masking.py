@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from cahl_pl.datasets import MaskedNames, TaskSource
-from cahl_pl.datasets.base import history_text, object_schema
 from cahl_pl.datasets.masking import mask_names
+from cahl_pl.datasets.task_parts import history_text, object_schema
 from cahl_pl.errors import ConfigError
 from cahl_pl.schema import find_problems
 from cahl_pl.toolworld import ToolWorld

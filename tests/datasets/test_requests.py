@@ -13,7 +13,7 @@ from cahl_pl.datasets import DataError, Requests
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import parse_action
-from cahl_pl.records import record
+from cahl_pl.runs.records import record
 from cahl_pl.types import Message, Plan, Step, SubTask, ToolCall, Trajectory
 
 ROOT = Path(__file__).resolve().parents[2]

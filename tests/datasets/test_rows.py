@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.datasets.rows import DataError, get_field, parse_json, read_rows
+from cahl_pl.datasets.rows import get_field, parse_json, read_rows
+from cahl_pl.errors import DataError
 
 
 def write(folder: Path, text: str | bytes, name: str = "rows.jsonl") -> Path:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cahl_pl.datasets.rows import DataError
 from cahl_pl.datasets.toolace import json_schema, toolace_tasks
+from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 TOOLS = [

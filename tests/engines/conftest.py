@@ -88,5 +88,5 @@ def fake(make_policy, serve):
 def waits(monkeypatch):
     """Seconds between tries, in place of waiting."""
     seconds = []
-    monkeypatch.setattr("cahl_pl.engines.client.time.sleep", seconds.append)
+    monkeypatch.setattr("cahl_pl.http_client.time.sleep", seconds.append)
     return seconds

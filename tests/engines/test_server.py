@@ -14,11 +14,13 @@ from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.grpo import GRPOConfig
-from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.module import CAHLModule
-from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.policy.policy import Policy
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
-from cahl_pl.rollout import RolloutConfig, make_group
+from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.rollout.episode import make_group
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.toolworld.prompts import PROMPTS as PROMPTS_OF_TOOLWORLD
 from cahl_pl.types import ROLES, Plan, SubTask
@@ -255,7 +257,7 @@ class Length(BasePlannerReward, BaseExecutorReward):
 
 def fit(engine, model, folder, monkeypatch, checkpoint=None):
     """Four steps, of both roles in turn, with a checkpoint every two."""
-    monkeypatch.setattr("cahl_pl.rollout.parse_plan", lambda text: Plan((SubTask("do it", "tool"),)))
+    monkeypatch.setattr("cahl_pl.rollout.two_level.parse_plan", lambda text: Plan((SubTask("do it", "tool"),)))
     seed_everything(3, verbose=False)
     module = CAHLModule(PolicyConfig(model=str(model), lora_rank=4, lora_alpha=8), GRPOConfig(importance_cap=2.0))
     sampling = Sampling(max_new_tokens=6)

@@ -13,10 +13,12 @@ import torch
 
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.logprobs import micro_batches, score
-from cahl_pl.policy import Policy, PolicyConfig, model_folder
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.loading import model_folder
+from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rollout import make_group
+from cahl_pl.rollout.episode import make_group
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
 from cahl_pl.types import ROLES, SubTask

@@ -15,8 +15,8 @@ from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.parsing import format_answer, format_call, format_turn, parse_turn
 from cahl_pl.rewards import ToolN1Reward, ToolRLReward, TurnReward
 from cahl_pl.rewards.turn import COMPONENTS, agreement, is_same
+from cahl_pl.rollout.gold import gold_turns
 from cahl_pl.toolworld.dataset import ToolWorld
-from cahl_pl.turns import gold_turns
 from cahl_pl.types import GoldCall, ToolCall
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from cahl_pl.policy import Policy
+from cahl_pl.policy.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = '<plan>\n{"task": "weather", "tool": "get_weather", "parameters": {"city": "Gage"}}\n</plan>'

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from cahl_pl.engines.base import Sampling
-from cahl_pl.policy import Policy, PolicyConfig, load_tokenizer
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.loading import load_tokenizer
+from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.supervised import executor_examples, planner_example, single_examples
+from cahl_pl.rollout.gold import executor_examples, planner_example, single_examples
 from cahl_pl.toolworld.prompts import PROMPTS
 
 MODEL = "toolworld"  # its tokenizer makes a quarter of the tokens that the tiny model's makes

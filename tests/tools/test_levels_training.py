@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.policy import Policy
 
 MIB = 2**20
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.inference import InferenceConfig
 from cahl_pl.parsing import format_call, parse_action
+from cahl_pl.rollout.config import InferenceConfig
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Plan, Step, SubTask, ToolCall, Trajectory
 

@@ -12,9 +12,10 @@ import torch
 
 import cahl_pl.toolworld
 from cahl_pl.parsing import parse_action, parse_plan
-from cahl_pl.policy import Policy, PolicyConfig
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.supervised import executor_examples, planner_example
+from cahl_pl.rollout.gold import executor_examples, planner_example
 from cahl_pl.toolworld import generate_tasks
 from cahl_pl.toolworld.prompts import PROMPTS
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cahl_pl.datasets.rows import DataError
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.types import Message, ToolSpec
 
 NON_LIVE: Final = ("simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple")

@@ -1,0 +1,295 @@
+"""Sampling with the transformers model that is being trained: same weights, same process, nothing to keep in sync.
+
+What `generate()` does not do and groups need: what prompts share is run once (`packing`), the samples of a prompt read
+the same keys and values, these live in buffers of their final size, and finished samples leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.engines.drawing import draw
+from cahl_pl.errors import ConfigError
+from cahl_pl.policy.forward import run
+from cahl_pl.policy.kv_cache import SampleCache, run_layers
+from cahl_pl.policy.packing import Row, batches, pack
+from cahl_pl.policy.policy import Policy
+from cahl_pl.types import Role
+
+
+class TransformersEngine(Engine):
+    """Batched sampling in this process.
+
+    Args:
+        batch_size: most completions decoded at once; more prompts than fit are taken in turns. One prompt's
+            samples stay together, even if they are more.
+        max_prefill_tokens: most tokens of prompts read in one pass, those that they share counted once; a longer row of
+            prompts (`packing`) stands alone. It bounds the activations, not how many completions are decoded at once.
+
+    Raises:
+        ValueError: one of them is below 1.
+    """
+
+    def __init__(self, batch_size: int = 256, max_prefill_tokens: int = 16384) -> None:
+        if batch_size < 1 or max_prefill_tokens < 1:
+            raise ValueError(
+                f"engine.batch_size and max_prefill_tokens must be at least 1, not {batch_size} and {max_prefill_tokens}"
+            )
+        self.batch_size = batch_size
+        self.max_prefill_tokens = max_prefill_tokens
+
+    @torch.no_grad()
+    def generate(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`.
+
+        Raises:
+            ConfigError: a completion may become longer than the model's sliding window.
+        """
+        self._check_window(policy, prompts, sampling)
+        policy.activate(role)
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        return self._generate(policy, prompts, frozen, num_samples, sampling, generator)
+
+    @torch.no_grad()
+    def generate_from_drafts(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate_from_drafts`. Greedily, a draft is read in one pass with its prompt.
+
+        What the model itself would have taken token by token, and the first token that differs, are the completion's
+        beginning; the rest, if it has not ended there, is sampled as always (speculative decoding, arXiv 2211.17192, with a
+        draft that costs nothing).
+
+        Raises:
+            ConfigError: a completion may become longer than the model's sliding window.
+        """
+        if sampling.temperature > 0 or not any(drafts):
+            return super().generate_from_drafts(policy, role, prompts, drafts, sampling, generator)
+        self._check_window(policy, prompts, sampling)
+        policy.activate(role)
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        found = _verify(policy, prompts, drafts, frozen, sampling, self.max_prefill_tokens)
+        open_ = [i for i, c in enumerate(found) if not c.ended and len(c.ids) < sampling.max_new_tokens]
+        if open_:
+            longer = [[*prompts[i], *found[i].ids.tolist()] for i in open_]
+            left = replace(sampling, max_new_tokens=sampling.max_new_tokens - min(len(found[i].ids) for i in open_))
+            rest = self._generate(policy, longer, [frozen[i] for i in open_], 1, left, generator)
+            for i, (more,) in zip(open_, rest, strict=True):
+                found[i] = _joined(found[i], more, sampling.max_new_tokens)
+        return [[completion] for completion in found]
+
+    @staticmethod
+    def _check_window(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        longest, window = max(map(len, prompts), default=0) + sampling.max_new_tokens, policy.attention_window
+        if window is not None and longest > window:
+            raise ConfigError(
+                f"a sequence may grow to {longest} tokens, but layers of {policy.config.model!r} see {window} at most: lower "
+                "data.rollout.max_prompt_tokens or max_new_tokens"
+            )
+
+    def _generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        frozen: Sequence[int],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        rows = _packed(policy, prompts, frozen, [len(prompt) - 1 for prompt in prompts])
+        for chunk in _chunks(rows, max(1, self.batch_size // num_samples)):
+            parts = list(batches(chunk, self.max_prefill_tokens))
+            members = [member for part in parts for row in part for member in row.members]
+            prefixes = _prefill(policy, parts, num_samples, sampling.max_new_tokens)
+            for member, samples in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+                completions[member] = samples
+        return completions
+
+
+def _packed(
+    policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], unseen: Sequence[int]
+) -> list[Row]:
+    """Rows of the sequences; of the first `unseen` tokens of each nobody needs the hidden states."""
+    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen, unseen)
+    if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
+        for row in rows:
+            row.freeze_trunk()
+    return rows
+
+
+def _verify(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    drafts: Sequence[Sequence[int]],
+    frozen: Sequence[int],
+    sampling: Sampling,
+    max_tokens: int,
+) -> list[Completion]:
+    """Of each draft what the model takes too, and the token that it takes next, if there is one."""
+    stop, limit = stop_ids(policy), sampling.max_new_tokens
+    guesses = [list(draft[:limit]) for draft in drafts]
+    # behind a draft's end, or at the limit, nothing is wanted: its last token need not be read
+    read = [guess[:-1] if len(guess) == limit or stop.intersection(guess[-1:]) else guess for guess in guesses]
+    sequences = [[*prompt, *guess] for prompt, guess in zip(prompts, read, strict=True)]
+    found: dict[int, Completion] = {}
+    for part in batches(_packed(policy, sequences, frozen, [len(prompt) - 1 for prompt in prompts]), max_tokens):
+        result = run(policy, part)
+        for r, row in enumerate(part):
+            for member, path in zip(row.members, row.paths, strict=True):
+                places = result.columns[r][path[len(prompts[member]) - 1 :]] - result.width
+                hidden = result.hidden[r, torch.from_numpy(places).to(policy.device)]
+                taken, logprobs = (x.cpu() for x in draw(policy.logits(hidden), sampling, torch.Generator()))
+                ids, guess = taken.tolist(), guesses[member]
+                count = 1 + next((i for i, token in enumerate(guess) if ids[i] != token), len(guess))
+                end = next((i for i, token in enumerate(ids[:count]) if token in stop), None)
+                count = min(count, limit, limit if end is None else end + 1)
+                found[member] = Completion(taken[:count], logprobs[:count], end is not None and end < count)
+    return [found[member] for member in range(len(prompts))]
+
+
+def _joined(first: Completion, rest: Completion, limit: int) -> Completion:
+    ids, logprobs = torch.cat([first.ids, rest.ids]), torch.cat([first.logprobs, rest.logprobs])
+    return Completion(ids[:limit], logprobs[:limit], rest.ended and len(ids) <= limit)
+
+
+def _chunks(rows: Sequence[Row], max_prompts: int) -> Iterator[list[Row]]:
+    """Rows of at most `max_prompts` prompts in all; a row of more stands alone. Rows of like length go together."""
+    chunk: list[Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        if chunk and sum(len(r.members) for r in chunk) + len(row.members) > max_prompts:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
+
+
+class _Prefixes(NamedTuple):
+    """N prompts that have been read, each about to be continued by S samples.
+
+    Keys and values lie in a cache with one row a prompt: first the prompt's, then, at each token, S new ones side by
+    side. So the samples of a prompt share its keys and values, and `visible` tells them which are their own.
+    """
+
+    cache: SampleCache
+    logits: Tensor  # [N, S, V] of the first new token
+    positions: Tensor  # [N, S] of the prompts' last tokens
+    visible: Tensor  # [N, S, K], K the final length of the cache
+    used: int
+
+
+def _prefill(policy: Policy, parts: Sequence[Sequence[Row]], num_samples: int, limit: int) -> _Prefixes:
+    """Run the prompts, a part at a time and shared tokens once, and lay out their keys and values for decoding."""
+    lengths = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths], device=policy.device)
+    used, first = int(lengths.max()), 0
+    final = used + num_samples * limit
+    cache, last = SampleCache(len(lengths), used, final), []
+    for rows in parts:
+        result = run(policy, rows, keep_cache=True)
+        paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
+        places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
+        row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
+        cache.lay_out(first, result.cache, row_of, places)
+        ends = torch.tensor([path[-1] for path in paths], device=policy.device)
+        last.append(result.hidden[row_of, ends - result.width])
+        first += len(paths)
+    logits = policy.logits(torch.cat(last))
+    seen = torch.zeros(len(lengths), num_samples, final, dtype=torch.bool, device=policy.device)
+    seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
+    return _Prefixes(
+        cache,
+        logits[:, None].expand(-1, num_samples, -1),
+        (lengths - 1)[:, None].expand(-1, num_samples),
+        seen,
+        used,
+    )
+
+
+def _decode(
+    policy: Policy, prefixes: _Prefixes, sampling: Sampling, generator: torch.Generator
+) -> list[list[Completion]]:
+    """Sample until every completion has ended or is at the limit; one list of S completions per prompt."""
+    cache, logits, position, visible, used = prefixes
+    device, limit = policy.device, sampling.max_new_tokens
+    count, width = position.shape
+    stop = torch.tensor(sorted(stop_ids(policy)), device=device)
+    tokens = torch.zeros(count * width, limit, dtype=torch.long, device=device)
+    logprobs = torch.zeros(count * width, limit, device=device)
+    lengths = torch.full((count * width,), limit, device=device)
+    ended = torch.zeros(count * width, dtype=torch.bool, device=device)
+    slot = torch.arange(count * width, device=device).view(
+        count, width
+    )  # the completion that a place works on; -1: none
+    token = torch.zeros_like(slot)
+    for t in range(limit):
+        active = slot >= 0
+        token[active], drawn = draw(logits[active], sampling, generator)
+        tokens[slot[active], t], logprobs[slot[active], t] = token[active], drawn
+        done = active & torch.isin(token, stop)
+        if done.any():
+            lengths[slot[done]], ended[slot[done]] = t + 1, True
+            slot = slot.masked_fill(done, -1)
+            keep = _keep(slot)
+            if len(keep) == 0:
+                break
+            slot, token, position, visible = slot[keep], token[keep], position[keep], visible[keep]
+            cache.keep_rows(keep)
+            # the unfinished samples of a prompt close ranks; the prompt with the most of them sets the width
+            order = (slot < 0).int().argsort(dim=1, stable=True)[:, : int((slot >= 0).sum(1).max())]
+            slot, token, position = (x.gather(1, order) for x in (slot, token, position))
+            visible = visible.gather(1, order[:, :, None].expand(-1, -1, visible.shape[2]))
+        if t + 1 == limit:
+            break
+        width = slot.shape[1]
+        visible[:, range(width), range(used, used + width)] = True
+        used += width
+        position = position + 1
+        mask = policy.attention_mask(visible[:, :, :used])
+        hidden = run_layers(policy.causal_lm.base_model, token, mask, position, cache)
+        logits = policy.logits(hidden)
+
+    tokens, logprobs = tokens.cpu(), logprobs.cpu()
+    completions = [
+        Completion(tokens[i, :n].clone(), logprobs[i, :n].clone(), bool(end))
+        for i, (n, end) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True))
+    ]
+    samples = len(completions) // count
+    return [completions[i : i + samples] for i in range(0, len(completions), samples)]
+
+
+def _keep(slot: Tensor) -> Tensor:
+    """Rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
+    busy = (slot >= 0).any(1)
+    left = int(busy.sum())
+    keep = torch.arange(left, device=slot.device)
+    keep[~busy[:left]] = left + busy[left:].nonzero().squeeze(1)
+    return keep
+
+
+def stop_ids(policy: Policy) -> set[int]:
+    """The ids that end a completion: the tokenizer's end of sequence and those of the generation settings."""
+    configured = policy.causal_lm.generation_config.eos_token_id
+    ids = {policy.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    return {i for i in ids if i is not None}

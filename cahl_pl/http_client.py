@@ -1,0 +1,275 @@
+"""Requests to one server: many at once, sent again while it is busy or away."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from cahl_pl.errors import ConfigError
+
+T = TypeVar("T")
+
+_MAX_REPLY: Final = 256 * 2**20
+_LONGEST_PAUSE: Final = 60.0
+
+
+class Refusal(ConfigError):
+    """The server has understood a request and refused it.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TryAgain(Exception):
+    """There was no answer that counts; the words say why."""
+
+
+class _Request(NamedTuple):
+    path: str
+    payload: Any  # None: GET
+
+
+class Client:
+    """Sends JSON to one server.
+
+    Args:
+        base_url: address of the server, with or without `/v1` at its end.
+        timeout_s: seconds that one try may take.
+        retries: further tries of requests that were not answered, after 1, 2, 4, ... seconds, at most 60. Each is said on
+            one line.
+        api_key_env: environment variable with the key that the server asks for; None for none.
+        concurrency: most requests under way at once.
+
+    Raises:
+        ConfigError: the address is none, the variable is not set, or the key would go over a network in clear.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        timeout_s: float = 600.0,
+        retries: int = 8,
+        api_key_env: str | None = None,
+        concurrency: int = 64,
+    ) -> None:
+        self.url = base_url.rstrip("/").removesuffix("/v1")
+        if not _is_address(self.url):
+            raise ConfigError(f"data.engine.base_url is {base_url!r}: give an address such as http://127.0.0.1:8000")
+        if timeout_s <= 0 or retries < 0 or concurrency < 1:
+            raise ConfigError(
+                "data.engine needs timeout_s > 0, retries >= 0 and concurrency >= 1, "
+                f"not {timeout_s}, {retries} and {concurrency}"
+            )
+        self._key = None if api_key_env is None else key_from(api_key_env, self.url)
+        self.timeout_s = timeout_s
+        self.retries = retries
+        self.concurrency = concurrency
+
+    def get(self, path: str, read: Callable[[Any], T]) -> T:
+        """One value; see `ask`."""
+        return self._answers([_Request(path, None)], lambda body: read(_json(body)))[0]
+
+    def ask(self, path: str, payloads: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
+        """Send payloads at once and read the answers.
+
+        Args:
+            path: below the address.
+            payloads: JSON values.
+            read: makes a value of an answer's JSON; raises ConfigError for one that is wrong, and `TryAgain`.
+
+        Returns:
+            The values, in the order of the payloads.
+
+        Raises:
+            Refusal: the server refuses a request.
+            ConfigError: it does not answer, however often it is asked, or not with JSON.
+        """
+        return self._answers([_Request(path, payload) for payload in payloads], lambda body: read(_json(body)))
+
+    def tell(self, path: str, payload: Any) -> None:
+        """Send a payload; whatever the answer says but a refusal, it was heard. Raises as `ask`."""
+        self._answers([_Request(path, payload)], lambda body: None)
+
+    def _answers(self, requests: Sequence[_Request], read: Callable[[bytes], T]) -> list[T]:
+        done: dict[int, T] = {}
+        for attempt in range(self.retries + 1):
+            waiting = [i for i in range(len(requests)) if i not in done]
+            if not waiting:
+                break
+            pool = ThreadPoolExecutor(min(self.concurrency, len(waiting)))
+            try:
+                tries = [pool.submit(self._once, requests[i], read) for i in waiting]
+                problem = ""
+                for i, future in zip(waiting, tries, strict=True):
+                    try:
+                        done[i] = future.result()
+                    except TryAgain as error:
+                        problem = str(error)
+            finally:  # an error or a signal must not wait for answers that nobody wants any more
+                pool.shutdown(wait=False, cancel_futures=True)
+            if problem and attempt == self.retries:
+                raise ConfigError(
+                    f"the server {self.url} gave {problem}, {attempt + 1} times: start it again or correct "
+                    "data.engine.base_url, then give the same command with --ckpt_path last to go on from the newest checkpoint"
+                )
+            if problem:
+                pause = min(2.0**attempt, _LONGEST_PAUSE)
+                missing = f"{len(requests) - len(done)} of {len(requests)} requests"
+                print(
+                    f"server {self.url}: {problem} to {missing}; try {attempt + 2} of {self.retries + 1} in {pause:.0f} s",
+                    flush=True,
+                )
+                time.sleep(pause)
+        return [done[i] for i in range(len(requests))]
+
+    def _once(self, request: _Request, read: Callable[[bytes], T]) -> T:
+        headers = {"Content-Type": "application/json"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        body = None if request.payload is None else json.dumps(request.payload).encode()
+        try:
+            with OPENER.open(
+                urllib.request.Request(self.url + request.path, body, headers), timeout=self.timeout_s
+            ) as reply:
+                content = self._body(reply)
+        except urllib.error.HTTPError as error:
+            with error:
+                said = f"HTTP status {error.code}{self._reason(error)}"
+                if error.code in BUSY:
+                    raise TryAgain(said) from None
+                raise Refusal(f"the server {self.url} refuses {request.path}: {said}", error.code) from None
+        except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and broken connections
+            raise TryAgain(f"no answer ({type(getattr(error, 'reason', error)).__name__})") from None
+        return read(content)
+
+    def _body(self, reply: Any) -> bytes:
+        """The whole reply, unless it comes in too slowly or is too long to be one."""
+        deadline, parts, size = time.monotonic() + self.timeout_s, [], 0
+        while part := reply.read1(2**20):
+            parts.append(part)
+            size += len(part)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if size > _MAX_REPLY:
+                raise ConfigError(
+                    f"the server {self.url} sends an answer of more than {_MAX_REPLY} bytes: is it the right one?"
+                )
+        return b"".join(parts)
+
+    def _reason(self, error: urllib.error.HTTPError) -> str:
+        """What the server says about its refusal, on one line of plain characters."""
+        try:
+            said = json.loads(error.read(2**16))
+            said = said.get("error", said)
+            text = str(said["message"] if isinstance(said, dict) else said)
+        except Exception:  # whatever it says, it has refused
+            return ""
+        if self._key is not None:
+            text = text.replace(self._key, "***")
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return f" ({text[:300]})"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isascii()
+    except ValueError:
+        return False
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ConfigError(
+            "the server's answer is not JSON: is data.engine.base_url an OpenAI-compatible server?"
+        ) from None
+
+
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
+"""Statuses after which the same request may succeed."""
+_MAX_JSON_REPLY: Final = 4 * 2**20
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would send the key on to another host."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+OPENER: Final = urllib.request.build_opener(_NoRedirect)
+"""Follows no redirect."""
+
+
+def key_from(variable: str | None, url: str) -> str | None:
+    """The key in an environment variable; None for no variable.
+
+    Raises:
+        ConfigError: the variable is not set, or the address would take the key over the network in clear.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
+        raise ConfigError(f"the address {url!r} must start with https:// (http:// only for this machine)")
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"the environment variable {variable}, which is to hold the key for {parts.hostname}, is not set"
+        )
+    return key
+
+
+def post_json(url: str, payload: Any, headers: Mapping[str, str], timeout: float, retries: int) -> Any:
+    """Send JSON, get JSON.
+
+    Args:
+        url: the address.
+        payload: JSON values.
+        headers: further headers, a key among them; they stand in no message.
+        timeout: seconds for one try.
+        retries: further tries, after 1, 2, 4, ... seconds, where the other side is busy or does not answer.
+
+    Raises:
+        ConfigError: the other side refuses, does not answer, or answers with something else than JSON.
+    """
+    host = urlsplit(url).hostname
+    body = json.dumps(payload).encode()
+    problem = ""
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(2 ** (attempt - 1))
+        request = urllib.request.Request(url, body, {**headers, "Content-Type": "application/json"})
+        try:
+            with OPENER.open(request, timeout=timeout) as reply:
+                return json.loads(reply.read(_MAX_JSON_REPLY))
+        except urllib.error.HTTPError as error:
+            problem = f"HTTP status {error.code}"
+            error.close()
+            if error.code not in BUSY:
+                break
+        except (ValueError, RecursionError):
+            problem = "an answer that is not JSON"
+            break
+        except OSError as error:  # URLError, timeouts and broken connections
+            problem = f"no answer ({type(getattr(error, 'reason', error)).__name__})"
+    raise ConfigError(
+        f"{host} gave {problem}: check the address, the key and the network, then start the same command again; what has been "
+        "recorded is not run again"
+    )

@@ -1,0 +1,1 @@
+"""The frozen base and its two adapters: load, pack, run, score."""

@@ -1,0 +1,44 @@
+"""What base to load, and what adapters to put on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class PolicyConfig:
+    """The base model and its adapters.
+
+    Attributes:
+        model: hub id or local folder of a causal language model; a relative folder is looked up in the working
+            directory, `toolworld` is the small model that ships with this package.
+        gguf_file: name of a GGUF file inside that folder, to load (and de-quantise) instead of safetensors.
+        quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`; null is `none`, unless
+            the callback `FourBitMemory` decides otherwise.
+        dtype: of the base's weights and activations. Adapters are always float32.
+        adapter: `lora`, or `alora` (activated LoRA, arXiv 2504.12397): the adapter acts from the role's own words on;
+            what comes before, the tools and the request, is read by the bare base, once for both roles.
+        lora_rank: rank r of both adapters.
+        lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
+        lora_targets: module names to adapt, or `all-linear`.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+        attention: attention implementation of transformers; both can take the mask of packed sequences (`packing`),
+            which `flash_attention_2` cannot.
+        prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
+            token for Qwen2.5-7B in bfloat16).
+        trust_remote_code: run code that comes with the model. Off unless you have read that code.
+    """
+
+    model: str = "toolworld"
+    gguf_file: str | None = None
+    quantization: Literal["none", "nf4"] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    adapter: Literal["lora", "alora"] = "lora"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_targets: str | list[str] = "all-linear"
+    gradient_checkpointing: bool = False
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    prefix_cache_tokens: int = 65536
+    trust_remote_code: bool = False

@@ -1,0 +1,198 @@
+"""Log-probabilities of completions, with every token that several of them share computed once (`packing`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from cahl_pl.policy.forward import Pass, run
+from cahl_pl.policy.packing import Row, batches, pack
+from cahl_pl.policy.policy import Policy
+from cahl_pl.types import Group
+
+LOGITS_AT_A_TIME = 2048
+"""Rows of logits held at a time: at a vocabulary of 152,064 such a tensor takes 1.2 GiB in float32, and three live at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion of a group."""
+
+    group: Group
+    index: int
+
+    @property
+    def ids(self) -> Tensor:
+        """Its token ids, [C]."""
+        return self.group.completion_ids[self.index]
+
+
+@dataclass
+class MicroBatch:
+    """What one forward and backward pass takes: rows, and the samples that are their members, in that order."""
+
+    rows: list[Row]
+    samples: list[Sample]
+
+    @property
+    def advantages(self) -> Tensor:
+        """[N]."""
+        return torch.stack([sample.group.advantages[sample.index] for sample in self.samples])
+
+    @property
+    def logprobs(self) -> Tensor:
+        """At sampling, [N, C], padded with zeros on the right."""
+        kept = [sample.group.logprobs[sample.index] for sample in self.samples if sample.group.logprobs]
+        return pad_sequence(kept, batch_first=True)
+
+
+@dataclass
+class Scores:
+    """Per-token values of the samples of a micro-batch, padded on the right.
+
+    Attributes:
+        logprobs: [N, C].
+        entropy: [N, C], nats, without gradient.
+        mask: [N, C], True on completion tokens.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    mask: Tensor
+
+
+def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> Iterator[MicroBatch]:
+    """Split groups into micro-batches of at most `max_tokens` padded tokens each; a longer sample stands alone.
+
+    Args:
+        policy: with the adapter active that the groups are for.
+        groups: any sizes and lengths.
+        max_tokens: tokens that go through the model at once, those that samples share counted once.
+    """
+    samples = [Sample(group, i) for group in groups for i in range(len(group.completion_ids))]
+    # the last token of a completion predicts nothing
+    sequences = [[*s.group.prompt_ids.tolist(), *s.ids[:-1].tolist()] for s in samples]
+    frozen = [policy.frozen_tokens(s.group.prompt_ids.tolist()) for s in samples]
+    unseen = [len(s.group.prompt_ids) - 1 for s in samples]  # the last token of a prompt predicts the first new one
+    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen, unseen), max_tokens):
+        yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
+
+
+def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores:
+    """Log-probabilities of every completion under the policy's active adapter.
+
+    Args:
+        policy: with the right adapter active; gradients flow into it.
+        batch: one of `micro_batches`.
+        temperature: the sampling temperature, so that log-probabilities are those of the sampling distribution.
+
+    Returns:
+        The values in the order of `batch.samples`.
+    """
+    device = policy.device
+    ids = pad_sequence([sample.ids.to(device) for sample in batch.samples], batch_first=True)
+    lengths = torch.tensor([len(sample.ids) for sample in batch.samples], device=device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    result = run(policy, batch.rows)
+    # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
+    flat, target = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device)], ids[mask]
+    logprob, entropy_of = _token_logprobs(policy, flat, target, temperature)
+    zeros = torch.zeros(ids.shape, device=device)
+    logprobs = zeros.masked_scatter(mask, logprob)
+    entropy = zeros.masked_scatter(mask, entropy_of)
+    return Scores(logprobs, entropy, mask)
+
+
+def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
+    """Where in the flattened hidden states each completion token is predicted: one place before its own."""
+    paths = [
+        result.columns[r][path] - result.width + r * result.hidden.shape[1]
+        for r, row in enumerate(batch.rows)
+        for path in row.paths
+    ]
+    places = [path[len(s.group.prompt_ids) - 1 :] for path, s in zip(paths, batch.samples, strict=True)]
+    return torch.from_numpy(np.concatenate(places))
+
+
+def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there, without gradient."""
+    output = policy.causal_lm.get_output_embeddings()
+    if not any(p.requires_grad for p in output.parameters()):
+        return _TokenLogprobs.apply(hidden, target, policy, temperature)  # type: ignore[no-any-return,no-untyped-call]
+    parts = [  # an adapter on the output layer: its gradient needs the logits, which are computed again
+        checkpoint(_logprobs_of, policy, h, t, temperature, use_reentrant=False) for h, t in _chunks(hidden, target)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Takes the gradient while the logits are there, so that they need neither be kept nor computed again.
+
+    A token's log-probability depends on its own hidden state alone: the gradient of the sum of all is, row by row, that of
+    each, and the backward pass multiplies it with what arrives for the token.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, target: Tensor, policy: Policy, temperature: float) -> tuple[Tensor, Tensor]:
+        wanted = ctx.needs_input_grad[0]
+        parts = [_scored(policy, h, t, temperature, wanted) for h, t in _chunks(hidden, target)]
+        logprobs, entropy, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(entropy)
+        if wanted:
+            ctx.save_for_backward(gradient)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (arrived[0][:, None] * gradient).to(gradient.dtype), None, None, None
+
+
+def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for i in range(0, len(hidden), LOGITS_AT_A_TIME):
+        yield hidden[i : i + LOGITS_AT_A_TIME], target[i : i + LOGITS_AT_A_TIME]
+
+
+def _scored(
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability [T] and entropy [T], and the gradient [T, H] of the first by `hidden`, [0, H] if it is not wanted.
+
+    A function, so that no logits are left while the next ones are made.
+    """
+    hidden = hidden.detach().requires_grad_(wanted)
+    with torch.set_grad_enabled(wanted):
+        logits = policy.logits(hidden)
+    logprobs = _log_softmax(logits.detach(), temperature)
+    chosen, probabilities = _at(logprobs, target), logprobs.exp()
+    entropy = -logprobs.mul_(probabilities).sum(-1)
+    if not wanted:
+        return chosen, entropy, hidden[:0]
+    del logprobs
+    # The target's one-hot vector less the probabilities: autograd's way to the same takes more passes over the vocabulary.
+    gradient = probabilities.neg_()
+    gradient.scatter_add_(-1, target[:, None], gradient.new_ones(len(target), 1))
+    (gradient,) = torch.autograd.grad(logits, hidden, gradient)
+    return chosen, entropy, gradient / temperature if temperature else gradient
+
+
+def _logprobs_of(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logprobs = _log_softmax(policy.logits(hidden), temperature)
+    with torch.no_grad():
+        entropy = -logprobs.exp().mul_(logprobs).sum(-1)
+    return _at(logprobs, target), entropy
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax(logits / temperature if temperature not in (0, 1) else logits, -1)
+
+
+def _at(logprobs: Tensor, target: Tensor) -> Tensor:
+    return logprobs.gather(-1, target[:, None])[:, 0]

@@ -1,0 +1,255 @@
+"""One frozen base model that carries both roles' LoRA adapters.
+
+The rules that keep two adapters on one base honest (each was seen to fail silently when broken):
+
+- an adapter is made active once per phase, and forward and backward of one loss run under the same active adapter;
+- PEFT's `set_adapter` and `disable_adapter` flip `requires_grad`; it is restored after each of them, and optimisers
+  collect their parameters by name;
+- nothing is ever merged into the base: merging into 4-bit weights loses information.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cahl_pl.errors import PolicyError
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.kv_cache import PrefixStore
+from cahl_pl.policy.loading import _check_layers, _without_dropout, load_base
+from cahl_pl.types import ROLES, Role
+
+
+class Policy(nn.Module):
+    """The base and its two adapters. Empty until `load` is called, so that strategies can place it.
+
+    Attributes:
+        config: may be changed until `load` is called (the 4-bit memory callback does).
+        lm: the PEFT model; None before `load`.
+        tokenizer: the base's tokenizer; None before `load`.
+        version: optimiser steps taken by each role's adapter.
+        invocation: the token ids that each role's own words start with, from which an activated adapter acts.
+        prefixes: keys and values to use again.
+    """
+
+    lm: Any
+    tokenizer: Any
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.lm = None
+        self.tokenizer = None
+        self.version: dict[Role, int] = dict.fromkeys(ROLES, 0)
+        self.invocation: dict[Role, list[int]] = {}
+        self.prefixes = PrefixStore(config.prefix_cache_tokens)
+        self._bare = False  # adapters are disabled
+
+    def load(self, device: torch.device | str = "cpu") -> None:
+        """Load tokenizer and base and add fresh adapters. Does nothing when already loaded.
+
+        Raises:
+            PolicyError: the model cannot be found or loaded as configured.
+        """
+        if self.lm is not None:
+            return
+        from peft import LoraConfig, get_peft_model
+
+        self.tokenizer, base = load_base(self.config, torch.device(device))
+        _check_layers(base.config.get_text_config())
+        base.requires_grad_(False)
+        _without_dropout(base)
+        lora = LoraConfig(
+            r=self.config.lora_rank,
+            lora_alpha=self.config.lora_alpha,
+            lora_dropout=0.0,  # dropout would make the ratio of an on-policy sample differ from 1
+            target_modules=self.config.lora_targets,
+            task_type="CAUSAL_LM",
+        )
+        # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
+        self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
+        for role in ROLES[1:]:
+            self.lm.add_adapter(role, copy.deepcopy(lora))  # PEFT keeps the very object; exports tell them apart
+        if self.config.gradient_checkpointing:
+            # on the base: PEFT's own switch would make the embeddings' output require gradients, which only the
+            # re-entrant kind of checkpointing needs
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.lm.eval()
+        self._active: Role = ROLES[0]
+        self._require_grad()
+        self._check_logits()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lives."""
+        return torch.device(next(self.lm.parameters()).device)
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model below PEFT."""
+        return self.lm.get_base_model()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model."""
+        return int(self.causal_lm.config.get_text_config().hidden_size)
+
+    @property
+    def attention_window(self) -> int | None:
+        """Tokens that the model's layers can see at most, where some see only their neighbours; None: all."""
+        config = self.causal_lm.config.get_text_config()
+        layers = getattr(config, "layer_types", None) or ()
+        sliding = "sliding_attention" in layers or not layers
+        return getattr(config, "sliding_window", None) if sliding else None
+
+    def attention_mask(self, visible: Tensor) -> Tensor:
+        """The mask that the model takes for `visible` [R, Q, K], whether a token sees another; [R, 1, Q, K]."""
+        if self.config.attention == "sdpa":
+            return visible[:, None]
+        dtype = self.causal_lm.dtype
+        hidden = torch.finfo(dtype).min
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)[:, None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer on last hidden states [..., H], in float32; what some models do behind it included."""
+        logits: Tensor = self.causal_lm.get_output_embeddings()(hidden).float()
+        config = self.causal_lm.config.get_text_config()
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / divisor
+        if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * factor
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def _check_logits(self) -> None:
+        """Compare `logits` with the model's own on a few tokens.
+
+        Raises:
+            PolicyError: the model does something behind its output layer that `logits` does not.
+        """
+        ids = torch.arange(4, device=self.device)[None]
+        with torch.no_grad():
+            own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
+            ours = self.logits(self.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        if (own - ours).abs().max() > 0.05 * own.abs().max():
+            raise PolicyError(
+                f"a {self.causal_lm.config.model_type} model changes its logits behind the output layer in a way that is not "
+                "known here, and log-probabilities would be wrong: choose another base"
+            )
+
+    def parameters_of(self, role: Role) -> list[nn.Parameter]:
+        """The parameters of one role's adapter, found by name."""
+        return [parameter for name, parameter in self.lm.named_parameters() if f".{role}." in name]
+
+    def activate(self, role: Role) -> None:
+        """Make `role` the adapter of every forward pass that follows."""
+        if role != self._active:
+            self.lm.set_adapter(role)
+            self._active = role
+            self._require_grad()
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """The bare base: the reference policy of the KL term, and what reads before an activated adapter."""
+        if self._bare:  # PEFT would enable the adapters again at the end of the inner one
+            yield
+            return
+        self._bare = True
+        try:
+            with self.lm.disable_adapter():
+                yield
+        finally:
+            self._bare = False
+            self._require_grad()
+
+    @property
+    def prefix_owner(self) -> str:
+        """Whose keys and values a frozen prefix has: the base's, or those of the active adapter as it is."""
+        if self._bare or self.config.adapter == "alora":
+            return "base"
+        return f"{self._active} {self.version[self._active]}"
+
+    def frozen_tokens(self, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt the bare base reads before the active adapter acts: 0 with plain LoRA.
+
+        An activated adapter acts from the last place where its invocation tokens stand, as in PEFT and vLLM.
+
+        Raises:
+            PolicyError: they stand nowhere.
+        """
+        if self.config.adapter == "lora":
+            return 0
+        tokens = self.invocation[self._active]
+        for start in range(len(prompt) - len(tokens), -1, -1):
+            if list(prompt[start : start + len(tokens)]) == tokens:
+                return start
+        raise PolicyError(
+            f"a prompt of the {self._active} does not hold the words that activate its adapter: data.prompts.{self._active} "
+            "must start with words of its own"
+        )
+
+    @contextlib.contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """Train mode where gradient checkpointing needs it; eval mode, which keeps the KV cache, everywhere else.
+
+        An activated adapter trains on top of a cache; what it recomputes would be short.
+        """
+        self.lm.train(self.config.gradient_checkpointing and self.config.adapter == "lora")
+        try:
+            yield
+        finally:
+            self.lm.eval()
+
+    def train(self, mode: bool = True) -> Policy:
+        """Stay in eval mode: Lightning's mode switches must not turn the KV cache off under a rollout."""
+        return self
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The adapters' weights, name -> tensor; the base is not in it."""
+        return {k: v.detach() for k, v in self.lm.named_parameters() if any(f".{role}." in k for role in ROLES)}
+
+    def load_adapter_state(self, state: dict[str, Tensor]) -> None:
+        """Copy weights made by `adapter_state` into the adapters.
+
+        Raises:
+            PolicyError: names or shapes differ (another base, rank or target modules).
+        """
+        own = self.adapter_state()
+        shapes = {name: tensor.shape for name, tensor in state.items()}
+        if shapes != {name: tensor.shape for name, tensor in own.items()}:
+            raise PolicyError(
+                f"the checkpoint's adapters do not fit the model {self.config.model!r} with LoRA rank "
+                f"{self.config.lora_rank}: use the model, rank and target modules they were trained with"
+            )
+        self.prefixes.forget()
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def check_config(self, then: Mapping[str, Any]) -> None:
+        """Compare the configuration that a checkpoint was written with.
+
+        Raises:
+            PolicyError: its adapters would act in another way; their shapes do not tell.
+        """
+        for name in ("adapter", "lora_alpha"):
+            now = getattr(self.config, name)
+            if then[name] != now:
+                raise PolicyError(
+                    f"the checkpoint was written with policy.{name} = {then[name]!r}, now it is {now!r}, and its adapters "
+                    "would act in another way: use the old value"
+                )
+        if then["model"] != self.config.model:
+            print(
+                f"note: the checkpoint was trained on {then['model']!r}, and goes on with {self.config.model!r}",
+                flush=True,
+            )
+
+    def _require_grad(self) -> None:
+        self.lm.set_requires_grad(list(ROLES))

@@ -1,0 +1,1 @@
+"""Rollouts: plan, execute, score. No learning happens here."""

@@ -1,0 +1,78 @@
+"""The shape of a rollout round, and how episodes are made at test time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cahl_pl.engines.base import Sampling
+from cahl_pl.rollout.prompt_limit import TooLong
+
+
+@dataclass
+class InferenceConfig:
+    """Test-time choices; the defaults are one greedy plan, carried out greedily.
+
+    Attributes:
+        single_level: the executor works without a planner (the paper's LowOnly); null: as in training.
+        plans: most plans to be drawn up for a request. Above 1 the plan that most of them agree on is carried out, after
+            TUMIX (arXiv 2510.01279): the likeliest plan, then samples, one at a time.
+        agree: votes that end the drawing of plans early.
+        temperature: of the plans after the first.
+        replans: how often the planner may be asked again for a request, each time after a call that failed. It sees the
+            calls made so far with their answers; what was left of its plan is dropped. Without a planner it means nothing:
+            an executor that works alone sees every answer anyway.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    single_level: bool | None = None
+    plans: int = 1
+    agree: int = 2
+    temperature: float = 1.0
+    replans: int = 0
+
+    def __post_init__(self) -> None:
+        if self.plans < 1 or self.agree < 1 or not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"data.inference needs plans >= 1, agree >= 1 and temperature > 0, not {self.plans}, {self.agree} and "
+                f"{self.temperature}"
+            )
+        if self.replans < 0:
+            raise ValueError(f"data.inference.replans must be at least 0, not {self.replans}")
+
+
+@dataclass
+class RolloutConfig:
+    """The shape of a round.
+
+    Attributes:
+        planner_group_size: G_h, plans sampled for a request.
+        executor_group_size: G_l, outputs sampled for a step of a plan.
+        branching: `step`: the G_l outputs of a step share one prompt, one of them, drawn uniformly, is carried out and
+            continues the episode. `trajectory`: G_l whole executions of a plan, compared step by step.
+        max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
+        max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
+        too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
+            fails), `truncate` leaves out the oldest messages of its dialogue, `fail` stops the run. Counted.
+        planner: how plans are sampled.
+        executor: how executor outputs are sampled.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    planner_group_size: int = 2
+    executor_group_size: int = 4
+    branching: Literal["step", "trajectory"] = "step"
+    max_steps: int = 6
+    max_prompt_tokens: int = 4096
+    too_long: TooLong = "drop"
+    planner: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=512))
+    executor: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256))
+
+    def __post_init__(self) -> None:
+        if min(self.planner_group_size, self.executor_group_size, self.max_steps, self.max_prompt_tokens) < 1:
+            raise ValueError("rollout: group sizes, max_steps and max_prompt_tokens must be at least 1")

@@ -1,0 +1,88 @@
+"""An episode while it is played, and what a round of them gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+
+from cahl_pl.engines.base import Completion
+from cahl_pl.environments.base import Session
+from cahl_pl.rewards.targets import Target
+from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, Task, Trajectory
+
+Watch: TypeAlias = Callable[[Task, Plan | Action | Feedback], None]
+"""Is told of what happens in an episode of a task, as it happens: a plan, an output of the executor, what came back."""
+
+
+@dataclass
+class Round:
+    """What one rollout round gives.
+
+    Attributes:
+        groups: each role's groups, rewards filled in.
+        trajectories: the episodes as they were carried out, one per plan (`trajectory` branching: one per execution).
+        metrics: time and counts.
+        rewards: task id -> what its samples earned: R_h of its plans or, without a planner, the rewards of all its outputs.
+    """
+
+    groups: dict[Role, list[Group]]
+    trajectories: list[Trajectory]
+    metrics: dict[str, float]
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Episode:
+    """One plan being carried out (in `trajectory` branching: one execution of it)."""
+
+    task: Task
+    plan_index: int
+    plan: Plan
+    plan_text: str
+    targets: list[Target]
+    session: Session
+    prompt: list[int]
+    steps: list[Step] = field(default_factory=list)
+    samples: list[list[Step]] = field(default_factory=list)  # of each step, all that was sampled
+
+
+def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
+    """Return the episode's trajectory with these steps."""
+    return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps))
+
+
+def count_tokens(groups: Sequence[Group]) -> int:
+    """Tokens that were sampled for these groups."""
+    return sum(len(ids) for group in groups for ids in group.completion_ids)
+
+
+def speed(tokens: int, seconds: float) -> dict[str, float]:
+    """The metrics of time and tokens of a round."""
+    return {"time/rollout_s": seconds, "rollout/tokens": float(tokens), "time/tokens_per_s": tokens / seconds}
+
+
+def make_group(
+    prompt: Sequence[int],
+    completions: Sequence[Completion],
+    totals: Sequence[float],
+    components: Sequence[dict[str, float | None]],
+    peers: int,
+) -> Group:
+    """Completions of one prompt with their rewards; see `Group`."""
+    nan = float("nan")
+    return Group(
+        prompt_ids=torch.tensor(prompt),
+        completion_ids=[c.ids for c in completions],
+        logprobs=[c.logprobs for c in completions],
+        rewards=torch.tensor(totals, dtype=torch.float32),
+        components={
+            tag: torch.tensor([nan if c[tag] is None else c[tag] for c in components], dtype=torch.float32)
+            for tag in components[0]
+        },
+        advantages=torch.zeros(len(completions)),
+        truncated=torch.tensor([not c.ended for c in completions]),
+        peers=peers,
+    )

@@ -1,0 +1,137 @@
+"""Gold plans and calls as token sequences: what the supervised warm start imitates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from cahl_pl.environments.recorded import RecordedEnvironment
+from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.schema import call_key
+from cahl_pl.types import GoldCall, Group, Role, SubTask, Task, ToolCall
+
+_INSTRUCTION_WORDS = 12
+_DEFAULT_ANSWER = "No tool is needed here."
+_LAST_ANSWER = "Done."  # of an executor without a planner, once all calls have been made
+
+
+class Example(NamedTuple):
+    """A prompt and the gold completion of it, token ids."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+def gold_plan(task: Task) -> tuple[SubTask, ...]:
+    """A plan made from the gold calls: one sub-task a call, described by the first words of its tool's description.
+
+    A task without gold calls gives one sub-task without a tool.
+    """
+    if not task.gold:
+        return (SubTask("Answer the user", None),)
+    return tuple(SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in task.gold)
+
+
+def planner_example(builder: PromptBuilder, task: Task) -> Example:
+    """The planner's prompt and the gold plan."""
+    return Example(builder.planner(task), builder.completion(format_plan(gold_plan(task))))
+
+
+def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
+    """The executor's prompt at each step of the gold trajectory, and the gold call. Each prompt extends the last one."""
+    examples: list[Example] = []
+    prompt: list[int] = []
+    session = RecordedEnvironment().start(task)
+    for index, subtask in enumerate(gold_plan(task), start=1):
+        if examples:
+            feedback = session.call(task.gold[index - 2].call).text
+            prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, subtask, index)]
+        else:
+            prompt = builder.executor(task, subtask)
+        text = format_call(task.gold[index - 1].call) if task.gold else format_answer(task.answer or _DEFAULT_ANSWER)
+        examples.append(Example(prompt, builder.completion(text)))
+    return examples
+
+
+def single_examples(builder: PromptBuilder, task: Task) -> list[Example]:
+    """The prompt of an executor without a planner at each turn of the gold trajectory, and the gold calls or answer."""
+    examples: list[Example] = []
+    prompt = builder.single(task)
+    session = RecordedEnvironment().start(task)
+    for turn in gold_turns(task):
+        examples.append(Example(prompt, builder.completion(format_turn([gold.call for gold in turn]))))
+        answers = [session.call(gold.call).text for gold in turn]
+        prompt = [*prompt, *examples[-1].completion, *builder.next_turn(True, answers)]
+    answer = _LAST_ANSWER if task.gold else task.answer or _DEFAULT_ANSWER
+    return [*examples, Example(prompt, builder.completion(format_answer(answer)))]
+
+
+def supervised_groups(builder: PromptBuilder, task: Task, role: Role, single_level: bool = False) -> list[Group]:
+    """One role's gold examples of a task as groups of one, for the trainer; `single_level`: without a planner.
+
+    A task that only says what its outcome should be gives none.
+    """
+    if not task.gold and task.outcome is not None and task.outcome.needs_tools:
+        return []
+    if single_level:
+        examples = single_examples(builder, task)
+    else:
+        examples = [planner_example(builder, task)] if role == "planner" else executor_examples(builder, task)
+    return [
+        Group(
+            prompt_ids=torch.tensor(example.prompt),
+            completion_ids=[torch.tensor(example.completion)],
+            rewards=torch.ones(1),
+            components={},
+            advantages=torch.ones(1),
+            truncated=torch.zeros(1, dtype=torch.bool),
+            peers=0,
+        )
+        for example in examples
+    ]
+
+
+def _instruction(task: Task, name: str) -> str:
+    tool = task.tool(name)
+    words = (tool.description if tool else "").split(". ")[0].split()
+    return " ".join(words[:_INSTRUCTION_WORDS]).rstrip(".") or f"Use {name}"
+
+
+def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
+    """The gold calls that a right output makes now: those that have not been made and wait for no other's result.
+
+    Of ordered gold calls without references nobody knows which wait for which: they come one at a time.
+
+    Args:
+        task: the task.
+        made: the calls made so far, in order; equal ones count once each.
+
+    Returns:
+        Gold calls in their order; empty when all have been made, so that an answer in text is right.
+    """
+    done = Counter(call_key(call, task.tools) for call in made)
+    left = []
+    for number, gold in enumerate(task.gold, start=1):
+        key = call_key(gold.call, task.tools)
+        if done[key]:
+            done[key] -= 1
+        else:
+            left.append((number, gold))
+    if task.ordered and not any(gold.references for gold in task.gold):
+        return tuple(gold for _, gold in left[:1])
+    waiting = {f"${number}" for number, _ in left}
+    return tuple(gold for _, gold in left if not waiting & set(gold.references.values()))
+
+
+def gold_turns(task: Task) -> list[tuple[GoldCall, ...]]:
+    """The gold calls turn by turn: each turn's are made together, once those of the turns before have been answered."""
+    turns: list[tuple[GoldCall, ...]] = []
+    made: list[ToolCall] = []
+    while turn := next_calls(task, made):
+        turns.append(turn)
+        made += [gold.call for gold in turn]
+    return turns

@@ -1,0 +1,149 @@
+"""Rollouts of one policy without a planner: the executor's adapter reads the request and calls tools turn by turn.
+
+This is the Single-level baseline of the paper, what systems such as ToolRL train, and, with an executor that was trained
+beside a planner, LowOnly.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine
+from cahl_pl.environments.base import Environment, Session
+from cahl_pl.parsing import parse_turn
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseTurnReward
+from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.rollout.episode import Round, Watch, count_tokens, make_group, speed
+from cahl_pl.rollout.gold import next_calls
+from cahl_pl.rollout.prompt_limit import fit_prompts
+from cahl_pl.rollout.scoring import with_outcome
+from cahl_pl.types import Action, Feedback, Group, Plan, Step, SubTask, Task, ToolCall, Trajectory, Turn
+
+
+@dataclass
+class _Episode:
+    task: Task
+    session: Session
+    prompt: list[int]
+    calls: list[ToolCall] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    done: bool = False
+
+
+class SingleLevelRollout:
+    """Samples and scores episodes of an executor that works alone.
+
+    At each turn G_l outputs are sampled of one prompt; one of them, drawn uniformly, is carried out and continues the
+    episode, until it is an answer in text. An output is scored against the gold calls that come next (`next_calls`).
+
+    Args:
+        engine: samples tokens.
+        environment: answers calls.
+        reward: of an output.
+        config: `executor_group_size`, `executor`, `max_steps` (here: turns) and `max_prompt_tokens` are used.
+
+    Attributes:
+        watch: is told of what is carried out; None for nobody.
+    """
+
+    def __init__(self, engine: Engine, environment: Environment, reward: BaseTurnReward, config: RolloutConfig) -> None:
+        self.watch: Watch | None = None
+        self.engine = engine
+        self.environment = environment
+        self.reward = reward
+        self.config = config
+        reward.environment = environment
+
+    def run(self, policy: Policy, builder: PromptBuilder, tasks: Sequence[Task], generator: torch.Generator) -> Round:
+        """Sample one training round.
+
+        Args:
+            policy: base and adapters; not changed.
+            builder: makes the prompts.
+            tasks: the requests of the round.
+            generator: the only source of randomness.
+
+        Returns:
+            The executor's groups with rewards, and one episode a task.
+        """
+        config, start = self.config, time.perf_counter()
+        tasks, prompts, metrics = fit_prompts(tasks, builder.single, config.max_prompt_tokens, config.too_long)
+        episodes = [
+            _Episode(task, self.environment.start(task), prompt) for task, prompt in zip(tasks, prompts, strict=True)
+        ]
+        if not episodes:
+            return Round({"planner": [], "executor": []}, [], metrics)
+        groups: list[Group] = []
+        rewards: dict[str, list[float]] = {episode.task.id: [] for episode in episodes}
+        for number in range(1, config.max_steps + 1):
+            active = [e for e in episodes if not e.done and len(e.prompt) <= config.max_prompt_tokens]
+            if not active:
+                break
+            outputs = self.engine.generate(
+                policy, "executor", [e.prompt for e in active], config.executor_group_size, config.executor, generator
+            )
+            for episode, group in zip(active, outputs, strict=True):
+                groups.append(self._turn(builder, episode, group, number, len(groups), generator))
+                rewards[episode.task.id] += groups[-1].rewards.tolist()
+        metrics |= speed(count_tokens(groups), time.perf_counter() - start)
+        trajectories = [
+            with_outcome(Trajectory(e.task, "", Plan(), tuple(e.steps)), self.environment) for e in episodes
+        ]
+        return Round({"planner": [], "executor": groups}, trajectories, metrics, rewards)
+
+    def _turn(
+        self,
+        builder: PromptBuilder,
+        episode: _Episode,
+        sampled: list[Completion],
+        number: int,
+        peers: int,
+        generator: torch.Generator,
+    ) -> Group:
+        """Score what was sampled of a turn, and carry out one of it."""
+        texts = [builder.decode(completion.ids.tolist()) for completion in sampled]
+        turns = [parse_turn(text) for text in texts]
+        gold = next_calls(episode.task, episode.calls)
+        scored = [self.reward.components(turn, gold, episode.task) for turn in turns]
+        totals = [self.reward.total(components) for components in scored]
+        group = make_group(episode.prompt, sampled, totals, scored, peers)
+        chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
+        steps = self._carry_out(episode, turns[chosen], texts[chosen], number)
+        episode.steps += steps
+        episode.calls += turns[chosen].calls
+        episode.done = turns[chosen].answer is not None
+        answers = [step.feedback.text for step in steps if step.feedback is not None]
+        follow = builder.next_turn(sampled[chosen].ended, answers)
+        episode.prompt = [*episode.prompt, *sampled[chosen].ids.tolist(), *follow]
+        return group
+
+    def _carry_out(self, episode: _Episode, turn: Turn, text: str, number: int) -> list[Step]:
+        """One step a call, the first of them with the turn's text; one step for an answer, or for what cannot be read."""
+        if turn.calls:
+            actions = [Action(call=call, well_formed=turn.well_formed) for call in turn.calls]
+        else:
+            error = turn.error if turn.answer is None else None
+            actions = [Action(answer=turn.answer, well_formed=turn.well_formed, error=error)]
+        steps = []
+        for i, action in enumerate(actions):
+            self._tell(episode.task, action)
+            feedback = None
+            if action.call is not None:
+                feedback = episode.session.call(action.call)
+            elif action.answer is None:
+                feedback = Feedback(json.dumps({"error": action.error}), "parse")
+            if feedback is not None:
+                self._tell(episode.task, feedback)
+            steps.append(Step(SubTask(f"turn {number}", None), "" if i else text, action, feedback))
+        return steps
+
+    def _tell(self, task: Task, event: Action | Feedback) -> None:
+        if self.watch is not None:
+            self.watch(task, event)

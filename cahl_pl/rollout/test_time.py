@@ -1,0 +1,147 @@
+"""How episodes are made at test time: greedily by both levels, by the executor alone, with votes, with further plans."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.environments.base import Environment
+from cahl_pl.parsing import parse_plan
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder, dialogue
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
+from cahl_pl.rollout.episode import Episode
+from cahl_pl.rollout.two_level import REFERENCE, Rollout
+from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Trajectory
+
+
+class VotingRollout(Rollout):
+    """Carries out, for each request, the plan that most drawn-up plans agree on.
+
+    Only the winner is carried out: no tool runs for a plan that was not chosen. Plans that cannot be read have no vote; of
+    plans with as many votes the earliest wins.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        environment: Environment,
+        planner_reward: BasePlannerReward,
+        executor_reward: BaseExecutorReward,
+        config: RolloutConfig,
+        inference: InferenceConfig,
+    ) -> None:
+        super().__init__(engine, environment, planner_reward, executor_reward, config)
+        self.inference = inference
+
+    def _plan(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        tasks: Sequence[Task],
+        prompts: Sequence[list[int]],
+        generator: torch.Generator,
+    ) -> tuple[list[list[Completion]], int]:
+        drawn: list[list[Completion]] = [[] for _ in tasks]
+        votes: list[Counter[str]] = [Counter() for _ in tasks]
+        first: list[dict[str, Completion]] = [{} for _ in tasks]
+        sampling = self.config.planner
+        for number in range(self.inference.plans):
+            if number == 1:
+                sampling = Sampling(self.inference.temperature, max_new_tokens=sampling.max_new_tokens)
+            still_open = [i for i in range(len(tasks)) if max(votes[i].values(), default=0) < self.inference.agree]
+            if not still_open:
+                break
+            outputs = self.engine.generate(policy, "planner", [prompts[i] for i in still_open], 1, sampling, generator)
+            for i, (completion,) in zip(still_open, outputs, strict=True):
+                drawn[i].append(completion)
+                plan = parse_plan(builder.decode(completion.ids.tolist()))
+                if plan.error is None:
+                    key = plan_key(plan, tasks[i])
+                    votes[i][key] += 1
+                    first[i].setdefault(key, completion)
+        # most_common keeps the order of first appearance among equals
+        chosen = [first[i][votes[i].most_common(1)[0][0]] if votes[i] else drawn[i][0] for i in range(len(tasks))]
+        return [[completion] for completion in chosen], sum(len(c.ids) for group in drawn for c in group)
+
+
+class ReplanningRollout(VotingRollout):
+    """Asks the planner again when a call has failed, at most `inference.replans` times a request.
+
+    The dialogue of the next prompt holds the calls made so far and their answers, and "$1" is then the first sub-task of the
+    new plan. It is carried out in the same session, so that what earlier calls have changed stays changed. The episode joins
+    all plans and steps, failed calls among them. An output in which no call can be read is no reason to ask again: nothing of
+    it could be shown.
+    """
+
+    def _execute(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        episodes: list[Episode],
+        generator: torch.Generator,
+        copies: int,
+    ) -> tuple[list[Group], int]:
+        self._left = self.inference.replans
+        groups, tokens = super()._execute(policy, builder, episodes, generator, copies)
+        latest = list(episodes)  # what became of each episode's last plan
+        while self._left:
+            self._left -= 1
+            asked = {i: _after(episodes[i]) for i, part in enumerate(latest) if _has_failed(part)}
+            prompts = {i: builder.planner(task) for i, task in asked.items()}
+            kept = [i for i, prompt in prompts.items() if len(prompt) <= self.config.max_prompt_tokens]
+            if not kept:
+                break
+            plans, planned = self._plan(
+                policy, builder, [asked[i] for i in kept], [prompts[i] for i in kept], generator
+            )
+            for i, (completion,) in zip(kept, plans, strict=True):
+                text, session = builder.decode(completion.ids.tolist()), episodes[i].session
+                latest[i] = self._start(builder, asked[i], episodes[i].plan_index, text, session)
+            more, executed = super()._execute(policy, builder, [latest[i] for i in kept], generator, copies)
+            groups, tokens = groups + more, tokens + planned + executed
+            for i in kept:
+                _append(episodes[i], latest[i])
+        return groups, tokens
+
+    def _carry_out(self, episode: Episode, action: Action) -> Feedback | None:
+        feedback = super()._carry_out(episode, action)
+        if self._left and action.call is not None and feedback is not None and feedback.error is not None:
+            episode.plan = Plan(episode.plan.subtasks[: len(episode.steps) + 1])  # the rest is planned again
+        return feedback
+
+
+def _has_failed(episode: Episode) -> bool:
+    """Whether the last thing that an episode did was a call that failed."""
+    if not episode.steps or episode.steps[-1].action.call is None:
+        return False
+    feedback = episode.steps[-1].feedback
+    return feedback is not None and feedback.error is not None
+
+
+def _after(episode: Episode) -> Task:
+    """The episode's task, its dialogue extended by what was done and answered."""
+    done = Trajectory(episode.task, episode.plan_text, episode.plan, tuple(episode.steps))
+    return replace(episode.task, messages=(*episode.task.messages, *dialogue(done)))
+
+
+def _append(episode: Episode, part: Episode) -> None:
+    """Make the episode's next plan, and what was done by it, a part of the episode."""
+    episode.plan_text += "\n\n" + part.plan_text
+    episode.plan = Plan(episode.plan.subtasks + part.plan.subtasks)
+    episode.steps += part.steps
+    episode.samples += part.samples
+
+
+def plan_key(plan: Plan, task: Task) -> str:
+    """Equal for plans that ask for the same calls; their order counts only where one uses another's result."""
+    calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
+    keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
+    ordered = any(REFERENCE.search(key) for key in keys)
+    return "\n".join(keys if ordered else sorted(keys))

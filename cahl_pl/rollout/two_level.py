@@ -1,0 +1,225 @@
+"""Rollouts: plan, execute step by step, score. No learning happens here.
+
+For every task G_h plans are sampled in one batch. Then, step by step, G_l outputs are sampled for every plan of every
+task in one batch, one of them is carried out, and its feedback is appended to that plan's prompt, until the plan ends.
+A plan that cannot be read, an unknown tool or a failing call is an outcome with its reward, not an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine
+from cahl_pl.environments.base import Environment, Session
+from cahl_pl.parsing import format_call, parse_action, parse_plan
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.targets import assign_gold
+from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
+from cahl_pl.rollout.prompt_limit import fit_prompts
+from cahl_pl.rollout.scoring import with_outcome
+from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, ToolCall
+
+REFERENCE: Final = re.compile(r'"\$[0-9]+"')
+"""The result of an earlier sub-task, in a plan's JSON, at any depth."""
+
+
+class Rollout:
+    """Samples and scores episodes.
+
+    Args:
+        engine: samples tokens.
+        environment: answers calls.
+        planner_reward: R_h.
+        executor_reward: R_l.
+        config: group sizes, branching and limits.
+
+    Attributes:
+        watch: is told of what is carried out; None for nobody.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        environment: Environment,
+        planner_reward: BasePlannerReward,
+        executor_reward: BaseExecutorReward,
+        config: RolloutConfig,
+    ) -> None:
+        self.watch: Watch | None = None
+        self.engine = engine
+        self.environment = environment
+        self.planner_reward = planner_reward
+        self.executor_reward = executor_reward
+        self.config = config
+        planner_reward.environment = executor_reward.environment = environment
+
+    def run(self, policy: Policy, builder: PromptBuilder, tasks: Sequence[Task], generator: torch.Generator) -> Round:
+        """Sample one training round.
+
+        Args:
+            policy: base and adapters; not changed.
+            builder: makes the prompts.
+            tasks: the requests of the round.
+            generator: the only source of randomness.
+
+        Returns:
+            Both roles' groups with rewards, and the episodes.
+        """
+        config, start = self.config, time.perf_counter()
+        tasks, prompts, metrics = fit_prompts(tasks, builder.planner, config.max_prompt_tokens, config.too_long)
+        groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
+        if not tasks:
+            return Round(groups, [], metrics)
+        plans, tokens = self._plan(policy, builder, tasks, prompts, generator)
+        copies = config.executor_group_size if config.branching == "trajectory" else 1
+        episodes: list[Episode] = []
+        texts = [[builder.decode(completion.ids.tolist()) for completion in group] for group in plans]
+        for task, written in zip(tasks, texts, strict=True):
+            for text in written:
+                plan_index = len(episodes) // copies
+                episodes += [self._start(builder, task, plan_index, text) for _ in range(copies)]
+
+        groups["executor"], tokens_executing = self._execute(policy, builder, episodes, generator, copies)
+
+        per_plan = [episodes[j : j + copies] for j in range(0, len(episodes), copies)]
+        components = [self._plan_components(executions) for executions in per_plan]
+        for g, group in enumerate(plans):
+            scored = components[g * len(group) : (g + 1) * len(group)]
+            totals = [self.planner_reward.total(c) for c in scored]
+            groups["planner"].append(make_group(prompts[g], group, totals, scored, peers=g))
+        metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
+        rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=True)}
+        trajectories = [with_outcome(trajectory_of(e, e.steps), self.environment) for e in episodes]
+        return Round(groups, trajectories, metrics, rewards)
+
+    def _plan(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        tasks: Sequence[Task],
+        prompts: Sequence[list[int]],
+        generator: torch.Generator,
+    ) -> tuple[list[list[Completion]], int]:
+        """The plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
+        plans = self.engine.generate(
+            policy, "planner", prompts, self.config.planner_group_size, self.config.planner, generator
+        )
+        return plans, sum(len(completion.ids) for group in plans for completion in group)
+
+    def _start(
+        self, builder: PromptBuilder, task: Task, plan_index: int, text: str, session: Session | None = None
+    ) -> Episode:
+        plan = parse_plan(text)
+        self._tell(task, plan)
+        prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
+        session = session or self.environment.start(task)
+        return Episode(task, plan_index, plan, text, assign_gold(plan, task), session, prompt)
+
+    def _execute(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        episodes: list[Episode],
+        generator: torch.Generator,
+        copies: int,
+    ) -> tuple[list[Group], int]:
+        """Carry out all episodes step by step; returns the executor's groups, and the number of tokens sampled."""
+        config = self.config
+        samples = config.executor_group_size // copies
+        sampled: list[tuple[Episode, int, list[int], list[Completion]]] = []
+        for k in range(config.max_steps):
+            active = [
+                e
+                for e in episodes
+                if len(e.plan.subtasks) > k == len(e.steps) and len(e.prompt) <= config.max_prompt_tokens
+            ]
+            if not active:
+                break
+            prompts = [e.prompt for e in active]
+            if samples == 1 and config.executor.temperature == 0:
+                drafts = [_draft(builder, e) for e in active]
+                outputs = self.engine.generate_from_drafts(
+                    policy, "executor", prompts, drafts, config.executor, generator
+                )
+            else:
+                outputs = self.engine.generate(policy, "executor", prompts, samples, config.executor, generator)
+            for episode, group in zip(active, outputs, strict=True):
+                steps = [
+                    _step(episode.plan.subtasks[k], builder.decode(completion.ids.tolist())) for completion in group
+                ]
+                sampled.append((episode, k, episode.prompt, group))
+                chosen = int(torch.randint(len(group), (), generator=generator)) if len(group) > 1 else 0
+                feedback = self._carry_out(episode, steps[chosen].action)
+                episode.samples.append(steps)
+                episode.steps.append(Step(steps[chosen].subtask, steps[chosen].text, steps[chosen].action, feedback))
+                if k + 1 < min(len(episode.plan.subtasks), config.max_steps):
+                    completion = group[chosen]
+                    shown = feedback.text if feedback else ""
+                    episode.prompt = [
+                        *episode.prompt,
+                        *completion.ids.tolist(),
+                        *builder.next_step(completion.ended, shown, episode.plan.subtasks[k + 1], k + 2),
+                    ]
+        # only now: a reward may depend on how the episode ends
+        groups = []
+        for episode, k, prompt, group in sampled:
+            carried_out = trajectory_of(episode, episode.steps)
+            scored = [
+                self.executor_reward.components(step, episode.targets[k], carried_out, k) for step in episode.samples[k]
+            ]
+            totals = [self.executor_reward.total(c) for c in scored]
+            groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
+        return groups, count_tokens(groups)
+
+    def _carry_out(self, episode: Episode, action: Action) -> Feedback | None:
+        """The environment's answer to a call; an error message for an output that is neither call nor answer."""
+        self._tell(episode.task, action)
+        if action.answer is not None:
+            return None
+        if action.call is None:
+            feedback = Feedback(json.dumps({"error": action.error}), "parse")
+        else:
+            feedback = episode.session.call(action.call)
+        self._tell(episode.task, feedback)
+        return feedback
+
+    def _tell(self, task: Task, event: Plan | Action | Feedback) -> None:
+        if self.watch is not None:
+            self.watch(task, event)
+
+    def _plan_components(self, episodes: list[Episode]) -> dict[str, float | None]:
+        """R_h's components for one plan, from all that was sampled under it.
+
+        With step branching the i-th outputs of all steps count as the i-th execution, so that R_h,exe averages over
+        G_l samples a step although only one of them was carried out.
+        """
+        if self.config.branching == "trajectory":
+            executions = [trajectory_of(episode, episode.steps) for episode in episodes]
+        else:
+            (episode,) = episodes
+            width = self.config.executor_group_size
+            executions = [trajectory_of(episode, [step[i] for step in episode.samples]) for i in range(width)]
+        return self.planner_reward.components(episodes[0].plan, executions)
+
+
+def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
+    """The call that the next sub-task describes, results in the place of references: what executors mostly write."""
+    subtask = episode.plan.subtasks[len(episode.steps)]
+    if subtask.tool is None:
+        return []
+    results = {f'"${i}"': step.feedback.text for i, step in enumerate(episode.steps, start=1) if step.feedback}
+    text = format_call(ToolCall(subtask.tool, subtask.parameters))
+    return builder.completion(REFERENCE.sub(lambda found: results.get(found[0], found[0]), text))
+
+
+def _step(subtask: SubTask, text: str) -> Step:
+    return Step(subtask, text, parse_action(text))

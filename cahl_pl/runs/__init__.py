@@ -1,0 +1,1 @@
+"""What a run writes, where, and how it goes on."""

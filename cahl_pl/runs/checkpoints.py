@@ -1,0 +1,51 @@
+"""Find and check the checkpoints of a run."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+def newest(folder: Path, speaks: bool = True) -> Path | None:
+    """The newest whole checkpoint of a run's folder; damaged ones are named on the way."""
+    for path in reversed(_checkpoints(folder)):
+        fault = fault_of(path)
+        if fault is None and is_checkpoint(path):
+            return path
+        fault = fault or "it cannot be read as one of this trainer's"
+        if speaks:
+            print(f"warning: the checkpoint {path} is damaged ({fault}); trying the one before", flush=True)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run's folder by their steps."""
+    paths = [path for path in (folder / "checkpoints").glob("step-*.ckpt") if path.stem[5:].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.stem[5:]))
+
+
+def fault_of(path: Path) -> str | None:
+    """Why a checkpoint cannot be used; None if it is whole.
+
+    A checkpoint is a zip archive with a checksum of every record, which loading alone would not look at.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except Exception as error:  # a flipped bit in the directory makes zipfile raise a dozen types
+        return str(error) or type(error).__name__
+    return None if record is None else f"the checksum of {record} is wrong"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a whole archive holds what this trainer writes. What cannot be loaded safely is left to the loading."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return True
+    except Exception:  # a flipped bit between the records escapes their checksums
+        return False
+    return isinstance(content, dict) and {"policy_version", "policy_config"} <= content.keys()

@@ -1,0 +1,50 @@
+"""TensorBoard event files that outlive a full disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+
+def survive_full_disk(trainer: Trainer) -> None:
+    """Have TensorBoard's event files cost a warning, not the run, when they cannot be written."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            writer = logger.experiment._get_file_writer()
+            if not isinstance(writer.event_writer, _Dispensable):
+                writer.event_writer = _Dispensable(writer.event_writer)
+
+
+class _Dispensable:
+    """An event writer that stops writing where it would raise OSError."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._told = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def add_event(self, event: Any) -> None:
+        self._try(self._writer.add_event, event)
+
+    def flush(self) -> None:
+        self._try(self._writer.flush)
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, write: Any, *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except OSError as error:
+            if not self._told:
+                print(
+                    f"warning: the curves cannot be written to {self._writer.get_logdir()} any more "
+                    f"({error.strerror or error}); training goes on without them: make room, then stop the run and start "
+                    "it again with --ckpt_path last",
+                    flush=True,
+                )
+            self._told = True

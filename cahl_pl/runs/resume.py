@@ -1,0 +1,124 @@
+"""`--ckpt_path last`: going on where the newest run stopped, in its own folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from cahl_pl.errors import ConfigError
+from cahl_pl.import_path import import_function
+from cahl_pl.runs.checkpoints import _checkpoints, newest
+
+
+def resume_last(config: Namespace, training: bool = True) -> None:
+    """Replace `ckpt_path: last` by the newest whole checkpoint of the newest run, and log into that run's folder.
+
+    Where there is no run yet, or it has no checkpoint, training starts from the beginning: the same command serves for
+    the first start and for every one after it.
+
+    Args:
+        config: of a subcommand; `ckpt_path` is set in it, and the logger's `version` if that is training.
+        training: whether the subcommand trains; others need a checkpoint, and have folders of their own.
+
+    Raises:
+        ConfigError: there are checkpoints, and all of them are damaged; there is none to test; or it is not known where
+            the logger writes.
+    """
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    folder, version = _newest_run(config)
+    if training and version is not None:
+        first_logger(config).init_args.version = version
+    checkpoint = newest(folder, speaks)
+    if checkpoint is None and _checkpoints(folder):
+        raise ConfigError(
+            f"no checkpoint in {folder / 'checkpoints'} is whole: move them away to start from the beginning, or give "
+            "--ckpt_path another run's"
+        )
+    if checkpoint is None and not training:
+        raise ConfigError(f"there is no checkpoint in {folder} yet: train first, or name one in --ckpt_path")
+    config.ckpt_path = None if checkpoint is None else str(checkpoint)
+    if not speaks:
+        return
+    if checkpoint is None:
+        print(f"no checkpoint in {folder} yet: starting from the beginning", flush=True)
+        return
+    print(f"{'going on from' if training else 'checkpoint:'} {checkpoint}", flush=True)
+    for change in _changes(folder / "config.yaml", config):
+        print(f"  changed since then: {change}", flush=True)
+
+
+def first_logger(config: Namespace) -> Any:
+    """What is configured of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
+    logger = config.trainer.logger
+    return [*logger, False][0] if isinstance(logger, list) else logger
+
+
+def expanded(folder: str | os.PathLike[str]) -> Path:
+    """A folder as Lightning's loggers understand it: with `~` and variables of the environment replaced."""
+    return Path(os.path.expanduser(os.path.expandvars(folder)))
+
+
+def _newest_run(config: Namespace) -> tuple[Path, int | str | None]:
+    """The folder of the newest run that has trained, or of the one that `version` names, and its version."""
+    logger = first_logger(config)
+    if logger is False:
+        return Path(config.trainer.default_root_dir or "."), None
+    arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+    if arguments is None or not str(logger.class_path).endswith(("TensorBoardLogger", "CSVLogger")):
+        raise ConfigError(
+            "--ckpt_path last knows the folders of TensorBoardLogger and CSVLogger alone: give trainer.logger one of them, "
+            "or name the checkpoint itself"
+        )
+    root = expanded(arguments.save_dir) / (arguments.get("name") or "")
+    version = arguments.get("version")
+    if version is None:
+        # `test` and `validate` have folders too, but only training has one for checkpoints, from its start
+        runs = [path for path in root.glob("version_*") if (path / "checkpoints").is_dir()]
+        version = max((int(path.name[8:]) for path in runs if path.name[8:].isdecimal()), default=0)
+    folder = root / (version if isinstance(version, str) else f"version_{version}")
+    return folder / (arguments.get("sub_dir") or ""), version
+
+
+def _changes(path: Path, config: Namespace) -> list[str]:
+    """The keys whose values differ from those that the run was started with."""
+    try:
+        then = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    now = _flat(_plain(config))
+    return [f"{key}: {then[key]} -> {now[key]}" for key in then if key in now and not _same(then[key], now[key])]
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Whether a value is that of a configuration file, in which functions stand by their import paths."""
+    if callable(now) and isinstance(then, str):
+        try:
+            return import_function(then, "") is now
+        except ConfigError:
+            return False
+    return bool(then == now)
+
+
+def _plain(value: Any) -> Any:
+    """Namespaces as dictionaries, and what YAML does not know as text; functions stay."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if callable(value) or isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, without what differs at every start."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return {k: v for k, v in result.items() if k not in ("ckpt_path", "config", "trainer.logger.init_args.version")}
