@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -52,3 +56,42 @@ def test_callbacks_in_the_checkout_are_a_relative_symlink():
     link = ROOT / "cahl_pl" / "callbacks"
     assert link.is_symlink(), "cahl_pl/callbacks must be a symlink: on Windows set git's core.symlinks"
     assert link.readlink() == Path("../callbacks")
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+OPTIONAL = {"bfcl_eval", "datasets", "gguf", "bm25s"}
+"""Imported where they are asked for, with a message that says what to install."""
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\[<>=!~ ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def imported_packages() -> dict[str, Path]:
+    """Top-level packages of others that the package imports, and one file that does."""
+    found = {}
+    for path in [*(ROOT / "cahl_pl").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            found |= {name.partition(".")[0]: path for name in names}
+    ours = {"cahl_pl", "callbacks"}
+    return {name: path for name, path in found.items() if name not in ours and name not in sys.stdlib_module_names}
+
+
+def test_every_package_that_is_imported_is_declared():
+    declared = {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    imported = imported_packages()
+    assert {"torch", "yaml", "numpy"} <= set(imported)
+    known = packages_distributions()
+    for name, path in imported.items():
+        if name not in OPTIONAL:
+            distributions = {d.lower().replace("_", "-") for d in known[name]}
+            assert distributions & declared, f"{path.relative_to(ROOT)} imports {name}: declare it in pyproject.toml"
+
+
+@pytest.mark.parametrize("requirement", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"])
+def test_every_dependency_has_a_floor(requirement):
+    assert ">=" in requirement, f"{requirement}: without a floor, the oldest release there is may be installed"

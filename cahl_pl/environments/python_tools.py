@@ -124,7 +124,7 @@ def _has_state(function: Callable[..., Any]) -> bool:
 
 
 def _spec(function: Callable[..., Any], where: str) -> ToolSpec:
-    from transformers.utils.chat_template_utils import get_json_schema  # here: the import takes seconds
+    from transformers.utils import get_json_schema  # here: the import takes seconds
 
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"{where}: tools are called without an event loop; write def, not async def")
