@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, SaveConfigCallback
 
 from cahl_pl import __version__
 from cahl_pl.callbacks import Checkpoints  # with it all our callbacks, so that YAML may use their short names
@@ -24,6 +24,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError
 from cahl_pl.files import check_writable
+from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule, NonFiniteError
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
@@ -40,7 +41,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
         if self.exit_on_error:
-            self.exit(2, f"error: {_sentence(message, _keys(self))}\n")
+            self.exit(2, f"error: {_sentence(message, known_keys(self))}\n")
         super().error(message, ex)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
@@ -66,13 +67,8 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
-class CAHLCLI(LightningCLI):
+class CAHLCLI(ConfigurationWinsCLI):
     """LightningCLI with the two classes of this package and one rule of its own: the command line always wins."""
-
-    def _parse_ckpt_path(self) -> None:
-        # Lightning would merge the checkpoint's stored hyper-parameters over the configuration and the command line.
-        # We store none, and what the user typed must hold.
-        return
 
     def before_instantiate_classes(self) -> None:
         """Refuse an accelerator, a checkpoint or an output folder that cannot be used, before anything is loaded.
@@ -187,12 +183,13 @@ def _cause(message: str) -> str:
     return told[-1] if told else message
 
 
-def _keys(parser: argparse.ArgumentParser) -> set[str]:
-    """The configuration keys that a parser and its subcommands know."""
-    keys = {action.dest for action in parser._actions}
+def known_keys(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the configuration keys that a parser and its subcommands know."""
+    keys = set()
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            keys.update(*map(_keys, action.choices.values()))
+        keys.add(action.dest)
+        if isinstance(action.choices, dict):  # of a subcommand's name its parser
+            keys.update(*(known_keys(p) for p in action.choices.values() if isinstance(p, argparse.ArgumentParser)))
     return keys
 
 

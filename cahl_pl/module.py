@@ -171,8 +171,6 @@ class CAHLModule(LightningModule):
             for group in optimizer.param_groups:
                 group["betas"], group["weight_decay"] = tuple(config.betas), config.weight_decay
             scheduler.base_lrs = [config.lr] * len(optimizer.param_groups)
-            factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
-            scheduler._last_lr = [config.lr * factor for factor in factors]
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -194,7 +192,7 @@ class CAHLModule(LightningModule):
         config = self.optimizer_config[role]
         supervised = batch.objective == "supervised"
         for group in optimizer.param_groups:
-            group["lr"] = config.warm_start_lr if supervised else scheduler.get_last_lr()[0]
+            group["lr"] = config.warm_start_lr if supervised else _scheduled_lr(scheduler)
 
         groups = batch.groups if supervised else self._with_advantages(batch.groups)
         self.policy.lm.zero_grad(set_to_none=True)
@@ -435,7 +433,7 @@ class CAHLModule(LightningModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load what `state_dict` gave."""
         self.policy.load_adapter_state(dict(state_dict))
-        return torch.nn.modules.module._IncompatibleKeys([], [])
+        return torch.nn.Module().load_state_dict({})  # torch's word for: every key has found its place
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the policy's versions and its configuration."""
@@ -450,3 +448,11 @@ class CAHLModule(LightningModule):
         """
         self.policy.check_config(checkpoint["policy_config"])
         self.policy.version.update(checkpoint["policy_version"])
+
+
+def _scheduled_lr(scheduler: Any) -> float:
+    """Return the learning rate of the next step.
+
+    `get_last_lr` would give that of the checkpoint after a start with another one.
+    """
+    return float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](scheduler.last_epoch))

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from cahl_pl.four_bit import keep_cpu_gradients
 from cahl_pl.kv_cache import PrefixStore
 from cahl_pl.types import ROLES, Role
 
@@ -74,6 +75,7 @@ class Policy(nn.Module):
         lm: the PEFT model; None before `load`.
         tokenizer: the base's tokenizer; None before `load`.
         version: optimiser steps taken by each role's adapter.
+        loads: how often weights of adapters were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         prefixes: keys and values to use again.
     """
@@ -87,6 +89,7 @@ class Policy(nn.Module):
         self.lm = None
         self.tokenizer = None
         self.version: dict[Role, int] = dict.fromkeys(ROLES, 0)
+        self.loads = 0
         self.invocation: dict[Role, list[int]] = {}
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self._bare = False  # adapters are disabled
@@ -269,6 +272,7 @@ class Policy(nn.Module):
                 f"{self.config.lora_rank}: use the model, rank and target modules they were trained with"
             )
         self.prefixes.forget()
+        self.loads += 1
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
@@ -339,7 +343,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if config.quantization == "nf4":
-        _keep_cpu_gradients(base)
+        keep_cpu_gradients(base)
     elif device.type != "cpu":
         base.to(device)  # type: ignore[arg-type]
     return tokenizer, base.eval()
@@ -411,13 +415,3 @@ def model_folder(config: PolicyConfig) -> str:
 
         return str(safetensors_of(folder, config.gguf_file))
     return str(folder) if folder.is_dir() else config.model
-
-
-def _keep_cpu_gradients(base: nn.Module) -> None:
-    # On CPUs with avx512_bf16 bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode, and later
-    # forwards take a kernel without autograd: gradients through the base are then wrong, without an error.
-    import bitsandbytes as bnb
-
-    for module in base.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False

@@ -137,9 +137,7 @@ class ServerEngine(Engine):
         """The server's name of the role's adapter as it is now; it is loaded there if it is not yet."""
         if self.adapter_folder is None:
             return self.names[role]
-        # every change in place counts a tensor's version up: optimiser steps, and what a checkpoint brings back
-        versions = [parameter._version for parameter in policy.parameters_of(role)]
-        state = (id(policy.lm), policy.version[role], sum(versions))
+        state = (id(policy.lm), policy.version[role], policy.loads)
         old = self._held.get(role)
         if old is None or old.state != state:
             if policy.config.adapter != "lora":
