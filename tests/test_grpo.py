@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal
+from cahl_pl.advantages import advantages, has_signal
+from cahl_pl.grpo import LossStats, Size, grpo_loss
+from cahl_pl.grpo_config import GRPOConfig
 
 
 def test_group_advantages_by_hand():
@@ -51,8 +53,7 @@ def loss_of(config, logprobs, old, advantage, mask, reference=None):
         torch.tensor(advantage),
         mask,
         config,
-        len(mask),
-        int(mask.sum()),
+        Size(len(mask), int(mask.sum())),
     )
     return loss.item(), stats
 
@@ -97,7 +98,7 @@ def test_kl_is_the_k3_estimate():
 
 def test_on_policy_gradient_is_the_policy_gradient():
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    loss, _ = grpo_loss(logprobs, None, None, torch.tensor([2.0]), torch.tensor([[True, True]]), GRPOConfig(), 1, 2)
+    loss, _ = grpo_loss(logprobs, None, None, torch.tensor([2.0]), torch.tensor([[True, True]]), GRPOConfig(), Size(1, 2))
     loss.backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor([[-1.0, -1.0]]))  # -A / length
 
@@ -108,9 +109,10 @@ def test_shares_of_micro_batches_add_up():
     advantage = torch.randn(4)
     for name in ("grpo", "dr_grpo", "dapo", "gspo"):
         config, total = GRPOConfig(loss=name), int(mask.sum())
-        whole, _ = grpo_loss(logprobs, old, None, advantage, mask, config, 4, total)
+        whole, _ = grpo_loss(logprobs, old, None, advantage, mask, config, Size(4, total))
         parts = [
-            grpo_loss(logprobs[i], old[i], None, advantage[i], mask[i], config, 4, total)[0] for i in ([0], [1, 2, 3])
+            grpo_loss(logprobs[i], old[i], None, advantage[i], mask[i], config, Size(4, total))[0]
+            for i in ([0], [1, 2, 3])
         ]
         torch.testing.assert_close(whole, sum(parts))
 
@@ -123,7 +125,7 @@ def weighed(cap, kl=0.0):
     mask, reference = torch.tensor([[True, True, False]]), torch.tensor([[-1.3, -2.0, 0.0]])
     config = GRPOConfig(importance_cap=cap, kl=kl)
     loss, stats = grpo_loss(
-        logprobs, None, reference, torch.tensor([2.0]), mask, config, 1, 2, engine_logprobs=torch.tensor(ENGINE)
+        logprobs, None, reference, torch.tensor([2.0]), mask, config, Size(1, 2), engine_logprobs=torch.tensor(ENGINE)
     )
     loss.backward()
     return loss.item(), logprobs.grad[0].tolist(), stats

@@ -7,7 +7,9 @@ import weakref
 import pytest
 import torch
 
-from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
+from cahl_pl.advantages import advantages
+from cahl_pl.grpo import Size, grpo_loss
+from cahl_pl.grpo_config import GRPOConfig
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.types import Group
 
@@ -76,7 +78,7 @@ def test_loss_and_gradients_equal_the_naive_reference(
     with policy.training_mode():
         for part in micro_batches(policy, groups, 60):
             scores = score(policy, part, 0.8)
-            share, _ = grpo_loss(scores.logprobs, None, None, part.advantages, scores.mask, config, count, tokens)
+            share, _ = grpo_loss(scores.logprobs, None, None, part.advantages, scores.mask, config, Size(count, tokens))
             share.backward()
             total += share.item()
     fast = gradients(policy, role)

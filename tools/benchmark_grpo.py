@@ -29,9 +29,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cahl_pl.advantages import advantages
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
-from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
+from cahl_pl.grpo import Size, grpo_loss
+from cahl_pl.grpo_config import GRPOConfig
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.types import Group
@@ -175,7 +177,7 @@ def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = M
                 reference = score(policy, part).logprobs
         scores = score(policy, part)
         config = GRPOConfig(kl=kl)
-        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, count, tokens)
+        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, Size(count, tokens))
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
