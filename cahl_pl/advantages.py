@@ -46,10 +46,10 @@ def rewards_by_peers(groups: Sequence[Group]) -> dict[int, Tensor]:
 
 
 def scores(groups: Sequence[Group], scoring: Scoring) -> dict[int, Tensor]:
-    """What is compared: the rewards by `rewards_by_peers` after penalties and pooling or, for GDPO, the weighted sums of the
-    components, each normalised within its comparison.
+    """What is compared: comparison -> [G].
 
-    A comparison without a signal has equal scores, exactly.
+    The rewards after penalties and pooling; for GDPO the weighted sum of the components, each normalised within its
+    comparison. A comparison without a signal has equal scores, exactly.
     """
     config = scoring.config
     prepared = [_prepared(group, scoring) for group in groups]
@@ -74,12 +74,13 @@ def fill_advantages(groups: Sequence[Group], scoring: Scoring) -> set[int]:
     compared = list(joined.values())
     if config.aggregate_rewards == "normalize_then_sum":
         everything = _everywhere(compared)
-        mean, std = everything.mean() if len(everything) else 0.0, _std(everything) + config.epsilon
-        values = [(score - mean) / std if has_signal(score) else torch.zeros_like(score) for score in compared]
+        mean = everything.mean() if len(everything) else torch.zeros(())
+        divisor = _std(everything) + config.epsilon
+        values = [(score - mean) / divisor if has_signal(score) else torch.zeros_like(score) for score in compared]
     else:
         scale = config.scale_rewards or "group"
-        std = _std(_everywhere(compared)) if scale == "batch" else None
-        values = advantages(compared, scale, config.epsilon, std)
+        batch_std = _std(_everywhere(compared)) if scale == "batch" else None
+        values = advantages(compared, scale, config.epsilon, batch_std)
     rest = dict(zip(joined, values, strict=True))
     for group in groups:
         size = len(group.rewards)
@@ -137,14 +138,14 @@ def _prepared(group: Group, scoring: Scoring) -> Group:
         components = {**components, OVERLONG: penalties}
     if config.pool_equal_plans and group.alike is not None:
         rewards = _pooled(rewards, group.alike)
-        components = {tag: _pooled(values, alike=group.alike) for tag, values in components.items()}
+        components = {tag: _pooled(values, group.alike) for tag, values in components.items()}
     return replace(group, rewards=rewards, components=components)
 
 
 def _pooled(values: Tensor, alike: Tensor) -> Tensor:
     """Each value replaced by the mean over those with the same number; NaN values stay and do not count."""
     result = values.clone()
-    for number in alike.unique().tolist():
+    for number in set(alike.tolist()):
         members = (alike == number) & ~values.isnan()
         if members.sum() > 1:
             result[members] = values[members].mean()

@@ -162,7 +162,7 @@ class CAHLModule(LightningModule):
         scheduler = self.lr_schedulers()[index]  # type: ignore[index]
         config = self.optimizer_config[role]
         supervised = batch.objective == "supervised"
-        set_rate(optimizer, config, config.warm_start_lr if supervised else scheduler.get_last_lr()[0])
+        set_rate(optimizer, config, config.warm_start_lr if supervised else float(scheduler.get_last_lr()[0]))
         if supervised:
             self._warm.add(role)
         elif role in self._warm:
