@@ -206,7 +206,6 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0) -> An
         max_steps=steps,
         num_train_epochs=steps,
         beta=beta,
-        use_bias_correction_kl=False,  # arXiv 2512.02556; we take the KL estimate as GRPO has it
         loss_type="grpo",
         learning_rate=1e-5,
         report_to="none",
