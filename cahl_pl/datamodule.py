@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from cahl_pl.advantages import rewards_by_peers
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.requests import Requests
+from cahl_pl.dynamic_sampling import refilled
 from cahl_pl.engines.base import Engine, Sampling
 from cahl_pl.engines.transformers import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
 from cahl_pl.inference import InferenceConfig, ReplanningRollout, VotingRollout
 from cahl_pl.policy import Policy
+from cahl_pl.pooling import mark_equal_plans
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.resharding import reshard
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
@@ -65,6 +68,9 @@ class RolloutDataModule(LightningDataModule):
         tasks_per_round: requests of a round, over all processes.
         updates_per_round: optimiser steps of a role on the same batch; above 1 the later ones are off-policy and
             clipped by their importance ratio.
+        refills_per_round: dynamic sampling: while groups of a role that is trained carry no signal, further tasks are
+            sampled in their place, at most so often a round; 0 leaves them as they are. The order of the tasks, and how
+            many rounds an epoch has, stay as they are.
         warm_start_rounds: the first so many rounds imitate gold plans and calls instead of sampling.
         eval_batch_size: tasks evaluated at once.
         seed: of the order of the tasks and of the sampling.
@@ -96,15 +102,19 @@ class RolloutDataModule(LightningDataModule):
         sampler: TaskSampler | None = None,
         tasks_per_round: int = 16,
         updates_per_round: int = 1,
+        refills_per_round: int = 0,
         warm_start_rounds: int = 0,
         eval_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(tasks_per_round, updates_per_round, eval_batch_size) < 1 or warm_start_rounds < 0:
+        if (
+            min(tasks_per_round, updates_per_round, eval_batch_size) < 1
+            or min(warm_start_rounds, refills_per_round) < 0
+        ):
             raise ValueError(
-                "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1 and "
-                "warm_start_rounds at least 0"
+                "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1, and "
+                "warm_start_rounds and refills_per_round at least 0"
             )
         alone = single_level if inference.single_level is None else inference.single_level
         if alone and (inference.plans > 1 or inference.replans):
@@ -136,6 +146,7 @@ class RolloutDataModule(LightningDataModule):
         self.sampler = sampler or Shuffled()
         self.tasks_per_round = tasks_per_round
         self.updates_per_round = updates_per_round
+        self.refills_per_round = refills_per_round
         self.warm_start_rounds = warm_start_rounds
         self.eval_batch_size = eval_batch_size
         self.seed = seed
@@ -350,21 +361,17 @@ class RolloutDataModule(LightningDataModule):
                 RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
                 for i, role in enumerate(steps)
             ], {}
-        self.policy.prefixes.forget()  # other tasks
         parts = self.rollout
-        if self.single_level:
-            self.turn_reward.start_round(index)
-            single = SingleLevelRollout(parts.engine, parts.environment, self.turn_reward, parts.config)
-            result = single.run(self.policy, self.builder, tasks, self.generator)
-        else:
-            parts.planner_reward.start_round(index)
-            parts.executor_reward.start_round(index)
-            result = parts.run(self.policy, self.builder, tasks, self.generator)
+        for reward in [self.turn_reward] if self.single_level else [parts.planner_reward, parts.executor_reward]:
+            reward.start_round(index)
+        first = self._roll(tasks)
+        metrics = round_metrics(first)  # of the tasks as they were drawn
+        result = self._refilled(first, tasks, steps)
         earned = {i: result.rewards[t.id] for i, t in zip(self._drawn, tasks, strict=True) if t.id in result.rewards}
         earned = {i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()}
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
-        metrics = result.metrics | round_metrics(result)
+        metrics = result.metrics | metrics
         config = self.rollout.config
         temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
         return [
@@ -380,11 +387,48 @@ class RolloutDataModule(LightningDataModule):
             for i, role in enumerate(steps)
         ], earned
 
+    def _roll(self, tasks: Sequence[Task]) -> Round:
+        """Sample episodes of these tasks."""
+        self.policy.prefixes.forget()  # other tasks
+        parts = self.rollout
+        if self.single_level:
+            single = SingleLevelRollout(parts.engine, parts.environment, self.turn_reward, parts.config)
+            return single.run(self.policy, self.builder, tasks, self.generator)
+        result = parts.run(self.policy, self.builder, tasks, self.generator)
+        mark_equal_plans(result)
+        return result
+
+    def _refilled(self, first: Round, tasks: list[Task], roles: Sequence[Role]) -> Round:
+        """The round after dynamic sampling; `tasks` and `_drawn` are extended by what was drawn for it."""
+        if not self.refills_per_round:
+            return first
+        module: Any = self._attached.lightning_module
+        total, taken = len(self.train_tasks), set(self._draw())
+
+        def sample(attempt: int, share: float) -> Round | None:
+            count = math.ceil(share * self.tasks_per_round)
+            drawn = self.sampler.refill(total, self.seed, self.epoch, self.round, attempt, taken, count)
+            if not drawn:
+                return None
+            taken.update(drawn)
+            more = self._share(drawn)
+            tasks.extend(more)
+            return self._roll(more)
+
+        return refilled(first, roles, self.refills_per_round, module.peers_with_signal, sample)
+
+    def _draw(self) -> list[int]:
+        return self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)
+
     def _tasks_of_round(self) -> list[Task]:
-        drawn = self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)
-        # each process samples its share
-        self._drawn = drawn[self._attached.global_rank :: self._attached.world_size]
-        tasks = [self.train_tasks[i] for i in self._drawn]
+        self._drawn = []
+        return self._share(self._draw())
+
+    def _share(self, drawn: Sequence[int]) -> list[Task]:
+        """This process's share of the tasks that were drawn."""
+        own = list(drawn[self._attached.global_rank :: self._attached.world_size])
+        self._drawn += own
+        tasks = [self.train_tasks[i] for i in own]
         for task in tasks:
             for tool in task.tools:
                 check_tool(tool, f"task {task.id!r}")
@@ -475,14 +519,6 @@ def round_metrics(result: Round) -> dict[str, float]:
             if not values.isnan().all():
                 metrics[f"{role}/reward/{tag}"] = values.nanmean().item()
     return metrics
-
-
-def rewards_by_peers(groups: Sequence[Group]) -> dict[int, Tensor]:
-    """Rewards of the groups that are compared with one another, joined: comparison -> [G]."""
-    joined: defaultdict[int, list[Tensor]] = defaultdict(list)
-    for group in groups:
-        joined[group.peers].append(group.rewards)
-    return {peers: torch.cat(rewards) for peers, rewards in joined.items()}
 
 
 def _frac_constant(groups: Sequence[Group]) -> float:

@@ -1,93 +1,25 @@
-"""Group-relative policy optimisation: advantages and losses as pure functions of tensors.
+"""The losses, as pure functions of tensors.
 
 Shapes: N completions in all, C tokens in the longest; `mask` is True on completion tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-@dataclass
-class GRPOConfig:
-    """The loss.
-
-    Attributes:
-        loss: `grpo` (mean over a completion's tokens, then over completions; arXiv 2402.03300), `dr_grpo` (sum of
-            tokens over a constant length; 2503.20783), `dapo` (mean over all tokens of the batch; 2503.14476) or
-            `gspo` (one ratio per sequence; 2507.18071).
-        clip_low: a ratio below 1 - clip_low gains nothing more.
-        clip_high: a ratio above 1 + clip_high gains nothing more; above clip_low it is "clip-higher" (DAPO: 0.28).
-        kl: weight of the KL divergence to the base (adapters disabled); 0 skips the reference pass.
-        scale_rewards: divide a group's centred rewards by the standard deviation of the `group`, of the whole `batch`,
-            or not at all (`none`).
-        epsilon: added to that standard deviation.
-        max_completion_length: the constant length of `dr_grpo`, in tokens.
-        importance_cap: where another program samples (`ServerEngine`), a token's part in the policy gradient is multiplied by
-            min(pi / pi_engine, importance_cap): truncated importance sampling, as in TRL and verl (2.0 is usual). Null: not.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    loss: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl: float = 0.0
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    epsilon: float = 1e-4
-    max_completion_length: int = 256
-    importance_cap: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0 or self.kl < 0 or self.epsilon < 0:
-            raise ValueError(
-                "grpo needs 0 < clip_low <= 1, clip_high > 0, kl >= 0 and epsilon >= 0, "
-                f"not {self.clip_low}, {self.clip_high}, {self.kl} and {self.epsilon}"
-            )
-        if self.importance_cap is not None and self.importance_cap <= 0:
-            raise ValueError(
-                f"grpo.importance_cap must be above 0, or null for no correction, not {self.importance_cap}"
-            )
+from cahl_pl.grpo_config import GRPOConfig
 
 
-def has_signal(rewards: Tensor) -> bool:
-    """Whether a group's rewards [G] differ at all. Exact: a tiny spread is a signal, float noise in a std is not."""
-    return bool(rewards.max() > rewards.min())
+class Size(NamedTuple):
+    """What a loss is a mean over: completions and their tokens, of the whole batch, all processes."""
 
-
-def advantages(
-    rewards: Sequence[Tensor], scale: Literal["group", "batch", "none"] = "group", epsilon: float = 1e-4
-) -> list[Tensor]:
-    """A_i = (r_i - mean) / (std + epsilon), within each group of one role.
-
-    Args:
-        rewards: one tensor [G] per group; sizes may differ.
-        scale: whose standard deviation divides (unbiased, n - 1): the group's, the batch's, or none.
-        epsilon: see `GRPOConfig`.
-
-    Returns:
-        One tensor [G] per group; zeros for a group of one and for a group of equal rewards.
-    """
-    batch_std = _std(torch.cat(list(rewards))) if rewards and scale == "batch" else None
-    result = []
-    for group in rewards:
-        if not has_signal(group):
-            result.append(torch.zeros_like(group))
-            continue
-        centred = group - group.mean()
-        std = _std(group) if scale == "group" else batch_std
-        result.append(centred if std is None else centred / (std + epsilon))
-    return result
-
-
-def _std(values: Tensor) -> Tensor:
-    return values.std() if len(values) > 1 else torch.zeros(())
+    completions: int
+    tokens: int
 
 
 @dataclass
@@ -103,7 +35,7 @@ class LossStats:
         ratio: sum over tokens of the importance ratio.
         gap: sum over tokens of |log pi - log pi_engine|, nats; 0 where they are not compared.
         gap_max: the largest of them, over all micro-batches.
-        capped: tokens whose importance weight was truncated.
+        capped: tokens whose importance weight was above its cap.
         tokens: number of tokens.
     """
 
@@ -133,80 +65,123 @@ def grpo_loss(
     advantages: Tensor,
     mask: Tensor,
     config: GRPOConfig,
-    num_completions: int,
-    num_tokens: int,
+    size: Size,
     engine_logprobs: Tensor | None = None,
+    entropy: Tensor | None = None,
+    regularised: Size | None = None,
 ) -> tuple[Tensor, LossStats]:
     """A micro-batch's share of the batch's loss: the shares of all micro-batches add up to the loss of the batch.
 
-    Per token: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) + kl * k3, with rho = pi / pi_old and
-    k3 = exp(d) - d - 1, d = log pi_ref - log pi.
+    Per token: -w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) + kl k - entropy H, with rho = pi / pi_old, w the
+    importance weight (`GRPOConfig.importance`) and k the estimate of the KL divergence (`GRPOConfig.kl_estimator`). The
+    entropy is a mean over tokens whichever the loss, as in TRL.
 
     Args:
         logprobs: [n, C] under the policy being trained, with gradient.
         old_logprobs: [n, C] under the policy that sampled; None while on policy (rho is then 1 in value, and its
             gradient is that of log pi).
-        reference_logprobs: [n, C] under the base; needed when config.kl > 0.
+        reference_logprobs: [n, C] under the reference; needed when config.kl > 0.
         advantages: [n].
         mask: [n, C].
         config: which loss.
-        num_completions: N, completions of the whole batch.
-        num_tokens: completion tokens of the whole batch.
-        engine_logprobs: [n, C] as the engine computed them while it sampled, to be compared with `logprobs` and, with
-            config.importance_cap, to weigh by. Only while on policy: with old_logprobs these are the engine's, and the ratio
-            itself corrects.
+        size: completions whose advantages count, of the whole batch.
+        engine_logprobs: [n, C] as the engine computed them while it sampled, to be compared with `logprobs` and, with an
+            importance correction, to weigh by. Only while on policy: with old_logprobs these are the engine's, and the
+            ratio itself corrects.
+        entropy: [n, C], with gradient; needed when config.entropy > 0.
+        regularised: completions that KL divergence and entropy are means over; None: the same ones.
 
     Returns:
         The loss (scalar, with gradient) and the sums to log.
 
     Raises:
-        ValueError: config.kl > 0 without reference_logprobs.
+        ValueError: config.kl > 0 without reference_logprobs, or config.entropy > 0 without entropy.
     """
+    regularised = regularised or size
     weight = mask.to(logprobs.dtype)
-    log_ratio = (logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)) * weight
-    if config.loss == "gspo":
-        lengths = weight.sum(1, keepdim=True).clamp(min=1)
-        log_ratio = log_ratio.sum(1, keepdim=True) / lengths  # [n, 1], broadcast over the tokens
-    ratio = log_ratio.exp()
+    ratio = _ratio(logprobs, old_logprobs, weight, config)
     advantage = advantages[:, None]
-    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    per_token = -torch.minimum(ratio * advantage, clipped * advantage)
+    low, high = config.clip
+    gained = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    if config.dual_clip < math.inf:
+        gained = torch.where(advantage < 0, torch.maximum(gained, config.dual_clip * advantage), gained)
     gap = torch.zeros_like(weight)  # log pi - log pi_engine
     if engine_logprobs is not None:
         gap = (logprobs.detach() - engine_logprobs) * weight
-    if config.importance_cap is not None:
-        per_token = per_token * gap.exp().clamp(max=config.importance_cap)
-    k3 = torch.zeros_like(logprobs)
+    importance, capped = importance_weights(gap, config)
+    per_token = -gained * importance
+    loss = _mean(per_token, weight, config, size)
+    kl = torch.zeros_like(logprobs)
     if config.kl > 0:
         if reference_logprobs is None:
             raise ValueError("a KL weight above 0 needs the reference log-probabilities")
-        delta = (reference_logprobs - logprobs) * weight
-        k3 = delta.exp() - delta - 1
-        per_token = per_token + config.kl * k3
-
-    if config.loss in ("grpo", "gspo"):
-        per_completion = (per_token * weight).sum(1) / weight.sum(1).clamp(min=1)
-        loss = per_completion.sum() / num_completions
-    elif config.loss == "dr_grpo":
-        loss = (per_token * weight).sum() / (num_completions * config.max_completion_length)
-    else:
-        loss = (per_token * weight).sum() / num_tokens
+        kl = _kl(logprobs, reference_logprobs, ratio, weight, config)
+        loss = loss + config.kl * _mean(kl, weight, config, regularised)
+    if config.entropy > 0:
+        if entropy is None:
+            raise ValueError("an entropy weight above 0 needs the entropy")
+        loss = loss - config.entropy * (entropy * weight).sum() / regularised.tokens
 
     with torch.no_grad():
         stats = LossStats(
             loss=loss.item(),
-            kl=(k3 * weight).sum().item(),
-            low=((ratio < 1 - config.clip_low) & (advantage < 0)).mul(weight).sum().item(),
-            high=((ratio > 1 + config.clip_high) & (advantage > 0)).mul(weight).sum().item(),
+            kl=(kl * weight).sum().item(),
+            low=((ratio < 1 - low) & (advantage < 0)).mul(weight).sum().item(),
+            high=((ratio > 1 + high) & (advantage > 0)).mul(weight).sum().item(),
             ratio=(ratio * weight).sum().item(),
             gap=gap.abs().sum().item(),
             gap_max=gap.abs().max().item(),
-            capped=0.0
-            if config.importance_cap is None
-            else (gap.exp() > config.importance_cap).mul(weight).sum().item(),
+            capped=capped.mul(weight).sum().item(),
             tokens=weight.sum().item(),
         )
     return loss, stats
+
+
+def importance_weights(gap: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]:
+    """What the policy gradient is multiplied by, and whether a cap has changed it; see `GRPOConfig.importance`.
+
+    Args:
+        gap: [n, C], log pi - log pi_engine without gradient, 0 on padding.
+        config: the kind of the correction and its cap.
+
+    Returns:
+        Weights and booleans, [n, C] or, of whole sequences, [n, 1].
+    """
+    kind, cap = config.correction
+    if kind == "none":
+        return torch.ones_like(gap[:, :1]), torch.zeros_like(gap[:, :1], dtype=torch.bool)
+    weights = (gap.sum(1, keepdim=True) if kind.startswith("sequence") else gap).exp()
+    capped = weights > cap
+    return weights.masked_fill(capped, cap if kind.endswith("truncate") else 0.0), capped
+
+
+def _ratio(logprobs: Tensor, old_logprobs: Tensor | None, weight: Tensor, config: GRPOConfig) -> Tensor:
+    """The ratio pi / pi_old, [n, C]; for `gspo` one a sequence, [n, 1], broadcast over the tokens."""
+    log_ratio = (logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)) * weight
+    if config.loss == "gspo":
+        log_ratio = log_ratio.sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+    return log_ratio.exp()
+
+
+def _kl(logprobs: Tensor, reference: Tensor, ratio: Tensor, weight: Tensor, config: GRPOConfig) -> Tensor:
+    """The estimate of each token's KL divergence, [n, C]; see `GRPOConfig.kl_estimator` and `kl_bias_correction`."""
+    delta = (reference - logprobs) * weight
+    if config.kl_estimator == "k1":
+        kl = -delta
+    elif config.kl_estimator == "k2":
+        kl, ratio = delta.square() / 2, ratio.detach()
+    else:
+        kl = delta.exp() - delta - 1
+    return kl * ratio if config.kl_bias_correction else kl
+
+
+def _mean(per_token: Tensor, weight: Tensor, config: GRPOConfig, size: Size) -> Tensor:
+    """A micro-batch's share of a mean over the batch, taken as the loss takes it."""
+    if config.loss in ("grpo", "gspo"):
+        return ((per_token * weight).sum(1) / weight.sum(1).clamp(min=1)).sum() / max(size.completions, 1)
+    if config.loss == "dr_grpo":
+        return (per_token * weight).sum() / (max(size.completions, 1) * config.max_completion_length)
+    return (per_token * weight).sum() / max(size.tokens, 1)
 
 
 def supervised_loss(logprobs: Tensor, mask: Tensor, num_tokens: int) -> tuple[Tensor, LossStats]:

@@ -261,10 +261,11 @@ class Group:
         logprobs: per-token log-probabilities at sampling, the same shapes; None where they are not needed.
         rewards: shape [G].
         components: reward component -> shape [G]; NaN where a component is undefined.
-        advantages: shape [G], filled in by `grpo.advantages`.
+        advantages: shape [G], filled in by `advantages.fill_advantages`.
         truncated: shape [G], bool: the completion hit the length limit.
         peers: groups of a batch with the same number are compared with one another as if they were one. Only
             trajectory branching needs it, where the prompts of later steps differ within a comparison.
+        alike: shape [G]; plans with the same number ask for the same calls. None where that is not asked.
     """
 
     prompt_ids: Tensor
@@ -275,6 +276,7 @@ class Group:
     truncated: Tensor
     peers: int
     logprobs: list[Tensor] | None = None
+    alike: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Group:
         """The same group with its token ids and advantages on `device`."""

@@ -110,8 +110,8 @@ def test_fit_runs_and_writes_its_configuration(config, tmp_path):
 
 
 def test_a_value_of_the_command_line_reaches_the_module(build):
-    assert build().model.grpo.clip_high == 0.3
-    assert build("--model.grpo.clip_high", "0.28").model.grpo.clip_high == 0.28
+    assert build().model.grpo["planner"].clip_high == 0.3
+    assert build("--model.grpo.clip_high", "0.28").model.grpo["planner"].clip_high == 0.28
 
 
 def test_configurations_are_merged_in_their_order(build, tmp_path):
@@ -120,7 +120,7 @@ def test_configurations_are_merged_in_their_order(build, tmp_path):
     cli = build("-c", str(other))
     assert cli.model.optimizer_config["planner"].lr == 0.5
     assert cli.datamodule.tasks_per_round == 3
-    assert cli.model.grpo.clip_high == 0.3
+    assert cli.model.grpo["planner"].clip_high == 0.3
     assert cli.datamodule.rollout.config.planner_group_size == 2
 
 
@@ -149,7 +149,7 @@ def test_the_command_line_wins_over_a_checkpoint(config, tmp_path):
     arguments = ["--ckpt_path", str(path), "--trainer.max_steps", "3", "--model.grpo.clip_high", "0.28"]
     resumed = main(["fit", "-c", str(config), *arguments])
     assert resumed.trainer.global_step == 3
-    assert resumed.model.grpo.clip_high == 0.28
+    assert resumed.model.grpo["planner"].clip_high == 0.28
     assert resumed.model.max_tokens_per_micro_batch == 16384
 
 

@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from cahl_pl.advantages import advantages
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.forward import run
-from cahl_pl.grpo import advantages
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.packing import pack
 from cahl_pl.policy import PolicyError

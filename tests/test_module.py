@@ -16,7 +16,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
-from cahl_pl.grpo import GRPOConfig
+from cahl_pl.grpo_config import GRPOConfig
 from cahl_pl.module import CAHLModule, NonFiniteError, OptimizerConfig, StaleBatchError
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig

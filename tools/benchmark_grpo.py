@@ -32,9 +32,11 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 # isort: split
 import torch
 
+from cahl_pl.advantages import advantages
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
-from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
+from cahl_pl.grpo import Size, grpo_loss
+from cahl_pl.grpo_config import GRPOConfig
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.types import Group
@@ -178,7 +180,7 @@ def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = M
                 reference = score(policy, part).logprobs
         scores = score(policy, part)
         config = GRPOConfig(kl=kl)
-        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, count, tokens)
+        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, Size(count, tokens))
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
@@ -207,7 +209,6 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0) -> An
         max_steps=steps,
         num_train_epochs=steps,
         beta=beta,
-        use_bias_correction_kl=False,  # arXiv 2512.02556; we take the KL estimate as GRPO has it
         loss_type="grpo",
         learning_rate=1e-5,
         report_to="none",

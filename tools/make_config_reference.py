@@ -24,6 +24,7 @@ import cahl_pl.callbacks
 from cahl_pl import benchmarks, datasets, engines, environments, rewards, sampling, schedules
 from cahl_pl.benchmarks import answers, search
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.grpo_config import RoleGRPOConfig
 from cahl_pl.module import CAHLModule
 from cahl_pl.toolworld import ToolWorld
 
@@ -93,7 +94,11 @@ def _section(prefix: str, cls: type) -> list[str]:
             rows.append(_row(name, kind, default, text))
     found = [_table(f"key of `{prefix}`", rows)] if rows else []
     for name, kind, text in groups:
-        found += [f"### `{name}`\n\n{_sentence(text)}", *_section(name, kind)]
+        if kind is RoleGRPOConfig:  # the keys of another group once more
+            summary = parse(inspect.getdoc(kind) or "").short_description or ""
+            found.append(f"### `{name}`\n\n{_sentence(text)} {_sentence(summary)}")
+        else:
+            found += [f"### `{name}`\n\n{_sentence(text)}", *_section(name, kind)]
     return found
 
 

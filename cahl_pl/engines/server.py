@@ -144,6 +144,10 @@ class ServerEngine(Engine):
                 raise ConfigError(
                     "data.engine is a server, and vLLM cannot run activated adapters: use --model.policy.adapter lora"
                 )
+            if policy.config.use_dora:
+                raise ConfigError(
+                    "data.engine is a server, and vLLM cannot run DoRA: leave out model.policy.use_dora, or sample here"
+                )
             new = _Adapter(write_adapter(policy, role, self.adapter_folder), state)
             self._load(new.folder)
             self._held[role] = new

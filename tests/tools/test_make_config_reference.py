@@ -33,7 +33,8 @@ def test_every_key_of_the_command_line_is_on_the_page(tool, monkeypatch):
     keys = {key for key in keys if not key.endswith((".help", "+"))}
     assert len(keys) > 50
     assert keys - set(tool.keys()) - {"model.policy", "model.grpo"} <= {  # groups of keys have a heading
-        "model.planner", "model.executor", "data.prompts", "data.rollout", "data.rollout.planner", "data.rollout.executor",
+        "model.planner", "model.executor", "model.planner_grpo", "model.executor_grpo", "data.prompts", "data.rollout",
+        "data.rollout.planner", "data.rollout.executor",
         "data.inference",
     }  # fmt: skip
     page = tool.page()
