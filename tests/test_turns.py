@@ -93,7 +93,8 @@ def test_a_repeated_call_counts_for_no_other(task):
 
 
 def test_values_are_compared_as_their_types(task):
-    assert next_calls(task, [ToolCall("find", {"days": "3", "name": "Ann "})]) == (BOB,)
+    assert next_calls(task, [ToolCall("find", {"days": "3", "name": "Ann"})]) == (BOB,)
+    assert next_calls(task, [ToolCall("find", {"days": 3, "name": "Ann "})]) == (ANN, BOB)  # the tool sees the blank
     assert next_calls(task, [ToolCall("find", {"days": 4, "name": "Ann"})]) == (ANN, BOB)
 
 
