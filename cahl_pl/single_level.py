@@ -19,7 +19,7 @@ from cahl_pl.lengths import fit_prompts
 from cahl_pl.parsing import parse_turn
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseTurnReward
+from cahl_pl.rewards.base import BaseTurnReward, checked_total
 from cahl_pl.rollout import RolloutConfig, Round, Watch, count_tokens, judged, make_group, speed
 from cahl_pl.turns import next_calls
 from cahl_pl.types import Action, Feedback, Group, Plan, Step, SubTask, Task, ToolCall, Trajectory, Turn
@@ -108,7 +108,7 @@ class SingleLevelRollout:
         turns = [parse_turn(text) for text in texts]
         gold = next_calls(episode.task, episode.calls)
         scored = [self.reward.components(turn, gold, episode.task) for turn in turns]
-        totals = [self.reward.total(components) for components in scored]
+        totals = [checked_total(self.reward, components, episode.task) for components in scored]
         group = make_group(episode.prompt, sampled, totals, scored, peers)
         chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
         steps = self._carry_out(episode, turns[chosen], texts[chosen], number)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from cahl_pl.cli import main
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward
 from cahl_pl.rewards.turn import TurnReward
@@ -226,6 +227,15 @@ def test_independent_calls_are_expected_together(builder):
         [ToolCall("add", {"a": 1, "b": 1}), ToolCall("double", {"x": 2})],
         [ToolCall("add", {"a": 1, "b": 1})],
     ]
+
+
+def test_a_reward_that_is_no_number_is_named(builder):
+    class Broken(Expected):
+        def total(self, components):
+            return float("nan")
+
+    with pytest.raises(ConfigError, match=r"the reward [\w.<>]*Broken gives nan as its total for an output of task 'nested'"):
+        run(builder, [NESTED], [[ADD]], reward=Broken(), executor_group_size=1)
 
 
 def test_tasks_run_side_by_side_and_each_ends_by_itself(builder):

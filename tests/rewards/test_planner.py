@@ -90,7 +90,7 @@ def test_a_value_counts_for_the_tool_that_it_is_planned_for():
 
 
 def test_parameter_reward_expects_references(task):
-    weather, send = task.gold
+    weather = task.gold[0]
     look_up = SubTask("look", "get_weather", weather.arguments)
     answer = SubTask("think", None)
 
