@@ -123,6 +123,12 @@ def execution_reward(trajectory: Trajectory) -> float:
     return float(total / max(len(task.gold), len(executed), asked))
 
 
+def holds(text: str, value: Any) -> bool:
+    """Return whether a text holds a value as a run of whole tokens; case does not count. Nothing holds a blank value."""
+    found = _Value(value)
+    return found.length > 0 and found.tokens in _Value(text).tokens
+
+
 class _Value:
     """An argument value in the forms in which it is compared, computed once."""
 
