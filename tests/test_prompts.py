@@ -10,7 +10,15 @@ from transformers import PreTrainedTokenizerFast
 
 from cahl_pl.datasets import RllaDataset
 from cahl_pl.errors import ConfigError
-from cahl_pl.parsing import format_answer, format_call, format_plan, format_subtask, parse_action, parse_plan, parse_turn
+from cahl_pl.parsing import (
+    format_answer,
+    format_call,
+    format_plan,
+    format_subtask,
+    parse_action,
+    parse_plan,
+    parse_turn,
+)
 from cahl_pl.prompts import (
     EXECUTOR_INSTRUCTION,
     PLANNER_INSTRUCTION,

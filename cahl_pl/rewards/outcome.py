@@ -114,7 +114,8 @@ def outcome_reward(
     each entry that changes but should not is a check that fails. A call served if it met a check, was the last to change an
     entry that should change, or if its result is an argument of a later call that served. So neither calling everything
     nor calling twice pays. A wanted error is met only by a call whose numbers and texts stand in the dialogue or in an
-    earlier result: many values are refused with the same words. Where nothing is to be checked, no tool was needed: 1 for an answer in text and no call, else 0.
+    earlier result: many values are refused with the same words. Where nothing is to be checked, no tool was needed: 1 for an
+    answer in text and no call, else 0.
 
     Args:
         task: the task, with an outcome.
@@ -209,7 +210,7 @@ def _judge(
 
 
 def _stands_in(said: str, call: ToolCall, task: Task) -> bool:
-    """Whether each number and text of a call has been said; not those that its schema lists, which may be said in other words."""
+    """Whether each number and text of a call has been said, but for those that its schema lists: they have other words."""
     tool = task.tool(call.name)
     properties = {} if tool is None else tool.parameters.get("properties", {})
     return all(
