@@ -316,6 +316,24 @@ def test_surplus_subtasks_do_not_pay(task, parallel, run, gold_run):
             plan = format_plan([*honest.plan.subtasks, *[junk] * 4])
             for more in ([], [format_answer("ok")] * 4, [outputs[0]] * 4):
                 assert reward(run(each, plan, *outputs, *more)) < 0.75 * reward(honest)
+    honest, outputs = gold_run(task), [format_call(WEATHER), format_call(SEND)]
+    padded = format_plan([*honest.plan.subtasks, *[SubTask("hm", None)] * 4])
+    answers = [format_answer("ok")] * 4
+    assert reward(run(task, padded, *outputs, *answers)) == pytest.approx(0.3 + 0.7 * 2 / 5)
+    first, second = honest.plan.subtasks
+    doubled = format_plan([first, first, second, second])
+    for texts in ([outputs[0]] * 2 + [outputs[1]] * 2, [outputs[0], answers[0], outputs[1], answers[0]]):
+        assert reward(run(task, doubled, *texts)) == pytest.approx(0.5)  # 4 of 8 values, 2 of 4 sub-tasks
+
+
+def test_what_is_known_to_be_paid(task, chat, run, gold_run):
+    honest = gold_run(task)
+    assert reward(run(chat, subtasks_of(None), format_answer("qwerty"))) == 1  # nobody can tell it from a good answer
+    one_more = format_plan([*honest.plan.subtasks, SubTask("tell", None)])
+    assert reward(run(task, one_more, *(step.text for step in honest.steps), format_answer("Done."))) == 1
+    # the very value that the look-up would have given: 2 of 4 values, one of 2 calls
+    guess = format_plan([SubTask("send", "send_text", {"to": "Bero", "message": "rain"})])
+    assert reward(run(task, guess, format_call(SEND))) == pytest.approx(0.3 * 1 / 4 + 0.7 / 2)
 
 
 def test_repeating_subtasks_does_not_pay_while_the_executor_is_unreliable(parallel, run):
