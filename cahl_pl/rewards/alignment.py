@@ -162,7 +162,7 @@ def _in_partial_order(matrix: np.ndarray, before: Sequence[tuple[int, int]]) -> 
     limits = coo_array((np.ones(len(chosen)), (lines, chosen)), shape=(len(exclusive), matrix.size)).tocsr()
     result = milp(
         -matrix.ravel(),
-        integrality=np.ones(matrix.size),
+        integrality=np.ones(matrix.size, int),
         bounds=Bounds(0, 1),
         constraints=LinearConstraint(limits, ub=1),
         options={"mip_rel_gap": 0, "node_limit": 1000},
