@@ -159,7 +159,7 @@ def test_execution_reward_of_ordered_calls_without_references(parallel, run, gol
 
 
 def test_any_order_that_references_allow_is_right(task, run):
-    """Two look-ups and what each leads to: learned from a valid order that used to earn 0.40."""
+    """Two look-ups and what each leads to, in other orders than the gold calls stand in."""
     gold = (
         task.gold[0],
         task.gold[1],
