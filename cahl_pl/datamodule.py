@@ -452,6 +452,7 @@ class RolloutDataModule(LightningDataModule):
         greedy = RolloutConfig(
             planner_group_size=1,
             executor_group_size=1,
+            after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
             max_steps=config.max_steps,
             max_prompt_tokens=config.max_prompt_tokens,
             too_long=config.too_long,

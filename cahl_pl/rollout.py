@@ -16,13 +16,14 @@ from typing import Final, Literal, TypeAlias
 
 import torch
 
+from cahl_pl.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments.base import Environment, Session
 from cahl_pl.lengths import TooLong, fit_prompts
 from cahl_pl.parsing import format_call, parse_action, parse_plan
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.executor import Target, assign_gold
 from cahl_pl.rewards.outcome import outcome_reward
 from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, ToolCall, Trajectory
@@ -42,6 +43,13 @@ class RolloutConfig:
         executor_group_size: G_l, outputs sampled for a step of a plan.
         branching: `step`: the G_l outputs of a step share one prompt, one of them, drawn uniformly, is carried out and
             continues the episode. `trajectory`: G_l whole executions of a plan, compared step by step.
+        credit: what a plan is paid for its executions, with `step` branching. `unbiased`: the episode that was carried out,
+            corrected by what the other outputs of its steps were worth at their step; its mean is that of whole executions,
+            single values may lie outside of [0, 1]. `sampled_mean`: the i-th outputs of all steps count as the i-th
+            execution, though nobody carried it out; too high for an executor that repeats itself. See `cahl_pl/credit.py`.
+        after_error: without a planner, what becomes of an episode in training after an output that could not be read or made a
+            call that no gold call asks for. `stop` ends it: success is out of reach there and the gold call stays due, so that
+            each answer would earn 0 and the policy would learn never to answer. `train` goes on and trains on what follows.
         max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
         max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
         too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
@@ -56,6 +64,8 @@ class RolloutConfig:
     planner_group_size: int = 2
     executor_group_size: int = 4
     branching: Literal["step", "trajectory"] = "step"
+    credit: Literal["unbiased", "sampled_mean"] = "unbiased"
+    after_error: Literal["stop", "train"] = "stop"
     max_steps: int = 6
     max_prompt_tokens: int = 4096
     too_long: TooLong = "drop"
@@ -161,7 +171,7 @@ class Rollout:
         components = [self._plan_components(executions) for executions in per_plan]
         for g, group in enumerate(plans):
             scored = components[g * len(group) : (g + 1) * len(group)]
-            totals = [self.planner_reward.total(c) for c in scored]
+            totals = [checked_total(self.planner_reward, c, tasks[g]) for c in scored]
             groups["planner"].append(make_group(prompts[g], group, totals, scored, peers=g))
         metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
         rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=True)}
@@ -243,7 +253,7 @@ class Rollout:
             scored = [
                 self.executor_reward.components(step, episode.targets[k], carried_out, k) for step in episode.samples[k]
             ]
-            totals = [self.executor_reward.total(c) for c in scored]
+            totals = [checked_total(self.executor_reward, c, episode.task) for c in scored]
             groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
         return groups, count_tokens(groups)
 
@@ -264,18 +274,12 @@ class Rollout:
             self.watch(task, event)
 
     def _plan_components(self, episodes: list[Episode]) -> dict[str, float | None]:
-        """R_h's components for one plan, from all that was sampled under it.
-
-        With step branching the i-th outputs of all steps count as the i-th execution, so that R_h,exe averages over
-        G_l samples a step although only one of them was carried out.
-        """
-        if self.config.branching == "trajectory":
-            executions = [_trajectory(episode, episode.steps) for episode in episodes]
-        else:
-            (episode,) = episodes
-            width = self.config.executor_group_size
-            executions = [_trajectory(episode, [step[i] for step in episode.samples]) for i in range(width)]
-        return self.planner_reward.components(episodes[0].plan, executions)
+        """R_h's components for one plan, from all that was sampled under it."""
+        executions = [_trajectory(episode, episode.steps) for episode in episodes]
+        if self.config.branching == "trajectory" or self.config.executor_group_size == 1:
+            return self.planner_reward.components(episodes[0].plan, executions)
+        credit = unbiased_credit if self.config.credit == "unbiased" else sampled_mean_credit
+        return credit(self.planner_reward, executions[0], episodes[0].samples)
 
 
 def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:

@@ -121,7 +121,8 @@ class Task:
         messages: the dialogue; the last message is the request (or a tool's answer to continue from).
         tools: the tools offered, distractors among them.
         gold: the reference calls; empty when the request needs no tool.
-        ordered: whether the order of the gold calls means anything. Parallel calls have none.
+        ordered: whether the order of the gold calls means anything. Parallel calls have none. Where calls have references,
+            these say what comes first, and no other order is demanded; where none has, all keep their order.
         answer: a reference answer in text, for requests that need no tool.
         state: initial state of an executable environment.
         outcome: what its fulfilment can be checked by; None where nobody has said it.

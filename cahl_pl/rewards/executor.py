@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
-
-import numpy as np
+from typing import Literal, TypeAlias
 
 from cahl_pl.schema import coerce_call, find_problems
-from cahl_pl.types import Action, GoldCall, Plan, Step, Task, ToolCall, Trajectory
+from cahl_pl.types import Action, GoldCall, Plan, Step, Task, Trajectory
 
+from .alignment import align_plan
 from .base import BaseExecutorReward, check_weights, weighted_total
-from .similarity import align, call_similarity, similarity_matrix
+from .similarity import call_similarity
 
-Expects: TypeAlias = Literal["call", "answer", "any"]
-
-_NEARNESS: Final = 1e-3  # far less than one argument's weight in the call similarity: it only breaks ties
+Expects: TypeAlias = Literal["call", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class Target:
     """What is expected of the output for one sub-task.
 
     Attributes:
-        expects: a call, an answer in text, or `any` of them: a surplus sub-task, for which there is no gold.
+        expects: a call, or an answer in text.
         gold: the gold call, if a call is expected.
     """
 
@@ -33,7 +30,7 @@ class Target:
 
 
 class ExecutorReward(BaseExecutorReward):
-    """R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem, renormalised where R_l,sem is undefined.
+    """R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem.
 
     Args:
         w_form: weight of the tags.
@@ -57,34 +54,24 @@ class ExecutorReward(BaseExecutorReward):
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """sum(w r), renormalised to the defined components."""
+        """sum(w r)."""
         return weighted_total(self.weights, components)
 
 
 def assign_gold(plan: Plan, task: Task) -> list[Target]:
-    """Finds for each sub-task what its execution is scored against.
+    """Find for each sub-task what its execution is scored against.
 
-    The sub-tasks that name a tool are aligned with the gold calls as they stand in a plan (`task.ordered`:
-    i-th with i-th; otherwise the best one-to-one match by call similarity, near places first among equals).
-    A gold call that is like no sub-task goes to a sub-task left over, in order, so that the executor may
-    correct a wrong tool. Sub-tasks without a tool are to be answered in text, and so is every sub-task
-    where no call is needed.
+    The sub-tasks that name a tool are matched with the gold calls (`align_plan`); one whose tool is wrong may get a gold call
+    that is left over, so that the executor can correct it. Every other sub-task is to be answered in text: one without a tool,
+    a surplus one, and all of them where no call is needed. So the executor is never paid for a call too many.
 
     Returns:
         One target per sub-task.
     """
-    if not task.gold:
-        return [Target("answer") for _ in plan.subtasks]
-    places = [k for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
-    calls = [ToolCall(plan.subtasks[k].tool or "", plan.subtasks[k].parameters) for k in places]
-    targets = [Target("any" if subtask.tool is not None else "answer") for subtask in plan.subtasks]
-    similarities = similarity_matrix(calls, [gold.planned for gold in task.gold], task.tools)
-    rows, columns = np.indices(similarities.shape)
-    distance = (rows - columns) / max(*similarities.shape, 1)
-    # The square makes keeping the order the cheapest way to resolve ties, pairs of similarity 0 among them.
-    for i, j in align(similarities - _NEARNESS * distance**2, task.ordered):
-        targets[places[i]] = Target("call", task.gold[j])
-    return targets
+    match = align_plan(plan, task)
+    return [
+        Target("call", task.gold[match[k]]) if k in match else Target("answer") for k in range(len(plan.subtasks))
+    ]
 
 
 def format_reward(action: Action, expects: Expects) -> float:
@@ -93,7 +80,7 @@ def format_reward(action: Action, expects: Expects) -> float:
         return 0.0
     # Well-formed tags that hold no answer are a call's, even if its payload could not be read.
     kind = "call" if action.answer is None else "answer"
-    return float(expects in (kind, "any"))
+    return float(expects == kind)
 
 
 def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
@@ -101,10 +88,10 @@ def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
 
     The mean of four checks: the payload parses; the tool is offered; the required parameters are there and
     none is undeclared; the values have their declared types. A check that cannot be made counts 0. An
-    answer where one may be given: 1; the wrong kind of output: 0.
+    answer where one is expected: 1; the wrong kind of output: 0.
     """
     if action.answer is not None:
-        return float(expects in ("answer", "any"))
+        return float(expects == "answer")
     if action.call is None or expects == "answer":
         return 0.0
     causes = {problem.cause for problem in find_problems(action.call, task.tools)}
@@ -113,21 +100,19 @@ def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
     return 0.5 + 0.25 * (not causes & {"missing", "undeclared"}) + 0.25 * ("type" not in causes)
 
 
-def semantic_reward(action: Action, target: Target, task: Task) -> float | None:
+def semantic_reward(action: Action, target: Target, task: Task) -> float:
     """R_l,sem in [0, 1]: agreement of the call with the gold call of this sub-task.
 
-    The mean of tool-name IoU, parameter-name IoU and share of equal values. For one call against one, the
+    The mean of tool-name IoU, parameter-name IoU and share of equal values. For one call against one the
     tool-name IoU is 1 or 0; where it is 0 so are the other two, since a parameter has a meaning only within
     its tool: otherwise a wrong tool with the right arguments would equal the right tool with wrong ones.
     This is the call similarity s(a, a*), so that the executor is paid for what also pays the planner.
 
     Returns:
-        None for a surplus sub-task. Where an answer is expected, 1 for a well-formed one and 0 otherwise.
+        A number in [0, 1]. Where an answer is expected, 1 for a well-formed one and 0 otherwise.
     """
-    if target.expects == "answer":
-        return float(action.answer is not None and action.well_formed)
     if target.gold is None:
-        return None
+        return float(action.answer is not None and action.well_formed)
     if action.call is None:
         return 0.0
     return call_similarity(coerce_call(action.call, task.tools), coerce_call(target.gold.call, task.tools))
