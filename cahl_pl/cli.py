@@ -25,6 +25,7 @@ from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError
 from cahl_pl.files import check_writable
 from cahl_pl.module import CAHLModule, NonFiniteError
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy import PolicyError
 from cahl_pl.quiet import quiet_libraries
 from cahl_pl.resume import expanded, fault_of, first_logger, is_checkpoint, resume_last
@@ -155,6 +156,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
     )
 
 
+@reader_may_leave()
 def console() -> None:
     """`main` for people: what they can put right is one sentence, not a traceback (CAHL_TRACEBACK=1 shows it)."""
     quiet_libraries()

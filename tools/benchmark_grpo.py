@@ -33,6 +33,7 @@ from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
 from cahl_pl.logprobs import micro_batches, score
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.types import Group
 
@@ -341,6 +342,7 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     return "\n".join(lines)
 
 
+@reader_may_leave()
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

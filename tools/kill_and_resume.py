@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cahl_pl.pipes import reader_may_leave
+
 MEASURED = ("time/", "memory/")  # differ between any two runs
 SAVES, SECONDS = (
     3,
@@ -121,6 +123,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} and {b}"]
 
 
+@reader_may_leave()
 def main() -> None:
     """Run, kill, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
