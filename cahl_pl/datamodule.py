@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -312,6 +313,18 @@ class RolloutDataModule(LightningDataModule):
         """Whose batch each training step of the current epoch gets."""
         first = self.epoch * self.rounds_per_epoch
         return [role for i in range(self.rounds_per_epoch) for role in self._steps(first + i)]
+
+    def planned_steps(self) -> Iterator[tuple[int, Role]] | None:
+        """Yield the round, from 0, and the role of every optimiser step from the run's first to its last.
+
+        None where neither `trainer.max_steps` nor `trainer.max_epochs` says which is the last.
+        """
+        trainer, epochs = self._attached, self._attached.max_epochs or 0
+        if trainer.max_steps <= 0 and epochs <= 0:
+            return None
+        rounds = range(epochs * self.rounds_per_epoch) if epochs > 0 else itertools.count()
+        steps = ((i, role) for i in rounds for role in self._steps(i))
+        return itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
 
     def _steps(self, round_index: int) -> tuple[Role, ...]:
         return self.schedule.roles(round_index) * self.updates_per_round

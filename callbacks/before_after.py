@@ -12,10 +12,17 @@ from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.files import write_json
 from cahl_pl.metrics import ToolUse
+from cahl_pl.plurals import counted
 from cahl_pl.records import run_folder
 from cahl_pl.strategy import sum_over_processes
 
-COLUMNS = ("task/success", "tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
+COLUMNS = (
+    "task/success",
+    "plan/parse_error_rate",
+    "tools/calls_per_success",
+    "tools/invalid_rate",
+    "tools/redundant_rate",
+)
 
 
 class BeforeAfter(Callback):
@@ -56,7 +63,7 @@ class BeforeAfter(Callback):
         table = Table(title=f"greedy episodes, {'before -> ' if before else ''}after training")
         table.add_column("test set")
         for column in COLUMNS:
-            table.add_column(column, justify="right")
+            table.add_column(column.removeprefix("tools/").removeprefix("plan/"), justify="right")
         for name, values in after.items():
             starts = {c: f"{before[name][c]:.3f} -> " if before else "" for c in COLUMNS}
             table.add_row(name, *(f"{starts[c]}{values[c]:.3f}" for c in COLUMNS))
@@ -122,7 +129,10 @@ class BeforeAfter(Callback):
         data = _data(trainer)
         total = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
         if total and trainer.is_global_zero:
-            print(f"measuring {total} test tasks {when} training (BeforeAfter.max_tasks makes them fewer)", flush=True)
+            print(
+                f"measuring {counted(total, 'test task')} {when} training (lower BeforeAfter.max_tasks to measure fewer)",
+                flush=True,
+            )
         result = {}
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))
