@@ -21,6 +21,7 @@ from cahl_pl.engines.transformers import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
 from cahl_pl.inference import InferenceConfig, ReplanningRollout, VotingRollout
+from cahl_pl.plurals import counted
 from cahl_pl.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.resharding import reshard
@@ -147,6 +148,7 @@ class RolloutDataModule(LightningDataModule):
         self.sampling = False  # a round is being sampled: nothing that a checkpoint holds is changing
         self.evaluating = False
         self.evaluated_tokens = 0  # sampled by `evaluate` so far
+        self._told_too_long = False
         self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
@@ -436,9 +438,21 @@ class RolloutDataModule(LightningDataModule):
         self.evaluating = False
         self.policy.prefixes.forget()
         self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
+        self._tell_too_long(int(result.metrics["rollout/tasks_too_long"]), len(tasks))
         episodes = {e.task.id: e for e in result.trajectories}
         too_long = Plan(error="prompt too long")
         return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
+
+    def _tell_too_long(self, number: int, tasks: int) -> None:
+        """Say once that tasks of an evaluation are not run."""
+        if number and not self._told_too_long:
+            self._told_too_long = True
+            print(
+                f"{number} of {counted(tasks, 'task')} evaluated at once {'has a prompt' if number == 1 else 'have prompts'} "
+                f"of more than data.rollout.max_prompt_tokens = {self.rollout.config.max_prompt_tokens} tokens and "
+                f"{'counts' if number == 1 else 'count'} as failed, as will all others like this",
+                flush=True,
+            )
 
     def _evaluator(self, greedy: RolloutConfig, environment: Environment | None) -> Rollout | SingleLevelRollout:
         """What makes the episodes of `evaluate`, by the test-time choices."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
-from transformers import SchedulerType, get_scheduler
+from transformers import get_scheduler
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun
@@ -21,6 +20,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, supervised_loss
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.metrics import ToolUse
+from cahl_pl.optimizers import DECAYING, OptimizerConfig
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.records import record, run_folder
 from cahl_pl.strategy import sum_gradients, sum_over_processes
@@ -33,46 +33,6 @@ class StaleBatchError(RuntimeError):
 
 class NonFiniteError(RuntimeError):
     """Loss or gradients were not finite in too many steps of a role in a row."""
-
-
-@dataclass
-class OptimizerConfig:
-    """One role's optimiser (AdamW) and learning rate.
-
-    Attributes:
-        lr: peak learning rate.
-        lr_schedule: a schedule of `transformers.get_scheduler`: `constant`, `constant_with_warmup`, `linear`, `cosine`, ...
-        warmup_steps: steps of this role over which the rate rises from 0.
-        warm_start_lr: constant learning rate of the supervised warm start.
-        betas: of AdamW.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; `.inf` leaves them as they are.
-
-    Raises:
-        ValueError: a value is out of its range, or there is no such schedule.
-    """
-
-    lr: float = 1e-5
-    lr_schedule: str = "constant"
-    warmup_steps: int = 0
-    warm_start_lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "warm_start_lr", "weight_decay", "warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} of an optimiser is {getattr(self, name)}: give 0 or more")
-        if not self.max_grad_norm > 0:
-            raise ValueError(
-                f"max_grad_norm is {self.max_grad_norm}: give more than 0; .inf leaves gradients as they are"
-            )
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas of an optimiser are {self.betas}: give two values from 0 to below 1")
-        known = [kind.value for kind in SchedulerType]
-        if self.lr_schedule not in known:
-            raise ValueError(f"there is no lr_schedule {self.lr_schedule!r}; there are {', '.join(known)}")
 
 
 class CAHLModule(LightningModule):
@@ -126,12 +86,36 @@ class CAHLModule(LightningModule):
         """Load base and adapters on the right device, before optimisers and strategy see them."""
         self.policy.load(self.trainer.strategy.root_device if self._trainer is not None else "cpu")
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.
+
+        Put in its place here: what is returned would come last, after evaluations that take long.
+        """
+        from cahl_pl.callbacks import StartSummary, StopIfNothingLearned  # here: callbacks import this module
+
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, StopIfNothingLearned) for callback in callbacks):
+            summaries = [i for i, callback in enumerate(callbacks) if isinstance(callback, StartSummary)]
+            callbacks.insert(summaries[0] + 1 if summaries else 0, StopIfNothingLearned())
+        return []
+
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        """One AdamW and one schedule per role, over the adapter's parameters found by name."""
+        """One AdamW and one schedule per role, over the adapter's parameters found by name.
+
+        Raises:
+            ConfigError: a schedule that ends with the run, but nothing says where that is.
+        """
+        planned = self._data.planned_steps()
+        taken = Counter(role for i, role in planned or () if i >= self._data.warm_start_rounds)
         optimizers: list[torch.optim.Optimizer] = []
         schedulers: list[Any] = []
         for role in ROLES:
             config = self.optimizer_config[role]
+            if planned is None and config.lr_schedule in DECAYING and role in self._data.roles_of_epoch():
+                raise ConfigError(
+                    f"model.{role}.lr_schedule is {config.lr_schedule}, which ends with the run, but trainer.max_steps and "
+                    f"trainer.max_epochs are both -1: give one of them, or --model.{role}.lr_schedule constant"
+                )
             optimizer = torch.optim.AdamW(
                 self.policy.parameters_of(role),
                 lr=config.lr,
@@ -139,22 +123,9 @@ class CAHLModule(LightningModule):
                 weight_decay=config.weight_decay,
             )
             optimizers.append(optimizer)
-            schedulers.append(
-                get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, max(1, self._num_grpo_steps(role)))
-            )
+            # counted from the first round on, so that a resumed run finds the same number
+            schedulers.append(get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, max(1, taken[role])))
         return optimizers, schedulers
-
-    def _num_grpo_steps(self, role: Role) -> int:
-        """Optimiser steps that the role will take after the warm start: the length of its schedule."""
-        # from the first round on, so that a resumed run finds the same number
-        data, trainer = self._data, self.trainer
-        epochs = trainer.max_epochs or 0
-        if trainer.max_steps <= 0 and epochs <= 0:  # until something else stops it
-            return 0
-        rounds = range(epochs * data.rounds_per_epoch) if epochs > 0 else itertools.count()
-        steps = ((i, step) for i in rounds for step in data.schedule.roles(i) * data.updates_per_round)
-        taken = itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
-        return sum(step == role and i >= data.warm_start_rounds for i, step in taken)
 
     @property
     def _data(self) -> RolloutDataModule:
