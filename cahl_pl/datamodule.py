@@ -157,11 +157,18 @@ class RolloutDataModule(LightningDataModule):
     # --- what Lightning asks for -----------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that every role that is to learn has something to be compared with.
+        """Check that there is something to do, and that every role that is to learn has something to be compared with.
 
         Raises:
-            ConfigError: a group of one, which has no advantage, for a role that is to learn; or an engine that cannot train.
+            ConfigError: there are no tasks for `validate`, `test` or `predict`; a group of one, which has no advantage, for a
+                role that is to learn; or an engine that cannot train.
         """
+        if stage == "validate" and self.validation_tasks is None and self.validation_benchmark is None:
+            raise ConfigError("there is nothing to validate on: give data.validation tasks or a benchmark")
+        if stage == "test" and not (self.test_tasks or self.benchmarks):
+            raise ConfigError("there is nothing to test on: give data.test at least one named set of tasks or benchmark")
+        if stage == "predict" and self.requests is None and not self.test_tasks:
+            raise ConfigError("there is nothing to predict: give data.requests, or data.test a named set of tasks")
         if stage != "fit":
             return
         self.rollout.engine.check_training()

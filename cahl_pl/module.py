@@ -77,6 +77,7 @@ class CAHLModule(LightningModule):
         self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)  # steps in a row that were not finite
         self._without_gradient: dict[Role, int] = dict.fromkeys(ROLES, 0)
         self._checked: set[Role] = set()  # roles whose first gradients were looked at
+        self._checkpoint_step = 0  # of the checkpoint that was loaded last
         self._evaluation: dict[str, ToolUse] = {}
         self._benchmarks: list[BenchmarkRun] = []
 
@@ -390,12 +391,15 @@ class CAHLModule(LightningModule):
         return BenchmarkRun(benchmark, name, folder, settings, self._data)
 
     def _log_evaluation(self) -> None:
+        # Lightning counts from 0 again where a checkpoint is only tested
+        tested = self.trainer.state.fn != "fit" and self.trainer.ckpt_path is not None
+        step = float(self._checkpoint_step if tested else self.trainer.global_step)
         for run in self._benchmarks:
             scores = {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
-            self.log_dict(scores | {"step": float(self.trainer.global_step)}, batch_size=1)
+            self.log_dict(scores | {"step": step}, batch_size=1)
         for name, metric in self._evaluation.items():
             values = {f"{name}/{tag}": value for tag, value in metric.compute().items()}
-            self.log_dict(values | {"step": float(self.trainer.global_step)}, batch_size=1)
+            self.log_dict(values | {"step": step}, batch_size=1)
 
     # --- state -----------------------------------------------------------------------------------------------------------
 
@@ -419,5 +423,6 @@ class CAHLModule(LightningModule):
         Raises:
             PolicyError: its adapters mean something else in the policy as it is configured now.
         """
+        self._checkpoint_step = int(checkpoint["global_step"])
         self.policy.check_config(checkpoint["policy_config"])
         self.policy.version.update(checkpoint["policy_version"])

@@ -67,7 +67,7 @@ class BeforeAfter(Callback):
         for name, values in after.items():
             starts = {c: f"{before[name][c]:.3f} -> " if before else "" for c in COLUMNS}
             table.add_row(name, *(f"{starts[c]}{values[c]:.3f}" for c in COLUMNS))
-        Console(width=110).print(table)
+        Console(width=120).print(table)
         summary = {
             name: {
                 "before": round(before[name]["task/success"], 6) if before else None,
@@ -115,7 +115,9 @@ class BeforeAfter(Callback):
             values |= {tag: float(value) for tag, value in logged.items()}
             values[f"{name}/tokens_per_task"] = tokens / max(tasks, 1.0)
         if trainer.is_global_zero and values:
-            write_json(run_folder(trainer) / "test.json", values)
+            path = run_folder(trainer) / "test.json"
+            write_json(path, values)
+            print(f"written: {path}", flush=True)
 
     def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """The values before training: a resumed run reports those of its first start."""

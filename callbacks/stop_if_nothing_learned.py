@@ -198,15 +198,13 @@ def _check_gold(data: RolloutDataModule) -> str | None:
     if not longer:
         return None
     what = "turns of gold calls" if data.single_level else "gold calls"
+    excess = f"more {what} than data.rollout.max_steps = {limit}"
+    advice = f"raise it, to {max(lengths)} for all of them"
     if longer == len(lengths):
-        raise ConfigError(
-            f"{'the only training task has' if longer == 1 else f'all {longer:,} training tasks have'} more {what} than data.rollout.max_steps = {limit}, so that nothing could be "
-            f"fulfilled: raise it, to {max(lengths)} for all of them"
-        )
-    return (
-        f"{longer:,} of {counted(len(lengths), 'training task')} {'has' if longer == 1 else 'have'} more {what} than data.rollout.max_steps = {limit} and "
-        f"cannot be fulfilled: raise it, to {max(lengths)} for all of them"
-    )
+        who = "the only training task has" if longer == 1 else f"all {longer:,} training tasks have"
+        raise ConfigError(f"{who} {excess}, so that nothing could be fulfilled: {advice}")
+    verb = "has" if longer == 1 else "have"
+    return f"{longer:,} of {counted(len(lengths), 'training task')} {verb} {excess} and cannot be fulfilled: {advice}"
 
 
 def _gold_lengths(data: RolloutDataModule) -> Iterator[int]:
