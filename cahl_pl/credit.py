@@ -46,7 +46,9 @@ def unbiased_credit(reward: BasePlannerReward, episode: Trajectory, samples: Seq
     return total
 
 
-def sampled_mean_credit(reward: BasePlannerReward, episode: Trajectory, samples: Sequence[Sequence[Step]]) -> Components:
+def sampled_mean_credit(
+    reward: BasePlannerReward, episode: Trajectory, samples: Sequence[Sequence[Step]]
+) -> Components:
     """Return the mean components of G_l executions, the i-th outputs of all steps as the i-th one.
 
     Nobody has carried these out: an output is joined with later ones that were sampled after another. The mean is that of

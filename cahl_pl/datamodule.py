@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from cahl_pl.engines.transformers import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
 from cahl_pl.inference import InferenceConfig, ReplanningRollout, VotingRollout
+from cahl_pl.plurals import counted
 from cahl_pl.policy import Policy
 from cahl_pl.pooling import mark_equal_plans
 from cahl_pl.prompts import PromptBuilder, PromptConfig
@@ -157,6 +159,7 @@ class RolloutDataModule(LightningDataModule):
         self.sampling = False  # a round is being sampled: nothing that a checkpoint holds is changing
         self.evaluating = False
         self.evaluated_tokens = 0  # sampled by `evaluate` so far
+        self._told_too_long = False
         self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
@@ -165,11 +168,20 @@ class RolloutDataModule(LightningDataModule):
     # --- what Lightning asks for -----------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that every role that is to learn has something to be compared with.
+        """Check that there is something to do, and that every role that is to learn has something to be compared with.
 
         Raises:
-            ConfigError: a group of one, which has no advantage, for a role that is to learn; or an engine that cannot train.
+            ConfigError: there are no tasks for `validate`, `test` or `predict`; a group of one, which has no advantage, for a
+                role that is to learn; or an engine that cannot train.
         """
+        if stage == "validate" and self.validation_tasks is None and self.validation_benchmark is None:
+            raise ConfigError("there is nothing to validate on: give data.validation tasks or a benchmark")
+        if stage == "test" and not (self.test_tasks or self.benchmarks):
+            raise ConfigError(
+                "there is nothing to test on: give data.test at least one named set of tasks or benchmark"
+            )
+        if stage == "predict" and self.requests is None and not self.test_tasks:
+            raise ConfigError("there is nothing to predict: give data.requests, or data.test a named set of tasks")
         if stage != "fit":
             return
         self.rollout.engine.check_training()
@@ -324,6 +336,18 @@ class RolloutDataModule(LightningDataModule):
         first = self.epoch * self.rounds_per_epoch
         return [role for i in range(self.rounds_per_epoch) for role in self._steps(first + i)]
 
+    def planned_steps(self) -> Iterator[tuple[int, Role]] | None:
+        """Yield the round, from 0, and the role of every optimiser step from the run's first to its last.
+
+        None where neither `trainer.max_steps` nor `trainer.max_epochs` says which is the last.
+        """
+        trainer, epochs = self._attached, self._attached.max_epochs or 0
+        if trainer.max_steps <= 0 and epochs <= 0:
+            return None
+        rounds = range(epochs * self.rounds_per_epoch) if epochs > 0 else itertools.count()
+        steps = ((i, role) for i in rounds for role in self._steps(i))
+        return itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
+
     def _steps(self, round_index: int) -> tuple[Role, ...]:
         return self.schedule.roles(round_index) * self.updates_per_round
 
@@ -468,9 +492,21 @@ class RolloutDataModule(LightningDataModule):
         self.evaluating = False
         self.policy.prefixes.forget()
         self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
+        self._tell_too_long(int(result.metrics["rollout/tasks_too_long"]), len(tasks))
         episodes = {e.task.id: e for e in result.trajectories}
         too_long = Plan(error="prompt too long")
         return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
+
+    def _tell_too_long(self, number: int, tasks: int) -> None:
+        """Say once that tasks of an evaluation are not run."""
+        if number and not self._told_too_long:
+            self._told_too_long = True
+            print(
+                f"{number} of {counted(tasks, 'task')} evaluated at once {'has a prompt' if number == 1 else 'have prompts'} "
+                f"of more than data.rollout.max_prompt_tokens = {self.rollout.config.max_prompt_tokens} tokens and "
+                f"{'counts' if number == 1 else 'count'} as failed, as will all others like this",
+                flush=True,
+            )
 
     def _evaluator(self, greedy: RolloutConfig, environment: Environment | None) -> Rollout | SingleLevelRollout:
         """What makes the episodes of `evaluate`, by the test-time choices."""

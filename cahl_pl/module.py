@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from cahl_pl.advantages import Scoring, fill_advantages, has_signal, scores
@@ -22,6 +22,7 @@ from cahl_pl.grpo_config import GRPOConfig, RoleGRPOConfig
 from cahl_pl.logprobs import micro_batches, score
 from cahl_pl.metrics import ToolUse
 from cahl_pl.optimizers import (
+    DECAYING,
     OptimizerConfig,
     check_state,
     forget_moments,
@@ -98,6 +99,7 @@ class CAHLModule(LightningModule):
         self._without_gradient: dict[Role, int] = dict.fromkeys(ROLES, 0)
         self._warm: set[Role] = set()  # roles whose last step was one of the warm start
         self._checked: set[Role] = set()  # roles whose first gradients were looked at
+        self._checkpoint_step = 0  # of the checkpoint that was loaded last
         self._evaluation: dict[str, ToolUse] = {}
         self._benchmarks: list[BenchmarkRun] = []
 
@@ -117,28 +119,42 @@ class CAHLModule(LightningModule):
         for role in ROLES:
             broadcast(self.policy.parameters_of(role))
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.
+
+        Put in its place here: what is returned would come last, after evaluations that take long.
+        """
+        from cahl_pl.callbacks import StartSummary, StopIfNothingLearned  # here: callbacks import this module
+
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, StopIfNothingLearned) for callback in callbacks):
+            summaries = [i for i, callback in enumerate(callbacks) if isinstance(callback, StartSummary)]
+            callbacks.insert(summaries[0] + 1 if summaries else 0, StopIfNothingLearned())
+        return []
+
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        """One AdamW and one schedule per role, over the adapter's parameters found by name."""
+        """One AdamW and one schedule per role, over the adapter's parameters found by name.
+
+        Raises:
+            ConfigError: a schedule that ends with the run, but nothing says where that is.
+        """
+        planned = self._data.planned_steps()
+        taken = Counter(role for i, role in planned or () if i >= self._data.warm_start_rounds)
         optimizers: list[torch.optim.Optimizer] = []
         schedulers: list[Any] = []
         for role in ROLES:
+            config = self.optimizer_config[role]
+            if planned is None and config.lr_schedule in DECAYING and role in self._data.roles_of_epoch():
+                raise ConfigError(
+                    f"model.{role}.lr_schedule is {config.lr_schedule}, which ends with the run, but trainer.max_steps and "
+                    f"trainer.max_epochs are both -1: give one of them, or --model.{role}.lr_schedule constant"
+                )
             named = {name: p for name, p in self.policy.lm.named_parameters() if f".{role}." in name}
-            optimizer, scheduler = make_optimizer(named, self.optimizer_config[role], self._num_grpo_steps(role))
+            # counted from the first round on, so that a resumed run finds the same number
+            optimizer, scheduler = make_optimizer(named, config, taken[role])
             optimizers.append(optimizer)
             schedulers.append(scheduler)
         return optimizers, schedulers
-
-    def _num_grpo_steps(self, role: Role) -> int:
-        """Optimiser steps that the role will take after the warm start: the length of its schedule."""
-        # from the first round on, so that a resumed run finds the same number
-        data, trainer = self._data, self.trainer
-        epochs = trainer.max_epochs or 0
-        if trainer.max_steps <= 0 and epochs <= 0:  # until something else stops it
-            return 0
-        rounds = range(epochs * data.rounds_per_epoch) if epochs > 0 else itertools.count()
-        steps = ((i, step) for i in rounds for step in data.schedule.roles(i) * data.updates_per_round)
-        taken = itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
-        return sum(step == role and i >= data.warm_start_rounds for i, step in taken)
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -406,12 +422,15 @@ class CAHLModule(LightningModule):
         return BenchmarkRun(benchmark, name, folder, settings, self._data)
 
     def _log_evaluation(self) -> None:
+        # Lightning counts from 0 again where a checkpoint is only tested
+        tested = self.trainer.state.fn != "fit" and self.trainer.ckpt_path is not None
+        step = float(self._checkpoint_step if tested else self.trainer.global_step)
         for run in self._benchmarks:
             scores = {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
-            self.log_dict(scores | {"step": float(self.trainer.global_step)}, batch_size=1)
+            self.log_dict(scores | {"step": step}, batch_size=1)
         for name, metric in self._evaluation.items():
             values = {f"{name}/{tag}": value for tag, value in metric.compute().items()}
-            self.log_dict(values | {"step": float(self.trainer.global_step)}, batch_size=1)
+            self.log_dict(values | {"step": step}, batch_size=1)
 
     # --- state -----------------------------------------------------------------------------------------------------------
 
@@ -437,6 +456,7 @@ class CAHLModule(LightningModule):
             PolicyError: its adapters mean something else in the policy as it is configured now.
             ConfigError: its optimisers group their parameters in another way.
         """
+        self._checkpoint_step = int(checkpoint["global_step"])
         self.policy.check_config(checkpoint["policy_config"])
         for role, state in zip(ROLES, checkpoint.get("optimizer_states", ()), strict=False):
             check_state(role, self.optimizer_config[role], state)

@@ -9,10 +9,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import SchedulerType, get_scheduler
+from transformers import get_scheduler
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import Role
+
+DECAYING = ("linear", "cosine", "cosine_with_restarts", "polynomial")
+"""Schedules that end with the run, and have to know its length."""
+LR_SCHEDULES = ("constant", "constant_with_warmup", "inverse_sqrt", *DECAYING)
+"""The schedules of `transformers.get_scheduler` that need nothing but warm-up and length: no measured value as
+`reduce_lr_on_plateau` and `greedy` do, and no further arguments as `cosine_with_min_lr` and `warmup_stable_decay` do."""
+
+POLYNOMIAL_END = 1e-7
+"""The learning rate at which transformers' `polynomial` ends."""
 
 
 @dataclass
@@ -21,7 +30,8 @@ class OptimizerConfig:
 
     Attributes:
         lr: peak learning rate.
-        lr_schedule: a schedule of `transformers.get_scheduler`: `constant`, `constant_with_warmup`, `linear`, `cosine`, ...
+        lr_schedule: a schedule of `transformers.get_scheduler`: `constant`, `constant_with_warmup`, `inverse_sqrt`, or one
+            that ends with the run: `linear`, `cosine`, `cosine_with_restarts`, `polynomial`.
         warmup_steps: steps of this role over which the rate rises from 0.
         warm_start_lr: constant learning rate of the supervised warm start.
         betas: of AdamW.
@@ -54,9 +64,10 @@ class OptimizerConfig:
             raise ValueError(f"lora_plus_ratio of an optimiser is {self.lora_plus_ratio}: give more than 0")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas of an optimiser are {self.betas}: give two values from 0 to below 1")
-        known = [kind.value for kind in SchedulerType]
-        if self.lr_schedule not in known:
-            raise ValueError(f"there is no lr_schedule {self.lr_schedule!r}; there are {', '.join(known)}")
+        if self.lr_schedule == "polynomial" and self.lr <= POLYNOMIAL_END:
+            raise ValueError(f"lr of an optimiser is {self.lr}, where polynomial ends: give more than {POLYNOMIAL_END}")
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ValueError(f"there is no lr_schedule {self.lr_schedule!r} here; there are {', '.join(LR_SCHEDULES)}")
 
 
 def make_optimizer(

@@ -328,11 +328,7 @@ def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[Val
 
 def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
     # jsonschema compares each item with each other one where they are objects
-    if (
-        unique
-        and isinstance(instance, list)
-        and len({canonical(item) for item in instance}) < len(instance)
-    ):
+    if unique and isinstance(instance, list) and len({canonical(item) for item in instance}) < len(instance):
         yield ValidationError("two of the items are the same")
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.rows import DataError
-from cahl_pl.errors import ConfigError, Interrupted
+from cahl_pl.errors import ConfigError, Interrupted, NothingLearnedError
 from cahl_pl.files import lock
 from cahl_pl.lightning_internals import requeue_signals
 from cahl_pl.records import hide_later_events, run_folder, survive_full_disk
@@ -145,7 +145,8 @@ class Checkpoints(Checkpoint):
         """
         self._trainer = trainer  # something may have failed before `setup`
         mendable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
-        if mendable and self._data.sampling and trainer.world_size == 1:
+        at_sampling = mendable and self._data.sampling and trainer.world_size == 1
+        if at_sampling or isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:
             _requeue()

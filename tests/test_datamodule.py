@@ -17,7 +17,8 @@ from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.inference import InferenceConfig
 from cahl_pl.metrics import ToolUse
-from cahl_pl.module import CAHLModule, OptimizerConfig
+from cahl_pl.module import CAHLModule
+from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rewards import TurnReward

@@ -266,7 +266,9 @@ def test_a_reward_that_is_no_number_is_named(builder):
         def total(self, components):
             return float("nan")
 
-    with pytest.raises(ConfigError, match=r"the reward [\w.<>]*Broken gives nan as its total for an output of task 'nested'"):
+    with pytest.raises(
+        ConfigError, match=r"the reward [\w.<>]*Broken gives nan as its total for an output of task 'nested'"
+    ):
         run(builder, [NESTED], [[ADD]], reward=Broken(), executor_group_size=1)
 
 

@@ -38,6 +38,7 @@ from cahl_pl.engines.base import Sampling
 from cahl_pl.grpo import Size, grpo_loss
 from cahl_pl.grpo_config import GRPOConfig
 from cahl_pl.logprobs import micro_batches, score
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.types import Group
 
@@ -345,6 +346,7 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     return "\n".join(lines)
 
 
+@reader_may_leave()
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

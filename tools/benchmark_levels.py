@@ -34,6 +34,7 @@ from levels_training import train, training_table
 from process_memory import RELEASE
 
 from cahl_pl.files import write_json
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy import PolicyConfig, load_tokenizer
 from cahl_pl.prompts import ToolFormat
 from cahl_pl.quiet import quiet_libraries
@@ -107,6 +108,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options = parse(sys.argv[1:] if arguments is None else arguments)

@@ -26,6 +26,7 @@ from cahl_pl.benchmarks import answers, search
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.grpo_config import RoleGRPOConfig
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.toolworld import ToolWorld
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
@@ -174,6 +175,7 @@ def _table(first: str, rows: list[str]) -> str:
     return "\n".join([f"| {first} | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
+@reader_may_leave()
 def main(arguments: list[str] | None = None) -> None:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

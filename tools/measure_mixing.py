@@ -39,6 +39,7 @@ from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.files import write_json
 from cahl_pl.kv_cache import run_layers
 from cahl_pl.packing import pack
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.quiet import quiet_libraries
@@ -195,6 +196,7 @@ def tables(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@reader_may_leave()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -23,6 +23,7 @@ from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.engines.client import Client, Refusal, TryAgain
 from cahl_pl.engines.transformers import stop_ids
 from cahl_pl.errors import ConfigError
+from cahl_pl.plurals import counted
 from cahl_pl.policy import Policy
 from cahl_pl.types import Role
 
@@ -235,7 +236,7 @@ class _Reader:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise _malformed("no choices")
         if len(choices) != self.count:
-            raise _malformed(f"{len(choices)} choices in place of {self.count}")
+            raise _malformed(f"{counted(len(choices), 'choice')} in place of {self.count}")
         return [self._completion(choice) for choice in choices]
 
     def _completion(self, choice: dict[str, Any]) -> Completion:
@@ -251,7 +252,7 @@ class _Reader:
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < self.vocabulary for i in ids):
             raise _malformed("token ids that this model does not have")
         if not 1 <= len(ids) <= self.limit:
-            raise _malformed(f"{len(ids)} tokens in place of 1 to {self.limit}")
+            raise _malformed(f"{counted(len(ids), 'token')} in place of 1 to {self.limit}")
         if self.training and ended and ids[-1] not in self.stop:
             raise _malformed(f"a turn that ends with token {ids[-1]}, at which this model does not stop")
         return Completion(torch.tensor(ids), self._logprobs(choice.get("logprobs"), len(ids)), ended)

@@ -112,7 +112,9 @@ def sources_of(gold: GoldCall, place: int) -> dict[str, int]:
     return {name: source for name, source in found.items() if source is not None and source < place}
 
 
-def _likeness(call: ToolCall, gold: ToolCall, sources: dict[str, int], place: int, found: dict[int, list[float]]) -> float:
+def _likeness(
+    call: ToolCall, gold: ToolCall, sources: dict[str, int], place: int, found: dict[int, list[float]]
+) -> float:
     """The similarity of a sub-task's call and a planned gold call; `found` is that of the sub-tasks before it."""
 
     def equal(name: str) -> float:

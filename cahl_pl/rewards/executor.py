@@ -69,9 +69,7 @@ def assign_gold(plan: Plan, task: Task) -> list[Target]:
         One target per sub-task.
     """
     match = align_plan(plan, task)
-    return [
-        Target("call", task.gold[match[k]]) if k in match else Target("answer") for k in range(len(plan.subtasks))
-    ]
+    return [Target("call", task.gold[match[k]]) if k in match else Target("answer") for k in range(len(plan.subtasks))]
 
 
 def format_reward(action: Action, expects: Expects) -> float:

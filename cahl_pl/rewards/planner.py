@@ -114,9 +114,7 @@ def execution_reward(trajectory: Trajectory) -> float:
     if not task.gold:
         answered = any(step.action.answer is not None and step.action.well_formed for step in trajectory.steps)
         return answered / max(len(subtasks), 1) if not attempts and not named else 0.0
-    executed: list[ToolCall | None] = [
-        step.action.call if step.subtask.tool is not None else None for step in attempts
-    ]
+    executed: list[ToolCall | None] = [step.action.call if step.subtask.tool is not None else None for step in attempts]
     similarities = similarity_matrix(executed, [gold.call for gold in task.gold], task.tools)
     total = sum(similarities[i, j] for i, j in align(similarities, precedence(task)))
     asked = named + max(0, len(subtasks) - named - 1)

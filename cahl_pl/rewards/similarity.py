@@ -28,9 +28,7 @@ def call_similarity(call: ToolCall, gold: ToolCall, equal: Callable[[str], float
     return sum(parts(call, gold, equal)) / 3.0
 
 
-def parts(
-    call: ToolCall, gold: ToolCall, equal: Callable[[str], float] | None = None
-) -> tuple[float, float, float]:
+def parts(call: ToolCall, gold: ToolCall, equal: Callable[[str], float] | None = None) -> tuple[float, float, float]:
     """Return the three parts whose mean the call similarity is: tool, IoU of the parameter names, share of equal values."""
     if call.name != gold.name:
         return 0.0, 0.0, 0.0

@@ -76,7 +76,10 @@ class ToolRLReward(BaseTurnReward):
             and (turn.answer is None) == bool(gold)
             and (turn.thought or not self.thinking)
         )
-        return {"form": self.format_range[right_form], "correct": self._correct(turn, compared_with(turn.calls, gold, task))}
+        return {
+            "form": self.format_range[right_form],
+            "correct": self._correct(turn, compared_with(turn.calls, gold, task)),
+        }
 
     def total(self, components: Mapping[str, float | None]) -> float:
         """Their sum."""

@@ -22,7 +22,8 @@ from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.files import lock
-from cahl_pl.module import CAHLModule, OptimizerConfig
+from cahl_pl.module import CAHLModule
+from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.policy import PolicyConfig
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.resume import newest

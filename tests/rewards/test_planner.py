@@ -138,7 +138,9 @@ def test_execution_reward_with_references(task, run, gold_plan):
     plan = gold_plan(task)
     weather, send = format_call(WEATHER), format_call(SEND)
     assert execution_reward(run(task, plan, weather, send)) == 1
-    assert execution_reward(run(task, plan, send, weather)) == 1 / 2  # what uses a result comes after it: one of the two
+    assert (
+        execution_reward(run(task, plan, send, weather)) == 1 / 2
+    )  # what uses a result comes after it: one of the two
     assert execution_reward(run(task, plan, weather)) == 1 / 2
     assert execution_reward(run(task, plan, send)) == 1 / 2
     assert execution_reward(run(task, plan, weather, send, send)) == pytest.approx(2 / 3)
