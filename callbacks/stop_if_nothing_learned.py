@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cahl_pl.datamodule import RolloutDataModule, rewards_by_peers
+from cahl_pl.advantages import rewards_by_peers
+from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.errors import ConfigError, NothingLearnedError
-from cahl_pl.grpo import has_signal
 from cahl_pl.lengths import fit_prompts
 from cahl_pl.plurals import counted
 from cahl_pl.strategy import sum_over_processes
@@ -94,7 +94,7 @@ class StopIfNothingLearned(Callback):
         if batch.trajectories is not None:  # the first of the round
             self._count_tasks(trainer, data, batch)
         if batch.update == 0:  # later ones are of the same samples
-            self._count_signal(data, batch)
+            self._count_signal(data, pl_module, batch)
         if fault := _rate_fault(trainer, pl_module, batch.role):
             raise NothingLearnedError(fault)
 
@@ -141,9 +141,13 @@ class StopIfNothingLearned(Callback):
                 "with data.warm_start_rounds (20, say), or take a model that follows instructions",
             )
 
-    def _count_signal(self, data: RolloutDataModule, batch: RolloutBatch) -> None:
+    def _count_signal(self, data: RolloutDataModule, module: Any, batch: RolloutBatch) -> None:
         role, compared = batch.role, rewards_by_peers(batch.groups).values()
-        own = [sum(map(has_signal, compared)), sum(map(len, compared)), sum(float(r.sum()) for r in compared)]
+        own = [
+            len(module.peers_with_signal(role, batch.groups)),
+            sum(map(len, compared)),
+            sum(float(r.sum()) for r in compared),
+        ]
         signals, samples, total = sum_over_processes([float(value) for value in own])
         self._tried, self._learned = True, self._learned or signals > 0
         reward = "data.turn_reward" if data.single_level else f"data.{role}_reward"
@@ -222,7 +226,8 @@ def _no_gold(role: Role) -> str:
 
 def _rate_fault(trainer: Trainer, module: Any, role: Role) -> str | None:
     """What is wrong where the role's schedule has ended: from here on its rate is 0."""
-    config, scheduler = module.optimizer_config[role], trainer.lr_scheduler_configs[ROLES.index(role)].scheduler
+    config = module.optimizer_config[role]
+    scheduler: Any = trainer.lr_scheduler_configs[ROLES.index(role)].scheduler
     done = scheduler.last_epoch - 1  # the step that was just taken, from 0
     if scheduler.lr_lambdas[0](done) > 0 or config.lr == 0 or done < max(1, config.warmup_steps):
         return None
