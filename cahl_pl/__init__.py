@@ -3,8 +3,11 @@
 Paper: arXiv 2606.09371.
 """
 
+from cahl_pl.library_warnings import silence_kernel_notice
 from cahl_pl.threads import spin_briefly
 
 __version__ = "0.1.0"
 
-spin_briefly()  # here, since programs import torch as soon as they have imported anything else of this package
+# Here, since programs import torch and peft (which imports bitsandbytes) right after anything else of this package.
+spin_briefly()
+silence_kernel_notice()

@@ -16,18 +16,25 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, SaveConfigCallback
 
 from cahl_pl import __version__
-from cahl_pl.callbacks import Checkpoints  # with it all our callbacks, so that YAML may use their short names
+from cahl_pl.callbacks import (  # with it all our callbacks, so that YAML may use their short names
+    Checkpoints,
+    PredictionWriter,
+)
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError, NonFiniteError, PolicyError, SchemaError
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable
-from cahl_pl.runs.resume import expanded, first_logger, resume_last
+from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
+from cahl_pl.runs.scores import print_scores
 
 USER_ERRORS = (ConfigError, DataError, NonFiniteError, PolicyError, SchemaError)
 """What a user can put right: reported in one sentence, without a traceback."""
@@ -39,7 +46,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
         if self.exit_on_error:
-            self.exit(2, f"error: {_sentence(message, _keys(self))}\n")
+            self.exit(2, f"error: {_sentence(message, known_keys(self))}\n")
         super().error(message, ex)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
@@ -55,23 +62,24 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml`, once the run's folder is known to be this run's alone."""
+    """Writes `config.yaml`, once the run's folder is known to be this run's alone and nothing can be refused any more."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claim the folder, then write."""
+        """Claim the folder; where nothing is trained, write."""
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+            return
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Checkpoints) and stage == "fit":
+            if isinstance(callback, Checkpoints):
                 callback.claim(trainer)
-        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write: a checkpoint that the new values do not go with would have been refused by now, and left the old ones."""
+        super().setup(trainer, pl_module, "fit")
 
 
-class CAHLCLI(LightningCLI):
+class CAHLCLI(ConfigurationWinsCLI):
     """LightningCLI with the two classes of this package and one rule of its own: the command line always wins."""
-
-    def _parse_ckpt_path(self) -> None:
-        # Lightning would merge the checkpoint's stored hyper-parameters over the configuration and the command line.
-        # We store none, and what the user typed must hold.
-        return
 
     def before_instantiate_classes(self) -> None:
         """Refuse an accelerator, a checkpoint or an output folder that cannot be used, before anything is loaded.
@@ -88,6 +96,8 @@ class CAHLCLI(LightningCLI):
             )
         if "weights_only" in config and config.weights_only is None:
             config.weights_only = True  # Lightning would unpickle whatever the file holds
+        if self.subcommand == "fit":
+            _check_trainer(config.trainer)
         checkpoint = config.get("ckpt_path")
         if checkpoint == "last":
             resume_last(config, training=self.subcommand == "fit")
@@ -108,12 +118,46 @@ class CAHLCLI(LightningCLI):
                     "has written"
                 )
 
+        if self.subcommand in VERBS:
+            name_folder(config, self.subcommand)
         if self.subcommand == "fit":
             logger = first_logger(config)
             arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
             check_writable(
                 expanded((arguments and arguments.get("save_dir")) or config.trainer.default_root_dir or ".")
             )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # Lightning's table shows all values once for each test set
+        return parser
+
+    def after_validate(self) -> None:
+        """Print what was measured."""
+        self._print_scores()
+
+    def after_test(self) -> None:
+        """Print what was measured."""
+        self._print_scores()
+
+    def before_predict(self) -> None:
+        """Refuse to predict for nothing.
+
+        Raises:
+            ConfigError: no callback writes what is predicted.
+        """
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, BasePredictionWriter | PredictionWriter) for callback in callbacks):
+            raise ConfigError(
+                "nothing would write what is predicted: add --trainer.callbacks+=cahl_pl.callbacks.PredictionWriter"
+            )
+
+    def _print_scores(self) -> None:
+        if self.trainer.is_global_zero:
+            data: RolloutDataModule = self.datamodule
+            names = ["val"] if self.subcommand == "validate" else [*data.test_tasks, *data.benchmarks]
+            print_scores(names, {tag: float(value) for tag, value in self.trainer.callback_metrics.items()})
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; what their constructors refuse is an error of the configuration.
@@ -127,6 +171,28 @@ class CAHLCLI(LightningCLI):
             raise
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(_cause(str(error))) from error
+
+
+def _check_trainer(trainer: Namespace) -> None:
+    """Refuse settings of Lightning's trainer that have no meaning where two roles take turns, or cannot work.
+
+    Raises:
+        ConfigError: naming the key to use in their place.
+    """
+    if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
+        raise ConfigError(
+            "trainer.gradient_clip_val does not reach the two roles' optimisers: leave it and gradient_clip_algorithm out, and "
+            "set model.planner.max_grad_norm and model.executor.max_grad_norm"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            "trainer.accumulate_grad_batches has to stay 1: a step already takes its whole batch in parts of "
+            "model.max_tokens_per_micro_batch tokens; for larger batches raise data.tasks_per_round"
+        )
+    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
+        raise ConfigError(
+            f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more; without curves: --trainer.logger false"
+        )
 
 
 def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
@@ -154,6 +220,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
     )
 
 
+@reader_may_leave()
 def console() -> None:
     """`main` for people: what they can put right is one sentence, not a traceback (CAHL_TRACEBACK=1 shows it)."""
     quiet_libraries()
@@ -171,6 +238,11 @@ def console() -> None:
             f"error: {os.fsdecode(error.filename)}: {error.strerror}; put that right and start again", file=sys.stderr
         )
         sys.exit(2)
+    except MisconfigurationException as error:  # of Lightning, about its own keys
+        if os.environ.get("CAHL_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         print(f"error: the checkpoint holds more than plain values, and was not loaded ({reason})", file=sys.stderr)
@@ -186,12 +258,13 @@ def _cause(message: str) -> str:
     return told[-1] if told else message
 
 
-def _keys(parser: argparse.ArgumentParser) -> set[str]:
-    """The configuration keys that a parser and its subcommands know."""
-    keys = {action.dest for action in parser._actions}
+def known_keys(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the configuration keys that a parser and its subcommands know."""
+    keys = set()
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            keys.update(*map(_keys, action.choices.values()))
+        keys.add(action.dest)
+        if isinstance(action.choices, dict):  # of a subcommand's name its parser
+            keys.update(*(known_keys(p) for p in action.choices.values() if isinstance(p, argparse.ArgumentParser)))
     return keys
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cahl_pl.engines.base import Engine, Sampling
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
+from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
@@ -26,8 +29,10 @@ from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
-from cahl_pl.rollout.episode import Watch
+from cahl_pl.rollout.dynamic_sampling import refilled
+from cahl_pl.rollout.episode import Round, Watch
 from cahl_pl.rollout.gold import supervised_groups
+from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.rollout.scoring import round_metrics
 from cahl_pl.rollout.single_level import SingleLevelRollout
 from cahl_pl.rollout.test_time import ReplanningRollout, VotingRollout
@@ -66,6 +71,9 @@ class RolloutDataModule(LightningDataModule):
         tasks_per_round: requests of a round, over all processes.
         updates_per_round: optimiser steps of a role on the same batch; above 1 the later ones are off-policy and
             clipped by their importance ratio.
+        refills_per_round: dynamic sampling: while groups of a role that is trained carry no signal, further tasks are
+            sampled in their place, at most so often a round; 0 leaves them as they are. The order of the tasks, and how
+            many rounds an epoch has, stay as they are.
         warm_start_rounds: the first so many rounds imitate gold plans and calls instead of sampling.
         eval_batch_size: tasks evaluated at once.
         seed: of the order of the tasks and of the sampling.
@@ -97,15 +105,19 @@ class RolloutDataModule(LightningDataModule):
         sampler: TaskSampler | None = None,
         tasks_per_round: int = 16,
         updates_per_round: int = 1,
+        refills_per_round: int = 0,
         warm_start_rounds: int = 0,
         eval_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(tasks_per_round, updates_per_round, eval_batch_size) < 1 or warm_start_rounds < 0:
+        if (
+            min(tasks_per_round, updates_per_round, eval_batch_size) < 1
+            or min(warm_start_rounds, refills_per_round) < 0
+        ):
             raise ValueError(
-                "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1 and "
-                "warm_start_rounds at least 0"
+                "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1, and "
+                "warm_start_rounds and refills_per_round at least 0"
             )
         alone = single_level if inference.single_level is None else inference.single_level
         if alone and (inference.plans > 1 or inference.replans):
@@ -137,6 +149,7 @@ class RolloutDataModule(LightningDataModule):
         self.sampler = sampler or Shuffled()
         self.tasks_per_round = tasks_per_round
         self.updates_per_round = updates_per_round
+        self.refills_per_round = refills_per_round
         self.warm_start_rounds = warm_start_rounds
         self.eval_batch_size = eval_batch_size
         self.seed = seed
@@ -147,6 +160,7 @@ class RolloutDataModule(LightningDataModule):
         self.sampling = False  # a round is being sampled: nothing that a checkpoint holds is changing
         self.evaluating = False
         self.evaluated_tokens = 0  # sampled by `evaluate` so far
+        self._told_too_long = False
         self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
@@ -155,11 +169,20 @@ class RolloutDataModule(LightningDataModule):
     # --- what Lightning asks for -----------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that every role that is to learn has something to be compared with.
+        """Check that there is something to do, and that every role that is to learn has something to be compared with.
 
         Raises:
-            ConfigError: a group of one, which has no advantage, for a role that is to learn; or an engine that cannot train.
+            ConfigError: there are no tasks for `validate`, `test` or `predict`; a group of one, which has no advantage, for a
+                role that is to learn; or an engine that cannot train.
         """
+        if stage == "validate" and self.validation_tasks is None and self.validation_benchmark is None:
+            raise ConfigError("there is nothing to validate on: give data.validation tasks or a benchmark")
+        if stage == "test" and not (self.test_tasks or self.benchmarks):
+            raise ConfigError(
+                "there is nothing to test on: give data.test at least one named set of tasks or benchmark"
+            )
+        if stage == "predict" and self.requests is None and not self.test_tasks:
+            raise ConfigError("there is nothing to predict: give data.requests, or data.test a named set of tasks")
         if stage != "fit":
             return
         self.rollout.engine.check_training()
@@ -314,6 +337,18 @@ class RolloutDataModule(LightningDataModule):
         first = self.epoch * self.rounds_per_epoch
         return [role for i in range(self.rounds_per_epoch) for role in self._steps(first + i)]
 
+    def planned_steps(self) -> Iterator[tuple[int, Role]] | None:
+        """Yield the round, from 0, and the role of every optimiser step from the run's first to its last.
+
+        None where neither `trainer.max_steps` nor `trainer.max_epochs` says which is the last.
+        """
+        trainer, epochs = self._attached, self._attached.max_epochs or 0
+        if trainer.max_steps <= 0 and epochs <= 0:
+            return None
+        rounds = range(epochs * self.rounds_per_epoch) if epochs > 0 else itertools.count()
+        steps = ((i, role) for i in rounds for role in self._steps(i))
+        return itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
+
     def _steps(self, round_index: int) -> tuple[Role, ...]:
         return self.schedule.roles(round_index) * self.updates_per_round
 
@@ -351,21 +386,17 @@ class RolloutDataModule(LightningDataModule):
                 RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
                 for i, role in enumerate(steps)
             ], {}
-        self.policy.prefixes.forget()  # other tasks
         parts = self.rollout
-        if self.single_level:
-            self.turn_reward.start_round(index)
-            single = SingleLevelRollout(parts.engine, parts.environment, self.turn_reward, parts.config)
-            result = single.run(self.policy, self.builder, tasks, self.generator)
-        else:
-            parts.planner_reward.start_round(index)
-            parts.executor_reward.start_round(index)
-            result = parts.run(self.policy, self.builder, tasks, self.generator)
+        for reward in [self.turn_reward] if self.single_level else [parts.planner_reward, parts.executor_reward]:
+            reward.start_round(index)
+        first = self._roll(tasks)
+        metrics = round_metrics(first)  # of the tasks as they were drawn
+        result = self._refilled(first, tasks, steps)
         earned = {i: result.rewards[t.id] for i, t in zip(self._drawn, tasks, strict=True) if t.id in result.rewards}
         earned = {i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()}
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
-        metrics = result.metrics | round_metrics(result)
+        metrics = result.metrics | metrics
         config = self.rollout.config
         temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
         return [
@@ -381,11 +412,48 @@ class RolloutDataModule(LightningDataModule):
             for i, role in enumerate(steps)
         ], earned
 
+    def _roll(self, tasks: Sequence[Task]) -> Round:
+        """Sample episodes of these tasks."""
+        self.policy.prefixes.forget()  # other tasks
+        parts = self.rollout
+        if self.single_level:
+            single = SingleLevelRollout(parts.engine, parts.environment, self.turn_reward, parts.config)
+            return single.run(self.policy, self.builder, tasks, self.generator)
+        result = parts.run(self.policy, self.builder, tasks, self.generator)
+        mark_equal_plans(result)
+        return result
+
+    def _refilled(self, first: Round, tasks: list[Task], roles: Sequence[Role]) -> Round:
+        """The round after dynamic sampling; `tasks` and `_drawn` are extended by what was drawn for it."""
+        if not self.refills_per_round:
+            return first
+        module: Any = self._attached.lightning_module
+        total, taken = len(self.train_tasks), set(self._draw())
+
+        def sample(attempt: int, share: float) -> Round | None:
+            count = math.ceil(share * self.tasks_per_round)
+            drawn = self.sampler.refill(total, self.seed, self.epoch, self.round, attempt, taken, count)
+            if not drawn:
+                return None
+            taken.update(drawn)
+            more = self._share(drawn)
+            tasks.extend(more)
+            return self._roll(more)
+
+        return refilled(first, roles, self.refills_per_round, module.peers_with_signal, sample)
+
+    def _draw(self) -> list[int]:
+        return self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)
+
     def _tasks_of_round(self) -> list[Task]:
-        drawn = self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)
-        # each process samples its share
-        self._drawn = drawn[self._attached.global_rank :: self._attached.world_size]
-        tasks = [self.train_tasks[i] for i in self._drawn]
+        self._drawn = []
+        return self._share(self._draw())
+
+    def _share(self, drawn: Sequence[int]) -> list[Task]:
+        """This process's share of the tasks that were drawn."""
+        own = list(drawn[self._attached.global_rank :: self._attached.world_size])
+        self._drawn += own
+        tasks = [self.train_tasks[i] for i in own]
         for task in tasks:
             for tool in task.tools:
                 check_tool(tool, f"task {task.id!r}")
@@ -409,6 +477,7 @@ class RolloutDataModule(LightningDataModule):
         greedy = RolloutConfig(
             planner_group_size=1,
             executor_group_size=1,
+            after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
             max_steps=config.max_steps,
             max_prompt_tokens=config.max_prompt_tokens,
             too_long=config.too_long,
@@ -424,9 +493,21 @@ class RolloutDataModule(LightningDataModule):
         self.evaluating = False
         self.policy.prefixes.forget()
         self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
+        self._tell_too_long(int(result.metrics["rollout/tasks_too_long"]), len(tasks))
         episodes = {e.task.id: e for e in result.trajectories}
         too_long = Plan(error="prompt too long")
         return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
+
+    def _tell_too_long(self, number: int, tasks: int) -> None:
+        """Say once that tasks of an evaluation are not run."""
+        if number and not self._told_too_long:
+            self._told_too_long = True
+            print(
+                f"{number} of {counted(tasks, 'task')} evaluated at once {'has a prompt' if number == 1 else 'have prompts'} "
+                f"of more than data.rollout.max_prompt_tokens = {self.rollout.config.max_prompt_tokens} tokens and "
+                f"{'counts' if number == 1 else 'count'} as failed, as will all others like this",
+                flush=True,
+            )
 
     def _evaluator(self, greedy: RolloutConfig, environment: Environment | None) -> Rollout | SingleLevelRollout:
         """What makes the episodes of `evaluate`, by the test-time choices."""

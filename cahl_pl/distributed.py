@@ -25,7 +25,7 @@ class AdapterDDPStrategy(DDPStrategy):
     """
 
     def configure_ddp(self) -> None:
-        """Leave the model as it is; adapters start equal on all ranks, because all ranks share one seed."""
+        """Leave the model as it is; `broadcast` has made the adapters equal on all ranks."""
 
 
 StrategyRegistry.register("adapter_ddp", AdapterDDPStrategy, description="data parallel over one adapter at a time")
@@ -39,6 +39,15 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     for parameter, gradient in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         parameter.grad = gradient.view_as(parameter).clone()
+
+
+def broadcast(parameters: list[nn.Parameter]) -> None:
+    """Give all processes the first one's values: adapters start random, and processes need not share a seed."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    with torch.no_grad():
+        for parameter in parameters:
+            dist.broadcast(parameter.data, src=0)
 
 
 def sum_over_processes(values: list[float]) -> list[float]:

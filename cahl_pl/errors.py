@@ -1,10 +1,14 @@
-"""A configuration that cannot work, and a run that was asked to stop."""
+"""Exceptions raised for user mistakes and stop requests."""
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
     """A configured value cannot work: one sentence with the key, what is wrong and what to do."""
+
+
+class NothingLearnedError(ConfigError):
+    """Training learns nothing; raised by all processes, after a step, where nothing is half done."""
 
 
 class Interrupted(SystemExit):

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from cahl_pl.errors import ConfigError
+from cahl_pl.plurals import counted
 
 T = TypeVar("T")
 
@@ -127,7 +128,7 @@ class Client:
                 )
             if problem:
                 pause = min(2.0**attempt, _LONGEST_PAUSE)
-                missing = f"{len(requests) - len(done)} of {len(requests)} requests"
+                missing = f"{len(requests) - len(done)} of {counted(len(requests), 'request')}"
                 print(
                     f"server {self.url}: {problem} to {missing}; try {attempt + 2} of {self.retries + 1} in {pause:.0f} s",
                     flush=True,

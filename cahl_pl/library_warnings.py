@@ -23,14 +23,29 @@ EXPECTED_WARNINGS = (
 
 
 def quiet_libraries() -> None:
-    """Called once by the command line, before it does anything."""
+    """Silence the notices; the command line does so before anything else."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_of_use)
 
 
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+def silence_kernel_notice() -> None:
+    """Silence the advice to install a kernel that nothing here would use; has to come before bitsandbytes is imported.
+
+    On CPUs with avx512_bf16 bitsandbytes looks for a kernel of 4-bit products in inference. `Policy` turns that path off,
+    because its gradients are wrong (docs/troubleshooting.md), so whether the kernel is there changes nothing.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_kernel_notice)
+
+
+def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
+    return "Failed to load CPU gemm_4bit_forward" not in record.getMessage()
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Whether it is neither an advertisement nor about hardware that is not there and that we would not use."""
+    message = record.getMessage()
+    return not any(text in message for text in ("litlogger", "litmodels", "TPU available: False"))

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
-from transformers import get_scheduler
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.distributed import sum_gradients, sum_over_processes
+from cahl_pl.distributed import broadcast, sum_gradients
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
-from cahl_pl.grpo import GRPOConfig, LossStats, advantages, grpo_loss, has_signal, rewards_by_peers, supervised_loss
+from cahl_pl.grpo.advantages import Scoring, fill_advantages, has_signal, scores
+from cahl_pl.grpo.config import GRPOConfig, RoleGRPOConfig
+from cahl_pl.grpo.loss import LossStats, grpo_loss, supervised_loss
+from cahl_pl.grpo.selection import Selection, everything, select
 from cahl_pl.metrics import ToolUse
-from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.optimizers import (
+    DECAYING,
+    OptimizerConfig,
+    check_state,
+    forget_moments,
+    hold_to,
+    make_optimizer,
+    scheduled_rate,
+    set_rate,
+)
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.precision import check_precision
+from cahl_pl.policy.reference import as_reference, keep_reference
+from cahl_pl.rewards.base import BaseReward
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.runs.records import record
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
@@ -37,9 +51,11 @@ class CAHLModule(LightningModule):
 
     Args:
         policy: base model and adapters.
-        grpo: the loss.
+        grpo: advantages and loss of both roles.
         planner: the planner's optimiser.
         executor: the executor's optimiser.
+        planner_grpo: what the planner has of its own in place of keys of `grpo`.
+        executor_grpo: what the executor has of its own.
         max_tokens_per_micro_batch: tokens of one forward and backward pass, padding included, shared tokens counted
             once. The gradient does not depend on it, only memory and speed do: samples of a prompt that do not fit in
             together have it computed again.
@@ -47,7 +63,7 @@ class CAHLModule(LightningModule):
             step moves nothing and is counted.
 
     Raises:
-        ValueError: max_skipped_steps is below 1.
+        ValueError: max_skipped_steps is below 1, or what a role has of its own does not go with the rest.
     """
 
     def __init__(
@@ -56,6 +72,8 @@ class CAHLModule(LightningModule):
         grpo: GRPOConfig = GRPOConfig(),  # noqa: B008
         planner: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         executor: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        planner_grpo: RoleGRPOConfig = RoleGRPOConfig(),  # noqa: B008
+        executor_grpo: RoleGRPOConfig = RoleGRPOConfig(),  # noqa: B008
         max_tokens_per_micro_batch: int = 16384,
         max_skipped_steps: int = 5,
     ) -> None:
@@ -64,51 +82,73 @@ class CAHLModule(LightningModule):
             raise ValueError(f"model.max_skipped_steps is {max_skipped_steps}: give 1 or more")
         self.automatic_optimization = False
         self.policy = Policy(policy)
-        self.grpo = grpo
+        self.grpo: dict[Role, GRPOConfig] = {
+            "planner": planner_grpo.over(grpo, "planner"),
+            "executor": executor_grpo.over(grpo, "executor"),
+        }
         self.optimizer_config: dict[Role, OptimizerConfig] = {"planner": planner, "executor": executor}
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_skipped_steps = max_skipped_steps
         self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)  # steps in a row that were not finite
         self._without_gradient: dict[Role, int] = dict.fromkeys(ROLES, 0)
+        self._warm: set[Role] = set()  # roles whose last step was one of the warm start
         self._checked: set[Role] = set()  # roles whose first gradients were looked at
+        self._checkpoint_step = 0  # of the checkpoint that was loaded last
         self._evaluation: dict[str, ToolUse] = {}
         self._benchmarks: list[BenchmarkRun] = []
 
     # --- set-up ------------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load base and adapters on the right device, before optimisers and strategy see them."""
-        self.policy.load(self.trainer.strategy.root_device if self._trainer is not None else "cpu")
+        """Load base and adapters on the right device, before optimisers and strategy see them.
+
+        Raises:
+            ConfigError: `trainer.precision` is not 32-true.
+        """
+        if self._trainer is None:
+            self.policy.load("cpu")
+            return
+        check_precision(self.trainer)
+        self.policy.load(self.trainer.strategy.root_device)
+        for role in ROLES:
+            broadcast(self.policy.parameters_of(role))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.
+
+        Put in its place here: what is returned would come last, after evaluations that take long.
+        """
+        from cahl_pl.callbacks import StartSummary, StopIfNothingLearned  # here: callbacks import this module
+
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, StopIfNothingLearned) for callback in callbacks):
+            summaries = [i for i, callback in enumerate(callbacks) if isinstance(callback, StartSummary)]
+            callbacks.insert(summaries[0] + 1 if summaries else 0, StopIfNothingLearned())
+        return []
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        """One AdamW and one schedule per role, over the adapter's parameters found by name."""
+        """One AdamW and one schedule per role, over the adapter's parameters found by name.
+
+        Raises:
+            ConfigError: a schedule that ends with the run, but nothing says where that is.
+        """
+        planned = self._data.planned_steps()
+        taken = Counter(role for i, role in planned or () if i >= self._data.warm_start_rounds)
         optimizers: list[torch.optim.Optimizer] = []
         schedulers: list[Any] = []
         for role in ROLES:
             config = self.optimizer_config[role]
-            optimizer = torch.optim.AdamW(
-                self.policy.parameters_of(role),
-                lr=config.lr,
-                betas=(config.betas[0], config.betas[1]),
-                weight_decay=config.weight_decay,
-            )
+            if planned is None and config.lr_schedule in DECAYING and role in self._data.roles_of_epoch():
+                raise ConfigError(
+                    f"model.{role}.lr_schedule is {config.lr_schedule}, which ends with the run, but trainer.max_steps and "
+                    f"trainer.max_epochs are both -1: give one of them, or --model.{role}.lr_schedule constant"
+                )
+            named = {name: p for name, p in self.policy.lm.named_parameters() if f".{role}." in name}
+            # counted from the first round on, so that a resumed run finds the same number
+            optimizer, scheduler = make_optimizer(named, config, taken[role])
             optimizers.append(optimizer)
-            schedulers.append(
-                get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, max(1, self._num_grpo_steps(role)))
-            )
+            schedulers.append(scheduler)
         return optimizers, schedulers
-
-    def _num_grpo_steps(self, role: Role) -> int:
-        """Optimiser steps that the role will take after the warm start: the length of its schedule."""
-        # from the first round on, so that a resumed run finds the same number
-        data, trainer = self._data, self.trainer
-        epochs = trainer.max_epochs or 0
-        if trainer.max_steps <= 0 and epochs <= 0:  # until something else stops it
-            return 0
-        rounds = range(epochs * data.rounds_per_epoch) if epochs > 0 else itertools.count()
-        steps = ((i, step) for i in rounds for step in data.schedule.roles(i) * data.updates_per_round)
-        taken = itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
-        return sum(step == role and i >= data.warm_start_rounds for i, step in taken)
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -119,14 +159,7 @@ class CAHLModule(LightningModule):
         """What the configuration says now holds, also where a checkpoint has brought back older optimiser settings."""
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         for index, role in enumerate(ROLES):
-            config = self.optimizer_config[role]
-            optimizer: Any = optimizers[index]  # type: ignore[index]
-            scheduler: Any = schedulers[index]  # type: ignore[index]
-            for group in optimizer.param_groups:
-                group["betas"], group["weight_decay"] = tuple(config.betas), config.weight_decay
-            scheduler.base_lrs = [config.lr] * len(optimizer.param_groups)
-            factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
-            scheduler._last_lr = [config.lr * factor for factor in factors]
+            hold_to(optimizers[index], schedulers[index], self.optimizer_config[role])  # type: ignore[index]
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -147,18 +180,18 @@ class CAHLModule(LightningModule):
         scheduler = self.lr_schedulers()[index]  # type: ignore[index]
         config = self.optimizer_config[role]
         supervised = batch.objective == "supervised"
-        for group in optimizer.param_groups:
-            group["lr"] = config.warm_start_lr if supervised else scheduler.get_last_lr()[0]
+        set_rate(optimizer, config, config.warm_start_lr if supervised else scheduled_rate(scheduler))
+        if supervised:
+            self._warm.add(role)
+        elif role in self._warm:
+            self._end_warm_start(role, optimizer)
 
-        groups = batch.groups if supervised else self._with_advantages(batch.groups)
+        selected = everything(batch.groups) if supervised else self._select(role, batch.groups)
         self.policy.lm.zero_grad(set_to_none=True)
         metrics = dict(batch.metrics)
-        lengths = [len(ids) for group in groups for ids in group.completion_ids]
-        # over all processes: the loss is a mean over the whole batch, wherever its groups were sampled
-        num_completions, num_tokens = sum_over_processes([len(lengths), sum(lengths)])
-        if num_completions:
+        if selected.regularised.tokens:
             parameters = self.policy.parameters_of(role)
-            stats = self._backward(role, groups, batch, int(num_completions), int(num_tokens))
+            stats = self._backward(role, selected, batch)
             sum_gradients(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
             # the norm is that of all processes' gradients: all of them skip, or none
@@ -212,49 +245,59 @@ class CAHLModule(LightningModule):
                 f"{path}: lower model.{role}.lr or max_grad_norm, and go on from an earlier checkpoint"
             )
 
-    def _with_advantages(self, groups: list[Group]) -> list[Group]:
-        """The groups that carry a signal, with their advantages; groups of equal rewards are left out."""
-        joined = rewards_by_peers(groups)
-        compared = dict(
-            zip(joined, advantages(list(joined.values()), self.grpo.scale_rewards, self.grpo.epsilon), strict=True)
-        )
-        kept = []
-        for group in groups:
-            size = len(group.rewards)
-            group.advantages, compared[group.peers] = compared[group.peers][:size], compared[group.peers][size:]
-            if has_signal(joined[group.peers]):
-                kept.append(group)
-        return kept
+    def _end_warm_start(self, role: Role, optimizer: Any) -> None:
+        """The role's first step of GRPO: what its adapter is now is what its KL divergence is taken to."""
+        self._warm.remove(role)
+        forget_moments(optimizer.optimizer)
+        if self.grpo[role].kl > 0:
+            keep_reference(self.policy, role)
 
-    def _backward(
-        self, role: Role, groups: list[Group], batch: RolloutBatch, num_completions: int, num_tokens: int
-    ) -> LossStats:
+    def scoring(self, role: Role) -> Scoring:
+        """What decides the advantages of the role's groups."""
+        data = self._data
+        reward: BaseReward = data.rollout.executor_reward if role == "executor" else data.rollout.planner_reward
+        if data.single_level:
+            reward = data.turn_reward
+        sampling = data.rollout.config.planner if role == "planner" else data.rollout.config.executor
+        return Scoring(self.grpo[role], getattr(reward, "weights", {}), sampling.max_new_tokens)
+
+    def peers_with_signal(self, role: Role, groups: list[Group]) -> set[int]:
+        """The comparisons among these groups that the role could learn from."""
+        return {peers for peers, score in scores(groups, self.scoring(role)).items() if has_signal(score)}
+
+    def _select(self, role: Role, groups: list[Group]) -> Selection:
+        return select(groups, fill_advantages(groups, self.scoring(role)), self.grpo[role])
+
+    def _backward(self, role: Role, selected: Selection, batch: RolloutBatch) -> LossStats:
         """Forward and backward of this process's groups in micro-batches; gradients end up in the role's adapter."""
         self.policy.activate(role)
-        total = LossStats()
+        total, config = LossStats(), self.grpo[role]
+        supervised = batch.objective == "supervised"
+        diverse = config.entropy > 0 and not supervised
         with self.policy.training_mode():
-            groups = [group.to(self.policy.device) for group in groups]
+            groups = [group.to(self.policy.device) for group in selected.groups]
             for part in micro_batches(self.policy, groups, self.max_tokens_per_micro_batch):
                 reference = None
-                if batch.objective == "grpo" and self.grpo.kl > 0:
-                    with torch.no_grad(), self.policy.without_adapters():
+                if config.kl > 0 and not supervised:
+                    with torch.no_grad(), as_reference(self.policy, role):
                         reference = score(self.policy, part, batch.temperature).logprobs
-                scores = score(self.policy, part, batch.temperature)
-                if batch.objective == "supervised":
-                    loss, stats = supervised_loss(scores.logprobs, scores.mask, num_tokens)
+                scored = score(self.policy, part, batch.temperature, diverse)
+                if supervised:
+                    loss, stats = supervised_loss(scored.logprobs, scored.mask, selected.size.tokens)
                 else:
                     loss, stats = grpo_loss(
-                        scores.logprobs,
+                        scored.logprobs,
                         part.logprobs if batch.update > 0 else None,
                         reference,
                         part.advantages,
-                        scores.mask,
-                        self.grpo,
-                        num_completions,
-                        num_tokens,
+                        scored.mask,
+                        config,
+                        selected.size,
                         part.logprobs if batch.update == 0 else None,
+                        scored.entropy if diverse else None,
+                        selected.regularised,
                     )
-                stats.entropy = scores.entropy.sum().item()
+                stats.entropy = scored.entropy.sum().item()
                 total.add(stats)
                 self.manual_backward(loss)
         if groups:
@@ -298,14 +341,14 @@ class CAHLModule(LightningModule):
             f"{role}/ratio": stats.ratio / tokens,
             f"{role}/grad_norm": norm.item(),
         }
-        return metrics | ({f"{role}/kl": stats.kl / tokens} if self.grpo.kl > 0 else {})
+        return metrics | ({f"{role}/kl": stats.kl / tokens} if self.grpo[role].kl > 0 else {})
 
     def _gap_metrics(self, role: Role, stats: LossStats) -> dict[str, float]:
         """How far the engine's log-probabilities are from those of the loss: rounding, or another model altogether."""
         tokens = max(stats.tokens, 1.0)
         metrics = {f"{role}/engine_gap/mean": stats.gap / tokens, f"{role}/engine_gap/max": stats.gap_max}
         capped = {f"{role}/engine_gap/capped": stats.capped / tokens}
-        return metrics | (capped if self.grpo.importance_cap is not None else {})
+        return metrics | (capped if self.grpo[role].correction[0] != "none" else {})
 
     # --- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -373,12 +416,15 @@ class CAHLModule(LightningModule):
         return BenchmarkRun(benchmark, name, folder, settings, self._data)
 
     def _log_evaluation(self) -> None:
+        # Lightning counts from 0 again where a checkpoint is only tested
+        tested = self.trainer.state.fn != "fit" and self.trainer.ckpt_path is not None
+        step = float(self._checkpoint_step if tested else self.trainer.global_step)
         for run in self._benchmarks:
             scores = {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
-            self.log_dict(scores | {"step": float(self.trainer.global_step)}, batch_size=1)
+            self.log_dict(scores | {"step": step}, batch_size=1)
         for name, metric in self._evaluation.items():
             values = {f"{name}/{tag}": value for tag, value in metric.compute().items()}
-            self.log_dict(values | {"step": float(self.trainer.global_step)}, batch_size=1)
+            self.log_dict(values | {"step": step}, batch_size=1)
 
     # --- state -----------------------------------------------------------------------------------------------------------
 
@@ -389,18 +435,24 @@ class CAHLModule(LightningModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load what `state_dict` gave."""
         self.policy.load_adapter_state(dict(state_dict))
-        return torch.nn.modules.module._IncompatibleKeys([], [])
+        return torch.nn.Module().load_state_dict({})  # torch's word for: every key has found its place
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the policy's versions and its configuration."""
+        """Add the policy's versions, its configuration, and who is in the warm start."""
         checkpoint["policy_version"] = dict(self.policy.version)
         checkpoint["policy_config"] = asdict(self.policy.config)
+        checkpoint["warm"] = [role for role in ROLES if role in self._warm]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the policy's versions.
 
         Raises:
             PolicyError: its adapters mean something else in the policy as it is configured now.
+            ConfigError: its optimisers group their parameters in another way.
         """
+        self._checkpoint_step = int(checkpoint["global_step"])
         self.policy.check_config(checkpoint["policy_config"])
+        for role, state in zip(ROLES, checkpoint.get("optimizer_states", ()), strict=False):
+            check_state(role, self.optimizer_config[role], state)
         self.policy.version.update(checkpoint["policy_version"])
+        self._warm = set(checkpoint.get("warm", ()))  # an old checkpoint goes on with the bare base as its reference

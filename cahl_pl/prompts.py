@@ -99,6 +99,8 @@ class PromptBuilder:
         close, open_ = after.split(_MARK.format(2))
         self._close_ids = self._literal(close)
         self._open_ids = self._literal(open_)
+        # Some templates open the thought in the generation prompt: an output goes on from there.
+        self._opened = open_[open_.rfind("<think>") :] if open_.rfind("<think>") > open_.rfind("</think>") else ""
 
     @property
     def end_of_turn(self) -> int:
@@ -146,16 +148,22 @@ class PromptBuilder:
         return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
     def completion(self, text: str) -> list[int]:
-        """A gold output as the model would have sampled it, end of turn included."""
-        return [*self._data(text), self.end_of_turn]
+        """A gold output as the model would have sampled it, end of turn included.
+
+        Where the template has opened a thought, it is closed first, without one.
+        """
+        closed = self._literal("\n</think>\n\n") if self._opened else []
+        return [*closed, *self._data(text), self.end_of_turn]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a sampled completion, without the token that ends it.
 
-        Control tokens anywhere else are written out: a model that strews them shall not be read as if it did not.
+        Where the template's generation prompt ends within `<think>`, the text begins with that: it is a part of what the model
+        has written, and `</think>` alone would be no thought. Control tokens anywhere else are written out: a model that strews
+        them shall not be read as if it did not.
         """
         ended = len(ids) > 0 and not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
-        return str(self.tokenizer.decode(ids[: -1 if ended else None], skip_special_tokens=False))
+        return self._opened + str(self.tokenizer.decode(ids[: -1 if ended else None], skip_special_tokens=False))
 
     def _executor_words(self, subtask: SubTask, index: int) -> str:
         # replace, not format: the instruction is full of braces, and so is the sub-task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,23 @@ class TaskSampler(ABC):
             round_index: of the epoch, from 0.
             tasks_per_round: how many to draw; fewer come where there are not so many.
         """
+
+    def refill(
+        self, num_tasks: int, seed: int, epoch: int, round_index: int, attempt: int, taken: Collection[int], count: int
+    ) -> list[int]:
+        """Further tasks of a round, for dynamic sampling, all different: here any that it has not had, by chance.
+
+        Args:
+            num_tasks: how many tasks there are.
+            seed: of the run.
+            epoch: from 0.
+            round_index: of the epoch, from 0.
+            attempt: refills of this round before this one.
+            taken: tasks of the round so far.
+            count: how many to draw; fewer come where there are not so many.
+        """
+        order = torch.randperm(num_tasks, generator=_generator(seed, epoch, round_index, attempt + 1)).tolist()
+        return [task for task in order if task not in taken][:count]
 
     def update(self, rewards: Mapping[int, Sequence[float]]) -> None:  # noqa: B027 - there may be nothing to note
         """Take note of what the round's samples earned, by task index. A sampler that does not care ignores it."""
@@ -121,10 +138,22 @@ class RewardSampler(TaskSampler):
 
     def draw(self, num_tasks: int, seed: int, epoch: int, round_index: int, tasks_per_round: int) -> list[int]:
         """Tasks drawn by weight, without replacement."""
-        # odd factors: torch keeps the low 32 bits of a seed, in which no two positions of a run meet
-        generator = torch.Generator().manual_seed(((seed * 100_003 + epoch) * 1_000_003 + round_index) % 2**63)
+        generator = _generator(seed, epoch, round_index)
         count = min(tasks_per_round, num_tasks)
         indices: list[int] = torch.multinomial(self.weights(num_tasks), count, generator=generator).tolist()
+        return indices
+
+    def refill(
+        self, num_tasks: int, seed: int, epoch: int, round_index: int, attempt: int, taken: Collection[int], count: int
+    ) -> list[int]:
+        """Tasks drawn by weight among those that the round has not had."""
+        weights = self.weights(num_tasks).clone()
+        weights[list(taken)] = 0.0
+        count = min(count, num_tasks - len(taken))
+        if count < 1:
+            return []
+        generator = _generator(seed, epoch, round_index, attempt + 1)
+        indices: list[int] = torch.multinomial(weights, count, generator=generator).tolist()
         return indices
 
     def update(self, rewards: Mapping[int, Sequence[float]]) -> None:
@@ -168,6 +197,13 @@ class RewardSampler(TaskSampler):
             self._seen, self._mean, self._variance = (
                 torch.cat([tensor, tensor.new_zeros(missing)]) for tensor in (self._seen, self._mean, self._variance)
             )
+
+
+def _generator(seed: int, epoch: int, round_index: int, refill: int = 0) -> torch.Generator:
+    """Random numbers of a round's draw."""
+    # odd factors: torch keeps the low 32 bits of a seed, in which no two positions of a run meet
+    position = (seed * 100_003 + epoch) * 1_000_003 + round_index
+    return torch.Generator().manual_seed((position + refill * 1_500_450_271) % 2**63)
 
 
 _STATE = ("range", "seen", "mean", "variance")

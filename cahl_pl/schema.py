@@ -161,12 +161,12 @@ def call_key(call: ToolCall, tools: Sequence[ToolSpec]) -> tuple[str, str]:
     return call.name, canonical(coerce_call(call, tools).arguments)
 
 
-def canonical(value: Any, strip: bool = True) -> str:
+def canonical(value: Any, strip: bool = False) -> str:
     """A canonical text of a JSON value: two values are the same value iff their texts are equal.
 
-    `1` and `1.0` are the same, `1` and `True` are not; the order of an object's keys does not matter; outer
-    whitespace of strings does not matter (with `strip`), their case does; NaN is NaN. What JSON cannot express equals
-    only itself. Takes any value, of any depth and size, in time linear in its size (but for sorting keys).
+    `1` and `1.0` are the same, `1` and `True` are not; the order of an object's keys does not matter; case and outer
+    whitespace of strings do, since a tool sees them too (`strip` leaves out the whitespace); NaN is NaN. What JSON cannot
+    express equals only itself. Takes any value, of any depth and size, in time linear in its size (but for sorting keys).
     """
     # A stack instead of recursion: the depth is the model's to choose. Text instead of tuples for the same
     # reason: comparing and hashing nested tuples recurses.
@@ -325,11 +325,7 @@ def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[Val
 
 def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
     # jsonschema compares each item with each other one where they are objects
-    if (
-        unique
-        and isinstance(instance, list)
-        and len({canonical(item, strip=False) for item in instance}) < len(instance)
-    ):
+    if unique and isinstance(instance, list) and len({canonical(item) for item in instance}) < len(instance):
         yield ValidationError("two of the items are the same")
 
 

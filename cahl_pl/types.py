@@ -121,7 +121,8 @@ class Task:
         messages: the dialogue; the last message is the request (or a tool's answer to continue from).
         tools: the tools offered, distractors among them.
         gold: the reference calls; empty when the request needs no tool.
-        ordered: whether the order of the gold calls means anything. Parallel calls have none.
+        ordered: whether the order of the gold calls means anything. Parallel calls have none. Where calls have references,
+            these say what comes first, and no other order is demanded; where none has, all keep their order.
         answer: a reference answer in text, for requests that need no tool.
         state: initial state of an executable environment.
         outcome: what its fulfilment can be checked by; None where nobody has said it.
@@ -261,10 +262,11 @@ class Group:
         logprobs: per-token log-probabilities at sampling, the same shapes; None where they are not needed.
         rewards: shape [G].
         components: reward component -> shape [G]; NaN where a component is undefined.
-        advantages: shape [G], filled in by `grpo.advantages`.
+        advantages: shape [G], filled in by `advantages.fill_advantages`.
         truncated: shape [G], bool: the completion hit the length limit.
         peers: groups of a batch with the same number are compared with one another as if they were one. Only
             trajectory branching needs it, where the prompts of later steps differ within a comparison.
+        alike: shape [G]; plans with the same number ask for the same calls. None where that is not asked.
     """
 
     prompt_ids: Tensor
@@ -275,6 +277,7 @@ class Group:
     truncated: Tensor
     peers: int
     logprobs: list[Tensor] | None = None
+    alike: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Group:
         """The same group with its token ids and advantages on `device`."""

@@ -11,6 +11,7 @@ from cahl_pl.callbacks.memory import FourBitMemory
 from cahl_pl.callbacks.predictions import PredictionWriter
 from cahl_pl.callbacks.progress import ProgressLines
 from cahl_pl.callbacks.start_summary import StartSummary
+from cahl_pl.callbacks.stop_if_nothing_learned import StopIfNothingLearned
 from cahl_pl.callbacks.token_budget import TokenBudget
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "PredictionWriter",
     "ProgressLines",
     "StartSummary",
+    "StopIfNothingLearned",
     "TokenBudget",
 ]

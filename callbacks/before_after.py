@@ -12,10 +12,17 @@ from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
 from cahl_pl.metrics import ToolUse
+from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
 from cahl_pl.runs.folder import run_folder
 
-COLUMNS = ("task/success", "tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
+COLUMNS = (
+    "task/success",
+    "plan/parse_error_rate",
+    "tools/calls_per_success",
+    "tools/invalid_rate",
+    "tools/redundant_rate",
+)
 
 
 class BeforeAfter(Callback):
@@ -56,11 +63,11 @@ class BeforeAfter(Callback):
         table = Table(title=f"greedy episodes, {'before -> ' if before else ''}after training")
         table.add_column("test set")
         for column in COLUMNS:
-            table.add_column(column, justify="right")
+            table.add_column(column.removeprefix("tools/").removeprefix("plan/"), justify="right")
         for name, values in after.items():
             starts = {c: f"{before[name][c]:.3f} -> " if before else "" for c in COLUMNS}
             table.add_row(name, *(f"{starts[c]}{values[c]:.3f}" for c in COLUMNS))
-        Console(width=110).print(table)
+        Console(width=120).print(table)
         summary = {
             name: {
                 "before": round(before[name]["task/success"], 6) if before else None,
@@ -108,7 +115,9 @@ class BeforeAfter(Callback):
             values |= {tag: float(value) for tag, value in logged.items()}
             values[f"{name}/tokens_per_task"] = tokens / max(tasks, 1.0)
         if trainer.is_global_zero and values:
-            write_json(run_folder(trainer) / "test.json", values)
+            path = run_folder(trainer) / "test.json"
+            write_json(path, values)
+            print(f"written: {path}", flush=True)
 
     def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """The values before training: a resumed run reports those of its first start."""
@@ -122,7 +131,10 @@ class BeforeAfter(Callback):
         data = _data(trainer)
         total = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
         if total and trainer.is_global_zero:
-            print(f"measuring {total} test tasks {when} training (BeforeAfter.max_tasks makes them fewer)", flush=True)
+            print(
+                f"measuring {counted(total, 'test task')} {when} training (lower BeforeAfter.max_tasks to measure fewer)",
+                flush=True,
+            )
         result = {}
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))

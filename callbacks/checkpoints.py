@@ -12,18 +12,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
-from cahl_pl.errors import ConfigError, DataError, Interrupted, SchemaError
+from cahl_pl.errors import ConfigError, DataError, Interrupted, NothingLearnedError, SchemaError
+from cahl_pl.lightning_internals import requeue_signals
 from cahl_pl.runs.event_files import survive_full_disk
 from cahl_pl.runs.files import lock
 from cahl_pl.runs.folder import run_folder
+from cahl_pl.runs.records import hide_later_events
 from cahl_pl.types import RolloutBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -110,14 +109,10 @@ class Checkpoints(Checkpoint):
 
         And have TensorBoard leave out what a run in this folder has logged after the point from which this one starts.
         """
-        for number in (*SIGNALS, *_requeue_signals(trainer)):
+        for number in (*SIGNALS, *requeue_signals(trainer)):
             signal.signal(number, self._on_signal)
-        if not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                start = SessionLog(status=SessionLog.START)
-                logger.experiment.file_writer.add_event(Event(session_log=start), trainer.global_step + 1)
+        if trainer.is_global_zero:
+            hide_later_events(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
@@ -150,7 +145,8 @@ class Checkpoints(Checkpoint):
         """
         self._trainer = trainer  # something may have failed before `setup`
         mendable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
-        if mendable and self._data.sampling and trainer.world_size == 1:
+        at_sampling = mendable and self._data.sampling and trainer.world_size == 1
+        if at_sampling or isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:
             _requeue()
@@ -168,7 +164,7 @@ class Checkpoints(Checkpoint):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self._data.interruption is not None
         self._data.interruption = stop = Interrupted(128 + number)
-        self._requeue = self._requeue or number in _requeue_signals(self._trainer)
+        self._requeue = self._requeue or number in requeue_signals(self._trainer)
         name = signal.Signals(number).name
         # what is under way changes neither weights nor position: it can be left at any moment
         idle = self._trainer.world_size == 1 and (self._data.sampling or self._data.evaluating)
@@ -210,14 +206,6 @@ class Checkpoints(Checkpoint):
             if trainer.world_size == 1:  # the others believe that it is saved: the next attempt is made together
                 return
         self._saved = step
-
-
-def _requeue_signals(trainer: Trainer) -> tuple[signal.Signals, ...]:
-    """The signal by which SLURM tells this job that it shall be requeued, if it does."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
-        return (environment.requeue_signal,)
-    return ()
 
 
 def _requeue() -> None:

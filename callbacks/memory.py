@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.memory_plan import GIB, made_to_fit, overrides, plan_of, worst_stage
+from cahl_pl.policy.four_bit import weight_sizes
 from cahl_pl.types import RolloutBatch
 
 
@@ -143,24 +144,15 @@ def weights_gib(lm: nn.Module) -> dict[str, float]:
         if "lora_" in name:
             adapters += parameter.nbytes
             continue
-        # a 4-bit parameter of bitsandbytes holds two weights a byte, and its true shape beside it
-        quantized = getattr(parameter, "quant_state", None)
-        base += parameter.nbytes + _constants_bytes(quantized)
-        base_bf16 += 2 * (parameter.numel() if quantized is None else quantized.shape.numel())
+        size, weights = weight_sizes(parameter)
+        base += size
+        base_bf16 += 2 * weights
     return {
         "memory/base_gib": base / GIB,
         "memory/base_bf16_gib": base_bf16 / GIB,
         "memory/saved_gib": (base_bf16 - base) / GIB,
         "memory/adapters_gib": adapters / GIB,
     }
-
-
-def _constants_bytes(quantized: Any) -> int:
-    """Bytes of a bitsandbytes QuantState; with double quantisation, its scales have a state of their own."""
-    if quantized is None:
-        return 0
-    tensors = (quantized.absmax, quantized.code, quantized.offset)
-    return sum(t.nbytes for t in tensors if isinstance(t, Tensor)) + _constants_bytes(quantized.state2)
 
 
 def _peak_gib(device: torch.device) -> float | None:

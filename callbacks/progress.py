@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from cahl_pl.types import RolloutBatch
 class ProgressLines(Callback):
     """Prints step, both roles' rewards, success of the sampled episodes, tokens per second and the time left.
 
-    Values are means over the steps since the last line.
+    Values are means over the steps since the last line. A run that nothing limits has no time left.
 
     Args:
         every_n_steps: optimiser steps between two lines.
@@ -49,14 +50,18 @@ class ProgressLines(Callback):
         if batch.objective == "supervised" and loss is not None:
             self._add(f"{batch.role} loss", loss.item())
         step, (done, total) = trainer.global_step, _progress(trainer)
-        if not trainer.is_global_zero or not self._sums or (step % self.every_n_steps and done < total):
+        last = total is not None and done >= total
+        if not trainer.is_global_zero or not self._sums or (step % self.every_n_steps and not last):
             return
         means = {name: sum(values) / len(values) for name, values in self._sums.items()}
-        spent = time.monotonic() - self._start
-        left = spent / max(1, done - self._done_before) * max(0, total - done)
         parts = [f"{name} {means[name]:.0f}" if "/s" in name else f"{name} {means[name]:.3f}" for name in means]
-        of = f"/{total}" if done == step else f"  tokens {done}/{total}"
-        print(f"step {step:>5}{of}  {'  '.join(parts)}  left {_minutes(left)}", flush=True)
+        if total is None:
+            print(f"step {step:>5}  {'  '.join(parts)}", flush=True)
+        else:
+            spent = time.monotonic() - self._start
+            left = spent / max(1, done - self._done_before) * max(0, total - done)
+            of = f"/{total}" if done == step else f"  tokens {done}/{total}"
+            print(f"step {step:>5}{of}  {'  '.join(parts)}  left {_minutes(left)}", flush=True)
         self._sums = {}
 
     def _add(self, name: str, value: float | None) -> None:
@@ -64,12 +69,16 @@ class ProgressLines(Callback):
             self._sums.setdefault(name, []).append(value)
 
 
-def _progress(trainer: Trainer) -> tuple[int, int]:
-    """How far the run is, and how far it goes: in optimiser steps, or in sampled tokens where these are limited."""
+def _progress(trainer: Trainer) -> tuple[int, int | None]:
+    """How far the run is, and how far it goes: in optimiser steps, or in sampled tokens where these are limited.
+
+    None where nothing says how far it goes.
+    """
     budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
     if budget is not None:
         return budget.tokens, budget.max_tokens
-    return trainer.global_step, int(trainer.estimated_stepping_batches)
+    total = trainer.estimated_stepping_batches
+    return trainer.global_step, int(total) if math.isfinite(total) else None
 
 
 def _minutes(seconds: float) -> str:

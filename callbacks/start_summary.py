@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.report import LoadReport
 from cahl_pl.memory_plan import GIB, plan_of, worst_stage
+from cahl_pl.plurals import counted
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.types import ROLES
 
 
 class StartSummary(Callback):
-    """Prints the base, the adapters, the planned memory, the shape of a round and the data when training starts.
+    """Prints the base, the adapters, the planned memory, the shape of a round, the run and the data when training starts.
 
     What became of each row of a data file is written to `data.txt` in the run's folder: every row that was left out,
-    or whose schema was relaxed, by its id and with the reason. The terminal gets the counts and the first few.
+    or whose schema was relaxed, by its id and with the reason (of a file of JSON lines, the first of them). The terminal
+    gets the counts and a few rows for each kind of reason.
 
     Args:
-        show: rows to name in the terminal, for each file.
+        show: rows to name in the terminal, for each kind of reason.
     """
 
     def __init__(self, show: int = 3) -> None:
@@ -33,11 +38,21 @@ class StartSummary(Callback):
             return
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
         print(
-            "\n".join([*_model(pl_module), *_memory(trainer, pl_module), *_round(data), *self._data(data)]), flush=True
+            "\n".join(
+                [
+                    *_model(pl_module),
+                    *_memory(trainer, pl_module),
+                    *_round(data),
+                    *_run(trainer, data),
+                    *self._data(data),
+                ]
+            ),
+            flush=True,
         )
-        reports = [str(tasks.report) for _, tasks in _sources(data) if tasks.report is not None]
+        reports = [tasks.report for _, tasks in _sources(data) if tasks.report is not None]
         if reports:
-            text = "\n".join(reports) + "\n"
+            lines = [line for report in reports for line in (report.headline, *report.rows, *_unnamed(report))]
+            text = "\n".join(lines) + "\n"
             (run_folder(trainer) / "data.txt").write_text(text, encoding="utf-8", errors="replace")
 
     def _data(self, data: RolloutDataModule) -> Iterator[str]:
@@ -46,13 +61,18 @@ class StartSummary(Callback):
         for name, tasks in sources:
             report = tasks.report
             if report is None:
-                yield f"{name:<{width}} {len(tasks)} tasks"
+                yield f"{name:<{width}} {counted(len(tasks), 'task')}"
                 continue
-            first, *rows = str(report).splitlines()
-            yield f"{name:<{width}} {first}"
-            yield from rows[: self.show]
-            if len(rows) > self.show:
-                yield f"  and {len(rows) - self.show} more, named in data.txt in the run's folder"
+            yield f"{name:<{width}} {report.headline}"
+            yield from report.summary(self.show)
+        if any(tasks.report is not None and any(tasks.report.counts[1:]) for _, tasks in sources):
+            yield "           each of these rows: data.txt in the run's folder"
+
+
+def _unnamed(report: LoadReport) -> Iterator[str]:
+    for verb, number in zip(("relaxed", "dropped"), report.unnamed[1:], strict=True):
+        if number:
+            yield f"  and {number:,} more {verb}, which are not named"
 
 
 def _model(module: LightningModule) -> Iterator[str]:
@@ -73,11 +93,36 @@ def _memory(trainer: Trainer, module: LightningModule) -> Iterator[str]:
 
 
 def _round(data: RolloutDataModule) -> Iterator[str]:
-    config = data.rollout.config
-    yield (
-        f"round      {data.tasks_per_round} tasks x {config.planner_group_size} plans x {config.executor_group_size} "
-        f"outputs a step, {data.rounds_per_epoch} rounds an epoch"
-    )
+    config, whole = data.rollout.config, len(data.train_tasks)
+    tasks = counted(min(data.tasks_per_round, whole), "task")
+    outputs, plans = counted(config.executor_group_size, "output"), counted(config.planner_group_size, "plan")
+    if data.single_level:
+        shape = f"{tasks} x {outputs} a turn"
+    elif config.branching == "trajectory":
+        shape = f"{tasks} x {plans} x {counted(config.executor_group_size, 'execution')}"
+    else:
+        shape = f"{tasks} x {plans} x {outputs} a step"
+    last = whole % data.tasks_per_round
+    end = f" (the last one of {counted(last, 'task')})" if last and data.rounds_per_epoch > 1 else ""
+    yield f"round      {shape}, {counted(data.rounds_per_epoch, 'round')} an epoch{end}"
+
+
+def _run(trainer: Trainer, data: RolloutDataModule) -> Iterator[str]:
+    """How long the run will be; less where something stops it before."""
+    budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
+    steps = data.planned_steps()
+    if budget is not None:
+        yield f"run        until the rounds have sampled {counted(budget.max_tokens, 'token')}"
+    elif steps is not None:
+        taken: Counter[str] = Counter()
+        rounds = 0
+        for index, role in steps:
+            taken[role] += 1
+            rounds = index + 1
+        parts = ", ".join(f"{role} {number:,}" for role, number in taken.items())
+        warm = min(rounds, data.warm_start_rounds)
+        imitating = f"; {counted(warm, 'round')} of these imitate{'s' * (warm == 1)} gold" if warm else ""
+        yield f"run        {counted(taken.total(), 'optimiser step')} in {counted(rounds, 'round')}: {parts}{imitating}"
 
 
 def _sources(data: RolloutDataModule) -> Iterator[tuple[str, TaskSource]]:

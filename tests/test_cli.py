@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cahl_pl import __version__
 from cahl_pl.cli import console, main
@@ -110,8 +111,8 @@ def test_fit_runs_and_writes_its_configuration(config, tmp_path):
 
 
 def test_a_value_of_the_command_line_reaches_the_module(build):
-    assert build().model.grpo.clip_high == 0.3
-    assert build("--model.grpo.clip_high", "0.28").model.grpo.clip_high == 0.28
+    assert build().model.grpo["planner"].clip_high == 0.3
+    assert build("--model.grpo.clip_high", "0.28").model.grpo["planner"].clip_high == 0.28
 
 
 def test_configurations_are_merged_in_their_order(build, tmp_path):
@@ -120,7 +121,7 @@ def test_configurations_are_merged_in_their_order(build, tmp_path):
     cli = build("-c", str(other))
     assert cli.model.optimizer_config["planner"].lr == 0.5
     assert cli.datamodule.tasks_per_round == 3
-    assert cli.model.grpo.clip_high == 0.3
+    assert cli.model.grpo["planner"].clip_high == 0.3
     assert cli.datamodule.rollout.config.planner_group_size == 2
 
 
@@ -149,7 +150,7 @@ def test_the_command_line_wins_over_a_checkpoint(config, tmp_path):
     arguments = ["--ckpt_path", str(path), "--trainer.max_steps", "3", "--model.grpo.clip_high", "0.28"]
     resumed = main(["fit", "-c", str(config), *arguments])
     assert resumed.trainer.global_step == 3
-    assert resumed.model.grpo.clip_high == 0.28
+    assert resumed.model.grpo["planner"].clip_high == 0.28
     assert resumed.model.max_tokens_per_micro_batch == 16384
 
 
@@ -347,7 +348,8 @@ def test_a_model_that_cannot_be_loaded_is_named(fail, tmp_path):
 def test_others_than_fit_find_the_last_checkpoint_too(config, fail, monkeypatch, tmp_path, capfd):
     options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
     main(["fit", "-c", str(config), *options])
-    main(["validate", "-c", str(config), "--ckpt_path", "last"])
+    validation = ["--data.validation", "cahl_pl.toolworld.ToolWorld", "--data.validation.size", "1"]
+    main(["validate", "-c", str(config), *validation, "--ckpt_path", "last"])
     assert f"checkpoint: {tmp_path}/checkpoints/step-000002.ckpt\n" in capfd.readouterr().out
     shown = fail("--ckpt_path", "step-000002")  # what comes behind it has been forgotten
     assert shown.startswith("error: --ckpt_path names 'step-000002', which does not exist")
@@ -365,6 +367,108 @@ def test_a_run_that_is_refused_leaves_the_other_ones_configuration(config, fail,
     assert "another run is writing into" in fail(*options, "--model.planner.lr", "0.5")
     assert (tmp_path / "config.yaml").read_text() == before
     unlock()
+
+
+def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fail, tmp_path):
+    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true", "--ckpt_path", "last"]
+    main(["fit", "-c", str(config), *options])
+    before = (tmp_path / "config.yaml").read_text()
+    assert "data.tasks_per_round = 2, now it is 1" in fail(
+        *options, "--trainer.max_steps", "4", "--data.tasks_per_round", "1"
+    )
+    assert "with LoRA rank 3" in fail(*options, "--trainer.max_steps", "4", "--model.policy.lora_rank", "3")
+    assert (tmp_path / "config.yaml").read_text() == before
+    main(["fit", "-c", str(config), *options, "--trainer.max_steps", "4"])  # one that is not refused is written down
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["max_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("gradient_clip_val", "1.0", "set model.planner.max_grad_norm and model.executor.max_grad_norm"),
+        ("gradient_clip_algorithm", "norm", "set model.planner.max_grad_norm and model.executor.max_grad_norm"),
+        ("accumulate_grad_batches", "2", "for larger batches raise data.tasks_per_round"),
+        ("log_every_n_steps", "0", "give 1 or more; without curves: --trainer.logger false"),
+    ],
+)
+def test_settings_of_lightnings_trainer_that_cannot_work_name_the_key_that_does(fail, option, value, advice):
+    shown = fail(f"--trainer.{option}", value)
+    assert shown.startswith("error: trainer.")
+    assert shown.endswith(advice)
+
+
+LOGGER = ["--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger", "--trainer.logger.init_args.name", "run"]
+TEST_SET = ["--data.test", '{"small": {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"size": 1}}}']
+
+
+def test_other_verbs_have_folders_of_their_own_and_show_the_step_of_the_checkpoint(config, tmp_path, capsys):
+    logger = [*LOGGER, "--trainer.logger.init_args.save_dir", str(tmp_path)]
+    training = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    main(["fit", "-c", str(config), *logger, *training])
+    run = tmp_path / "run" / "version_0"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    testing = ["-c", str(config), *logger, *TEST_SET, "--trainer.callbacks", "BeforeAfter"]
+    main(["test", *testing, "--ckpt_path", "last"])
+    out = capsys.readouterr().out
+    assert f"written: {tmp_path}/run/test_0/test.json\n" in out
+    assert "checkpoint of step 2" in out
+    assert out.count("task/success") == 1
+    assert "0.0 " not in out
+    folder = tmp_path / "run" / "test_0"
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("small/task/success")] == [2]
+    # a version that a run was trained under says where the checkpoint comes from, not where to write
+    main(["test", *testing, "--trainer.logger.init_args.version", "0", "--ckpt_path", "last"])
+    assert (tmp_path / "run" / "test_1" / "test.json").is_file()
+    # any other one is where to write
+    main(["test", *testing, "--trainer.logger.init_args.version", "mine"])
+    assert (tmp_path / "run" / "mine" / "test.json").is_file()
+    assert "without a checkpoint: the adapters are as they begin" in capsys.readouterr().out
+    predicting = [
+        "-c",
+        str(config),
+        *logger,
+        *TEST_SET,
+        "--trainer.callbacks",
+        "PredictionWriter",
+        "--ckpt_path",
+        "last",
+    ]
+    main(["predict", *predicting])
+    assert (tmp_path / "run" / "predict_0" / "predictions.jsonl").is_file()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    # and no number of a training run is used up
+    main(["fit", "-c", str(config), *logger, *training])
+    assert (tmp_path / "run" / "version_1" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("verb", "sentence"),
+    [
+        ("validate", "there is nothing to validate on: give data.validation tasks or a benchmark"),
+        ("test", "there is nothing to test on: give data.test at least one named set of tasks or benchmark"),
+        (
+            "predict",
+            "nothing would write what is predicted: add --trainer.callbacks+=cahl_pl.callbacks.PredictionWriter",
+        ),
+    ],
+)
+def test_a_verb_that_would_do_nothing_is_refused(config, monkeypatch, capfd, verb, sentence):
+    monkeypatch.setattr(sys, "argv", ["cahl_pl", verb, "-c", str(config)])
+    with pytest.raises(SystemExit) as stopped:
+        console()
+    assert stopped.value.code == 2
+    assert capfd.readouterr().err.endswith(f"error: {sentence}\n")
+
+
+def test_predicting_from_nothing_is_refused(config, monkeypatch, capfd):
+    writer = ["--trainer.callbacks", "PredictionWriter"]
+    monkeypatch.setattr(sys, "argv", ["cahl_pl", "predict", "-c", str(config), *writer])
+    with pytest.raises(SystemExit):
+        console()
+    assert "error: there is nothing to predict: give data.requests, or data.test a named set" in capfd.readouterr().err
 
 
 def test_a_toolkit_whose_module_is_broken_is_named(fail, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def run(tiny_model, tmp_path):
     def fit(processes: int, steps: int) -> list[dict]:
         rows.unlink(missing_ok=True)
         values = {
+            "seed_everything": "false",  # the first process's adapters are everyone's
             "trainer.max_steps": steps,
             "trainer.devices": processes,
             "trainer.strategy": "adapter_ddp" if processes > 1 else "auto",
@@ -108,3 +110,80 @@ def test_two_processes_train_one_policy_and_go_on_as_one_and_as_two_again(run):
     assert [row["step"] for row in alone] == [9, 10, 11]
     again = run(2, 12)
     assert [(row["step"], row["role"], row["apart"]) for row in again] == [(12, "executor", 0.0)]
+
+
+PAIR = """
+import json, sys
+import torch
+import torch.distributed as dist
+from cahl_pl.advantages import Scoring, fill_advantages
+from cahl_pl.dynamic_sampling import refilled
+from cahl_pl.grpo_config import GRPOConfig
+from cahl_pl.rollout import Round
+from cahl_pl.selection import select
+from cahl_pl.strategy import broadcast
+from cahl_pl.types import Group
+
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+
+def group(rewards, peers=0):
+    rewards = torch.tensor(rewards)
+    zeros = torch.zeros(len(rewards))
+    return Group(torch.arange(2), [torch.arange(rank + 1)] * len(rewards), rewards, {"a": rewards}, zeros, zeros.bool(), peers)
+
+def signal(role, groups):
+    return {g.peers for g in groups if g.rewards.max() > g.rewards.min()}
+
+parameter = torch.nn.Parameter(torch.full((2,), float(rank + 7)))
+broadcast([parameter])
+out = {"broadcast": parameter.tolist()}
+own = [[group([0.0, 1.0])], [group([0.0, 4.0]), group([3.0, 3.0], 1)]][rank]
+for name, config in (
+    ("batch", GRPOConfig(scale_rewards="batch", epsilon=0.0)),
+    ("gdpo", GRPOConfig(aggregate_rewards="normalize_then_sum", epsilon=0.0)),
+):
+    found = fill_advantages(own, Scoring(config, {}, 9))
+    out[name] = [g.advantages.tolist() for g in own]
+    selected = select(own, found, config)
+    out["sizes"] = [*selected.size, *select(own, found, GRPOConfig(kl=1.0)).regularised]
+fill_advantages([], Scoring(GRPOConfig(scale_rewards="batch"), {}, 9))  # a process without tasks
+
+asked = []
+def sample(attempt, share):
+    asked.append(share)
+    return Round({"planner": [group([0.0, 1.0])] if rank else [], "executor": []}, [], {})
+first = Round({"planner": [group([[0.0, 1.0], [5.0, 5.0]][rank], p) for p in range(2)], "executor": []}, [], {})
+refilled(first, ("planner",), 3, signal, sample)
+out["asked"] = asked
+print(json.dumps(out))
+"""
+
+
+def test_two_processes_have_one_batch_and_one_start(tmp_path):
+    (tmp_path / "pair.py").write_text(PAIR)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "pair.py", str(rank), str(tmp_path / "meeting")],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in running)
+    assert first["broadcast"] == second["broadcast"] == [7.0, 7.0]
+    # rewards 0, 1, 0, 4, 3, 3: mean 11/6, sum of squares 35, variance (35 - 121/6) / 5 = 2.96667
+    std = math.sqrt((35 - 121 / 6) / 5)
+    assert first["batch"] == [pytest.approx([-0.5 / std, 0.5 / std])]
+    assert second["batch"] == [pytest.approx([-2 / std, 2 / std]), [0.0, 0.0]]
+    # two groups of -+sqrt(.5) and one of zeros: variance (4 * 0.5) / 5
+    one = math.sqrt(0.5) / math.sqrt(2 / 5)
+    assert first["gdpo"] == [pytest.approx([-one, one])]
+    assert second["gdpo"] == [pytest.approx([-one, one]), [0.0, 0.0]]
+    # the first process has 2 completions of one token, the second 4 of two, half of them without a signal
+    assert first["sizes"] == second["sizes"] == [4, 6, 6, 10]
+    # of four groups the second process's two lack a signal; it then finds one, and one more
+    assert first["asked"] == second["asked"] == [0.5, 0.25]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cahl_pl.rollout.two_level
+from cahl_pl.callbacks import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
-from cahl_pl.grpo import GRPOConfig
+from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.module import CAHLModule
-from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.optimizers import DECAYING, LR_SCHEDULES, OptimizerConfig
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
@@ -266,9 +268,41 @@ def test_a_schedule_of_learning_rates_is_as_long_as_the_run(
     trainer.fit_loop.max_epochs = max_epochs
     data.trainer = module.trainer = trainer
     trainer.datamodule = data
-    assert tuple(module._num_grpo_steps(role) for role in ROLES) == expected
+
+    def lengths():
+        planned = Counter(role for _, role in data.planned_steps() or ())
+        return tuple(planned[role] for role in ROLES)
+
+    assert lengths() == expected
     data.epoch = 1  # a resumed run finds the same
-    assert tuple(module._num_grpo_steps(role) for role in ROLES) == expected
+    assert lengths() == expected
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_every_schedule_that_is_offered_runs(tiny_model, tmp_path, name):
+    module, data, trainer, _ = make(tiny_model, tmp_path)
+    module.optimizer_config = dict.fromkeys(ROLES, OptimizerConfig(lr=1e-2, lr_schedule=name, warmup_steps=1))
+    trainer.fit(module, data)
+    assert module.policy.version == {"planner": 2, "executor": 2}
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_a_schedule_that_ends_with_the_run_needs_an_end(tiny_model, tmp_path, name):
+    """Without a length the rate would be 0 from the second step on."""
+    module, data, trainer, _ = make(tiny_model, tmp_path, steps=-1, trainer_options={"max_epochs": -1})
+    module.optimizer_config["executor"] = OptimizerConfig(lr_schedule=name)
+    with pytest.raises(ConfigError, match=rf"model\.executor\.lr_schedule is {name}, .*max_steps .* both -1"):
+        trainer.fit(module, data)
+
+
+def test_the_schedule_of_a_role_that_does_not_learn_needs_no_end(tiny_model, tmp_path):
+    module, data, trainer, _ = make(
+        tiny_model, tmp_path, steps=-1, schedule=PlannerOnly(), trainer_options={"max_epochs": -1}
+    )
+    module.optimizer_config["executor"] = OptimizerConfig(lr_schedule="linear")
+    trainer.callbacks.append(TokenBudget(1))
+    trainer.fit(module, data)
+    assert trainer.global_step == 1
 
 
 class Poison(Callback):
@@ -365,7 +399,12 @@ def test_an_engine_that_cannot_train_is_refused_before_the_first_step(tiny_model
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0: give more than 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
         ({"betas": (0.9, 1.0)}, "betas of an optimiser"),
-        ({"lr_schedule": "cosin"}, "there is no lr_schedule 'cosin'; there are linear, cosine"),
+        ({"lr_schedule": "cosin"}, "there is no lr_schedule 'cosin' here; there are constant, "),
+        ({"lr_schedule": "reduce_lr_on_plateau"}, "there is no lr_schedule 'reduce_lr_on_plateau' here; "),
+        ({"lr_schedule": "cosine_with_min_lr"}, "there is no lr_schedule 'cosine_with_min_lr' here; "),
+        ({"lr_schedule": "warmup_stable_decay"}, "there is no lr_schedule 'warmup_stable_decay' here; "),
+        ({"lr_schedule": "greedy"}, "there is no lr_schedule 'greedy' here; "),
+        ({"lr_schedule": "polynomial", "lr": 1e-7}, "where polynomial ends: give more than 1e-07"),
     ],
 )
 def test_optimisers_that_could_not_work_are_refused(values, message):

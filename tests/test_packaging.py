@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,38 @@ def test_constraints_hold_a_version_that_is_allowed(requirement):
         found = re.findall(r"^TORCH \?= torch==(\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert found, f"constraints.txt does not name {requirement.name}: make constraints"
     assert all(requirement.specifier.contains(version, prereleases=True) for version in found), (requirement, found)
+
+
+OPTIONAL = {"bfcl_eval", "datasets", "gguf", "bm25s"}
+"""Imported where they are asked for, with a message that says what to install."""
+
+
+def imported_packages() -> dict[str, Path]:
+    """Top-level packages of others that the package imports, and one file that does."""
+    found = {}
+    for path in [*(ROOT / "cahl_pl").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            found |= {name.partition(".")[0]: path for name in names}
+    ours = {"cahl_pl", "callbacks"}
+    return {name: path for name, path in found.items() if name not in ours and name not in sys.stdlib_module_names}
+
+
+def test_every_package_that_is_imported_is_declared():
+    declared = {Requirement(text).name.lower().replace("_", "-") for text in PROJECT["dependencies"]}
+    imported = imported_packages()
+    assert {"torch", "yaml", "numpy"} <= set(imported)
+    known = packages_distributions()
+    for name, path in imported.items():
+        if name not in OPTIONAL:
+            distributions = {d.lower().replace("_", "-") for d in known[name]}
+            assert distributions & declared, f"{path.relative_to(ROOT)} imports {name}: declare it in pyproject.toml"
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
+def test_every_dependency_has_a_floor(requirement):
+    assert ">=" in str(requirement.specifier), (
+        f"{requirement}: without a floor, the oldest release there is may be installed"
+    )

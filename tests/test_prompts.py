@@ -10,10 +10,19 @@ from transformers import PreTrainedTokenizerFast
 
 from cahl_pl.datasets import RllaDataset
 from cahl_pl.errors import ConfigError
-from cahl_pl.parsing import format_subtask
+from cahl_pl.parsing import (
+    format_answer,
+    format_call,
+    format_plan,
+    format_subtask,
+    parse_action,
+    parse_plan,
+    parse_turn,
+)
 from cahl_pl.prompts import EXECUTOR_INSTRUCTION, PLANNER_INSTRUCTION, SINGLE_INSTRUCTION, PromptBuilder, PromptConfig
+from cahl_pl.rewards import ToolN1Reward
 from cahl_pl.tool_text import tool_text
-from cahl_pl.types import Message, SubTask, Task, ToolSpec
+from cahl_pl.types import GoldCall, Message, SubTask, Task, ToolCall, ToolSpec
 
 ADD = ToolSpec(
     "add",
@@ -349,3 +358,51 @@ def test_words_without_a_place_for_what_is_filled_in_are_refused(words):
     (name,) = words
     with pytest.raises(ValueError, match=rf"data\.prompts\.{name} lacks {{"):
         PromptConfig(**words)
+
+
+# Templates that open a thought in the generation prompt.
+
+CALL = ToolCall("add", {"a": 2, "b": 3})
+
+
+def thinking(tokenizer, opening):
+    template = tokenizer.chat_template.replace("<|im_start|>assistant\n{%", f"<|im_start|>assistant\n{opening}{{%")
+    assert opening in template
+    return PromptBuilder(tokenizer, PromptConfig(chat_template=template))
+
+
+def sampled(builder, text):
+    return builder.decode([*builder._data(text), builder.end_of_turn])
+
+
+def test_an_output_goes_on_from_the_thought_that_the_template_opened(tokenizer):
+    builder = thinking(tokenizer, "<think>\n")
+    assert text(builder, builder.planner(TASK)).endswith("assistant\n<think>\n")
+    plan, call = format_plan([FIRST]), format_call(CALL)
+    assert parse_plan(sampled(builder, f"hm\n</think>\n{plan}")).error is None
+    assert parse_action(sampled(builder, f"hm\n</think>\n{call}")).well_formed
+    assert parse_action(sampled(builder, f"hm\n</think>\n{format_answer('5')}")).well_formed
+    turn = parse_turn(sampled(builder, f"hm\n</think>\n{call}"))
+    assert (turn.calls, turn.well_formed, turn.thought) == ((CALL,), True, True)
+    reward, gold = ToolN1Reward(), (GoldCall("add", CALL.arguments),)
+    assert reward.total(reward.components(turn, gold, TASK)) == 1
+    # an empty thought is none, and one that is not closed or opened twice is not well formed
+    assert not parse_turn(sampled(builder, f"\n</think>\n\n{call}")).thought
+    assert not parse_action(sampled(builder, call)).well_formed
+    assert not parse_action(sampled(builder, f"<think>hm</think>{call}")).well_formed
+    assert parse_plan(sampled(builder, plan)).error
+
+
+@pytest.mark.parametrize("opening", ["", "<think>\n\n</think>\n\n", "</think>"])
+def test_without_an_open_thought_an_output_stands_for_itself(tokenizer, opening):
+    builder = thinking(tokenizer, opening) if opening else PromptBuilder(tokenizer)
+    assert sampled(builder, format_call(CALL)) == format_call(CALL)
+    assert not parse_action(sampled(builder, f"hm</think>{format_call(CALL)}")).well_formed
+    assert builder.completion("x") == [*builder._data("x"), builder.end_of_turn]
+
+
+def test_the_warm_start_closes_a_thought_that_the_template_opened(tokenizer):
+    builder = thinking(tokenizer, "<think>\n")
+    written = builder.decode(builder.completion(format_call(CALL)))
+    assert written == "<think>\n\n</think>\n\n" + format_call(CALL)
+    assert parse_action(written).well_formed

@@ -28,6 +28,7 @@ from cahl_pl.datasets import Requests
 from cahl_pl.engines import ServerEngine
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.loading import load_tokenizer
 
@@ -67,6 +68,7 @@ def ask(data: RolloutDataModule, policy: PolicyConfig, engine: ServerEngine, out
             print(f"{name}: {sum(judged)} of {len(judged)} succeeded ({100 * sum(judged) / len(judged):.1f} %)")
 
 
+@reader_may_leave()
 def run(arguments: list[str]) -> None:
     """Parse, build, ask."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -805,4 +805,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from cahl_pl.pipes import reader_may_leave
+
+    with reader_may_leave():
+        main()

@@ -34,7 +34,10 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
-from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
+from cahl_pl.grpo.advantages import advantages
+from cahl_pl.grpo.config import GRPOConfig
+from cahl_pl.grpo.loss import Size, grpo_loss
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
@@ -179,7 +182,7 @@ def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = M
                 reference = score(policy, part).logprobs
         scores = score(policy, part)
         config = GRPOConfig(kl=kl)
-        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, count, tokens)
+        loss, _ = grpo_loss(scores.logprobs, None, reference, part.advantages, scores.mask, config, Size(count, tokens))
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
@@ -208,7 +211,6 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0) -> An
         max_steps=steps,
         num_train_epochs=steps,
         beta=beta,
-        use_bias_correction_kl=False,  # arXiv 2512.02556; we take the KL estimate as GRPO has it
         loss_type="grpo",
         learning_rate=1e-5,
         report_to="none",
@@ -345,6 +347,7 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     return "\n".join(lines)
 
 
+@reader_may_leave()
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -34,6 +34,7 @@ from levels_training import train, training_table
 from process_memory import RELEASE
 
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.runs.files import write_json
@@ -108,6 +109,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options = parse(sys.argv[1:] if arguments is None else arguments)

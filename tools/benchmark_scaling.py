@@ -41,6 +41,8 @@ from fit_runs import at_least_one
 from process_memory import RELEASE, forget_peak, resident
 
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
 
 AXES = {
@@ -204,6 +206,7 @@ def at_least_three(text: str) -> int:
     return int(text)
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,7 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         for point in points
     }
-    print(f"{options.adapter}, from {base.prompts} prompts of {base.length} tokens, G {base.group_size}, ", end="")
+    print(
+        f"{options.adapter}, from {counted(base.prompts, 'prompt')} of {base.length} tokens, G {base.group_size}, ",
+        end="",
+    )
     print(f"{base.new_tokens} new tokens")
     for axis, line in lines.items():
         print(f"\n{table(axis, line, values)}")

@@ -13,8 +13,10 @@ import sys
 
 from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.errors import ConfigError
+from cahl_pl.pipes import reader_may_leave
 
 
+@reader_may_leave()
 def main(arguments: list[str] | None = None) -> int:
     """Print the report of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -32,6 +32,7 @@ from cahl_pl.engines.base import Sampling
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import Settings, sampling_moments, settings_of, shape_of, update_moments
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches
 from cahl_pl.policy.policy import Policy
@@ -192,6 +193,7 @@ def _print(name: str, stage: str, predicted: int, measured: int) -> None:
     print(json.dumps({"name": name, "stage": stage, "predicted": predicted, "measured": measured}), flush=True)
 
 
+@reader_may_leave()
 def main() -> None:
     """Make the models, run the cases one after another, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -30,6 +30,8 @@ from typing import Any
 import fit_runs
 from fit_runs import RunError, spread
 
+from cahl_pl.pipes import reader_may_leave
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT = "joint"
 """The system that --config is: configs/ablations/joint.yaml only says so."""
@@ -184,6 +186,7 @@ def _each(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in values) or "-"
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, print and write the table."""
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -14,8 +14,11 @@ import sys
 from cahl_pl.datasets import DataError
 from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, check_output, convert, read_source
 from cahl_pl.errors import ConfigError
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 
 
+@reader_may_leave()
 def main(arguments: list[str] | None = None) -> int:
     """Convert, and print what became of the rows; 2 if nothing could be converted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(report)
     dropped = report.counts[2]
-    print(f"written: {args.output}" + (f" and {args.output}.dropped.txt ({dropped} lines)" if dropped else ""))
+    print(
+        f"written: {args.output}" + (f" and {args.output}.dropped.txt ({counted(dropped, 'line')})" if dropped else "")
+    )
     return 0
 
 

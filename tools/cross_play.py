@@ -29,6 +29,8 @@ from cahl_pl.cli import CAHLCLI, USER_ERRORS, main
 from cahl_pl.errors import ConfigError
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.metrics import is_success
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.runs.checkpoints import fault_of
 
 START = "start"
@@ -105,6 +107,7 @@ def plot(names: Sequence[str], success: Mapping[str, float], path: Path, title: 
     pyplot.close(figure)
 
 
+@reader_may_leave()
 def run(arguments: list[str]) -> None:
     """Play all pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +151,7 @@ def _run(args: argparse.Namespace, cli: CAHLCLI) -> None:
                 print(f"planner {planner}, executor {executor}: {100 * success[pair]:.1f} %", flush=True)
     text = table(names, success)
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
-    plot(names, success, args.out / "success.png", f"success on {count} tasks of {args.test_set}")
+    plot(names, success, args.out / "success.png", f"success on {counted(count, 'task')} of {args.test_set}")
     print(text)
 
 

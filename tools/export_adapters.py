@@ -30,6 +30,8 @@ from peft import LoraConfig
 from cahl_pl.cli import CAHLCLI, USER_ERRORS, main
 from cahl_pl.errors import ConfigError
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.runs.checkpoints import fault_of
@@ -120,7 +122,7 @@ tags: [lora, tool-use, cahl]
 The {role} of a pair of adapters ({policy.config.adapter}, rank {policy.config.lora_rank}) on one base, trained together by
 GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-tasks, the executor carries each of them out.
 
-- Data: {type(data.train_tasks).__name__}, {len(data.train_tasks)} tasks
+- Data: {type(data.train_tasks).__name__}, {counted(len(data.train_tasks), "task")}
 - Reward: {type(reward).__name__}
 - Optimiser steps of this role: {policy.version[role]}
 - Task success, greedy: {scores}
@@ -128,6 +130,7 @@ GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-task
 """
 
 
+@reader_may_leave()
 def run(arguments: list[str]) -> None:
     """Parse, build, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

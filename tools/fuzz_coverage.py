@@ -21,6 +21,8 @@ from pathlib import Path
 
 import atheris
 
+from cahl_pl.pipes import reader_may_leave
+
 with atheris.instrument_imports(include=["cahl_pl"]):
     from fuzz_outputs import PIECES, TASKS, Scorer, gold_texts
 
@@ -67,6 +69,7 @@ class Target:
         self.scorer(text, self.tasks[data[0] % TASKS], with_outcome=data[0] >= 128)
 
 
+@reader_may_leave()
 def main() -> None:
     """Fuzz; libFuzzer ends the process."""
     if len(sys.argv) == 2 and Path(sys.argv[1]).is_file():

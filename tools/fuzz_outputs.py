@@ -25,6 +25,7 @@ from pathlib import Path
 
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn, parse_action, parse_plan, parse_turn
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.rewards import (
     ExecutorReward,
     OutcomeExecutorReward,
@@ -232,6 +233,7 @@ def gold_texts(task: Task) -> list[str]:
     ]
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fuzz, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

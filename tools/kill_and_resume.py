@@ -30,6 +30,8 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cahl_pl.pipes import reader_may_leave
+
 MEASURED = ("time/", "memory/")  # differ between any two runs
 SAVES, SECONDS = (
     3,
@@ -124,6 +126,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b or (a != a and b != b) else [f"{where}: {a} and {b}"]
 
 
+@reader_may_leave()
 def main() -> None:
     """Run, kill, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

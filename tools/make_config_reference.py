@@ -24,7 +24,9 @@ import cahl_pl.callbacks
 from cahl_pl import benchmarks, datasets, engines, environments, rewards, sampling, schedules
 from cahl_pl.benchmarks import answers, search
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.grpo.config import RoleGRPOConfig
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.toolworld import ToolWorld
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
@@ -93,7 +95,11 @@ def _section(prefix: str, cls: type) -> list[str]:
             rows.append(_row(name, kind, default, text))
     found = [_table(f"key of `{prefix}`", rows)] if rows else []
     for name, kind, text in groups:
-        found += [f"### `{name}`\n\n{_sentence(text)}", *_section(name, kind)]
+        if kind is RoleGRPOConfig:  # the keys of another group once more
+            summary = parse(inspect.getdoc(kind) or "").short_description or ""
+            found.append(f"### `{name}`\n\n{_sentence(text)} {_sentence(summary)}")
+        else:
+            found += [f"### `{name}`\n\n{_sentence(text)}", *_section(name, kind)]
     return found
 
 
@@ -169,6 +175,7 @@ def _table(first: str, rows: list[str]) -> str:
     return "\n".join([f"| {first} | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
+@reader_may_leave()
 def main(arguments: list[str] | None = None) -> None:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -40,6 +40,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.gold import Example, executor_examples, gold_plan, gold_turns, planner_example, single_examples
 from cahl_pl.tool_text import tool_text
@@ -302,6 +303,7 @@ def loss_of(model: Qwen2ForCausalLM, batch: Batch) -> Tensor:
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), batch.labels[:, 1:][wanted])
 
 
+@reader_may_leave()
 def main() -> None:
     """Train and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

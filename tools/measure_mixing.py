@@ -37,6 +37,7 @@ from cahl_pl.engines import transformers as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.kv_cache import run_layers
 from cahl_pl.policy.packing import pack
@@ -198,6 +199,7 @@ def tables(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@reader_may_leave()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

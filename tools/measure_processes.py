@@ -34,6 +34,8 @@ from cahl_pl.cli import main as build
 from cahl_pl.distributed import gather_over_processes
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.types import ROLES, Role, RolloutBatch
 
 
@@ -101,7 +103,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
     differences = [gradient["difference"] for gradient in compared]
     return "\n".join(
         [
-            f"{len(lines)} steps; gradients compared in {len(compared)}",
+            f"{counted(len(lines), 'step')}; gradients compared in {len(compared)}",
             f"adapters of the processes apart by at most {max(line['apart'] for line in lines):.3g}",
             f"gradients apart by at most {max(differences, default=0.0):.3g}; their largest entries lie between "
             f"{min((g['largest'] for g in compared), default=0.0):.3g} and "
@@ -110,6 +112,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
     )
 
 
+@reader_may_leave()
 def main() -> None:
     """Train, compare, tell. The other processes are started by the same command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

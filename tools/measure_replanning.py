@@ -23,6 +23,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.errors import ConfigError
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.metrics import ToolUse
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.rewards.outcome import is_fulfilled
 from cahl_pl.runs.checkpoints import fault_of
 
@@ -66,6 +67,7 @@ def measure(data: RolloutDataModule, test: str, count: int, replans: int) -> tup
     return replans, *shares, values["tools/calls_per_task"], 100 * values["tools/invalid_rate"], tokens / count
 
 
+@reader_may_leave()
 def run(arguments: list[str]) -> None:
     """Parse, build, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -29,6 +29,7 @@ from cahl_pl.datasets import JsonlDataset, TaskSource
 from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.datasets.jsonl import task_to_row
 from cahl_pl.datasets.rows import Row
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Task
 
@@ -122,6 +123,7 @@ def train(tasks: TaskSource, folder: Path) -> None:
     cli.trainer.fit(cli.model, cli.datamodule)
 
 
+@reader_may_leave()
 def main() -> None:
     """Make the files, run the steps, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

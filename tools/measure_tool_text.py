@@ -22,6 +22,7 @@ from cahl_pl.datasets import DataError
 from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, read_source
 from cahl_pl.datasets.loading import judge
 from cahl_pl.errors import ConfigError
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.tool_text import ToolFormat, tool_text
 from cahl_pl.types import ToolSpec
 
@@ -32,6 +33,7 @@ RULE = "a run of letters, digits and underscores, or one other character that is
 """What counts as a token without a tokenizer."""
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of the data on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -35,6 +35,8 @@ from cahl_pl.memory_plan import (
     stages,
 )
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
 
@@ -124,12 +126,13 @@ def show(devices: int, planned: dict[str, Any]) -> None:
     print(f"\npeak: {planned['peak'] / GIB:.1f} GiB")
     for size, gpu in planned["gpus"].items():
         largest = gpu["largest_max_tokens_per_micro_batch"]
-        room = "not even one sequence of the greatest length" if largest is None else f"{largest} tokens"
+        room = "not even one sequence of the greatest length" if largest is None else counted(largest, "token")
         print(f"{size} GiB: {'fits' if gpu['fits'] else 'does not fit'}; largest micro-batch that fits: {room}")
         if not gpu["fits"]:
             print(f"  to make it fit: {' '.join(gpu['changes']) if gpu['changes'] else 'nothing known here helps'}")
 
 
+@reader_may_leave()
 def run(arguments: list[str]) -> None:
     """Parse, plan, print."""
     parser = argparse.ArgumentParser(

@@ -44,6 +44,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
 
 STAGES = ("sampling", "update")
@@ -308,7 +310,7 @@ def tables(result: Mapping[str, Any]) -> str:
         operations = sum(n for part, n in result["operations"][stage].items() if part != "attention")
         rate = operations / (sum(profiled[stage]["groups"][PRODUCTS].values()) or float("nan"))
         lines.append(f"\nMatrix products but attention's, {stage}: {rate / 1e9:.1f} GFLOP/s")
-    lines.append(f"\nPeak: {result['peak'] / 1e9:.1f} GFLOP/s with {result['machine']['threads']} threads")
+    lines.append(f"\nPeak: {result['peak'] / 1e9:.1f} GFLOP/s with {counted(result['machine']['threads'], 'thread')}")
     return "\n".join(lines)
 
 
@@ -348,6 +350,7 @@ def measure(folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str
     }
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -383,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_model(Path(name))
         result = measure(Path(name), shape, options)
     system = "TRL" if options.system == "trl" else options.adapter
-    prompts = f"{len(shape.prompts)} prompts of {min(shape.prompts)} to {max(shape.prompts)} tokens"
+    prompts = f"{counted(len(shape.prompts), 'prompt')} of {min(shape.prompts)} to {max(shape.prompts)} tokens"
     print(f"{system}: {prompts}, G {shape.group_size}, {shape.new_tokens} new tokens\n\n{tables(result)}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ from cahl_pl.memory_plan import (
 from cahl_pl.memory_plan.parts import base_bytes
 from cahl_pl.memory_plan.stages import CONTEXT
 from cahl_pl.module import CAHLModule
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Group
@@ -197,6 +198,7 @@ def _policy(out: Path) -> PolicyConfig:
     )
 
 
+@reader_may_leave()
 def main() -> None:
     """Run the steps that have not finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -30,6 +30,8 @@ except ModuleNotFoundError as missing:
 from report_cross_play import section
 from report_data import Run, RunError, read_runs
 
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.types import ROLES
 
 MAX_EPISODE_BYTES = 3_500_000
@@ -108,7 +110,8 @@ def _embedded(runs: Sequence[Run]) -> tuple[str, str]:
         number = len(kept) * 9 // 10
         kept = [texts[i * len(texts) // number] for i in range(number)]
     names = json.dumps([run.name for run in runs], ensure_ascii=False).replace("<", "\\u003c")
-    note = "" if len(kept) == len(texts) else f"{len(kept)} of {len(texts)} episodes are on this page, evenly spaced."
+    every = counted(len(texts), "episode")
+    note = "" if len(kept) == len(texts) else f"{len(kept)} of {every} are on this page, evenly spaced."
     return f'{{"runs": {names}, "episodes": [\n' + ",\n".join(kept) + "\n]}", note
 
 
@@ -340,6 +343,7 @@ def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], tall: 
     )
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from report_data import RunError
 
+from cahl_pl.plurals import counted
+
 
 def section(path: Path | None) -> str:
     """The section, or "" where there is no file to show.
@@ -48,7 +50,9 @@ def _read(path: Path) -> tuple[list[str], dict[str, float], str]:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = ["start", *(Path(name).stem for name in content["checkpoints"])]
         success = {pair: float(content["success"][pair]) for pair in (f"{a} {b}" for a in names for b in names)}
-        caption = f"Success in percent of greedy episodes, {int(content['tasks'])} tasks of {content['test_set']}."
+        caption = (
+            f"Success in percent of greedy episodes, {counted(int(content['tasks']), 'task')} of {content['test_set']}."
+        )
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): {advice}") from None
     except KeyError as error:

@@ -12,6 +12,8 @@ import yaml
 from report_episodes import Episode, view
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cahl_pl.plurals import counted
+
 EPISODE_FILES = {"trajectories.jsonl": "training", "predictions.jsonl": "prediction"}
 """Where episodes stand, and what they are: sampled in training, or greedy ones of `predict`."""
 
@@ -152,6 +154,6 @@ def _episodes(path: Path, notes: list[str]) -> list[Episode]:
     except OSError as error:
         notes.append(f"{path.name} cannot be read ({error.strerror}).")
     if damaged:
-        lines = "1 line" if damaged == 1 else f"{damaged} lines"
-        notes.append(f"{path.name}: {lines} could not be read and {'is' if damaged == 1 else 'are'} left out.")
+        left_out = "is left out" if damaged == 1 else "are left out"
+        notes.append(f"{path.name}: {counted(damaged, 'line')} could not be read and {left_out}.")
     return found

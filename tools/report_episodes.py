@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from cahl_pl.parsing import parse_plan
-from cahl_pl.rewards.similarity import align, similarity_matrix
+from cahl_pl.rewards.alignment import align
+from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.schema import canonical
 from cahl_pl.types import ToolCall
 
@@ -87,7 +88,7 @@ def _pairs(calls: Sequence[ToolCall | None], gold: Sequence[ToolCall]) -> dict[i
     """Which gold call a call stands for; those of other tools stand for none."""
     loose = [None if call is None else _loose_call(call) for call in calls]
     similarities = similarity_matrix(loose, [_loose_call(call) for call in gold], ())
-    return {row: column for row, column in align(similarities, ordered=False) if similarities[row, column] > 0}
+    return {row: column for row, column in align(similarities) if similarities[row, column] > 0}
 
 
 def _shown(call: ToolCall) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cahl_pl.pipes import reader_may_leave
+
 
 class TableError(ValueError):
     """The runs cannot stand in one table: one sentence with the file and what to do."""
@@ -126,6 +128,7 @@ def _tasks(counts: dict[str, int]) -> str:
     return ", ".join(f"{group} {count}" for group, count in counts.items())
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of the runs on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

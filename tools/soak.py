@@ -31,6 +31,8 @@ from scipy.stats import linregress
 
 from cahl_pl.cli import main as build
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
 from cahl_pl.types import RolloutBatch
 
 UNITS = {"resident_mib": "MiB", "files": "files", "objects": "objects"}
@@ -112,13 +114,14 @@ def summary(path: Path) -> str:
         return "no round was finished"
     first, last = lines[0], lines[-1]
     told = [
-        f"{len(lines)} rounds, {last['fit']} fits, {last['seconds'] / 3600:.2f} hours",
+        f"{counted(len(lines), 'round')}, {counted(last['fit'], 'fit')}, {last['seconds'] / 3600:.2f} hours",
         *(f"{name}: {first[name]:g} after the first round, {last[name]:g} after the last" for name in UNITS),
         *(f"{name}: {slope:+.2f} +- {error:.2f} {UNITS[name]}/hour" for name, (slope, error) in slopes(lines).items()),
     ]
     return "\n".join(told)
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and say what grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

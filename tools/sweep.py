@@ -27,6 +27,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cahl_pl.pipes import reader_may_leave
+from cahl_pl.plurals import counted
+
 Combination = tuple[str, ...]
 """One value for each key, in the order of the keys."""
 
@@ -171,7 +174,7 @@ def plot(
             )
         handles.append(Line2D([], [], color=colour, linewidth=3, label=", ".join(values)))
     handles += [
-        Line2D([], [], color="black", linewidth=1, label=f"sampled in training,\nmean of {rounds} rounds"),
+        Line2D([], [], color="black", linewidth=1, label=f"sampled in training,\nmean of {counted(rounds, 'round')}"),
         Line2D([], [], color="black", marker="o", linestyle="", label=f"greedy on {test_set},\nafter training"),
     ]
     axes.set_xlabel("tokens sampled in training (thousand)")
@@ -184,6 +187,7 @@ def plot(
     figure.savefig(path)
 
 
+@reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, print the table, write table and plot."""
     words = list(sys.argv[1:] if arguments is None else arguments)

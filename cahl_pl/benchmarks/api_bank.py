@@ -276,7 +276,7 @@ def _messages(user: str) -> tuple[Message, ...]:
 
 
 def _key(call: ToolCall) -> tuple[str, str]:
-    return call.name, canonical(call.arguments)
+    return call.name, canonical(call.arguments, strip=True)
 
 
 def _same(call: ToolCall, gold: ToolCall) -> bool:

@@ -11,6 +11,7 @@ from cahl_pl.benchmarks.base import Benchmark, Evaluate, Record, make_record, sh
 from cahl_pl.benchmarks.search import SEARCH_TOOL, Search, SearchEnvironment
 from cahl_pl.datasets.rows import get_field, read_rows
 from cahl_pl.errors import ConfigError, DataError
+from cahl_pl.plurals import counted
 from cahl_pl.prompts import dialogue
 from cahl_pl.types import Message, Task, Trajectory
 
@@ -68,7 +69,7 @@ class Bamboogle(Benchmark):
         self.rounds = rounds
         self.judge = judge
         self.headline: Headline = headline
-        self.scheme = f"{headline.replace('_', ' ')}, {rounds} rounds of search"
+        self.scheme = f"{headline.replace('_', ' ')}, {counted(rounds, 'round')} of search"
         self._options = {
             "path": str(path),
             "search": search.options(),
@@ -140,7 +141,8 @@ class Bamboogle(Benchmark):
     def remarks(self, records: Sequence[Record]) -> list[str]:
         """How many verdicts of the judge were unclear."""
         unclear = sum(r.get("judge", False) is None for r in records)
-        return [f"{unclear} verdicts of the judge were neither Yes nor No and count as wrong"] if unclear else []
+        told = counted(unclear, "verdict of the judge was", "verdicts of the judge were")
+        return [f"{told} neither Yes nor No and counted as wrong"] if unclear else []
 
     def options(self) -> dict[str, Any]:
         """All arguments, those of search and judge too; no key."""

@@ -17,6 +17,7 @@ from cahl_pl.benchmarks.base import Benchmark, Record
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.metrics import ToolUse
+from cahl_pl.plurals import counted
 from cahl_pl.runs.files import lock, write_json
 from cahl_pl.types import Task, Trajectory
 
@@ -120,7 +121,7 @@ class BenchmarkRun:
         scores, used = self.benchmark.score(records), efficiency(records)
         remarks = self.benchmark.remarks(records)
         if len(records) < len(self.benchmark):
-            remarks.append(f"only {len(records)} of {len(self.benchmark)} tasks have been run")
+            remarks.append(f"only {len(records)} of {counted(len(self.benchmark), 'task')} have been run")
         report = {
             **self.head,
             "complete": len(records) == len(self.benchmark),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from cahl_pl.datasets.base import _DETAILS, _PLACE, MAX_REASONS
 from cahl_pl.datasets.rows import Row
 from cahl_pl.errors import DataError
+from cahl_pl.plurals import counted
 from cahl_pl.types import Task
 
 
@@ -28,15 +31,16 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of the rows of a file. Every row is in exactly one list; `str` gives a summary.
+    """What became of the rows of a file. Every row is in exactly one list; `str` gives a summary, by reason.
 
     Attributes:
         path: the file.
         kept: ids of the rows that were taken as they are.
         relaxed: (id, reason) of the rows that were taken with a schema relaxed where their gold breaks it.
         dropped: (id, reason) of the rows that were left out.
-        limit: how many rows each list names at most; None for all. Those beyond are counted in `unnamed`.
+        limit: how many rows each list names at most, and the first of each kind of reason besides; None for all.
         unnamed: number of rows that are in no list: (kept, relaxed, dropped).
+        alike: number of rows that were relaxed or dropped, for each kind of reason; no more than `MAX_REASONS` kinds.
     """
 
     path: str
@@ -45,6 +49,7 @@ class LoadReport:
     dropped: list[tuple[str, str]] = field(default_factory=list)
     limit: int | None = None
     unnamed: tuple[int, int, int] = (0, 0, 0)
+    alike: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -52,24 +57,63 @@ class LoadReport:
         kept, relaxed, dropped = self.unnamed
         return len(self.kept) + kept, len(self.relaxed) + relaxed, len(self.dropped) + dropped
 
+    @property
+    def headline(self) -> str:
+        """The counts as a sentence."""
+        kept, relaxed, dropped = self.counts
+        return f"{self.path}: {counted(kept, 'row')} kept, {relaxed:,} with a relaxed schema, {dropped:,} dropped"
+
+    @property
+    def rows(self) -> list[str]:
+        """A line for every row that was relaxed or dropped, as far as they are named."""
+        return [f"  {verb} {name}: {reason}" for verb, rows in self._changed() for name, reason in rows]
+
     def add(self, verdict: Verdict) -> None:
-        """Count a row, and name it if there is room."""
+        """Count a row, and name it if there is room, or if it is the first with a reason of this kind."""
         lists: tuple[list[Any], list[Any], list[Any]] = self.kept, self.relaxed, self.dropped
         kind = 2 if verdict.task is None else 1 if verdict.reason else 0
-        if self.limit is None or len(lists[kind]) < self.limit:
+        first = False
+        if kind:
+            alike = ("relaxed", "dropped")[kind - 1], self._kind(verdict.reason)
+            first = alike not in self.alike and len(self.alike) < MAX_REASONS
+            if first or alike in self.alike:
+                self.alike[alike] += 1
+        if first or self.limit is None or len(lists[kind]) < self.limit:
             lists[kind].append((verdict.name, verdict.reason) if kind else verdict.name)
         else:
             kept, relaxed, dropped = (count + (i == kind) for i, count in enumerate(self.unnamed))
             self.unnamed = kept, relaxed, dropped
 
+    def summary(self, examples: int = 3) -> list[str]:
+        """Lines that name a few rows for each kind of reason, and count the others.
+
+        Reasons are of one kind where they differ in nothing but places, numbers and what is quoted.
+
+        Args:
+            examples: rows to name of each kind.
+        """
+        lines = []
+        for (verb, rows), count in zip(self._changed(), self.counts[1:], strict=True):
+            kinds: dict[str, list[str]] = {}
+            for name, reason in rows:
+                kinds.setdefault(self._kind(reason), []).append(f"  {verb} {name}: {reason}")
+            for kind, named in kinds.items():
+                others = max(len(named), self.alike[verb, kind]) - len(named[:examples])
+                lines += named[:examples]
+                lines += [f"    and {others:,} more {verb}, alike"] if others else []
+                count -= others + len(named[:examples])
+            lines += [f"    and {count:,} more {verb}, for other reasons"] if count else []
+        return lines
+
     def __str__(self) -> str:
-        kept, relaxed, dropped = self.counts
-        lines = [f"{self.path}: {kept} rows kept, {relaxed} with a relaxed schema, {dropped} dropped"]
-        lines += [f"  relaxed {name}: {reason}" for name, reason in self.relaxed]
-        lines += [f"  dropped {name}: {reason}" for name, reason in self.dropped]
-        if any(self.unnamed[1:]):
-            lines.append(f"  and {self.unnamed[1]} more relaxed, {self.unnamed[2]} more dropped, which are not named")
-        return "\n".join(lines)
+        return "\n".join([self.headline, *self.summary()])
+
+    def _changed(self) -> tuple[tuple[str, list[tuple[str, str]]], ...]:
+        return ("relaxed", self.relaxed), ("dropped", self.dropped)
+
+    def _kind(self, reason: str) -> str:
+        """The reason without what differs from row to row."""
+        return _DETAILS.sub("...", _PLACE.sub("", reason.removeprefix(self.path)))
 
 
 def require_tasks(report: LoadReport) -> None:

@@ -22,6 +22,7 @@ from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.engines.local import stop_ids
 from cahl_pl.errors import ConfigError
 from cahl_pl.http_client import Client, Refusal, TryAgain
+from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.saved_adapters import write_adapter
 from cahl_pl.types import Role
@@ -137,14 +138,16 @@ class ServerEngine(Engine):
         """The server's name of the role's adapter as it is now; it is loaded there if it is not yet."""
         if self.adapter_folder is None:
             return self.names[role]
-        # every change in place counts a tensor's version up: optimiser steps, and what a checkpoint brings back
-        versions = [parameter._version for parameter in policy.parameters_of(role)]
-        state = (id(policy.lm), policy.version[role], sum(versions))
+        state = (id(policy.lm), policy.version[role], policy.loads)
         old = self._held.get(role)
         if old is None or old.state != state:
             if policy.config.adapter != "lora":
                 raise ConfigError(
                     "data.engine is a server, and vLLM cannot run activated adapters: use --model.policy.adapter lora"
+                )
+            if policy.config.use_dora:
+                raise ConfigError(
+                    "data.engine is a server, and vLLM cannot run DoRA: leave out model.policy.use_dora, or sample here"
                 )
             new = _Adapter(write_adapter(policy, role, self.adapter_folder), state)
             self._load(new.folder)
@@ -233,7 +236,7 @@ class _Reader:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise _malformed("no choices")
         if len(choices) != self.count:
-            raise _malformed(f"{len(choices)} choices in place of {self.count}")
+            raise _malformed(f"{counted(len(choices), 'choice')} in place of {self.count}")
         return [self._completion(choice) for choice in choices]
 
     def _completion(self, choice: dict[str, Any]) -> Completion:
@@ -249,7 +252,7 @@ class _Reader:
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < self.vocabulary for i in ids):
             raise _malformed("token ids that this model does not have")
         if not 1 <= len(ids) <= self.limit:
-            raise _malformed(f"{len(ids)} tokens in place of 1 to {self.limit}")
+            raise _malformed(f"{counted(len(ids), 'token')} in place of 1 to {self.limit}")
         if self.training and ended and ids[-1] not in self.stop:
             raise _malformed(f"a turn that ends with token {ids[-1]}, at which this model does not stop")
         return Completion(torch.tensor(ids), self._logprobs(choice.get("logprobs"), len(ids)), ended)

@@ -14,7 +14,8 @@ from types import FunctionType, ModuleType
 from typing import Any, get_type_hints
 
 from cahl_pl.environments.executable import ExecutableEnvironment
-from cahl_pl.errors import ConfigError, SchemaError
+from cahl_pl.environments.type_hints import schema_of
+from cahl_pl.errors import ConfigError
 from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
 
@@ -22,9 +23,9 @@ from cahl_pl.types import ToolSpec
 class PythonTools:
     """The functions of a module as tools, and as the toolkit of an ExecutableEnvironment.
 
-    A function's name, type hints and Google docstring become its ToolSpec, by `transformers.utils.get_json_schema`. A
-    parameter named `state` is not offered: it is the session's own copy of the task's state, which a tool may change
-    and the session's next call then sees.
+    A function's name, type hints and Google docstring become its ToolSpec; the docstring is read by
+    `transformers.utils.get_json_schema`. A parameter named `state` is not offered: it is the session's own copy of the
+    task's state, which a tool may change and the session's next call then sees.
 
     Args:
         module: a Python file, such as `my_tools.py`, or a module, such as `package.my_tools`.
@@ -123,7 +124,7 @@ def _has_state(function: Callable[..., Any]) -> bool:
 
 
 def _spec(function: Callable[..., Any], where: str) -> ToolSpec:
-    from transformers.utils.chat_template_utils import get_json_schema  # here: the import takes seconds
+    from transformers.utils import get_json_schema  # here: the import takes seconds
 
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"{where}: tools are called without an event loop; write def, not async def")
@@ -133,13 +134,16 @@ def _spec(function: Callable[..., Any], where: str) -> ToolSpec:
                 f"{where}: the parameter {parameter.name!r} cannot be given by name; tools are called by name"
             )
     try:
-        found = get_json_schema(_described(function))["function"]
-        tool = ToolSpec(found["name"], found["description"] or "", _with_null(found["parameters"]))
+        hints = {name: hint for name, hint in get_type_hints(function).items() if name not in ("state", "return")}
+        found = get_json_schema(_described(function, hints))["function"]
+        texts = found["parameters"]["properties"]
+        # transformers reads the docstring; its reading of type hints differs from version to version
+        found["parameters"]["properties"] = {
+            name: {**schema_of(hint), **{key: text for key, text in texts[name].items() if key != "type"}}
+            for name, hint in hints.items()
+        }
+        tool = ToolSpec(found["name"], found["description"] or "", found["parameters"])
         check_tool(tool, "schema")
-    except SchemaError:
-        raise ConfigError(
-            f"{where}: a type hint has no JSON Schema; use str, int, float, bool, list, dict, Literal"
-        ) from None
     except Exception as error:  # transformers' own, and whatever a type hint that cannot be resolved raises
         raise ConfigError(
             f"{where}: {_short(error)}; every parameter needs a type hint that JSON can express (str, int, float, bool, list, "
@@ -148,42 +152,20 @@ def _spec(function: Callable[..., Any], where: str) -> ToolSpec:
     return tool
 
 
-def _described(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `get_json_schema` is to read: the function without the parameter `state`."""
-    if not _has_state(function):
-        return function
-    signature, hints = inspect.signature(function), get_type_hints(function)
+def _described(function: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:
+    """What `get_json_schema` is to read: the function's name, docstring and parameters but `state`, as if all were text."""
 
-    def without_state() -> None: ...
+    def described() -> None: ...
 
-    without_state.__name__, without_state.__doc__ = function.__name__, function.__doc__
-    without_state.__annotations__ = {name: hint for name, hint in hints.items() if name != "state"}
+    described.__name__, described.__doc__ = function.__name__, function.__doc__
+    described.__annotations__ = dict.fromkeys(hints, str)
     parameters = [
-        parameter.replace(annotation=hints.get(name, parameter.empty))
-        for name, parameter in signature.parameters.items()
+        parameter.replace(annotation=str if name in hints else parameter.empty)
+        for name, parameter in inspect.signature(function).parameters.items()
         if name != "state"
     ]
-    without_state.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return without_state
-
-
-def _with_null(schema: Any) -> Any:
-    """The schema with `"nullable": true`, which is OpenAPI's, written as JSON Schema has it."""
-    if isinstance(schema, list):
-        return [_with_null(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    out = {key: _with_null(value) for key, value in schema.items()}
-    if out.get("nullable") is True:
-        del out["nullable"]
-        if "anyOf" in out:
-            out["anyOf"] = [*out["anyOf"], {"type": "null"}]
-        elif "type" in out:
-            kinds = out["type"] if isinstance(out["type"], list) else [out["type"]]
-            out["type"] = [*kinds, "null"]
-        if "enum" in out:
-            out["enum"] = [*out["enum"], None]
-    return out
+    described.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return described
 
 
 def _short(error: BaseException) -> str:

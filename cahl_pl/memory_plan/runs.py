@@ -35,7 +35,7 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         module.policy.config,
         data.rollout.config,
         module.max_tokens_per_micro_batch,
-        data.tasks_per_round,
+        min(data.tasks_per_round, len(data.train_tasks)),
         engine,
         trainer.world_size,
         data.single_level,

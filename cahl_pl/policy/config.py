@@ -22,6 +22,12 @@ class PolicyConfig:
         lora_rank: rank r of both adapters.
         lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
         lora_targets: module names to adapt, or `all-linear`.
+        use_rslora: multiply by lora_alpha / sqrt(lora_rank) instead (rsLoRA, arXiv 2312.03732).
+        use_dora: a magnitude of each output is learned beside the update (DoRA, arXiv 2402.09353): slower, more memory, and
+            neither with `alora` nor on a vLLM server.
+        init_lora_weights: how adapters start, all of them as the base itself: `default` (A as a linear layer's weights, B 0),
+            `gaussian` (A normal, B 0) or `orthogonal` (A and B that cancel). What changes the base's weights, such as PiSSA
+            or OLoRA, is refused.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         attention: attention implementation of transformers; both can take the mask of packed sequences (`packing`),
             which `flash_attention_2` cannot.
@@ -38,6 +44,9 @@ class PolicyConfig:
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_targets: str | list[str] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: str = "default"
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager"] = "sdpa"
     prefix_cache_tokens: int = 65536

@@ -10,6 +10,7 @@ from torch import nn
 
 from cahl_pl.errors import PolicyError
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.four_bit import keep_cpu_gradients
 
 
 def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
@@ -55,7 +56,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if config.quantization == "nf4":
-        _keep_cpu_gradients(base)
+        keep_cpu_gradients(base)
     elif device.type != "cpu":
         base.to(device)  # type: ignore[arg-type]
     return tokenizer, base.eval()
@@ -127,13 +128,3 @@ def model_folder(config: PolicyConfig) -> str:
 
         return str(safetensors_of(folder, config.gguf_file))
     return str(folder) if folder.is_dir() else config.model
-
-
-def _keep_cpu_gradients(base: nn.Module) -> None:
-    # On CPUs with avx512_bf16 bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode, and later
-    # forwards take a kernel without autograd: gradients through the base are then wrong, without an error.
-    import bitsandbytes as bnb
-
-    for module in base.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False

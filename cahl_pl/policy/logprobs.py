@@ -59,7 +59,7 @@ class Scores:
 
     Attributes:
         logprobs: [N, C].
-        entropy: [N, C], nats, without gradient.
+        entropy: [N, C], nats; without gradient unless that was asked for.
         mask: [N, C], True on completion tokens.
     """
 
@@ -85,13 +85,14 @@ def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> I
         yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
 
 
-def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores:
+def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_gradient: bool = False) -> Scores:
     """Log-probabilities of every completion under the policy's active adapter.
 
     Args:
         policy: with the right adapter active; gradients flow into it.
         batch: one of `micro_batches`.
         temperature: the sampling temperature, so that log-probabilities are those of the sampling distribution.
+        entropy_gradient: the entropy is to have a gradient too.
 
     Returns:
         The values in the order of `batch.samples`.
@@ -103,7 +104,7 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0) -> Scores
     result = run(policy, batch.rows)
     # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
     flat, target = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device)], ids[mask]
-    logprob, entropy_of = _token_logprobs(policy, flat, target, temperature)
+    logprob, entropy_of = _token_logprobs(policy, flat, target, temperature, entropy_gradient)
     zeros = torch.zeros(ids.shape, device=device)
     logprobs = zeros.masked_scatter(mask, logprob)
     entropy = zeros.masked_scatter(mask, entropy_of)
@@ -121,38 +122,44 @@ def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
     return torch.from_numpy(np.concatenate(places))
 
 
-def _token_logprobs(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there, without gradient."""
+def _token_logprobs(
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there."""
     output = policy.causal_lm.get_output_embeddings()
     if not any(p.requires_grad for p in output.parameters()):
-        return _TokenLogprobs.apply(hidden, target, policy, temperature)  # type: ignore[no-any-return,no-untyped-call]
+        return _TokenLogprobs.apply(hidden, target, policy, temperature, entropy_gradient)  # type: ignore[no-any-return,no-untyped-call]
     parts = [  # an adapter on the output layer: its gradient needs the logits, which are computed again
-        checkpoint(_logprobs_of, policy, h, t, temperature, use_reentrant=False) for h, t in _chunks(hidden, target)
+        checkpoint(_logprobs_of, policy, h, t, temperature, entropy_gradient, use_reentrant=False)
+        for h, t in _chunks(hidden, target)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Takes the gradient while the logits are there, so that they need neither be kept nor computed again.
+    """Takes the gradients while the logits are there, so that they need neither be kept nor computed again.
 
-    A token's log-probability depends on its own hidden state alone: the gradient of the sum of all is, row by row, that of
-    each, and the backward pass multiplies it with what arrives for the token.
+    A token's values depend on its own hidden state alone: the gradient of the sum of all is, row by row, that of each, and
+    the backward pass multiplies it with what arrives for the token.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, target: Tensor, policy: Policy, temperature: float) -> tuple[Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[0]
+    def forward(
+        ctx: Any, hidden: Tensor, target: Tensor, policy: Policy, temperature: float, entropy_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        wanted = (2 if entropy_gradient else 1) if ctx.needs_input_grad[0] else 0
         parts = [_scored(policy, h, t, temperature, wanted) for h, t in _chunks(hidden, target)]
-        logprobs, entropy, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
-        ctx.mark_non_differentiable(entropy)
-        if wanted:
-            ctx.save_for_backward(gradient)
+        logprobs, entropy, *gradients = (torch.cat(values) for values in zip(*parts, strict=True))
+        if wanted < 2:
+            ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(*gradients)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (arrived[0][:, None] * gradient).to(gradient.dtype), None, None, None
+    def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, None, None, None, None]:
+        gradients = ctx.saved_tensors
+        total = sum(own[:, None] * gradient for own, gradient in zip(arrived, gradients, strict=False))
+        return total.to(gradients[0].dtype), None, None, None, None
 
 
 def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,33 +167,40 @@ def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield hidden[i : i + LOGITS_AT_A_TIME], target[i : i + LOGITS_AT_A_TIME]
 
 
-def _scored(
-    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability [T] and entropy [T], and the gradient [T, H] of the first by `hidden`, [0, H] if it is not wanted.
+def _scored(policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: int) -> list[Tensor]:
+    """Log-probability [T] and entropy [T], and of the first `wanted` of them the gradients [T, H] by `hidden`.
 
     A function, so that no logits are left while the next ones are made.
     """
-    hidden = hidden.detach().requires_grad_(wanted)
-    with torch.set_grad_enabled(wanted):
+    hidden = hidden.detach().requires_grad_(wanted > 0)
+    with torch.set_grad_enabled(wanted > 0):
         logits = policy.logits(hidden)
     logprobs = _log_softmax(logits.detach(), temperature)
     chosen, probabilities = _at(logprobs, target), logprobs.exp()
-    entropy = -logprobs.mul_(probabilities).sum(-1)
+    summands = logprobs.mul_(probabilities)  # p log p
+    entropy = -summands.sum(-1)
     if not wanted:
-        return chosen, entropy, hidden[:0]
-    del logprobs
+        return [chosen, entropy]
+    scale = temperature or 1.0
+    gradients = []
+    if wanted > 1:  # of the entropy: -p (log p + H)
+        by_logits = summands.addcmul_(probabilities, entropy[:, None]).neg_()
+        gradients = [torch.autograd.grad(logits, hidden, by_logits, retain_graph=True)[0] / scale]
+        del by_logits
+    del logprobs, summands
     # The target's one-hot vector less the probabilities: autograd's way to the same takes more passes over the vocabulary.
     gradient = probabilities.neg_()
     gradient.scatter_add_(-1, target[:, None], gradient.new_ones(len(target), 1))
     (gradient,) = torch.autograd.grad(logits, hidden, gradient)
-    return chosen, entropy, gradient / temperature if temperature else gradient
+    return [chosen, entropy, gradient / temperature if temperature else gradient, *gradients]
 
 
-def _logprobs_of(policy: Policy, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _logprobs_of(
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     logprobs = _log_softmax(policy.logits(hidden), temperature)
-    with torch.no_grad():
-        entropy = -logprobs.exp().mul_(logprobs).sum(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
     return _at(logprobs, target), entropy
 
 

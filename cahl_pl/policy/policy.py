@@ -22,6 +22,8 @@ from cahl_pl.errors import PolicyError
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.kv_cache import PrefixStore
 from cahl_pl.policy.loading import _check_layers, _without_dropout, load_base
+from cahl_pl.policy.lora import lora_config
+from cahl_pl.policy.reference import drop_reference, keep_reference, name_of, roles_in
 from cahl_pl.types import ROLES, Role
 
 
@@ -33,6 +35,7 @@ class Policy(nn.Module):
         lm: the PEFT model; None before `load`.
         tokenizer: the base's tokenizer; None before `load`.
         version: optimiser steps taken by each role's adapter.
+        loads: how often weights of adapters were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         prefixes: keys and values to use again.
     """
@@ -46,6 +49,7 @@ class Policy(nn.Module):
         self.lm = None
         self.tokenizer = None
         self.version: dict[Role, int] = dict.fromkeys(ROLES, 0)
+        self.loads = 0
         self.invocation: dict[Role, list[int]] = {}
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self._bare = False  # adapters are disabled
@@ -55,22 +59,17 @@ class Policy(nn.Module):
 
         Raises:
             PolicyError: the model cannot be found or loaded as configured.
+            ConfigError: see `lora_config`.
         """
         if self.lm is not None:
             return
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
+        lora = lora_config(self.config)
         self.tokenizer, base = load_base(self.config, torch.device(device))
         _check_layers(base.config.get_text_config())
         base.requires_grad_(False)
         _without_dropout(base)
-        lora = LoraConfig(
-            r=self.config.lora_rank,
-            lora_alpha=self.config.lora_alpha,
-            lora_dropout=0.0,  # dropout would make the ratio of an on-policy sample differ from 1
-            target_modules=self.config.lora_targets,
-            task_type="CAUSAL_LM",
-        )
         # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
         self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
         for role in ROLES[1:]:
@@ -150,13 +149,17 @@ class Policy(nn.Module):
     def activate(self, role: Role) -> None:
         """Make `role` the adapter of every forward pass that follows."""
         if role != self._active:
-            self.lm.set_adapter(role)
             self._active = role
-            self._require_grad()
+            self.restore_active()
+
+    def restore_active(self) -> None:
+        """Make the role's adapter active again, where another adapter has been made or used."""
+        self.lm.set_adapter(self._active)
+        self._require_grad()
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """The bare base: the reference policy of the KL term, and what reads before an activated adapter."""
+        """The bare base: what the KL term refers to without a warm start, and what reads before an activated adapter."""
         if self._bare:  # PEFT would enable the adapters again at the end of the inner one
             yield
             return
@@ -211,15 +214,21 @@ class Policy(nn.Module):
         return self
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """The adapters' weights, name -> tensor; the base is not in it."""
-        return {k: v.detach() for k, v in self.lm.named_parameters() if any(f".{role}." in k for role in ROLES)}
+        """The weights of the adapters, and of the copies of them that are references, name -> tensor; no base."""
+        names = [f".{name}." for role in ROLES for name in (role, name_of(role))]
+        return {k: v.detach() for k, v in self.lm.named_parameters() if any(name in k for name in names)}
 
     def load_adapter_state(self, state: dict[str, Tensor]) -> None:
-        """Copy weights made by `adapter_state` into the adapters.
+        """Copy weights made by `adapter_state` into the adapters; there are references then where it holds them.
 
         Raises:
             PolicyError: names or shapes differ (another base, rank or target modules).
         """
+        for role in ROLES:
+            if role in roles_in(state):
+                keep_reference(self, role)
+            else:
+                drop_reference(self, role)
         own = self.adapter_state()
         shapes = {name: tensor.shape for name, tensor in state.items()}
         if shapes != {name: tensor.shape for name, tensor in own.items()}:
@@ -228,6 +237,7 @@ class Policy(nn.Module):
                 f"{self.config.lora_rank}: use the model, rank and target modules they were trained with"
             )
         self.prefixes.forget()
+        self.loads += 1
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
@@ -238,11 +248,14 @@ class Policy(nn.Module):
         Raises:
             PolicyError: its adapters would act in another way; their shapes do not tell.
         """
-        for name in ("adapter", "lora_alpha"):
-            now = getattr(self.config, name)
-            if then[name] != now:
+        for name in ("adapter", "lora_alpha", "use_rslora", "use_dora"):
+            now, before = (
+                getattr(self.config, name),
+                then.get(name, False),
+            )  # an old checkpoint does not know all of them
+            if before != now:
                 raise PolicyError(
-                    f"the checkpoint was written with policy.{name} = {then[name]!r}, now it is {now!r}, and its adapters "
+                    f"the checkpoint was written with policy.{name} = {before!r}, now it is {now!r}, and its adapters "
                     "would act in another way: use the old value"
                 )
         if then["model"] != self.config.model:

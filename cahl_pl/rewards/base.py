@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.types import GoldCall, Plan, Step, Task, Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -71,6 +72,39 @@ class BaseTurnReward(BaseReward):
             gold: the gold calls that come next (`turns.next_calls`); empty where an answer in text is right.
             task: the task.
         """
+
+
+def checked_total(reward: BaseReward, components: Mapping[str, float | None], task: Task) -> float:
+    """Return the reward made of these components.
+
+    Raises:
+        ConfigError: it is no finite number, or a component is neither that nor None.
+    """
+    check_components(reward, components, task)
+    return _finite(reward.total(components), reward, "total", task)
+
+
+def check_components(reward: BaseReward, components: Mapping[str, float | None], task: Task) -> None:
+    """Check what a reward gives for an output. Of NaN nothing could be learned: every step of its role would be skipped.
+
+    Raises:
+        ConfigError: a component is neither a finite number nor None.
+    """
+    for tag, component in components.items():
+        if component is not None:
+            _finite(component, reward, f"component {tag!r}", task)
+
+
+def _finite(value: Any, reward: BaseReward, what: str, task: Task) -> float:
+    try:
+        if math.isfinite(value):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    name = f"{type(reward).__module__}.{type(reward).__qualname__}"
+    raise ConfigError(
+        f"the reward {name} gives {value!r} as its {what} for an output of task {task.id!r}: let it give a finite number"
+    )
 
 
 def check_weights(**weights: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from cahl_pl.types import Action, Step, Task, Trajectory
 
 
 class ExecutorReward(BaseExecutorReward):
-    """R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem, renormalised where R_l,sem is undefined.
+    """R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem.
 
     Args:
         w_form: weight of the tags.
@@ -36,7 +36,7 @@ class ExecutorReward(BaseExecutorReward):
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """sum(w r), renormalised to the defined components."""
+        """sum(w r)."""
         return weighted_total(self.weights, components)
 
 
@@ -46,7 +46,7 @@ def format_reward(action: Action, expects: Expects) -> float:
         return 0.0
     # Well-formed tags that hold no answer are a call's, even if its payload could not be read.
     kind = "call" if action.answer is None else "answer"
-    return float(expects in (kind, "any"))
+    return float(expects == kind)
 
 
 def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
@@ -54,10 +54,10 @@ def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
 
     The mean of four checks: the payload parses; the tool is offered; the required parameters are there and
     none is undeclared; the values have their declared types. A check that cannot be made counts 0. An
-    answer where one may be given: 1; the wrong kind of output: 0.
+    answer where one is expected: 1; the wrong kind of output: 0.
     """
     if action.answer is not None:
-        return float(expects in ("answer", "any"))
+        return float(expects == "answer")
     if action.call is None or expects == "answer":
         return 0.0
     causes = {problem.cause for problem in find_problems(action.call, task.tools)}
@@ -66,21 +66,19 @@ def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
     return 0.5 + 0.25 * (not causes & {"missing", "undeclared"}) + 0.25 * ("type" not in causes)
 
 
-def semantic_reward(action: Action, target: Target, task: Task) -> float | None:
+def semantic_reward(action: Action, target: Target, task: Task) -> float:
     """R_l,sem in [0, 1]: agreement of the call with the gold call of this sub-task.
 
-    The mean of tool-name IoU, parameter-name IoU and share of equal values. For one call against one, the
+    The mean of tool-name IoU, parameter-name IoU and share of equal values. For one call against one the
     tool-name IoU is 1 or 0; where it is 0 so are the other two, since a parameter has a meaning only within
     its tool: otherwise a wrong tool with the right arguments would equal the right tool with wrong ones.
     This is the call similarity s(a, a*), so that the executor is paid for what also pays the planner.
 
     Returns:
-        None for a surplus sub-task. Where an answer is expected, 1 for a well-formed one and 0 otherwise.
+        A number in [0, 1]. Where an answer is expected, 1 for a well-formed one and 0 otherwise.
     """
-    if target.expects == "answer":
-        return float(action.answer is not None and action.well_formed)
     if target.gold is None:
-        return None
+        return float(action.answer is not None and action.well_formed)
     if action.call is None:
         return 0.0
     return call_similarity(coerce_call(action.call, task.tools), coerce_call(target.gold.call, task.tools))

@@ -16,7 +16,8 @@ from cahl_pl.environments.base import Environment, json_text
 from cahl_pl.errors import ConfigError
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
 from cahl_pl.rewards.executor import format_reward, syntax_reward
-from cahl_pl.rewards.targets import Target
+from cahl_pl.rewards.planner import holds
+from cahl_pl.rewards.targets import Expects, Target
 from cahl_pl.schema import canonical
 from cahl_pl.types import Feedback, Outcome, Plan, Step, Task, ToolCall, Trajectory
 
@@ -42,9 +43,12 @@ class OutcomePlannerReward(BasePlannerReward):
 class OutcomeExecutorReward(BaseExecutorReward):
     """R_l = w_form R_l,form + w_syn R_l,syn + w_out R_out, without gold calls.
 
-    R_out is what the episode comes to with this output at its step and all other steps as they were carried out, so that the
-    outputs of a step differ only by what they themselves change. Whether a call or an answer in text is expected says
-    the plan's sub-task.
+    R_out is what the episode comes to with this output at its step and all other steps as they were carried out, but for
+    values that come from this step: where a later call has taken up its result, it takes up what this output gives, and
+    nothing where that is no result. So the outputs of a step differ only by what they themselves change, a right one is
+    told from a wrong one also where a wrong one was carried out, and an answer in place of a look-up leads nowhere. A value
+    comes from a step's result where the plan says so ("$k"), or where the plan gives none and it equals that result. Whether
+    a call or an answer in text is expected says the plan's sub-task.
 
     Args:
         w_form: weight of the tags.
@@ -61,12 +65,12 @@ class OutcomeExecutorReward(BaseExecutorReward):
     def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
         """`form`, `syn` and `outcome`."""
         task = episode.task
-        expects = Target("answer").expects if step.subtask.tool is None else Target("call").expects
+        expects: Expects = "answer" if step.subtask.tool is None else "call"
         steps = [*episode.steps[:index], step, *episode.steps[index + 1 :]]
         return {
             "form": format_reward(step.action, expects),
             "syn": syntax_reward(step.action, task, expects),
-            "outcome": outcome_reward(task, steps, self.environment),
+            "outcome": outcome_reward(task, steps, self.environment, index, taken_up(episode, index)),
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
@@ -74,23 +78,56 @@ class OutcomeExecutorReward(BaseExecutorReward):
         return weighted_total(self.weights, components)
 
 
-def outcome_reward(task: Task, steps: Sequence[Step], environment: Environment | None) -> float:
+def taken_up(episode: Trajectory, index: int) -> dict[int, list[str]]:
+    """Return which arguments of later calls come from the result of a step: step -> parameters.
+
+    Args:
+        episode: as it was carried out.
+        index: the step, from 0.
+    """
+    feedback = episode.steps[index].feedback
+    known = feedback is not None and feedback.error in (None, "tool")
+    result = canonical(_value(feedback.text)) if feedback is not None and known else None
+    found: dict[int, list[str]] = {}
+    for place, step in enumerate(episode.steps[index + 1 :], start=index + 1):
+        call = step.action.call
+        if call is None:
+            continue
+        planned = step.subtask.parameters if step.subtask.tool == call.name else {}
+        for name, value in call.arguments.items():
+            says = planned[name] == f"${index + 1}" if name in planned else canonical(value) == result
+            if says:
+                found.setdefault(place, []).append(name)
+    return found
+
+
+def outcome_reward(
+    task: Task,
+    steps: Sequence[Step],
+    environment: Environment | None,
+    index: int | None = None,
+    taken: Mapping[int, Sequence[str]] | None = None,
+) -> float:
     """R_out in [0, 1]: the share of the checks that hold afterwards, times the share of the calls that served them.
 
     The checks are the wanted results, each to be met by another call, and the entries of the state that should change;
     each entry that changes but should not is a check that fails. A call served if it met a check, was the last to change an
     entry that should change, or if its result is an argument of a later call that served. So neither calling everything
-    nor calling twice pays. Where nothing is to be checked, no tool was needed: 1 for an answer in text and no call, else 0.
+    nor calling twice pays. A wanted error is met only by a call whose numbers and texts stand in the dialogue or in an
+    earlier result: many values are refused with the same words. Where nothing is to be checked, no tool was needed: 1 for an
+    answer in text and no call, else 0.
 
     Args:
         task: the task, with an outcome.
         steps: what the executor wrote.
         environment: runs the calls.
+        index: a step whose result stands in the arguments `taken`, whatever was written there.
+        taken: step -> parameters; see `taken_up`.
 
     Raises:
         ConfigError: the task has no outcome, or the environment does not know its own state.
     """
-    wanted, held, calls = _judge(task, steps, environment)
+    wanted, held, calls = _judge(task, steps, environment, index, taken or {})
     attempts = sum(step.action.answer is None for step in steps)
     if not wanted:
         return float(held == 1.0 and not attempts)
@@ -107,7 +144,13 @@ def is_fulfilled(task: Task, steps: Sequence[Step], environment: Environment | N
     return held == 1.0 and all(call.served or call.vain for call in calls)
 
 
-def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -> tuple[bool, float, list[_Made]]:
+def _judge(
+    task: Task,
+    steps: Sequence[Step],
+    environment: Environment | None,
+    index: int | None = None,
+    taken: Mapping[int, Sequence[str]] | None = None,
+) -> tuple[bool, float, list[_Made]]:
     """Whether there is anything to check, the share of the checks that hold, and the calls, made again."""
     if task.outcome is None or environment is None:
         raise ConfigError(
@@ -126,12 +169,21 @@ def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -
     calls: list[_Made] = []
     last: dict[_Path, _Made] = {}  # who changed an entry that should change
     state = before
-    for call in (step.action.call for step in steps):
+    result = None  # of the step at `index`
+    said = "\n".join(message.content for message in task.messages)
+    for place, call in enumerate(step.action.call for step in steps):
         if call is None:
             continue
+        if taken and place in taken:
+            call = ToolCall(call.name, {**call.arguments, **dict.fromkeys(taken[place], result)})
         feedback = session.call(call)
         after = _entries(session.state())
         made = _Made(call, feedback)
+        if feedback.error == "tool" and not _stands_in(said, call, task):
+            made.key = ""
+        if place == index:
+            result = _value(feedback.text)
+        said += "\n" + feedback.text
         if feedback.error is not None:
             made.vain = not _changes(state, after)
         last |= {path: made for path in wanted_state if _differ(state, after, path)}
@@ -155,6 +207,17 @@ def _judge(task: Task, steps: Sequence[Step], environment: Environment | None) -
         answered = any(step.action.answer is not None and step.action.well_formed for step in steps)
         return False, float(answered and not spoilt), calls
     return True, met / (wanted + len(spoilt)), calls
+
+
+def _stands_in(said: str, call: ToolCall, task: Task) -> bool:
+    """Whether each number and text of a call has been said, but for those that its schema lists: they have other words."""
+    tool = task.tool(call.name)
+    properties = {} if tool is None else tool.parameters.get("properties", {})
+    return all(
+        value == "" or isinstance(value, bool) or not isinstance(value, str | int | float) or holds(said, value)
+        for name, value in call.arguments.items()
+        if not (isinstance(properties.get(name), Mapping) and "enum" in properties[name])
+    )
 
 
 class _Made:

@@ -7,19 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from cahl_pl.rewards.alignment import align, align_plan, precedence, read_references, reference, sources_of
 from cahl_pl.rewards.base import BasePlannerReward, check_weights, weighted_total
-from cahl_pl.rewards.similarity import align, similarity_matrix
+from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.schema import canonical
-from cahl_pl.types import GoldCall, Plan, ToolCall, Trajectory
+from cahl_pl.types import Plan, Task, ToolCall, Trajectory
 
 # References ("$1"), signed numbers, words, single other characters. Each alternative matches greedily and
 # never has to give back, so that the scan is linear.
-_TOKEN: Final = re.compile(r"\$\d+|(?<!\w)-?\d+(?:\.\d+)*|\w+|[^\w\s]")
+_TOKEN: Final = re.compile(r"\0?\$\d+|(?<!\w)-?\d+(?:\.\d+)*|\w+|[^\w\s]")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?", re.ASCII)
 
 
 class PlannerReward(BasePlannerReward):
     """R_h = w_param R_h,param + w_exe R_h,exe, renormalised where R_h,param is undefined.
+
+    A plan is paid for what it asks for and what becomes of it, never for asking twice: see the two functions below.
 
     Args:
         w_param: weight of the argument values found in the plan.
@@ -41,7 +44,7 @@ class PlannerReward(BasePlannerReward):
         if not trajectories:
             raise ValueError("a plan needs at least one trajectory: give one without steps if none was run")
         return {
-            "param": parameter_reward(plan, trajectories[0].task.gold),
+            "param": parameter_reward(plan, trajectories[0].task),
             "exe": sum(map(execution_reward, trajectories)) / len(trajectories),
         }
 
@@ -50,56 +53,77 @@ class PlannerReward(BasePlannerReward):
         return weighted_total(self.weights, components)
 
 
-def parameter_reward(plan: Plan, gold: Sequence[GoldCall]) -> float | None:
+def parameter_reward(plan: Plan, task: Task) -> float | None:
     """R_h,param: how well the plan's parameter mappings hold the gold argument values.
 
-    Each gold value is matched with at most one planned value. An equal one earns 1 (`3` and `"3"` are
-    equal); one whose tokens hold the gold value's tokens as a contiguous run earns their share of it. The
-    sum is divided by max(number of gold values, number of planned values), so that neither a plan that
-    lists many values nor a value that holds much text pays. Which tool or parameter a value is planned for
-    does not matter here: R_h,exe sees to that. Values of sub-tasks without a tool do not count.
+    Each gold value is matched with at most one value that is planned for the same tool. An equal one earns 1 (`3` and `"3"`
+    are equal); one whose tokens hold the gold value's tokens as a contiguous run earns their share of it. The sum is divided
+    by max(number of gold values, number of planned values), so that neither a plan that lists many values nor a value that
+    holds much text pays. Which parameter of the tool a value is planned for does not matter here: R_h,exe sees to that. A
+    gold argument that is an earlier call's result is expected as the reference "$k" to the sub-task that is matched with that
+    call (`align_plan`). Values of sub-tasks without a tool do not count.
     Takes time linear in the plan's length, times the number of gold values.
 
     Args:
         plan: the plan.
-        gold: the gold calls; an argument that is an earlier call's result is expected as its reference "$i".
+        task: the task.
 
     Returns:
-        A number in [0, 1]; None where the gold calls have no argument at all.
+        A number in [0, 1]; None where neither the gold calls nor the plan have any value.
     """
-    wanted = [_Value(value) for call in gold for value in call.planned.arguments.values()]
-    if not wanted:
+    wanted = []
+    for j, call in enumerate(task.gold):
+        results = {name: reference(source) for name, source in sources_of(call, j).items()}
+        wanted += [(call.name, _Value(value)) for value in {**call.planned.arguments, **results}.values()]
+    places = [(k, subtask) for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
+    match = align_plan(plan, task) if any(call.references for call in task.gold) else {}
+    planned = [
+        (subtask.tool, _Value(read_references(value, k, match)))
+        for k, subtask in places
+        for value in subtask.parameters.values()
+    ]
+    if not wanted and not planned:
         return None
-    subtasks = [subtask for subtask in plan.subtasks if subtask.tool is not None]
-    planned = [_Value(value) for subtask in subtasks for value in subtask.parameters.values()]
-    credits = [[_credit(value, target) for target in wanted] for value in planned]
-    credit = sum(credits[i][j] for i, j in align(credits, ordered=False))
+    credits = [[_credit(value, gold) if tool == name else 0.0 for name, gold in wanted] for tool, value in planned]
+    credit = sum(credits[i][j] for i, j in align(credits)) if wanted else 0.0
     return credit / max(len(wanted), len(planned))
 
 
 def execution_reward(trajectory: Trajectory) -> float:
     """R_h,exe: agreement of what was executed with the gold trajectory.
 
-    Executed and gold calls are aligned (`task.ordered`: i-th with i-th, otherwise the best one-to-one
-    match), and the pairs' call similarities summed, over max(number of gold calls, number of executed
-    calls). An output in which neither a call nor an answer could be read is an executed call that is like
-    nothing. Where no call is needed: 1 if there was none, and at least one step gave a well-formed answer,
-    else 0. An unreadable plan earns 0.
+    Executed and gold calls are matched in an order that references allow (`align`, `precedence`), and the pairs' call
+    similarities summed, over max(number of gold calls, number of executed calls, number of sub-tasks that are more than
+    one in text). An output in which neither a call nor an answer could be read is an executed call that is like nothing,
+    and so is a call under a sub-task that names no tool: the plan did not ask for it. One sub-task in text is free, since a
+    plan may end by telling the user; each further one counts as one that names a tool. So sub-tasks that are surplus or
+    repeated cost the same whether the executor carries them out, answers them or never gets to them.
+
+    Where no call is needed: 0 if a sub-task names a tool, if there was a call, or if no step gave a well-formed answer; else
+    1 over the number of sub-tasks. An unreadable plan earns 0.
 
     Returns:
         A number in [0, 1].
     """
-    task = trajectory.task
+    task, subtasks = trajectory.task, trajectory.plan.subtasks
     if trajectory.plan.error is not None:
         return 0.0
-    actions = [step.action for step in trajectory.steps]
-    executed: list[ToolCall | None] = [action.call for action in actions if action.answer is None]
+    named = sum(subtask.tool is not None for subtask in subtasks)
+    attempts = [step for step in trajectory.steps if step.action.answer is None]
     if not task.gold:
-        answered = any(action.answer is not None and action.well_formed for action in actions)
-        return float(answered and not executed)
+        answered = any(step.action.answer is not None and step.action.well_formed for step in trajectory.steps)
+        return answered / max(len(subtasks), 1) if not attempts and not named else 0.0
+    executed: list[ToolCall | None] = [step.action.call if step.subtask.tool is not None else None for step in attempts]
     similarities = similarity_matrix(executed, [gold.call for gold in task.gold], task.tools)
-    total = sum(similarities[i, j] for i, j in align(similarities, task.ordered))
-    return float(total / max(len(task.gold), len(executed)))
+    total = sum(similarities[i, j] for i, j in align(similarities, precedence(task)))
+    asked = named + max(0, len(subtasks) - named - 1)
+    return float(total / max(len(task.gold), len(executed), asked))
+
+
+def holds(text: str, value: Any) -> bool:
+    """Return whether a text holds a value as a run of whole tokens; case does not count. Nothing holds a blank value."""
+    found = _Value(value)
+    return found.length > 0 and found.tokens in _Value(text).tokens
 
 
 class _Value:
@@ -107,8 +131,8 @@ class _Value:
 
     def __init__(self, value: Any) -> None:
         self.is_text = isinstance(value, str)
-        self.key = canonical(value)
-        self.number_key = canonical(_as_number(value)) if isinstance(value, str) else self.key
+        self.key = canonical(value, strip=True)
+        self.number_key = canonical(_as_number(value)) if self.is_text else self.key
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         found = _TOKEN.findall(text.lower())
         self.tokens = f" {' '.join(found)} "  # no token holds a space: a run of tokens is a substring of this

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from cahl_pl.rewards.base import BaseTurnReward
+from cahl_pl.rewards.turn import compared_with
 from cahl_pl.types import GoldCall, Task, ToolCall, Turn
 
 
@@ -18,6 +19,11 @@ class ToolRLReward(BaseTurnReward):
     J(parameter names) + number of equal values, J the multiset Jaccard index, and S_max = 1 + sum(1 + number of
     parameters); at its minimum if nothing can be read. Where no call is right, R_correct is 0 whatever was written, as there.
 
+    Two things differ, since an episode has turns here. Gold calls that are due together may be made together or one at a time:
+    an output is compared with as many of them as it makes (`turn.compared_with`). And what the gold calls earn is multiplied by
+    N over the number of calls where an output makes more than the N that are due: in ToolRL's code only J(names) falls, so
+    that 64 calls at once, one of them right, earn more than one that lacks a value (`surplus_costs`).
+
     Values are compared as they were written, without coercion. The output is read by this project's grammar, where each call
     may stand in tags of its own.
 
@@ -28,6 +34,7 @@ class ToolRLReward(BaseTurnReward):
         granularity: `fine`, as above. `refined`: J is 1 for equal lists, else 0. `intermediate`: a gold call counts 1 if the
             very call was made, else 0. `coarse`: R_correct is at its maximum for exactly the gold calls, else at its minimum.
         thinking: text in `<think>` tags must come first, as there; False for models that do not think.
+        surplus_costs: whether surplus calls cost, as above; False for ToolRL's own formula.
     """
 
     def __init__(
@@ -35,8 +42,10 @@ class ToolRLReward(BaseTurnReward):
         scale: Literal["max3", "max1", "two_stage", "smooth"] = "max3",
         granularity: Literal["fine", "refined", "intermediate", "coarse"] = "fine",
         thinking: bool = True,
+        surplus_costs: bool = True,
     ) -> None:
         self.scale = scale
+        self.surplus_costs = surplus_costs
         self.granularity = granularity
         self.thinking = thinking
         self.start_round(0)
@@ -66,7 +75,10 @@ class ToolRLReward(BaseTurnReward):
             and (turn.answer is None) == bool(gold)
             and (turn.thought or not self.thinking)
         )
-        return {"form": self.format_range[right_form], "correct": self._correct(turn, [one.call for one in gold])}
+        return {
+            "form": self.format_range[right_form],
+            "correct": self._correct(turn, compared_with(turn.calls, gold, task)),
+        }
 
     def total(self, components: Mapping[str, float | None]) -> float:
         """Their sum."""
@@ -82,7 +94,7 @@ class ToolRLReward(BaseTurnReward):
             return high
         if self.granularity == "coarse":
             return low
-        score = self._jaccard([call.name for call in gold], [call.name for call in turn.calls])
+        score = 0.0
         best_possible = 1.0
         unused = list(turn.calls)
         for wanted in gold:
@@ -91,6 +103,9 @@ class ToolRLReward(BaseTurnReward):
             if values and max(values) > 0:  # the first of equals, as there
                 score += max(values)
                 del unused[values.index(max(values))]
+        if self.surplus_costs:
+            score *= min(1.0, len(gold) / len(turn.calls))
+        score += self._jaccard([call.name for call in gold], [call.name for call in turn.calls])
         return low + (high - low) * score / best_possible
 
     def _call_score(self, call: ToolCall, gold: ToolCall) -> float:

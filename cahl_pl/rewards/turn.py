@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from cahl_pl.rewards.alignment import align
 from cahl_pl.rewards.base import BaseTurnReward, check_weights, weighted_total
 from cahl_pl.rewards.executor import syntax_reward
-from cahl_pl.rewards.similarity import align, parts, similarity_matrix
+from cahl_pl.rewards.similarity import parts, similarity_matrix
 from cahl_pl.schema import call_key, coerce_call
 from cahl_pl.types import Action, GoldCall, Task, ToolCall, Turn
 
@@ -20,8 +21,9 @@ class TurnReward(BaseTurnReward):
 
     The components are those of the executor's reward, for a set of calls: `form` and `syn` are R_l,form and R_l,syn (the
     mean over the calls); `names`, `parameters` and `values` are the three parts of R_l,sem, summed over the best one-to-one
-    match of calls and gold calls and divided by the larger of their numbers, so that a missing and a surplus call cost
-    alike; `exact` is 1 if the calls are the gold calls, in any order, else 0.
+    match of calls and gold calls and divided by the number of calls, so that surplus calls cost; `exact` is 1 if the calls
+    are gold calls, each once, in any order, else 0. Gold calls that are due together may be made together or one at a time
+    (`compared_with`): what is left comes next.
 
     Args:
         weights: round -> component -> weight; components that are left out weigh 0. Between two rounds that are given the
@@ -65,14 +67,15 @@ class TurnReward(BaseTurnReward):
             return {"form": form, "syn": answered, "names": right, "parameters": right, "values": right, "exact": right}
         if not turn.calls:
             return {"form": form, **dict.fromkeys(COMPONENTS[1:], 0.0)}
-        names, parameters, values = agreement(turn.calls, [one.call for one in gold], task)
+        wanted = compared_with(turn.calls, gold, task)
+        names, parameters, values = agreement(turn.calls, wanted, task)
         return {
             "form": form,
             "syn": sum(syntax_reward(Action(call=call), task, "call") for call in turn.calls) / len(turn.calls),
             "names": names,
             "parameters": parameters,
             "values": values,
-            "exact": float(is_same(turn.calls, [one.call for one in gold], task)),
+            "exact": float(is_same(turn.calls, wanted, task)),
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
@@ -83,6 +86,9 @@ class TurnReward(BaseTurnReward):
 class ToolN1Reward(BaseTurnReward):
     """Tool-N1's binary reward (arXiv 2505.00024): 1 for the right calls in the right form, else 0.
 
+    There an output is a whole answer; here an episode has turns, and calls that are due together may be made together or one
+    at a time (`compared_with`).
+
     Args:
         thinking: text in `<think>` tags must come first, as there; False for models that do not think.
     """
@@ -91,15 +97,34 @@ class ToolN1Reward(BaseTurnReward):
         self.thinking = thinking
 
     def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:
-        """`form`: tags, and the thought; `exact`: the calls are the gold calls, in any order (none: an answer)."""
+        """`form`: tags, and the thought; `exact`: the calls are gold calls that are due, in any order (none: an answer)."""
         form = float(turn.well_formed and (turn.thought or not self.thinking))
         if not gold:
             return {"form": form, "exact": float(turn.answer is not None)}
-        return {"form": form, "exact": float(is_same(turn.calls, [one.call for one in gold], task))}
+        wanted = compared_with(turn.calls, gold, task)
+        return {"form": form, "exact": float(is_same(turn.calls, wanted, task))}
 
     def total(self, components: Mapping[str, float | None]) -> float:
         """1 if both are 1, else 0."""
         return float(all(value == 1.0 for value in components.values()))
+
+
+def compared_with(calls: Sequence[ToolCall], gold: Sequence[GoldCall], task: Task) -> list[ToolCall]:
+    """Return the gold calls that an output's calls are compared with: as many as it makes, those that fit best.
+
+    Gold calls that are due together wait for nothing, so that an agent may as well make them one at a time. An output
+    without a call is compared with all of them.
+
+    Args:
+        calls: the output's calls.
+        gold: the gold calls that are due (`turns.next_calls`).
+        task: its tools say how values are coerced.
+    """
+    wanted = [one.call for one in gold]
+    if not 0 < len(calls) < len(wanted):
+        return wanted
+    chosen = sorted(j for _, j in align(similarity_matrix(calls, wanted, task.tools)))
+    return [wanted[j] for j in chosen]
 
 
 def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -> tuple[float, float, float]:
@@ -114,7 +139,7 @@ def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -
         Each in [0, 1]: the shares, of max(K, N), of calls with the right tool, of their parameter names (IoU), and of gold
         values that are equal.
     """
-    pairs = align(similarity_matrix(calls, gold, task.tools), ordered=False)
+    pairs = align(similarity_matrix(calls, gold, task.tools))
     found = [parts(coerce_call(calls[i], task.tools), coerce_call(gold[j], task.tools)) for i, j in pairs]
     size = max(len(calls), len(gold))
     names, parameters, values = (sum(part[k] for part in found) / size for k in range(3))

@@ -53,6 +53,13 @@ class RolloutConfig:
         executor_group_size: G_l, outputs sampled for a step of a plan.
         branching: `step`: the G_l outputs of a step share one prompt, one of them, drawn uniformly, is carried out and
             continues the episode. `trajectory`: G_l whole executions of a plan, compared step by step.
+        credit: what a plan is paid for its executions, with `step` branching. `unbiased`: the episode that was carried out,
+            corrected by what the other outputs of its steps were worth at their step; its mean is that of whole executions,
+            single values may lie outside of [0, 1]. `sampled_mean`: the i-th outputs of all steps count as the i-th
+            execution, though nobody carried it out; too high for an executor that repeats itself. See `cahl_pl/rollout/credit.py`.
+        after_error: without a planner, what becomes of an episode in training after an output that could not be read or made a
+            call that no gold call asks for. `stop` ends it: success is out of reach there and the gold call stays due, so that
+            each answer would earn 0 and the policy would learn never to answer. `train` goes on and trains on what follows.
         max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
         max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
         too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
@@ -67,6 +74,8 @@ class RolloutConfig:
     planner_group_size: int = 2
     executor_group_size: int = 4
     branching: Literal["step", "trajectory"] = "step"
+    credit: Literal["unbiased", "sampled_mean"] = "unbiased"
+    after_error: Literal["stop", "train"] = "stop"
     max_steps: int = 6
     max_prompt_tokens: int = 4096
     too_long: TooLong = "drop"

@@ -127,6 +127,17 @@ def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
     return tuple(gold for _, gold in left if not waiting & set(gold.references.values()))
 
 
+def is_on_track(task: Task, made: Sequence[ToolCall]) -> bool:
+    """Return whether the calls made so far are gold calls, each once: else no later one can make the episode a success.
+
+    Of a task without gold calls that is judged by its outcome nobody can tell: True.
+    """
+    if not task.gold and task.outcome is not None and task.outcome.needs_tools:
+        return True
+    done = Counter(call_key(call, task.tools) for call in made)
+    return done <= Counter(call_key(gold.call, task.tools) for gold in task.gold)
+
+
 def gold_turns(task: Task) -> list[tuple[GoldCall, ...]]:
     """The gold calls turn by turn: each turn's are made together, once those of the turns before have been answered."""
     turns: list[tuple[GoldCall, ...]] = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from cahl_pl.environments.base import Environment
-from cahl_pl.grpo import rewards_by_peers
+from cahl_pl.grpo.advantages import rewards_by_peers
 from cahl_pl.rewards.outcome import outcome_reward
 from cahl_pl.rollout.episode import Round
 from cahl_pl.types import Group, Trajectory

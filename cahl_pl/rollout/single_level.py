@@ -18,10 +18,10 @@ from cahl_pl.environments.base import Environment, Session
 from cahl_pl.parsing import parse_turn
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseTurnReward
+from cahl_pl.rewards.base import BaseTurnReward, checked_total
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round, Watch, count_tokens, make_group, speed
-from cahl_pl.rollout.gold import next_calls
+from cahl_pl.rollout.gold import is_on_track, next_calls
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
 from cahl_pl.types import Action, Feedback, Group, Plan, Step, SubTask, Task, ToolCall, Trajectory, Turn
@@ -41,13 +41,14 @@ class SingleLevelRollout:
     """Samples and scores episodes of an executor that works alone.
 
     At each turn G_l outputs are sampled of one prompt; one of them, drawn uniformly, is carried out and continues the
-    episode, until it is an answer in text. An output is scored against the gold calls that come next (`next_calls`).
+    episode, until it is an answer in text or, with `after_error: stop`, one that has gone wrong (`is_on_track`). An output is
+    scored against the gold calls that come next (`next_calls`).
 
     Args:
         engine: samples tokens.
         environment: answers calls.
         reward: of an output.
-        config: `executor_group_size`, `executor`, `max_steps` (here: turns) and `max_prompt_tokens` are used.
+        config: `executor_group_size`, `executor`, `max_steps` (here: turns), `after_error` and `max_prompt_tokens` are used.
 
     Attributes:
         watch: is told of what is carried out; None for nobody.
@@ -112,13 +113,15 @@ class SingleLevelRollout:
         turns = [parse_turn(text) for text in texts]
         gold = next_calls(episode.task, episode.calls)
         scored = [self.reward.components(turn, gold, episode.task) for turn in turns]
-        totals = [self.reward.total(components) for components in scored]
+        totals = [checked_total(self.reward, components, episode.task) for components in scored]
         group = make_group(episode.prompt, sampled, totals, scored, peers)
         chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
         steps = self._carry_out(episode, turns[chosen], texts[chosen], number)
         episode.steps += steps
         episode.calls += turns[chosen].calls
         episode.done = turns[chosen].answer is not None
+        if self.config.after_error == "stop":
+            episode.done |= turns[chosen].error is not None or not is_on_track(episode.task, episode.calls)
         answers = [step.feedback.text for step in steps if step.feedback is not None]
         follow = builder.next_turn(sampled[chosen].ended, answers)
         episode.prompt = [*episode.prompt, *sampled[chosen].ids.tolist(), *follow]

@@ -20,9 +20,10 @@ from cahl_pl.environments.base import Environment, Session
 from cahl_pl.parsing import format_call, parse_action, parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
 from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
@@ -94,7 +95,7 @@ class Rollout:
         components = [self._plan_components(executions) for executions in per_plan]
         for g, group in enumerate(plans):
             scored = components[g * len(group) : (g + 1) * len(group)]
-            totals = [self.planner_reward.total(c) for c in scored]
+            totals = [checked_total(self.planner_reward, c, tasks[g]) for c in scored]
             groups["planner"].append(make_group(prompts[g], group, totals, scored, peers=g))
         metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
         rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=True)}
@@ -176,7 +177,7 @@ class Rollout:
             scored = [
                 self.executor_reward.components(step, episode.targets[k], carried_out, k) for step in episode.samples[k]
             ]
-            totals = [self.executor_reward.total(c) for c in scored]
+            totals = [checked_total(self.executor_reward, c, episode.task) for c in scored]
             groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
         return groups, count_tokens(groups)
 
@@ -197,18 +198,12 @@ class Rollout:
             self.watch(task, event)
 
     def _plan_components(self, episodes: list[Episode]) -> dict[str, float | None]:
-        """R_h's components for one plan, from all that was sampled under it.
-
-        With step branching the i-th outputs of all steps count as the i-th execution, so that R_h,exe averages over
-        G_l samples a step although only one of them was carried out.
-        """
-        if self.config.branching == "trajectory":
-            executions = [trajectory_of(episode, episode.steps) for episode in episodes]
-        else:
-            (episode,) = episodes
-            width = self.config.executor_group_size
-            executions = [trajectory_of(episode, [step[i] for step in episode.samples]) for i in range(width)]
-        return self.planner_reward.components(episodes[0].plan, executions)
+        """R_h's components for one plan, from all that was sampled under it."""
+        executions = [trajectory_of(episode, episode.steps) for episode in episodes]
+        if self.config.branching == "trajectory" or self.config.executor_group_size == 1:
+            return self.planner_reward.components(episodes[0].plan, executions)
+        credit = unbiased_credit if self.config.credit == "unbiased" else sampled_mean_credit
+        return credit(self.planner_reward, executions[0], episodes[0].samples)
 
 
 def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:

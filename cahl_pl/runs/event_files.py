@@ -12,7 +12,9 @@ def survive_full_disk(trainer: Trainer) -> None:
     """Have TensorBoard's event files cost a warning, not the run, when they cannot be written."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            writer = logger.experiment._get_file_writer()
+            # opens again what an earlier run of this logger has closed, and writes nothing
+            logger.experiment.add_scalars("", {})
+            writer = logger.experiment.file_writer
             if not isinstance(writer.event_writer, _Dispensable):
                 writer.event_writer = _Dispensable(writer.event_writer)
 

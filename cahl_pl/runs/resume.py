@@ -1,4 +1,4 @@
-"""`--ckpt_path last`: going on where the newest run stopped, in its own folder."""
+"""Which folder a run writes into: `--ckpt_path last` goes on in that of the newest run, `test` has one of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from jsonargparse import Namespace
 from cahl_pl.errors import ConfigError
 from cahl_pl.import_path import import_function
 from cahl_pl.runs.checkpoints import _checkpoints, newest
+
+VERBS = ("validate", "test", "predict")
+"""The subcommands that train nothing."""
 
 
 def resume_last(config: Namespace, training: bool = True) -> None:
@@ -51,6 +54,35 @@ def resume_last(config: Namespace, training: bool = True) -> None:
         print(f"  changed since then: {change}", flush=True)
 
 
+def name_folder(config: Namespace, verb: str) -> None:
+    """Have `validate`, `test` and `predict` log into a folder of their own, `<save_dir>/<name>/test_0` and so on.
+
+    So no number of the runs of training is used up, and no run's curves get points that its training did not measure.
+
+    Args:
+        config: of a subcommand; the logger's `version` is set in it, unless it names a folder in which nothing was trained.
+        verb: the subcommand.
+    """
+    logger = first_logger(config)
+    arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+    if arguments is None or not str(logger.class_path).endswith(("TensorBoardLogger", "CSVLogger")):
+        return
+    root, version = expanded(arguments.save_dir) / (arguments.get("name") or ""), arguments.get("version")
+    if version is not None and not _has_trained(root / _folder_name(version) / (arguments.get("sub_dir") or "")):
+        return
+    numbers = [path.name[len(verb) + 1 :] for path in root.glob(f"{verb}_*")]
+    arguments.version = f"{verb}_{1 + max((int(text) for text in numbers if text.isdecimal()), default=-1)}"
+
+
+def _folder_name(version: int | str) -> str:
+    return version if isinstance(version, str) else f"version_{version}"
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether it is the folder of a run of training, which has one for checkpoints from its start."""
+    return (folder / "checkpoints").is_dir()
+
+
 def first_logger(config: Namespace) -> Any:
     """What is configured of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
     logger = config.trainer.logger
@@ -76,10 +108,9 @@ def _newest_run(config: Namespace) -> tuple[Path, int | str | None]:
     root = expanded(arguments.save_dir) / (arguments.get("name") or "")
     version = arguments.get("version")
     if version is None:
-        # `test` and `validate` have folders too, but only training has one for checkpoints, from its start
-        runs = [path for path in root.glob("version_*") if (path / "checkpoints").is_dir()]
+        runs = [path for path in root.glob("version_*") if _has_trained(path)]
         version = max((int(path.name[8:]) for path in runs if path.name[8:].isdecimal()), default=0)
-    folder = root / (version if isinstance(version, str) else f"version_{version}")
+    folder = root / _folder_name(version)
     return folder / (arguments.get("sub_dir") or ""), version
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.plurals import counted
 from cahl_pl.toolworld.generate import PROPORTIONS, SPLITS, generate_tasks
 from cahl_pl.types import Task
 
@@ -38,7 +39,7 @@ class ToolWorld(TaskSource):
 
     def __getitem__(self, index: int) -> Task:
         if not -self.size <= index < self.size:
-            raise IndexError(f"ToolWorld has {self.size} tasks, no task {index}")
+            raise IndexError(f"ToolWorld has {counted(self.size, 'task')}, no task {index}")
         return self._task(index % self.size)
 
     def _generate(self, index: int) -> Task:

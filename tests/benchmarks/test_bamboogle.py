@@ -109,7 +109,7 @@ def test_an_unclear_verdict_is_wrong_and_counted(bench, writing):
     benchmark = bench(judge=Kind())
     records = benchmark.run([0], writing(lambda task: ["?"]))
     assert benchmark.score(records)["judge"] == 0
-    assert benchmark.remarks(records) == ["1 verdicts of the judge were neither Yes nor No and count as wrong"]
+    assert benchmark.remarks(records) == ["1 verdict of the judge was neither Yes nor No and counted as wrong"]
 
 
 def test_the_report_says_what_was_used(bench):

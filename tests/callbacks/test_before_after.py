@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from cahl_pl.callbacks import BeforeAfter, TokenBudget
+from cahl_pl.callbacks.before_after import COLUMNS
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.parsing import format_call, format_plan, parse_action
@@ -156,6 +157,21 @@ def test_a_test_without_test_sets_writes_nothing(trainer, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_one_task_is_one_and_unreadable_plans_are_in_the_table(data, trainer, capsys):
+    data.test_tasks = {"test": ToolWorld("test", 1)}
+    data.evaluate = lambda tasks: [Trajectory(task, "?", Plan(error="no plan")) for task in tasks]
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    assert (
+        capsys.readouterr().out
+        == "measuring 1 test task before training (lower BeforeAfter.max_tasks to measure fewer)\n"
+    )
+    callback.on_fit_end(trainer, None)
+    out = capsys.readouterr().out
+    assert "parse_error_rate" in out
+    assert "1.000 -> 1.000" in out
+
+
 def test_only_so_many_tasks_are_run(data, trainer):
     BeforeAfter(max_tasks=3).on_fit_start(trainer, None)
     assert [len(ids) for ids in data.asked] == [2, 1, 1]
@@ -187,7 +203,7 @@ def test_a_test_set_that_a_resumed_run_adds_has_no_before(data, trainer, tmp_pat
 
 def test_a_resumed_run_keeps_its_before(tmp_path, monkeypatch):
     """With a real trainer: the callback's state has to be back before training starts."""
-    columns = ("tools/calls_per_success", "tools/invalid_rate", "tools/redundant_rate")
+    columns = COLUMNS[1:]
     values = iter((0.1, 0.2, 0.3))
     monkeypatch.setattr(
         BeforeAfter,

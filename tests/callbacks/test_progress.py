@@ -68,6 +68,11 @@ def test_the_last_step_gets_a_line_whatever_its_number(run, trainer):
     assert lines == ["step     3/3  planner 0.250  left 0:00"]
 
 
+def test_a_run_without_an_end_has_no_time_left(run, trainer):
+    trainer.estimated_stepping_batches = float("inf")
+    assert run(ProgressLines(every_n_steps=1), batch(planner=0.25)) == ["step     1  planner 0.250"]
+
+
 def test_a_resumed_run_estimates_by_its_own_speed(run, trainer):
     trainer.global_step = 4
     lines = run(ProgressLines(every_n_steps=1), batch(planner=0.25))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cahl_pl.callbacks import StartSummary
+from cahl_pl.callbacks import StartSummary, TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import LoadReport
 from cahl_pl.environments import RecordedEnvironment
@@ -23,7 +23,17 @@ def trainer(tmp_path):
     )
     data = RolloutDataModule(train, RecordedEnvironment(), test={"held_out": ToolWorld("test", 3)}, tasks_per_round=8)
     folder = str(tmp_path / "run")
-    return SimpleNamespace(datamodule=data, is_global_zero=True, loggers=[], default_root_dir=folder, world_size=1)
+    data.trainer = SimpleNamespace(
+        datamodule=data,
+        is_global_zero=True,
+        loggers=[],
+        callbacks=[],
+        default_root_dir=folder,
+        world_size=1,
+        max_steps=-1,
+        max_epochs=2,
+    )
+    return data.trainer
 
 
 @pytest.fixture
@@ -36,16 +46,58 @@ def test_counts_are_printed_and_every_row_is_written(trainer, module, policy, ca
     lines = capsys.readouterr().out.splitlines()
     assert "(qwen2), none quantization" in lines[0]
     assert lines[3:] == [
-        "round      8 tasks x 2 plans x 4 outputs a step, 3 rounds an epoch",
+        "round      8 tasks x 2 plans x 4 outputs a step, 3 rounds an epoch (the last one of 4 tasks)",
+        "run        12 optimiser steps in 6 rounds: planner 6, executor 6",
         "train      rows.json: 15 rows kept, 1 with a relaxed schema, 4 dropped",
         "  relaxed b: no tool 'x'",
         "  dropped row 0: no gold",
-        "  and 3 more, named in data.txt in the run's folder",
+        "  dropped row 1: no gold",
+        "    and 2 more dropped, alike",
         "held_out   3 tasks",
+        "           each of these rows: data.txt in the run's folder",
     ]
     planner = sum(p.numel() for p in policy.parameters_of("planner"))
     assert f"planner {planner:,}, executor {planner:,} parameters (LoRA rank 4)" in lines[1]
     assert "dropped row 3: no gold" in (tmp_path / "run" / "data.txt").read_text()
+
+
+def test_the_round_is_the_one_that_will_be(trainer, module, capsys):
+    """Not the one that there would be with more tasks, a planner or another branching."""
+
+    def lines(**changes):
+        trainer.datamodule.tasks_per_round = changes.pop("tasks_per_round", 8)
+        trainer.datamodule.single_level = changes.pop("single_level", False)
+        trainer.datamodule.warm_start_rounds = changes.pop("warm_start_rounds", 0)
+        trainer.max_steps = changes.pop("max_steps", -1)
+        trainer.max_epochs = changes.pop("max_epochs", -1)
+        trainer.callbacks = changes.pop("callbacks", [])
+        for name, value in changes.items():
+            setattr(trainer.datamodule.rollout.config, name, value)
+        StartSummary().on_fit_start(trainer, module)
+        printed = capsys.readouterr().out.splitlines()
+        return [line for line in printed if line.startswith(("round ", "run "))]
+
+    assert lines(tasks_per_round=64) == ["round      20 tasks x 2 plans x 4 outputs a step, 1 round an epoch"]
+    assert lines(tasks_per_round=5, max_steps=3, warm_start_rounds=1) == [
+        "round      5 tasks x 2 plans x 4 outputs a step, 4 rounds an epoch",
+        "run        3 optimiser steps in 2 rounds: planner 2, executor 1; 1 round of these imitates gold",
+    ]
+    assert lines(single_level=True)[0].startswith("round      8 tasks x 4 outputs a turn, ")
+    assert lines(branching="trajectory", planner_group_size=1)[0].startswith(
+        "round      8 tasks x 1 plan x 4 executions, "
+    )
+    assert lines(callbacks=[TokenBudget(120_000)], max_epochs=1000)[1] == (
+        "run        until the rounds have sampled 120,000 tokens"
+    )
+
+
+def test_the_memory_is_that_of_the_tasks_that_there_are(trainer, module, capsys):
+    def memory(tasks_per_round):
+        trainer.datamodule.tasks_per_round = tasks_per_round
+        StartSummary().on_fit_start(trainer, module)
+        return capsys.readouterr().out.splitlines()[2]
+
+    assert memory(20) == memory(10_000)
 
 
 def test_the_planned_memory_is_that_of_the_memory_planner(trainer, module, policy, capsys):
@@ -69,7 +121,7 @@ def test_names_longer_than_the_column_widen_it(trainer, module, capsys):
     trainer.datamodule.test_tasks = {"test_unseen_tools": ToolWorld("test", 3)}
     StartSummary(show=0).on_fit_start(trainer, module)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "test_unseen_tools 3 tasks"
+    assert lines[-2] == "test_unseen_tools 3 tasks"
     assert any(line.startswith("train             rows.json") for line in lines)
 
 

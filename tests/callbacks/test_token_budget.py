@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 import cahl_pl.callbacks.token_budget
-from cahl_pl.callbacks import Checkpoints, TokenBudget
+from cahl_pl.callbacks import Checkpoints, StopIfNothingLearned, TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
@@ -52,7 +52,7 @@ def fit(tiny_model, folder, budget, ckpt_path=None):
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[rounds, count, Checkpoints(every_n_steps=1, keep=99)],
+        callbacks=[rounds, count, Checkpoints(every_n_steps=1, keep=99), StopIfNothingLearned(None, None, None)],
     )
     trainer.fit(model, data, ckpt_path=ckpt_path)
     return trainer, rounds.tokens, count

@@ -92,7 +92,7 @@ def test_every_row_is_in_the_report(path: Path) -> None:
         ("row 2", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
         ("row 3", f"{path}, line 4: the id 'good' stands twice"),
     ]
-    assert str(loaded.report).startswith(f"{path}: 1 rows kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: ")
+    assert str(loaded.report).startswith(f"{path}: 1 row kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: ")
 
 
 def test_contradictory_rows_can_be_dropped(path: Path) -> None:
@@ -157,8 +157,41 @@ def test_a_report_counts_what_it_does_not_name() -> None:
         "f: 2 rows kept, 1 with a relaxed schema, 3 dropped",
         "  relaxed n: odd",
         "  dropped n: bad",
-        "  and 0 more relaxed, 2 more dropped, which are not named",
+        "    and 2 more dropped, alike",
     ]
+
+
+def test_rows_are_counted_by_reason_with_three_examples_of_each() -> None:
+    report = LoadReport("some/file", limit=5)
+    for line in range(1, 151):
+        report.add(
+            Verdict(Row(line, "", None, None), f"row {line}", None, f"some/file, line {line}: no field 'a{line}'")
+        )
+    for line in range(200, 202):
+        reason = f"some/file, row {line} (line 7): the role 'it\\'s {line}' is unknown"
+        report.add(Verdict(Row(line, "", None, None), f"row {line}", None, reason))
+    assert str(report).splitlines() == [
+        "some/file: 0 rows kept, 0 with a relaxed schema, 152 dropped",
+        "  dropped row 1: some/file, line 1: no field 'a1'",
+        "  dropped row 2: some/file, line 2: no field 'a2'",
+        "  dropped row 3: some/file, line 3: no field 'a3'",
+        "    and 147 more dropped, alike",
+        "  dropped row 200: some/file, row 200 (line 7): the role 'it\\'s 200' is unknown",
+        "    and 1 more dropped, alike",
+    ]
+    assert len(report.rows) == 6  # all that are named: five, and the first one of another kind
+
+
+def test_reasons_without_end_take_no_memory() -> None:
+    report = LoadReport("f", limit=1)
+    for number in range(300):
+        report.add(Verdict(Row(0, "w", None, None), "n", None, "x" * (1 + number)))
+    assert (len(report.dropped), len(report.alike), report.counts[2]) == (100, 100, 300)
+    assert str(report).splitlines()[-1] == "    and 200 more dropped, for other reasons"
+
+
+def test_a_report_counts_one_row_as_one() -> None:
+    assert str(LoadReport("f", ["a"])) == "f: 1 row kept, 0 with a relaxed schema, 0 dropped"
 
 
 def test_calls_of_the_history_are_written_one_a_line() -> None:

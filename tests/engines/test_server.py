@@ -13,7 +13,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
-from cahl_pl.grpo import GRPOConfig
+from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches, score
@@ -85,12 +85,14 @@ def test_an_adapter_is_sent_when_it_has_changed_and_the_old_one_is_given_up(engi
 
 def test_what_a_checkpoint_brings_back_is_sent_though_the_version_is_the_same(engine, policy):
     before = copy.deepcopy(policy.adapter_state())
-    first = generate(engine, policy)
     move(policy, "planner")
-    policy.version["planner"] -= 1
-    assert ids(generate(engine, policy)) != ids(first)
-    policy.load_adapter_state(before)
-    assert ids(generate(engine, policy)) == ids(first)
+    other = copy.deepcopy(policy.adapter_state())
+    second = generate(engine, policy)
+    policy.load_adapter_state(before)  # and the version stays
+    first = generate(engine, policy)
+    assert ids(first) != ids(second)
+    policy.load_adapter_state(other)
+    assert ids(generate(engine, policy)) == ids(second)
 
 
 def test_a_server_that_was_started_again_gets_the_adapters_again(engine, fake, policy):

@@ -117,7 +117,7 @@ FUNCTION = 'def f({}):\n    """Do it.\n\n    Args:\n        x: it\n    """\n'
         (
             FUNCTION.format("x: complex"),
             None,
-            "function f: Couldn't convert the type hint .*; every parameter needs a type",
+            "function f: the type hint complex has no JSON Schema; every parameter needs a type hint",
         ),
         (
             FUNCTION.format("x: 'Nope'"),
@@ -127,7 +127,11 @@ FUNCTION = 'def f({}):\n    """Do it.\n\n    Args:\n        x: it\n    """\n'
         (FUNCTION.format("*x: int"), None, "the parameter 'x' cannot be given by name"),
         (FUNCTION.format("x: int, /"), None, "the parameter 'x' cannot be given by name"),
         ("async " + FUNCTION.format("x: int"), None, "write def, not async def"),
-        ("import torch\n" + FUNCTION.format("x: torch.Tensor"), None, "function f: a type hint has no JSON Schema"),
+        (
+            "import torch\n" + FUNCTION.format("x: torch.Tensor"),
+            None,
+            "function f: the type hint Tensor has no JSON Schema",
+        ),
     ],
 )
 def test_what_cannot_be_a_tool_is_one_sentence(path: Path, source: str, functions: Any, message: str) -> None:

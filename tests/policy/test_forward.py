@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import PolicyError
-from cahl_pl.grpo import advantages
+from cahl_pl.grpo.advantages import advantages
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.packing import pack

@@ -7,7 +7,9 @@ import weakref
 import pytest
 import torch
 
-from cahl_pl.grpo import GRPOConfig, advantages, grpo_loss
+from cahl_pl.grpo.advantages import advantages
+from cahl_pl.grpo.config import GRPOConfig
+from cahl_pl.grpo.loss import Size, grpo_loss
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.types import Group
 
@@ -76,7 +78,7 @@ def test_loss_and_gradients_equal_the_naive_reference(
     with policy.training_mode():
         for part in micro_batches(policy, groups, 60):
             scores = score(policy, part, 0.8)
-            share, _ = grpo_loss(scores.logprobs, None, None, part.advantages, scores.mask, config, count, tokens)
+            share, _ = grpo_loss(scores.logprobs, None, None, part.advantages, scores.mask, config, Size(count, tokens))
             share.backward()
             total += share.item()
     fast = gradients(policy, role)
@@ -231,3 +233,41 @@ def test_scores_without_gradient_are_those_with(policy):
     assert not scores.entropy.requires_grad
     torch.testing.assert_close(scores.logprobs.detach(), plain.logprobs, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(scores.entropy, plain.entropy, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # as above
+@pytest.mark.parametrize("adapted_output", [False, True], ids=["frozen output layer", "adapted output layer"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_gradient_of_the_entropy_equals_the_naive_reference(make_policy, monkeypatch, adapted_output, temperature):
+    monkeypatch.setattr("cahl_pl.policy.logprobs.LOGITS_AT_A_TIME", 3)
+    targets = ["q_proj", "lm_head"] if adapted_output else "all-linear"
+    policy = make_policy(lora_targets=targets)
+    policy.activate("planner")
+    groups = make_groups()
+    factors = torch.rand(30, generator=torch.Generator().manual_seed(1))  # another for each token
+
+    def total(values, number):
+        return (values * factors[: len(values)]).sum() * (number + 1)
+
+    wanted = torch.zeros(())
+    for number, group in enumerate(groups):
+        for ids in group.completion_ids:
+            sequence = torch.cat([group.prompt_ids, ids])[None]
+            logits = policy.lm(input_ids=sequence, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1]
+            logprobs = torch.log_softmax(logits / temperature, -1)
+            chosen = logprobs.gather(-1, ids[:, None])[:, 0]
+            wanted = wanted + total(-(logprobs.exp() * logprobs).sum(-1), number) + 0.3 * total(chosen, number)
+    wanted.backward()
+    expected = gradients(policy, "planner")
+    found = 0.0
+    for part in micro_batches(policy, groups, 40):
+        scored = score(policy, part, temperature, entropy_gradient=True)
+        share = torch.zeros(())
+        for sample, entropy, logprobs in zip(part.samples, scored.entropy, scored.logprobs, strict=True):
+            length, number = len(sample.ids), sample.group.peers
+            share = share + total(entropy[:length], number) + 0.3 * total(logprobs[:length], number)
+        share.backward()
+        found += share.item()
+    assert found == pytest.approx(wanted.item(), rel=1e-5)
+    for own, other in zip(gradients(policy, "planner"), expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)

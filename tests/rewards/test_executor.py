@@ -11,7 +11,7 @@ from cahl_pl.types import GoldCall, Plan, Step, SubTask, ToolCall, Trajectory
 
 WEATHER = ToolCall("get_weather", {"city": "Talomi", "days": 3})
 SEND = ToolCall("send_text", {"to": "Bero", "message": "rain"})
-ANSWER, ANY = Target("answer"), Target("any")
+ANSWER = Target("answer")
 
 
 def plan_of(*subtasks):
@@ -22,11 +22,12 @@ def call(name, **arguments):
     return parse_action(format_call(ToolCall(name, arguments)))
 
 
-def test_gold_is_assigned_by_similarity_or_by_order(task, parallel):
+def test_gold_is_assigned_by_similarity_in_an_order_that_references_allow(task, parallel):
     swapped = plan_of(("send_text", {"to": "Bero", "message": "hi"}), ("get_weather", {"city": "Talomi", "days": 3}))
     weather, send = parallel.gold
     assert assign_gold(swapped, parallel) == [Target("call", send), Target("call", weather)]
-    assert assign_gold(swapped, task) == [Target("call", task.gold[0]), Target("call", task.gold[1])]
+    # "hi" is not the weather: (1 + 1 + 1/2) / 3 for the text against 1 for the weather, and only one of them is in order
+    assert assign_gold(swapped, task) == [ANSWER, Target("call", task.gold[0])]
 
 
 def test_gold_is_assigned_across_steps_without_a_tool(task):
@@ -46,9 +47,31 @@ def test_surplus_subtasks_have_no_gold(parallel):
         ("get_weather", {"city": "Bero", "days": 1}),
     )
     plan = plan_of(wrong, right, ("send_text", {}), right)
-    assert assign_gold(plan, parallel) == [ANY, Target("call", weather), Target("call", send), ANY]
+    assert assign_gold(plan, parallel) == [ANSWER, Target("call", weather), Target("call", send), ANSWER]
     ordered = replace(parallel, ordered=True)
-    assert assign_gold(plan, ordered) == [Target("call", weather), Target("call", send), ANY, ANY]
+    assert assign_gold(plan, ordered) == [ANSWER, Target("call", weather), Target("call", send), ANSWER]
+
+
+def test_a_doubled_first_subtask_leaves_the_second_its_own_gold(task):
+    """By index the executor was paid for call 2 where it was told call 1."""
+    weather, send = (("get_weather", {"city": "Talomi", "days": 3}), ("send_text", {"to": "Bero", "message": "$2"}))
+    plan = plan_of(weather, weather, send)
+    assert assign_gold(plan, task) == [Target("call", task.gold[0]), ANSWER, Target("call", task.gold[1])]
+    plan = plan_of(weather, weather, (send[0], {"to": "Bero", "message": "$1"}))
+    assert assign_gold(plan, task) == [Target("call", task.gold[0]), ANSWER, Target("call", task.gold[1])]
+
+
+def test_references_are_read_through_the_match(parallel):
+    """Two look-ups and two texts; a plan that looks up the other city first numbers them the other way round."""
+    talomi = GoldCall("get_weather", {"city": "Talomi", "days": 3})
+    oslo = GoldCall("get_weather", {"city": "Oslo", "days": 3})
+    first = GoldCall("send_text", {"to": "Bero", "message": "rain"}, references={"message": "$1"})
+    second = GoldCall("send_text", {"to": "Bero", "message": "sun"}, references={"message": "$2"})
+    four = replace(parallel, gold=(talomi, oslo, first, second), ordered=True)
+    look_ups = [("get_weather", {"city": city, "days": 3}) for city in ("Oslo", "Talomi")]
+    texts = [("send_text", {"to": "Bero", "message": f"${n}"}) for n in (1, 2)]
+    found = [target.gold for target in assign_gold(plan_of(*look_ups, *texts), four)]
+    assert found == [oslo, talomi, second, first]
 
 
 def test_subtasks_left_over_get_the_gold_left_over_in_order(parallel):
@@ -70,15 +93,7 @@ def test_ties_go_to_the_near_place(parallel):
     weather, send = parallel.gold
     plan = plan_of(("get_weather", {}), ("get_weather", {}), ("send_text", {}))
     swapped = replace(parallel, gold=(send, weather))
-    assert assign_gold(plan, swapped) == [ANY, Target("call", weather), Target("call", send)]
-
-
-def test_references_are_matched_as_they_are_planned(parallel):
-    first = GoldCall("send_text", {"to": "Bero", "message": "rain"}, references={"message": "$1"})
-    second = GoldCall("send_text", {"to": "Bero", "message": "sun"}, references={"message": "$2"})
-    plan = plan_of(("send_text", {"to": "Bero", "message": "$2"}), ("send_text", {"to": "Bero", "message": "$1"}))
-    targets = assign_gold(plan, replace(parallel, gold=(first, second)))
-    assert targets == [Target("call", second), Target("call", first)]
+    assert assign_gold(plan, swapped) == [ANSWER, Target("call", weather), Target("call", send)]
 
 
 def test_no_call_needed_means_an_answer_everywhere(chat):
@@ -91,22 +106,22 @@ def test_no_subtask_names_a_tool(task):
 
 
 @pytest.mark.parametrize(
-    ("text", "call_expected", "answer_expected", "any_expected"),
+    ("text", "call_expected", "answer_expected"),
     [
-        (format_call(WEATHER), 1, 0, 1),
-        (f"<think>hm</think> {format_call(WEATHER)}", 1, 0, 1),
-        ("<tool_call>broken</tool_call>", 1, 0, 1),
-        (f"ok {format_call(WEATHER)}", 0, 0, 0),
-        ("<answer>ok</answer>", 0, 1, 1),
-        ("ok <answer>ok</answer>", 0, 0, 0),
-        ("<answer> </answer>", 0, 0, 0),
-        ("ok", 0, 0, 0),
+        (format_call(WEATHER), 1, 0),
+        (f"<think>hm</think> {format_call(WEATHER)}", 1, 0),
+        ("<tool_call>broken</tool_call>", 1, 0),
+        (f"ok {format_call(WEATHER)}", 0, 0),
+        ("<answer>ok</answer>", 0, 1),
+        ("ok <answer>ok</answer>", 0, 0),
+        ("<answer> </answer>", 0, 0),
+        ("ok", 0, 0),
     ],
 )
-def test_format_reward(text, call_expected, answer_expected, any_expected):
+def test_format_reward(text, call_expected, answer_expected):
     action = parse_action(text)
-    given = [format_reward(action, "call"), format_reward(action, "answer"), format_reward(action, "any")]
-    assert given == [call_expected, answer_expected, any_expected]
+    given = [format_reward(action, "call"), format_reward(action, "answer")]
+    assert given == [call_expected, answer_expected]
 
 
 @pytest.mark.parametrize(
@@ -125,14 +140,12 @@ def test_format_reward(text, call_expected, answer_expected, any_expected):
 )
 def test_syntax_reward_of_calls(action, expected, task):
     assert syntax_reward(action, task, "call") == expected
-    assert syntax_reward(action, task, "any") == expected
     assert syntax_reward(action, task, "answer") == 0
 
 
 def test_syntax_reward_of_answers(task):
     action = parse_action("<answer>ok</answer>")
-    given = [syntax_reward(action, task, "answer"), syntax_reward(action, task, "any")]
-    assert given == [1, 1]
+    assert syntax_reward(action, task, "answer") == 1
     assert syntax_reward(action, task, "call") == 0
 
 
@@ -143,6 +156,8 @@ def test_syntax_reward_of_answers(task):
         (call("get_weather", city="Bero", days=3), (1 + 1 + 1 / 2) / 3),
         (call("get_weather", city="Bero", days=1), 2 / 3),
         (call("get_weather"), 1 / 3),
+        (call("get_weather", city="Talomi ", days=3), (1 + 1 + 1 / 2) / 3),  # the tool sees the blank
+        (call("get_weather", city="Talomi", days=3, unit="C"), (1 + 2 / 3 + 2 / 3) / 3),
         (call("get_news", city="Talomi", days=3), 0),
         (parse_action("<answer>rain</answer>"), 0),
         (parse_action("nothing"), 0),
@@ -150,7 +165,6 @@ def test_syntax_reward_of_answers(task):
 )
 def test_semantic_reward_of_calls(action, expected, task):
     assert semantic_reward(action, Target("call", task.gold[0]), task) == pytest.approx(expected)
-    assert semantic_reward(action, ANY, task) is None
 
 
 def test_semantic_reward_wants_the_resolved_reference(task):
@@ -246,6 +260,26 @@ def test_a_wrong_tool_is_worth_less_than_wrong_values(task):
     wrong_values = reward(format_call(ToolCall("get_weather", {"city": "x", "days": 1})), target, task)
     assert wrong_tool < wrong_values - 0.4
     assert wrong_values < reward(format_call(WEATHER), target, task) - 0.2
+
+
+def test_calling_under_a_surplus_subtask_does_not_pay(task):
+    weather = ("get_weather", {"city": "Talomi", "days": 3})
+    *_, last = assign_gold(plan_of(weather, ("send_text", {"to": "Bero", "message": "$1"}), weather), task)
+    assert reward(format_call(WEATHER), last, task) == 0
+    assert reward(format_answer("It is done."), last, task) == 1
+
+
+def test_a_blank_behind_each_text_does_not_pay(task):
+    blank = ToolCall("send_text", {"to": "Bero ", "message": "rain "})
+    # 0.1 + 0.2 + 0.7 (1 + 1 + 0) / 3: as any wrong values
+    assert reward(format_call(blank), Target("call", task.gold[1]), task) == pytest.approx(0.3 + 0.7 * 2 / 3)
+
+
+def test_undeclared_arguments_do_not_pay(task):
+    """A call that is refused for them: 0.1 + 0.2 * 3/4 + 0.7 (1 + 0 + 0) / 3."""
+    news = Target("call", GoldCall("get_news", {}))
+    stuffed = ToolCall("get_news", {f"p{i}": i for i in range(5)})
+    assert reward(format_call(stuffed), news, task) == pytest.approx(0.25 + 0.7 / 3)
 
 
 def test_surplus_arguments_do_not_pay(task):

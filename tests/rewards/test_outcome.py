@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_answer, format_call, format_plan, parse_action, parse_plan
 from cahl_pl.rewards import OutcomeExecutorReward, OutcomePlannerReward, Target
-from cahl_pl.rewards.outcome import is_fulfilled, outcome_reward
+from cahl_pl.rewards.outcome import is_fulfilled, outcome_reward, taken_up
 from cahl_pl.toolworld.dataset import ToolWorld
 from cahl_pl.types import GoldCall, Message, Outcome, Plan, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
 
@@ -98,7 +99,7 @@ ANSWER, BROKEN = format_answer("Done."), "<tool_call>broken</tool_call>"
 ONE, TWO, PRICE = want("Oslo"), want("Oslo", 7), want(12)
 HALL = want(light={"hall": 50})
 BOTH = want("Rome", light={"hall": 50, "porch": 50})
-ERROR = want({"error": "too bright"})
+ERROR = replace(want({"error": "too bright"}), messages=(Message("user", "Set the light in the hall to 200."),))
 NONE = replace(ONE, outcome=Outcome())
 
 
@@ -142,6 +143,9 @@ NONE = replace(ONE, outcome=Outcome())
         (ERROR, [light("hall", 200)], 1),
         (ERROR, [light("hall", 50)], 0),  # 0 of 1 + 1 spoilt
         (ERROR, [light("hall", 50), light("hall", 200)], 1 / 4),  # 1 of 1 + 1 spoilt, 1 of 2 calls
+        (ERROR, [light("hall", 10**9)], 0),  # refused too, but nobody has said such a number
+        (ERROR, [light("porch", 200)], 0),  # nor that room
+        (ERROR, [light("hall", "200")], 1),
         # An entry that should go, and one that should come.
         (want(events={"party": True}), [call("add_event", event="party")], 1),
         (want(events={"party": True}), [call("add_event", event="ball")], 0),
@@ -256,12 +260,14 @@ def executor():
     return reward
 
 
-def episode(task, *texts, tools=()):
-    """An execution whose sub-tasks name these tools, or those that the texts call."""
+def episode(task, *texts, tools=(), parameters=()):
+    """An execution whose sub-tasks name these tools, or those that the texts call, with these parameters."""
     actions = [parse_action(text) for text in texts]
     named = tools or [action.call.name if action.call else None for action in actions]
-    subtasks = [SubTask("do it", name) for name in named]
-    steps = tuple(map(Step, subtasks, texts, actions))
+    subtasks = [SubTask("do it", name, given) for name, given in itertools.zip_longest(named, parameters, fillvalue={})]
+    session = ENVIRONMENT.start(task) if task.state is STATE else None
+    answers = [session.call(action.call) if session and action.call else None for action in actions]
+    steps = tuple(map(Step, subtasks, texts, actions, answers))
     text = format_plan(subtasks)
     return Trajectory(task, text, parse_plan(text), steps)
 
@@ -286,28 +292,59 @@ def test_a_plan_that_cannot_be_read_is_worth_nothing(planner):
     [
         (city("Ann"), (1, 1, 1)),
         (f"so {city('Ann')}", (0, 1, 1)),
-        (city("Cid"), (1, 1, 1 / 2)),  # Rome is no argument of the price: 1 of 2 calls
-        (call("get_city", city="Ann"), (1, 0.75, 1 / 2)),  # refused: the price is right, 1 of 2 calls
-        (BROKEN, (1, 0, 1 / 2)),
-        ("", (0, 0, 1 / 2)),
-        (ANSWER, (0, 0, 1)),  # the value was right without it: 1 of 1 calls
+        (city("Cid"), (1, 1, 0)),  # the price to Rome would follow
+        (call("get_city", city="Ann"), (1, 0.75, 0)),  # refused: there is no result to go on with
+        (BROKEN, (1, 0, 0)),
+        ("", (0, 0, 0)),
+        (ANSWER, (0, 0, 0)),  # an answer in place of a look-up leads nowhere
     ],
 )
 def test_executors_components(text, expected, executor):
     ran = episode(PRICE, city("Bob"), price("Bonn", "Oslo"))
     step = replace(ran.steps[0], text=text, action=parse_action(text))
-    found = executor.components(step, Target("any"), ran, 0)
+    found = executor.components(step, Target("answer"), ran, 0)
     assert found == pytest.approx(dict(zip(("form", "syn", "outcome"), expected, strict=True)))
     assert executor.total(found) == pytest.approx(0.1 * found["form"] + 0.2 * found["syn"] + 0.7 * found["outcome"])
 
 
+@pytest.mark.parametrize("carried_out", [city("Cid"), city("Eve"), BROKEN, ANSWER, city("Ann")])
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_right_look_up_is_told_from_a_wrong_one_whichever_was_carried_out(executor, carried_out, planned):
+    """As the plan says ("$1") or, where it says nothing, as the values do; there a step without a result is not taken up."""
+    found = {city("Cid"): "Rome", city("Ann"): "Oslo"}.get(carried_out, "Eve")
+    says = [{"name": "Ann"}, {"origin": "Bonn", "destination": "$1"}] if planned else []
+    tools = ["get_city", "get_price"]
+    ran = episode(PRICE, carried_out, price("Bonn", found), tools=tools, parameters=says)
+    outputs = [city("Ann"), city("Bob"), city("Cid"), ANSWER, BROKEN, call("get_city", city="Ann")]
+    steps = [replace(ran.steps[0], text=text, action=parse_action(text)) for text in outputs]
+    given = [executor.components(step, Target("answer"), ran, 0)["outcome"] for step in steps]
+    if planned or found != "Eve":
+        assert given == [1, 1, 0, 0, 0, 0]
+    else:
+        assert given == [0] * 6  # "Eve" was no result
+
+
+def test_a_value_that_the_plan_gives_comes_from_nowhere_else(executor):
+    """The first look-up gives Oslo by chance, and the plan names Oslo for the price: another look-up changes nothing there."""
+    says = [{"name": "Ann"}, {"origin": "Bonn", "destination": "Oslo"}]
+    ran = episode(want("Rome", 12), city("Ann"), price("Bonn", "Oslo"), parameters=says)
+    assert taken_up(ran, 0) == {}
+    better = steps_of(city("Cid"))[0]
+    assert executor.components(better, Target("answer"), ran, 0)["outcome"] == 1
+    # a parameter of another tool than the planned one, or that the plan leaves open, goes by its value
+    assert taken_up(episode(PRICE, city("Ann"), price("Bonn", "Oslo")), 0) == {1: ["destination"]}
+    other = episode(PRICE, city("Ann"), price("Bonn", "Oslo"), tools=["get_city", "get_news"], parameters=says)
+    assert taken_up(other, 0) == {1: ["destination"]}
+    assert taken_up(other, 1) == {}
+
+
 def test_each_step_is_judged_with_the_others_as_they_were(executor):
     ran = episode(BOTH, city("Cid"), light("hall", 60), light("porch", 50))  # 2 of 3
-    given = [executor.components(step, Target("any"), ran, i)["outcome"] for i, step in enumerate(ran.steps)]
+    given = [executor.components(step, Target("answer"), ran, i)["outcome"] for i, step in enumerate(ran.steps)]
     assert given == pytest.approx([2 / 3] * 3)
     better = steps_of(light("hall", 50))[0]
-    assert executor.components(better, Target("any"), ran, 1)["outcome"] == 1
-    assert executor.components(better, Target("any"), ran, 0)["outcome"] < 2 / 3
+    assert executor.components(better, Target("answer"), ran, 1)["outcome"] == 1
+    assert executor.components(better, Target("answer"), ran, 0)["outcome"] < 2 / 3
 
 
 def test_an_answer_is_expected_where_the_plan_says_so(executor):
@@ -336,7 +373,7 @@ def test_the_gold_of_toolworld_earns_one_and_is_not_read(split):
         right, blind = episode(task, *gold_texts(task)), replace(task, gold=())
         assert planner.total(planner.components(right.plan, [right])) == 1
         for i, step in enumerate(right.steps):
-            for target in (Target("call"), Target("any"), Target("answer")):
+            for target in (Target("call"), Target("answer")):
                 scored = executor.components(step, target, right, i)
                 assert scored == {"form": 1, "syn": 1, "outcome": 1}
                 assert executor.total(scored) == pytest.approx(1)
@@ -352,7 +389,7 @@ def test_the_gold_of_toolworld_earns_one_and_is_not_read(split):
             target = Target("call", task.gold[0]) if task.gold else Target("answer")
             for i, step in enumerate(ran.steps):
                 found = executor.components(step, target, ran, i)
-                assert found == executor.components(step, Target("any"), told, i)
+                assert found == executor.components(step, Target("answer"), told, i)
 
 
 # Degenerate policies, each against the honest one.
@@ -411,12 +448,23 @@ def test_degenerate_executions_do_not_pay(make, kind):
     assert score(task, *texts) <= 3 / 4
 
 
-def test_values_that_are_always_refused_pay_only_where_a_refusal_is_wanted():
+def test_values_that_are_always_refused_do_not_pay():
     billion = light("hall", 10**9)
-    scores = {kind: score(task, *[billion] * len(honest)) for kind, (task, honest) in HONEST.items()}
-    assert scores == dict.fromkeys(HONEST, 0.0) | {"error": 1.0}
+    assert [score(task, *[billion] * len(honest)) for task, honest in HONEST.values()] == [0.0] * len(HONEST)
     # an error that names the value is another one
     assert score(want({"error": "200 is too bright"}), billion) == 0
+
+
+def test_what_a_wanted_error_is_met_by_may_come_from_an_earlier_result_or_a_list():
+    """Texts of the dialogue, of what tools have answered, and those that the schema lists."""
+    said = "Set the light where Bob lives to 200, brightly."
+    task = replace(ERROR, messages=(Message("system", "Be kind."), Message("user", said)))
+    assert score(task, light("Oslo", 200)) == 0
+    assert score(task, city("Bob"), light("Oslo", 200)) == 1
+    listed = {"type": "object", "properties": {"room": {"enum": ["Oslo", "attic"]}, "level": {"type": "integer"}}}
+    tools = tuple(replace(tool, parameters=listed) if tool.name == "set_light" else tool for tool in TOOLS)
+    assert score(replace(task, tools=tools), light("attic", 200)) == 1  # the user may have said it in other words
+    assert score(replace(task, tools=tools), light("attic", 201)) == 0
 
 
 def test_a_look_up_whose_result_is_an_argument_elsewhere():
@@ -447,10 +495,10 @@ def test_an_empty_table_is_no_entry_of_its_own():
 
 def test_executor_is_not_paid_for_repeating_another_step(executor):
     ran = episode(BOTH, city("Cid"), light("hall", 50), light("porch", 50))
-    honest = executor.total(executor.components(ran.steps[2], Target("any"), ran, 2))
+    honest = executor.total(executor.components(ran.steps[2], Target("answer"), ran, 2))
     for text in (city("Cid"), light("hall", 50), ANSWER, BROKEN, "", light("porch", 60)):
         step = replace(ran.steps[2], text=text, action=parse_action(text))
-        assert executor.total(executor.components(step, Target("any"), ran, 2)) < honest - 0.2
+        assert executor.total(executor.components(step, Target("answer"), ran, 2)) < honest - 0.2
 
 
 def folders(state):

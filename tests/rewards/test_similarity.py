@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cahl_pl.rewards.similarity import align, call_similarity, similarity_matrix
+from cahl_pl.rewards.similarity import call_similarity, similarity_matrix
 from cahl_pl.types import ToolCall, ToolSpec
 
 GOLD = ToolCall("f", {"a": 1, "b": "x"})
@@ -19,7 +19,8 @@ GOLD = ToolCall("f", {"a": 1, "b": "x"})
         (ToolCall("f", {"a": 2, "b": "y"}), (1 + 1 + 0) / 3),
         (ToolCall("f", {"a": True, "b": "x"}), (1 + 1 + 1 / 2) / 3),
         (ToolCall("f", {"a": 1}), (1 + 1 / 2 + 1 / 2) / 3),
-        (ToolCall("f", {"a": 1, "b": "x", "c": 0, "d": 0}), (1 + 1 / 2 + 1) / 3),
+        (ToolCall("f", {"a": 1, "b": "x "}), (1 + 1 + 1 / 2) / 3),  # the tool sees the blank
+        (ToolCall("f", {"a": 1, "b": "x", "c": 0, "d": 0}), (1 + 1 / 2 + 1 / 2) / 3),  # surplus costs what missing does
         (ToolCall("f", {"a": 1, "c": "x"}), (1 + 1 / 3 + 1 / 2) / 3),
     ],
 )
@@ -29,7 +30,8 @@ def test_call_similarity(call, expected):
 
 def test_calls_without_parameters():
     assert call_similarity(ToolCall("f", {}), ToolCall("f", {})) == 1.0
-    assert call_similarity(ToolCall("f", {"a": 1}), ToolCall("f", {})) == pytest.approx(2 / 3)
+    assert call_similarity(ToolCall("f", {"a": 1}), ToolCall("f", {})) == pytest.approx(1 / 3)
+    assert call_similarity(ToolCall("f", {}), ToolCall("f", {"a": 1})) == pytest.approx(1 / 3)
 
 
 def test_matrix_coerces_both_sides():
@@ -40,10 +42,3 @@ def test_matrix_coerces_both_sides():
     np.testing.assert_allclose(matrix, [[1, 2 / 3], [0, 0]])
     assert similarity_matrix([], [GOLD], []).shape == (0, 1)
     assert similarity_matrix([GOLD, None], [], []).shape == (2, 0)
-
-
-def test_align():
-    similarities = [[0.9, 0.8], [0.7, 0.0], [0.1, 0.1]]
-    assert align(similarities, ordered=True) == [(0, 0), (1, 1)]
-    assert align(similarities, ordered=False) == [(0, 1), (1, 0)]  # 1.5, where greedy would get 0.9
-    assert align(np.zeros((0, 3)), ordered=False) == align([], ordered=True) == []

@@ -55,13 +55,14 @@ BROKEN, ANSWER = "<tool_call>broken</tool_call>", "<answer>ok</answer>"
         (1, weather(city="Talomi", days="3"), 1, 1.5),  # no coercion, "3" is not 3: 1 + (1 + 1) = 3
         (1, weather(city="Talomi", days=3.0), 1, 3),  # but 3.0 is
         (1, NEWS, 1, -3),  # 0 + 0
-        (1, W + NEWS, 1, 2.25),  # 1/2 + 3 = 7/2: 6 * 7/8 - 3
-        (2, W, 1, 0),  # 1/2 + 3 + 0 = 7/2: 6/2 - 3
+        (1, W + NEWS, 1, 0),  # 1/2 + 3 * 1/2 = 2: 6 * 2/4 - 3
+        (2, W, 1, 3),  # one at a time: the other comes next
+        (2, weather(city="Bero", days=3), 1, 1.5),  # of weather alone: 1 + (1 + 1) = 3 of 4
         (2, W + NEWS, 1, -1 / 7),  # 1/3 + 3 + 0 = 10/3: 6 * 10/21 - 3
         (2, W + W, 1, -1 / 7),  # J({W, S}, {W, W}) = 1/3
         (2, weather(city="Bero", days=3) + S, 1, 15 / 7),  # 1 + 2 + 3 = 6: 36/7 - 3
-        (1, W + W, 1, 2.25),  # 1/2 + 3 = 7/2
-        (1, W * 5, 1, 1.8),  # 1/5 + 3 = 16/5: 6 * 4/5 - 3
+        (1, W + W, 1, 0),  # 1/2 + 3 * 1/2 = 2
+        (1, W * 5, 1, -1.8),  # 1/5 + 3 * 1/5 = 4/5: 6 * 1/5 - 3
         (1, f"ok {W}", 0, 3),
         (1, BROKEN, 0, -3),
         (1, W + BROKEN, 0, -3),
@@ -91,7 +92,8 @@ def test_gold_calls_choose_in_order_the_first_of_their_best(fine, parallel):
 
 def test_a_call_is_used_once(fine, parallel):
     gold = [GoldCall("get_weather", {"city": "Talomi", "days": 3})] * 2
-    assert components(fine, W, gold, parallel) == pytest.approx((1, 0))  # 1/2 + 3 + 0 = 7/2 of 7
+    assert components(fine, W, gold, parallel) == (1, 3)  # the other one comes next
+    assert components(fine, W + NEWS, gold, parallel) == pytest.approx((1, 6 * (1 / 3 + 3) / 7 - 3))
     assert components(fine, W * 2, gold, parallel) == (1, 3)
 
 
@@ -115,11 +117,11 @@ def test_calls_without_parameters(fine, parallel):
         ("refined", 1, weather(city="Talomi"), 0),  # 1 + (0 + 1) = 2 of 4
         ("refined", 1, weather(city="Bero", days=3), 1.5),  # 1 + (1 + 1) = 3 of 4
         ("refined", 1, weather(days=3, city="Bero"), 0),  # another order: 1 + (0 + 1) = 2 of 4
-        ("refined", 1, W + W, 1.5),  # 0 + 3 = 3 of 4
+        ("refined", 1, W + W, -0.75),  # 0 + 3 * 1/2 = 3/2 of 4
         ("intermediate", 2, S + W, 3),  # S_max = 1 + 1 + 1
         ("intermediate", 1, weather(city="Bero", days=3), 0),  # 1 + 0 of 2
-        ("intermediate", 2, W, 0),  # 1/2 + 1 + 0 = 3/2 of 3
-        ("intermediate", 1, W + W, 1.5),  # 1/2 + 1 = 3/2 of 2
+        ("intermediate", 2, W, 3),  # one at a time
+        ("intermediate", 1, W + W, 0),  # 1/2 + 1 * 1/2 = 1 of 2
         ("intermediate", 2, weather(city="Bero", days=3) + S, 1),  # 1 + 0 + 1 = 2 of 3
         ("intermediate", 1, NEWS, -3),
         ("coarse", 2, W + S, 3),
@@ -182,13 +184,22 @@ def test_thoughts(fine, parallel):
 
 def test_the_same_call_many_times_does_not_pay(fine, parallel):
     given = [score(fine, W * n, parallel.gold[:1], parallel) for n in (1, 2, 5, 64)]
-    # J falls: 6 (1/n + 3)/4 - 2
-    assert given == pytest.approx([4, 3.25, 2.8, 6 * (1 / 64 + 3) / 4 - 2])
+    # J and the share of right calls fall: 6 (1/n + 3/n)/4 - 2
+    assert given == pytest.approx([4, 1, -0.8, 6 / 64 - 2])
+    lacks = score(fine, weather(city="Talomi"), parallel.gold[:1], parallel)
+    assert lacks == 1.75
+    assert max(given[1:]) < lacks
+
+
+def test_in_toolrls_own_formula_surplus_calls_are_nearly_free(parallel):
+    own = ToolRLReward(thinking=False, surplus_costs=False)
+    given = [score(own, W * n, parallel.gold[:1], parallel) for n in (1, 2, 64)]
+    assert given == pytest.approx([4, 3.25, 6 * (1 / 64 + 3) / 4 - 2])  # J alone falls: 6 (1/n + 3)/4 - 2
 
 
 def test_listing_all_tools_does_not_pay(fine, parallel):
     listed = "".join(format_call(ToolCall(tool.name, {"city": "Talomi", "days": 3})) for tool in parallel.tools)
-    assert score(fine, listed, parallel.gold[:1], parallel) == pytest.approx(6 * (1 / 3 + 3) / 4 - 2)  # 3, not 4
+    assert score(fine, listed, parallel.gold[:1], parallel) == pytest.approx(6 * (1 / 3 + 1) / 4 - 2)  # 0, not 4
     without = "".join(format_call(ToolCall(tool.name, {})) for tool in parallel.tools)
     assert score(fine, without, parallel.gold[:1], parallel) < 0
 
@@ -196,9 +207,9 @@ def test_listing_all_tools_does_not_pay(fine, parallel):
 def test_trying_values_does_not_pay(fine, parallel):
     one = score(fine, weather(city="Talomi", days=1), parallel.gold[:1], parallel)  # 2.5
     tried = "".join(weather(city="Talomi", days=days) for days in range(1, 31))
-    every = score(fine, tried, parallel.gold[:1], parallel)  # 6 (1/30 + 3)/4 - 2
-    assert (one, every) == pytest.approx((2.5, 6 * (1 / 30 + 3) / 4 - 2))
-    assert every < score(fine, W, parallel.gold[:1], parallel) - 1
+    every = score(fine, tried, parallel.gold[:1], parallel)
+    assert (one, every) == pytest.approx((2.5, 6 * (1 / 30 + 3 / 30) / 4 - 2))
+    assert every < one - 1
 
 
 def test_all_words_as_arguments_do_not_pay(fine, parallel):

@@ -15,7 +15,7 @@ from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.parsing import format_answer, format_call, format_turn, parse_turn
 from cahl_pl.rewards import ToolN1Reward, ToolRLReward, TurnReward
 from cahl_pl.rewards.turn import COMPONENTS, agreement, is_same
-from cahl_pl.rollout.gold import gold_turns
+from cahl_pl.rollout.gold import gold_turns, next_calls
 from cahl_pl.toolworld.dataset import ToolWorld
 from cahl_pl.types import GoldCall, ToolCall
 
@@ -52,10 +52,11 @@ CASES = {
     "wrong value": (1, weather(city="Bero", days=3), (1, 1, 1, 1, 1 / 2, 0)),  # 1 of 2 values
     # syn: 1 of 4 checks fails; parameters: 1 of 2; values: 1 of 2
     "missing": (1, weather(city="Talomi"), (1, 3 / 4, 1, 1 / 2, 1 / 2, 0)),
-    # syn: undeclared; parameters: 2 of the 3 names of both; values: 2 of 2
-    "surplus": (1, weather(city="Talomi", days=3, unit="C"), (1, 3 / 4, 1, 2 / 3, 1, 0)),
+    # syn: undeclared; parameters: 2 of the 3 names of both; values: 2 of 3
+    "surplus": (1, weather(city="Talomi", days=3, unit="C"), (1, 3 / 4, 1, 2 / 3, 2 / 3, 0)),
     "other tool": (1, format_call(ToolCall("get_news", {"city": "Talomi", "days": 3})), (1, 1, 0, 0, 0, 0)),
-    "half": (2, W, (1, 1, 1 / 2, 1 / 2, 1 / 2, 0)),  # 1 of 2 calls
+    "half": (2, W, (1, 1, 1, 1, 1, 1)),  # the other one comes next
+    "half, wrong value": (2, weather(city="Bero", days=3), (1, 1, 1, 1, 1 / 2, 0)),
     "twice": (1, W + W, (1, 1, 1 / 2, 1 / 2, 1 / 2, 0)),  # 1 right of max(2, 1)
     # syn: (1 + 1/4) / 2; names, parameters: 1 of 2; values: (1/2 + 0) / 2
     "both wrong": (
@@ -87,10 +88,11 @@ def test_components(count, text, expected, parallel):
         ("swapped", 1, 1, 1),
         ("wrong value", 0.9, 0.55, 0.2),  # (4 + 1/2)/5; (.9 + .2)/2; 1/5
         ("missing", 0.75, 0.475, 0.2),  # (1 + 3/4 + 1 + 1/2 + 1/2)/5 = 3.75/5; (.75 + .2)/2
-        ("surplus", 53 / 60, 65 / 120, 0.2),  # (1 + 3/4 + 1 + 2/3 + 1)/5 = (53/12)/5; (53/60 + 12/60)/2
+        ("surplus", 49 / 60, 61 / 120, 0.2),  # (1 + 3/4 + 1 + 2/3 + 2/3)/5 = (49/12)/5; (49/60 + 12/60)/2
         ("other tool", 0.4, 0.3, 0.2),  # (1 + 1)/5; (.4 + .2)/2
-        ("half", 0.7, 0.45, 0.2),  # (1 + 1 + 3/2)/5; (.7 + .2)/2
-        ("twice", 0.7, 0.45, 0.2),
+        ("half", 1, 1, 1),
+        ("half, wrong value", 0.9, 0.55, 0.2),
+        ("twice", 0.7, 0.45, 0.2),  # (1 + 1 + 3/2)/5; (.7 + .2)/2
         ("both wrong", 0.575, 0.3875, 0.2),  # (1 + 5/8 + 1/2 + 1/2 + 1/4)/5 = 2.875/5; (.575 + .2)/2
         ("unreadable", 0.2, 0.2, 0.2),  # form alone: 1/5
         ("text around", 0.8, 0.8, 0.8),  # all but form: 4/5
@@ -118,11 +120,11 @@ def test_tool_zero(case, first, middle, last, parallel):
         ("wrong value", 1, 1, 1, 8 / 9, 7 / 9),  # 3/3; (3 + 2)/5; (3 + 2 + 2)/9; (9/9 + 7/9)/2
         # (1 + 3/4 + 1)/3 = 33/36; (2.75 + 1)/5 = 27/36; (2.75 + 1 + 2)/9 = 23/36; 5: 30/36; 15: 25/36
         ("missing", 33 / 36, 30 / 36, 27 / 36, 25 / 36, 23 / 36),
-        # 2.75/3 = 55/60; (2.75 + 4/3)/5 = 49/60; (2.75 + 4/3 + 4)/9 = 97/108; 5: 52/60; 15: (441 + 485)/1080
-        ("surplus", 55 / 60, 52 / 60, 49 / 60, 926 / 1080, 97 / 108),
+        # 2.75/3 = 55/60; (2.75 + 4/3)/5 = 49/60; (2.75 + 4/3 + 8/3)/9 = 81/108; 5: 52/60; 15: (441 + 405)/1080
+        ("surplus", 55 / 60, 52 / 60, 49 / 60, 846 / 1080, 81 / 108),
         ("other tool", 2 / 3, 8 / 15, 2 / 5, 14 / 45, 2 / 9),  # 2/3; 2/5; 2/9; (10 + 6)/30; (18 + 10)/90
+        ("half", 1, 1, 1, 1, 1),
         # (1 + 1 + 1/2)/3 = 5/6; (2.5 + 1)/5 = 7/10; (2.5 + 1 + 2)/9 = 11/18; (25 + 21)/60; (63 + 55)/180
-        ("half", 5 / 6, 23 / 30, 7 / 10, 59 / 90, 11 / 18),
         ("twice", 5 / 6, 23 / 30, 7 / 10, 59 / 90, 11 / 18),
         # (1 + 5/8 + 1/2)/3 = 17/24; (2.125 + 1)/5 = 15/24; (2.125 + 1 + 1)/9 = 11/24; 5: 16/24; 15: 13/24
         ("both wrong", 17 / 24, 16 / 24, 15 / 24, 13 / 24, 11 / 24),
@@ -153,7 +155,8 @@ def test_toolsample(case, at_0, at_5, at_10, at_15, at_20, parallel):
         ("missing", 0),
         ("surplus", 0),
         ("other tool", 0),
-        ("half", 0),
+        ("half", 1),
+        ("half, wrong value", 0),
         ("twice", 0),
         ("both wrong", 0),
         ("unreadable", 0),
@@ -370,6 +373,19 @@ def test_a_reference_that_was_not_resolved_is_a_wrong_value(task):
 def test_calls_of_equal_gold_are_wanted_as_often(parallel):
     twice = [GoldCall("get_weather", {"city": "Talomi", "days": 3})] * 2
     assert score(recipe("tool_n1"), W * 2, twice, parallel) == 1
-    assert score(recipe("tool_n1"), W, twice, parallel) == score(recipe("tool_n1"), W * 3, twice, parallel) == 0
-    # (1 + 1 + 1/2 + 1/2 + 1/2)/5
-    assert score(recipe("tool_zero"), W, twice, parallel) == pytest.approx(0.7)
+    assert score(recipe("tool_n1"), W, twice, parallel) == 1  # the other one comes next
+    assert score(recipe("tool_n1"), W * 3, twice, parallel) == 0
+    # (1 + 1 + 2/3 + 2/3 + 2/3)/5
+    assert score(recipe("tool_zero"), W * 3, twice, parallel) == pytest.approx(0.8)
+
+
+def test_calls_that_are_due_together_may_be_made_one_at_a_time(parallel):
+    """Each turn earns what the gold earns, whichever comes first; leaving the rest out does not."""
+    for reward, thought in every_reward():
+        together = score(reward, thought + W + S, parallel.gold, parallel)
+        for first, second in ((W, S), (S, W)):
+            assert score(reward, thought + first, parallel.gold, parallel) == pytest.approx(together)
+            left = next_calls(parallel, parse_turn(first).calls)
+            assert score(reward, thought + second, left, parallel) == pytest.approx(together)
+            assert score(reward, thought + ANSWER, left, parallel) < together - 0.3
+            assert score(reward, thought + first, left, parallel) < together - 0.3

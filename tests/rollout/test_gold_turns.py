@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from cahl_pl.rollout.gold import gold_turns, next_calls
+from cahl_pl.rollout.gold import gold_turns, is_on_track, next_calls
 from cahl_pl.toolworld.dataset import ToolWorld
-from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
+from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolCall, ToolSpec
 
 FIND = ToolSpec("find", "", {"type": "object", "properties": {"name": {"type": "string"}, "days": {"type": "integer"}}})
 SEND = ToolSpec("send", "", {"type": "object", "properties": {"to": {"type": "string"}, "text": {"type": "string"}}})
@@ -93,8 +93,22 @@ def test_a_repeated_call_counts_for_no_other(task):
 
 
 def test_values_are_compared_as_their_types(task):
-    assert next_calls(task, [ToolCall("find", {"days": "3", "name": "Ann "})]) == (BOB,)
+    assert next_calls(task, [ToolCall("find", {"days": "3", "name": "Ann"})]) == (BOB,)
+    assert next_calls(task, [ToolCall("find", {"days": 3, "name": "Ann "})]) == (ANN, BOB)  # the tool sees the blank
     assert next_calls(task, [ToolCall("find", {"days": 4, "name": "Ann"})]) == (ANN, BOB)
+
+
+def test_calls_that_no_gold_call_asks_for_end_the_hope_of_success(task, nested):
+    for made in ([], [ANN.call], [BOB.call, ANN.call], [ToolCall("find", {"days": "3", "name": "Ann"})]):
+        assert is_on_track(task, made)
+    for made in ([WRONG], [ANN.call, WRONG], [ANN.call] * 2, [ToolCall("nonsense", {})]):
+        assert not is_on_track(task, made)
+    assert is_on_track(nested, [nested.gold[1].call])  # before its time, but a gold call
+    chat = replace(task, gold=())
+    assert is_on_track(chat, [])
+    assert not is_on_track(chat, [ANN.call])
+    assert not is_on_track(replace(chat, outcome=Outcome()), [ANN.call])
+    assert is_on_track(replace(chat, outcome=Outcome(("rain",))), [ANN.call])  # only its end will tell
 
 
 def test_without_gold_an_answer_comes_next(task):

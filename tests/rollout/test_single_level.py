@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from cahl_pl.cli import main
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward
 from cahl_pl.rewards.turn import TurnReward
@@ -166,9 +167,8 @@ def test_several_calls_of_an_output_are_answered_in_their_order(builder):
 
 
 def test_an_unreadable_output_is_told_so_and_the_episode_goes_on(builder):
-    result, engine = run(
-        builder, [NESTED], [["}{"]], [["<tool_call>x</tool_call>"]], [[ADD]], executor_group_size=1, max_steps=3
-    )
+    script = [["}{"]], [["<tool_call>x</tool_call>"]], [[ADD]]
+    result, engine = run(builder, [NESTED], *script, executor_group_size=1, max_steps=3, after_error="train")
     errors = [step.feedback.error for step in result.trajectories[0].steps]
     assert errors == ["parse", "parse", None]
     assert 'Result: {"error": "there must be <tool_call>' in builder.decode(engine.requests[1][1][0])
@@ -179,7 +179,7 @@ def test_an_unreadable_output_is_told_so_and_the_episode_goes_on(builder):
 
 def test_who_watches_is_told_of_each_call_before_its_answer(builder):
     engine = Scripted(builder, [[BOTH]], [["<tool_call>?</tool_call>"]], [[ANSWER]])
-    rollout = SingleLevelRollout(engine, ENVIRONMENT, TurnReward(), RolloutConfig(executor_group_size=1))
+    rollout = SingleLevelRollout(engine, ENVIRONMENT, TurnReward(), RolloutConfig(1, 1, after_error="train"))
     told = []
     rollout.watch = lambda task, event: told.append((task.id, event))
     result = rollout.run(None, builder, [PARALLEL], torch.Generator().manual_seed(0))
@@ -195,7 +195,7 @@ def test_who_watches_is_told_of_each_call_before_its_answer(builder):
 
 def test_an_error_of_the_environment_is_feedback_too(builder):
     unknown = '<tool_call>{"name": "fly", "parameters": {}}</tool_call>'
-    result, engine = run(builder, [NESTED], [[unknown]], [[ANSWER]], executor_group_size=1)
+    result, engine = run(builder, [NESTED], [[unknown]], [[ANSWER]], executor_group_size=1, after_error="train")
     assert result.trajectories[0].steps[0].feedback.error == "unknown_tool"
     assert "Result: {" in builder.decode(engine.requests[1][1][0])
 
@@ -214,9 +214,42 @@ def test_what_is_expected_next_is_what_has_not_been_made(builder):
     reward, wrong = Expected(), ADD.replace("2", "7")
     add, double = (gold.call for gold in NESTED.gold)
     script = [[[wrong]], [[ADD]], [[ADD]], [[DOUBLE]], [[ANSWER]]]
-    run(builder, [NESTED], *script, reward=reward, executor_group_size=1)
+    run(builder, [NESTED], *script, reward=reward, executor_group_size=1, after_error="train")
     assert reward.seen == [("nested", gold) for gold in ([add], [add], [double], [double], [])]
     assert reward.environment is ENVIRONMENT
+
+
+@pytest.mark.parametrize("wrong", [ADD.replace("2", "7"), "}{", ADD + ADD, BOTH, "<answer> </answer>"])
+def test_what_follows_a_wrong_or_unreadable_output_is_not_trained_on(builder, wrong):
+    """The gold call stays due though success is out of reach: each answer would earn 0."""
+    result, engine = run(builder, [NESTED, PARALLEL], [[wrong], [BOTH]], [[ANSWER]], executor_group_size=1)
+    assert [len(prompts) for _, prompts, _ in engine.requests] == [2, 1]
+    assert len(result.rewards["nested"]) == 1
+    assert result.rewards["nested"][0] < 1
+    assert result.rewards["parallel"] == [1.0, 1.0]
+    assert len(result.groups["executor"]) == 3
+    script = [[wrong]], [[ANSWER]]
+    result, _ = run(builder, [NESTED], *script, executor_group_size=1, after_error="train")
+    assert result.rewards["nested"][1] == 0
+
+
+def test_what_follows_the_first_of_several_right_calls_is_trained_on(builder):
+    """Calls that wait for nothing may come one at a time; text around a call leaves success within reach too."""
+    add, double = reversed(BOTH.split("\n"))
+    result, _ = run(builder, [PARALLEL], [[f"so {add}"]], [[double]], [[ANSWER]], executor_group_size=1)
+    assert result.rewards["parallel"] == pytest.approx([0.9, 1.0, 1.0])  # w_form 0.1
+
+
+def test_the_error_that_ends_an_episode_is_the_one_that_was_carried_out(builder):
+    calls = [ADD.replace("2", str(number)) for number in range(4)]
+    ended = []
+    for seed in range(6):
+        script = [calls], [[DOUBLE] * 4], [[ANSWER] * 4]
+        result, engine = run(builder, [NESTED], *script, seed=seed)
+        right = result.trajectories[0].calls[0].arguments["a"] == 2
+        assert len(engine.requests) == (3 if right else 1)
+        ended.append(not right)
+    assert {True, False} == set(ended)
 
 
 def test_independent_calls_are_expected_together(builder):
@@ -226,6 +259,17 @@ def test_independent_calls_are_expected_together(builder):
         [ToolCall("add", {"a": 1, "b": 1}), ToolCall("double", {"x": 2})],
         [ToolCall("add", {"a": 1, "b": 1})],
     ]
+
+
+def test_a_reward_that_is_no_number_is_named(builder):
+    class Broken(Expected):
+        def total(self, components):
+            return float("nan")
+
+    with pytest.raises(
+        ConfigError, match=r"the reward [\w.<>]*Broken gives nan as its total for an output of task 'nested'"
+    ):
+        run(builder, [NESTED], [[ADD]], reward=Broken(), executor_group_size=1)
 
 
 def test_tasks_run_side_by_side_and_each_ends_by_itself(builder):
@@ -283,7 +327,7 @@ def test_one_output_drawn_uniformly_is_carried_out(builder):
 def test_the_output_that_was_carried_out_is_the_one_that_is_continued_from(builder):
     calls = [ADD.replace("2", str(number)) for number in range(4)]
     for seed in range(4):
-        result, engine = run(builder, [NESTED], [calls], [[ANSWER] * 4], seed=seed)
+        result, engine = run(builder, [NESTED], [calls], [[ANSWER] * 4], seed=seed, after_error="train")
         number = result.trajectories[0].calls[0].arguments["a"]
         first, second = (prompts[0] for _, prompts, _ in engine.requests)
         follow = builder.next_turn(True, [str(number + 3)])

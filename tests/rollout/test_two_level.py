@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseExecutorReward
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rollout.config import RolloutConfig
@@ -151,6 +153,66 @@ def test_the_planner_is_paid_for_all_samples_of_its_executor(builder):
     # one of two executions of the second plan has one of two values of one of two calls wrong:
     # that call's similarity is (1 + 1 + 1/2) / 3, so R_exe = (1 + (1 + 5/6) / 2) / 2
     torch.testing.assert_close(exe, torch.tensor([1.0, (1 + (1 + 5 / 6) / 2) / 2]))
+
+
+def test_credit_is_that_of_the_configuration(builder):
+    """Both outputs of step 2 repeat the first gold call, whichever of step 1 was carried out."""
+    wrong = ADD.replace("2", "7")
+    script = [[GOOD_PLAN, "no plan"]], [[ADD, wrong]], [[ADD, ADD]]
+    result, _ = run(builder, [TASK], *script, executor_group_size=2)
+    exe = result.groups["planner"][0].components["exe"][0].item()
+    # R(ADD) = 1/2, R(wrong) = (1 + 1 + 1/2) / 3 / 2 = 5/12, their mean 11/24; R(ADD, ADD) = R(wrong, ADD) = 1/2
+    carried_out = 1 / 2 if result.trajectories[0].steps[0].text == ADD else 5 / 12
+    assert exe == pytest.approx(1 / 2 + 11 / 24 - carried_out)
+    result, _ = run(builder, [TASK], *script, executor_group_size=2, credit="sampled_mean")
+    assert result.groups["planner"][0].components["exe"][0].item() == pytest.approx(1 / 2)
+
+
+class Pays(BasePlannerReward):
+    """Gives a component and a total, whatever they are."""
+
+    def __init__(self, component, total):
+        self.given = component, total
+
+    def components(self, *_):
+        return {"mine": self.given[0]}
+
+    def total(self, components):
+        return self.given[1]
+
+
+class PaysExecutor(Pays, BaseExecutorReward):
+    """The same for outputs of the executor."""
+
+
+@pytest.mark.parametrize(
+    ("component", "total", "what"),
+    [
+        (1.0, float("nan"), "nan as its total"),
+        (1.0, None, "None as its total"),
+        (1.0, float("-inf"), "-inf as its total"),
+        (1.0, "1", "'1' as its total"),
+        (float("nan"), 1.0, "nan as its component 'mine'"),
+        ("high", 1.0, "'high' as its component 'mine'"),
+    ],
+)
+def test_a_reward_that_is_no_number_is_named(builder, component, total, what):
+    script = [[GOOD_PLAN] * 2], [[ADD] * 2] * 2, [[DOUBLE] * 2] * 2
+    message = rf"the reward [\w.]*{{}} gives {re.escape(what)} for an output of task 't': let it give a finite number"
+    for kind in (PaysExecutor, Pays):
+        rewards = [PlannerReward(), kind(component, total)] if kind is PaysExecutor else [kind(component, total)]
+        engine = Scripted(builder, *script)
+        rollout = Rollout(engine, ENVIRONMENT, rewards[0], (*rewards, ExecutorReward())[1], RolloutConfig(2, 2))
+        with pytest.raises(ConfigError, match=message.format(kind.__name__)):
+            rollout.run(None, builder, [TASK], torch.Generator().manual_seed(0))
+
+
+def test_a_component_may_be_undefined(builder):
+    engine = Scripted(builder, [[GOOD_PLAN] * 2], [[ADD] * 2] * 2, [[DOUBLE] * 2] * 2)
+    rollout = Rollout(engine, ENVIRONMENT, Pays(None, 1), ExecutorReward(), RolloutConfig(2, 2))
+    result = rollout.run(None, builder, [TASK], torch.Generator().manual_seed(0))
+    assert result.groups["planner"][0].rewards.tolist() == [1.0, 1.0]
+    assert result.groups["planner"][0].components["mine"].isnan().all()
 
 
 def test_trajectory_branching_compares_executions_step_by_step(builder):

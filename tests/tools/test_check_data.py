@@ -26,7 +26,7 @@ def test_a_file_without_dropped_rows_passes(path: Path, capsys: pytest.CaptureFi
     assert main([str(path)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        f"{path}: 1 rows kept, 1 with a relaxed schema, 0 dropped\n  relaxed odd: gold call 1: no tool"
+        f"{path}: 1 row kept, 1 with a relaxed schema, 0 dropped\n  relaxed odd: gold call 1: no tool"
     )
     assert main([str(path), "--on-contradiction", "drop"]) == 1
 

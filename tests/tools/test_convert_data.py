@@ -17,8 +17,8 @@ def test_a_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     source.write_text(json.dumps([ROW, {}]))
     assert main(["xlam", str(source), str(output)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{source}: 1 rows kept, 0 with a relaxed schema, 1 dropped"
-    assert lines[-1] == f"written: {output} and {output}.dropped.txt (1 lines)"
+    assert lines[0] == f"{source}: 1 row kept, 0 with a relaxed schema, 1 dropped"
+    assert lines[-1] == f"written: {output} and {output}.dropped.txt (1 line)"
     assert json.loads(output.read_text())["id"] == "in-0"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.cli import main
+from cahl_pl.cli import known_keys, main
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_config_reference.py"
 
@@ -29,11 +29,12 @@ def test_every_key_of_the_command_line_is_on_the_page(tool, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cahl_pl"])
     config = TOOL.parents[1] / "configs" / "quickstart.yaml"
     parser = main(["-c", str(config)], run=False).parser
-    keys = {action.dest for action in parser._actions if action.dest.startswith(("model.", "data."))}
+    keys = {key for key in known_keys(parser) if key.startswith(("model.", "data."))}
     keys = {key for key in keys if not key.endswith((".help", "+"))}
     assert len(keys) > 50
     assert keys - set(tool.keys()) - {"model.policy", "model.grpo"} <= {  # groups of keys have a heading
-        "model.planner", "model.executor", "data.prompts", "data.rollout", "data.rollout.planner", "data.rollout.executor",
+        "model.planner", "model.executor", "model.planner_grpo", "model.executor_grpo", "data.prompts", "data.rollout",
+        "data.rollout.planner", "data.rollout.executor",
         "data.inference",
     }  # fmt: skip
     page = tool.page()

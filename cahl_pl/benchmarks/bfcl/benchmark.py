@@ -30,6 +30,7 @@ from cahl_pl.benchmarks.bfcl.data import (
 from cahl_pl.benchmarks.bfcl.scores import SCHEMES, Scheme, missing, summarize
 from cahl_pl.environments import AcknowledgingEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.plurals import counted
 from cahl_pl.prompts import dialogue
 from cahl_pl.types import Message, Task, Trajectory
 
@@ -147,7 +148,8 @@ class BFCL(Benchmark):
         lost = sum((r.get("error") or "").startswith("checker: ") for r in records)
         if lost:
             remarks.append(
-                f"{lost} tasks count as wrong because BFCL's code raised, died or took too long; see their error"
+                f"{counted(lost, 'task counts', 'tasks count')} as wrong because BFCL's code raised, died or took too long; "
+                "see `error` in the records"
             )
         if self._checker.network_cut_off is False:
             remarks.append("the process of the checkers could reach the network: this system did not let it be cut off")

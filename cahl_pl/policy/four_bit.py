@@ -1,0 +1,36 @@
+"""A base in 4 bits: all that knows how bitsandbytes keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def keep_cpu_gradients(base: nn.Module) -> None:
+    """Have 4-bit layers on a CPU take the kernel that has gradients.
+
+    On CPUs with avx512_bf16 bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode, and later forwards
+    take a kernel without autograd: gradients through the base are then wrong, without an error.
+    """
+    import bitsandbytes as bnb
+
+    for module in base.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def weight_sizes(parameter: nn.Parameter) -> tuple[int, int]:
+    """Return what a parameter takes in bytes, constants of its quantisation included, and how many weights it holds."""
+    # a 4-bit parameter holds two weights a byte, and its true shape beside it
+    state = getattr(parameter, "quant_state", None)
+    weights = parameter.numel() if state is None else state.shape.numel()
+    return parameter.nbytes + _constants_bytes(state), weights
+
+
+def _constants_bytes(state: Any) -> int:
+    """Return the bytes of a QuantState; with double quantisation, its scales have a state of their own."""
+    if state is None:
+        return 0
+    tensors = (state.absmax, state.code, state.offset)
+    return sum(t.nbytes for t in tensors if isinstance(t, Tensor)) + _constants_bytes(state.state2)

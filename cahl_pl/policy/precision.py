@@ -1,0 +1,24 @@
+"""Which of Lightning's precisions training can use."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+from cahl_pl.errors import ConfigError
+
+
+def check_precision(trainer: Trainer) -> None:
+    """Refuse every `trainer.precision` but 32-true.
+
+    Sampling is no part of the training step, so that autocast (`bf16-mixed`, `16-mixed`) would train in another precision
+    than was sampled in, and loss scaling would clip scaled gradients; the `-true` ones would round the adapters too, whose
+    updates are too small for that.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if trainer.precision != "32-true":
+        raise ConfigError(
+            f"trainer.precision is {trainer.precision!r}, which would train in another precision than it samples in, or "
+            "round the adapters: leave it out, and choose the base's with model.policy.dtype (bfloat16)"
+        )

@@ -1,0 +1,174 @@
+"""Which of two lists of calls belong together, in an order that what they need of one another allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
+from scipy.sparse import coo_array
+
+from cahl_pl.rewards.similarity import call_similarity
+from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.types import GoldCall, Plan, Task, ToolCall
+
+_REFERENCE: Final = re.compile(r"\$([0-9]{1,4})\b(?!\.[0-9])")  # not the amount "$1.50"
+_PAIR: Final = 5e-3  # far less than one argument's weight in the call similarity: these two only break ties
+_NEARNESS: Final = 1e-3
+
+
+def precedence(task: Task) -> list[tuple[int, int]]:
+    """Return which gold call has to come before which: pairs (i, j), from 0.
+
+    A call comes after those whose results it uses, and no other order is demanded. Where the task says that its calls are
+    ordered but none has a reference, what needs what is not known: each comes after all that stand before it.
+    """
+    pairs = [(i, j) for j, gold in enumerate(task.gold) for i in sorted(set(sources_of(gold, j).values()))]
+    if task.ordered and not pairs:
+        return [(i, j) for j in range(len(task.gold)) for i in range(j)]
+    return pairs
+
+
+def align(similarities: ArrayLike, before: Sequence[tuple[int, int]] = ()) -> list[tuple[int, int]]:
+    """Pair up the rows and columns of a similarity matrix, each at most once, so that the sum is as large as possible.
+
+    Args:
+        similarities: shape [K, N].
+        before: pairs (i, j) of columns: where both have a row, that of i comes first. Pairs of all columns, i < j, mean
+            that the columns keep their order.
+
+    Returns:
+        Pairs (row, column), rows ascending; min(K, N) of them where the order allows it.
+    """
+    matrix = np.asarray(similarities, dtype=float)
+    if matrix.size == 0:
+        return []
+    rows, columns = linear_sum_assignment(matrix, maximize=True)
+    place = dict(zip(columns.tolist(), rows.tolist(), strict=True))
+    if all(place[i] < place[j] for i, j in before if i in place and j in place):
+        return list(zip(rows.tolist(), columns.tolist(), strict=True))
+    count = matrix.shape[1]
+    if len(before) == count * (count - 1) // 2:
+        return _in_sequence(matrix)
+    return _in_partial_order(matrix, before)
+
+
+def align_plan(plan: Plan, task: Task) -> dict[int, int]:
+    """Match a plan's sub-tasks that name a tool with the gold calls as they stand in a plan.
+
+    The best match by call similarity that `precedence` allows; among equals near places come first, and a gold call that is
+    like no sub-task goes to one left over, in order. A planned `"$k"` equals the gold call's `"$i"` as far as sub-task k is
+    like gold call i: the numbers themselves depend on where a plan puts its steps.
+
+    Returns:
+        Sub-task -> gold call, both from 0.
+    """
+    places = [k for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
+    gold = [coerce_call(one.planned, task.tools) for one in task.gold]
+    sources = [sources_of(one, j) for j, one in enumerate(task.gold)]
+    found: dict[int, list[float]] = {}
+    for k in places:
+        subtask = plan.subtasks[k]
+        call = coerce_call(ToolCall(subtask.tool or "", subtask.parameters), task.tools)
+        found[k] = [_likeness(call, gold[j], sources[j], k, found) for j in range(len(gold))]
+    matrix = np.array([found[k] for k in places], dtype=float).reshape(len(places), len(gold))
+    rows, columns = np.indices(matrix.shape)
+    # The square makes keeping the order the cheapest way to resolve ties, pairs of similarity 0 among them.
+    distance = (rows - columns) / max(*matrix.shape, 1)
+    pairs = align(matrix + _PAIR - _NEARNESS * distance**2, precedence(task))
+    return {places[row]: column for row, column in pairs}
+
+
+def read_references(value: Any, place: int, match: dict[int, int]) -> Any:
+    """Return a planned value with each "$k" as `reference` writes the gold call that its sub-task is matched with.
+
+    Args:
+        value: a parameter's value in the sub-task at `place`, from 0.
+        place: only earlier sub-tasks have a result by then; another number is plain text.
+        match: of `align_plan`; the result of a sub-task that is not in it is that of no gold call.
+    """
+    if not isinstance(value, str):
+        return value
+
+    def read(found: re.Match[str]) -> str:
+        source = int(found[1]) - 1
+        return reference(match.get(source, -1)) if 0 <= source < place else found[0]
+
+    return _REFERENCE.sub(read, value.replace("\0", " "))
+
+
+def reference(source: int) -> str:
+    """Return what stands for the result of a gold call, from 0: no text that a plan or a gold argument holds."""
+    return f"\0${source + 1}"
+
+
+def sources_of(gold: GoldCall, place: int) -> dict[str, int]:
+    """Return parameter -> the gold call before `place` whose result it is, from 0."""
+    found = {name: _source(reference) for name, reference in gold.references.items()}
+    return {name: source for name, source in found.items() if source is not None and source < place}
+
+
+def _likeness(
+    call: ToolCall, gold: ToolCall, sources: dict[str, int], place: int, found: dict[int, list[float]]
+) -> float:
+    """The similarity of a sub-task's call and a planned gold call; `found` is that of the sub-tasks before it."""
+
+    def equal(name: str) -> float:
+        value = call.arguments[name]
+        source = _source(value)
+        planned = source is not None and source < place  # else it is text
+        if name in sources:
+            return found[source][sources[name]] if planned and source in found else 0.0
+        return float(not planned and canonical(value) == canonical(gold.arguments[name]))
+
+    return call_similarity(call, gold, equal)
+
+
+def _source(value: Any) -> int | None:
+    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return int(found[1]) - 1 if found and int(found[1]) else None
+
+
+def _in_sequence(matrix: np.ndarray) -> list[tuple[int, int]]:
+    """The best pairs whose rows and columns both ascend."""
+    rows, columns = matrix.shape
+    best = np.zeros((rows + 1, columns + 1))
+    for i in range(rows):
+        for j in range(columns):
+            best[i + 1, j + 1] = max(best[i, j + 1], best[i + 1, j], best[i, j] + matrix[i, j])
+    pairs, i, j = [], rows, columns
+    while i and j:
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+    return pairs[::-1]
+
+
+def _in_partial_order(matrix: np.ndarray, before: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The best pairs in an order that `before` allows, by integer programming."""
+    number = np.arange(matrix.size).reshape(matrix.shape)
+    # Of each of these sets at most one pair is chosen: of a row, of a column, and, since i may not come after j, of i at
+    # row r or later and j at row r or earlier.
+    exclusive = [*number, *number.T]
+    exclusive += [np.concatenate([number[r:, i], number[: r + 1, j]]) for i, j in before for r in range(len(matrix))]
+    lines = np.repeat(np.arange(len(exclusive)), [len(some) for some in exclusive])
+    chosen = np.concatenate(exclusive)
+    limits = coo_array((np.ones(len(chosen)), (lines, chosen)), shape=(len(exclusive), matrix.size)).tocsr()
+    result = milp(
+        -matrix.ravel(),
+        integrality=np.ones(matrix.size, int),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(limits, ub=1),
+        options={"mip_rel_gap": 0, "node_limit": 1000},
+    )
+    if result.x is None:  # too hard: gold calls refer to earlier ones, so that keeping their order is always allowed
+        return _in_sequence(matrix)
+    rows, columns = np.nonzero(result.x.reshape(matrix.shape) > 0.5)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))

@@ -1,0 +1,87 @@
+"""Dynamic sampling (DAPO, arXiv 2503.14476): groups without a signal are replaced by sampling further tasks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from cahl_pl.distributed import sum_over_processes
+from cahl_pl.rollout.episode import Round
+from cahl_pl.types import Group, Role
+
+Comparison = list[Group]
+"""Groups that are compared with one another: one, but in trajectory branching."""
+
+
+def refilled(
+    first: Round,
+    roles: Iterable[Role],
+    refills: int,
+    signal: Callable[[Role, list[Group]], set[int]],
+    sample: Callable[[int, float], Round | None],
+) -> Round:
+    """The round with as many comparisons of each role as before, those without a signal replaced as far as could be.
+
+    Further tasks are sampled until no role lacks comparisons with a signal, and at most `refills` times; a role that has
+    enough takes no more of them. With several processes the shortage is that of all, so that all sample as often.
+
+    Args:
+        first: the round.
+        roles: who is trained on it.
+        refills: see above.
+        signal: of a role's groups, the comparisons (`Group.peers`) with a signal.
+        sample: a round of further tasks, by the number of the refill and the share of a round that is lacking; None where
+            no task is left.
+
+    Returns:
+        Its trajectories are those of `first`, so that what is measured of episodes is not of chosen tasks; its rewards
+        are of all tasks. `rollout/refills` counts, and `<role>/refilled` is the share of comparisons that were replaced.
+    """
+    roles = list(dict.fromkeys(roles))
+    wanted = {role: len(_comparisons(first.groups[role])) for role in roles}
+    good: dict[Role, list[Comparison]] = {role: [] for role in roles}
+    empty: dict[Role, list[Comparison]] = {role: [] for role in roles}
+
+    def add(result: Round) -> None:
+        for role in roles:
+            found = signal(role, result.groups[role])
+            for peers, comparison in _comparisons(result.groups[role]).items():
+                (good if peers in found else empty)[role].append(comparison)
+
+    add(first)
+    at_first = {role: len(good[role]) for role in roles}
+    metrics, rewards, count = dict(first.metrics), dict(first.rewards), 0
+    while count < refills and (share := _lacking(good, wanted)) > 0:
+        more = sample(count, share)
+        if more is None:
+            break
+        count += 1
+        add(more)
+        rewards |= more.rewards
+        for tag in ("time/rollout_s", "rollout/tokens"):
+            metrics[tag] = metrics.get(tag, 0.0) + more.metrics.get(tag, 0.0)
+    if metrics.get("time/rollout_s"):
+        metrics["time/tokens_per_s"] = metrics["rollout/tokens"] / metrics["time/rollout_s"]
+    metrics["rollout/refills"] = float(count)
+    groups = dict(first.groups)
+    for role in roles:
+        kept = (good[role] + empty[role])[: wanted[role]]
+        groups[role] = [replace(group, peers=i) for i, comparison in enumerate(kept) for group in comparison]
+        replaced = min(len(good[role]), wanted[role]) - at_first[role]
+        metrics[f"{role}/refilled"] = replaced / max(wanted[role], 1)
+    return Round(groups, first.trajectories, metrics, rewards)
+
+
+def _comparisons(groups: Sequence[Group]) -> dict[int, Comparison]:
+    joined: defaultdict[int, Comparison] = defaultdict(list)
+    for group in groups:
+        joined[group.peers].append(group)
+    return joined
+
+
+def _lacking(good: dict[Role, list[Comparison]], wanted: dict[Role, int]) -> float:
+    """The largest share of a role's comparisons that have no signal, over all processes."""
+    own = [float(n) for role, total in wanted.items() for n in (min(len(good[role]), total), total)]
+    sums = iter(sum_over_processes(own))
+    return max((1 - have / total for have, total in zip(sums, sums, strict=True) if total), default=0.0)

@@ -1,0 +1,25 @@
+"""Plans of one request that ask for the same calls: what they earn differs by chance alone (`GRPOConfig.pool_equal_plans`)."""
+
+from __future__ import annotations
+
+import torch
+
+from cahl_pl.rollout.episode import Round
+from cahl_pl.rollout.test_time import plan_key
+
+
+def mark_equal_plans(result: Round) -> None:
+    """Number the plans of each planner group, equal ones equally (`Group.alike`). A plan that cannot be read is like none."""
+    total = sum(len(group.completion_ids) for group in result.groups["planner"])
+    if not total:
+        return
+    copies = len(result.trajectories) // total  # with trajectory branching, executions of each plan
+    plans = iter(result.trajectories[::copies])  # in the order of the groups
+    for group in result.groups["planner"]:
+        numbers: dict[str, int] = {}
+        alike = []
+        for i in range(len(group.completion_ids)):
+            episode = next(plans)
+            key = plan_key(episode.plan, episode.task) if episode.plan.error is None else f"unreadable {i}"
+            alike.append(numbers.setdefault(key, i))
+        group.alike = torch.tensor(alike)
