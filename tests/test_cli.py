@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from cahl_pl import __version__
-from cahl_pl.cli import console, main
+from cahl_pl.cli import main
+from cahl_pl.commands import console
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
 from cahl_pl.rewards.planner import PlannerReward
