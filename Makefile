@@ -42,7 +42,7 @@ canary: VENV := .venv-canary
 canary:
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install $(TORCH_NEWEST)
-	$(VENV)/bin/python -m pip install --upgrade $$($(PYTHON) tools/dependencies.py)
+	$(VENV)/bin/python -m pip install --upgrade $$($(PYTHON) -m tools.make.dependencies)
 	$(VENV)/bin/python -m pip install --no-deps -e .
 	$(MAKE) --no-print-directory two-steps-and-fast-tests VENV=$(VENV)
 

@@ -1,6 +1,6 @@
 """`python -m cahl_pl`."""
 
-from cahl_pl.cli import console
+from cahl_pl.commands import console
 
 if __name__ == "__main__":
     console()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import pickle
 import re
 import sys
 from pathlib import Path
@@ -24,20 +23,15 @@ from cahl_pl.callbacks import (  # with it all our callbacks, so that YAML may u
     Checkpoints,
     PredictionWriter,
 )
+from cahl_pl.config_files import find_configs_in
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.datasets import DataError
-from cahl_pl.errors import ConfigError, NonFiniteError, PolicyError, SchemaError
-from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable
 from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
 from cahl_pl.runs.scores import print_scores
-
-USER_ERRORS = (ConfigError, DataError, NonFiniteError, PolicyError, SchemaError)
-"""What a user can put right: reported in one sentence, without a traceback."""
 
 
 class Parser(LightningArgumentParser):
@@ -127,6 +121,21 @@ class CAHLCLI(ConfigurationWinsCLI):
                 expanded((arguments and arguments.get("save_dir")) or config.trainer.default_root_dir or ".")
             )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with the shipped configurations found by their names.
+
+        `sys.argv` is hidden meanwhile: Lightning would warn of its words where `args` are others, which verbs and tools give.
+
+        Raises:
+            ConfigError: a configuration is neither a file nor shipped.
+        """
+        words = sys.argv[1:] if args is None else args
+        argv, sys.argv = sys.argv, sys.argv[:1]
+        try:
+            super().parse_arguments(parser, find_configs_in(words) if isinstance(words, list) else words)
+        finally:  # Lightning starts the processes of other devices by it
+            sys.argv = argv
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
@@ -167,7 +176,7 @@ class CAHLCLI(ConfigurationWinsCLI):
         """
         try:
             super().instantiate_classes()
-        except USER_ERRORS:
+        except UserError:
             raise
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(_cause(str(error))) from error
@@ -218,35 +227,6 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
             "description": "CAHL: a planner and an executor on one frozen base, trained by GRPO.",
         },
     )
-
-
-@reader_may_leave()
-def console() -> None:
-    """`main` for people: what they can put right is one sentence, not a traceback (CAHL_TRACEBACK=1 shows it)."""
-    quiet_libraries()
-    try:
-        main()
-    except USER_ERRORS as error:
-        if os.environ.get("CAHL_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # of a file that is named: the disk, permissions, something in its way
-        if os.environ.get("CAHL_TRACEBACK") or not error.filename:
-            raise
-        print(
-            f"error: {os.fsdecode(error.filename)}: {error.strerror}; put that right and start again", file=sys.stderr
-        )
-        sys.exit(2)
-    except MisconfigurationException as error:  # of Lightning, about its own keys
-        if os.environ.get("CAHL_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        print(f"error: the checkpoint holds more than plain values, and was not loaded ({reason})", file=sys.stderr)
-        sys.exit(2)
 
 
 def _cause(message: str) -> str:

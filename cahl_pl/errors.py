@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What a user can put right: the command line prints its one sentence, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A configured value cannot work: one sentence with the key, what is wrong and what to do."""
 
 
@@ -18,7 +22,7 @@ class Interrupted(SystemExit):
     """
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Data that cannot be used: one sentence with the file, the row, the field and what to do."""
 
 
@@ -26,13 +30,13 @@ class StaleBatchError(RuntimeError):
     """A batch was sampled by an older policy than the one that would be trained on it."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError, RuntimeError):
     """Loss or gradients were not finite in too many steps of a role in a row."""
 
 
-class PolicyError(ValueError):
+class PolicyError(UserError, ValueError):
     """The base model cannot be loaded as asked; the message says what to change."""
 
 
-class SchemaError(ValueError):
+class SchemaError(UserError, ValueError):
     """A tool's parameters are not a JSON Schema of type object."""

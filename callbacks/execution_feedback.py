@@ -30,7 +30,7 @@ class ExecutionFeedback(Callback):
     The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object a line: what
     `cahl_pl.runs.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
     null where the round's first batch is not the planner's. A resumed run takes the file up where its checkpoint was
-    written. `tools/report.py` reads it. A full disk costs a warning and these lines.
+    written. `cahl-pl report` reads it. A full disk costs a warning and these lines.
 
     Args:
         every_n_rounds: log the first round and every n-th after it.

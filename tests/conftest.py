@@ -197,3 +197,17 @@ def server(serve):
 
     made.url = serve(answer)
     return made
+
+
+@pytest.fixture
+def small(tiny_model, monkeypatch) -> list[str]:
+    """Arguments with which quickstart.yaml trains the tiny model for a moment."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    return [
+        f"--model.policy.model={tiny_model}",
+        "--data.tasks_per_round=2",
+        "--data.rollout.planner.max_new_tokens=6",
+        "--data.rollout.executor.max_new_tokens=6",
+        "--data.test.test.init_args.size=2",
+        "--data.test.test_unseen_tools.init_args.size=2",
+    ]

@@ -16,7 +16,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cahl_pl import __version__
-from cahl_pl.cli import console, main
+from cahl_pl.cli import main
+from cahl_pl.commands import console
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
 from cahl_pl.rewards.planner import PlannerReward

@@ -72,7 +72,7 @@ class JsonlDataset(TaskSource):
             if row.offset is None:
                 raise DataError(
                     f"{path}: one JSON object a line is needed, not a list or parquet; "
-                    "python tools/convert_data.py jsonl INPUT OUTPUT writes lines"
+                    "python -m cahl_pl convert-data jsonl INPUT OUTPUT writes lines"
                 )
             self.report.add(verdict)
             if verdict.task is not None:

@@ -56,7 +56,7 @@ class RolloutConfig:
         credit: what a plan is paid for its executions, with `step` branching. `unbiased`: the episode that was carried out,
             corrected by what the other outputs of its steps were worth at their step; its mean is that of whole executions,
             single values may lie outside of [0, 1]. `sampled_mean`: the i-th outputs of all steps count as the i-th
-            execution, though nobody carried it out; too high for an executor that repeats itself. See `cahl_pl/rollout/credit.py`.
+            execution, though nobody carried it out; too high for an executor that repeats itself (`cahl_pl/rollout/credit.py`).
         after_error: without a planner, what becomes of an episode in training after an output that could not be read or made a
             call that no gold call asks for. `stop` ends it: success is out of reach there and the gold call stays due, so that
             each answer would earn 0 and the policy would learn never to answer. `train` goes on and trains on what follows.

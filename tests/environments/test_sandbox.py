@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
 import os
 import signal
@@ -16,10 +15,11 @@ import pytest
 from cahl_pl.environments import ExecutableEnvironment, SandboxedEnvironment, sandbox
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import Feedback, Message, Task, ToolCall, ToolSpec
+from tools.robustness import attack_sandbox
 
 pytestmark = pytest.mark.filterwarnings("ignore:the sandbox cannot enforce")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+ROOT = Path(__file__).resolve().parents[2]
 
 TOYS = """
 import os
@@ -155,7 +155,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     (folder / "sandbox_toys.py").write_text(TOYS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TOOLS)
+        patch.syspath_prepend(ROOT)
         patch.syspath_prepend(folder)
         yield folder
 
@@ -396,13 +396,13 @@ def test_the_end_of_the_environment_is_that_of_its_workers(make, folder):
 
 
 PROGRAM = """
-import importlib.util, json, os, subprocess, sys
+import json, os, subprocess, sys
 
-attacks, worker, folder, lacking = sys.argv[1:5]
+root, worker, folder, lacking = sys.argv[1:5]
 if lacking:
-    spec = importlib.util.spec_from_file_location("attack_sandbox", attacks)
-    attack_sandbox = sys.modules["attack_sandbox"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(attack_sandbox)
+    sys.path.insert(0, root)
+    from tools.robustness import attack_sandbox
+
     attack_sandbox.without(lacking.split())
 (request, ask), (answer, reply) = os.pipe(), os.pipe()
 process = subprocess.Popen([sys.executable, "-I", worker, str(request), str(reply)], pass_fds=(request, reply))
@@ -420,7 +420,7 @@ print(json.dumps([process.pid, json.loads(lines.readline()[2:])["enforced"], lin
 
 def run_program(folder, lacking=""):
     """A program that starts a worker, has it hang in a call, and ends."""
-    arguments = [TOOLS / "attack_sandbox.py", sandbox.WORKER, folder, lacking]
+    arguments = [ROOT, sandbox.WORKER, folder, lacking]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -505,32 +505,23 @@ def test_modules_beside_the_toolkit_have_to_be_listed(folder, shared):
 # Attacks
 
 
-def attack_sandbox():
-    """The module tools/attack_sandbox.py."""
-    if "attack_sandbox" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("attack_sandbox", TOOLS / "attack_sandbox.py")
-        module = sys.modules["attack_sandbox"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["attack_sandbox"]
-
-
 @pytest.fixture(scope="module")
 def arena(folder):
     options = {"call_seconds": 2, "memory_mib": 256, "file_mib": 1}
-    environment = SandboxedEnvironment("attack_sandbox.toolkit", **options)
-    with attack_sandbox().targets() as facts:
+    environment = SandboxedEnvironment("tools.robustness.attack_sandbox.toolkit", **options)
+    with attack_sandbox.targets() as facts:
         yield environment, facts
     environment.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, each in attack_sandbox().ATTACKS.items() if each.limit is not None])
+@pytest.mark.parametrize("name", [name for name, each in attack_sandbox.ATTACKS.items() if each.limit is not None])
 def test_attacks(arena, name):
     environment, facts = arena
-    limit = attack_sandbox().ATTACKS[name].limit
+    limit = attack_sandbox.ATTACKS[name].limit
     if environment.enforced[limit] is None:
         pytest.skip(f"nothing enforces the limit {limit!r} here")
-    escaped, text = attack_sandbox().attempt(environment, name, facts)
+    escaped, text = attack_sandbox.attempt(environment, name, facts)
     assert not escaped, text
 
 

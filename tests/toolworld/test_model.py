@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import random
 from pathlib import Path
@@ -18,6 +17,7 @@ from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.gold import executor_examples, planner_example
 from cahl_pl.toolworld import generate_tasks
 from cahl_pl.toolworld.prompts import PROMPTS
+from tools.make import toolworld_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,10 +31,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("make_toolworld_model", ROOT / "tools" / "make_toolworld_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return toolworld_model
 
 
 def test_it_is_small_and_safe():

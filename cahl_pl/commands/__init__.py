@@ -1,0 +1,136 @@
+"""The command line: `python -m cahl_pl VERB ...`, or `cahl-pl VERB ...`.
+
+A verb is one module here and one line of `VERBS`. A module is imported when its verb is called, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import pickle
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from cahl_pl import __version__
+from cahl_pl.errors import ConfigError, UserError
+from cahl_pl.pipes import reader_may_leave
+
+VERBS = {
+    "fit": ("trainer:fit", "train the planner and the executor"),
+    "validate": ("trainer:validate", "measure a checkpoint on data.validation"),
+    "test": ("trainer:test", "measure a checkpoint on the sets and benchmarks of data.test"),
+    "predict": ("trainer:predict", "plan and carry out requests with a checkpoint"),
+    "ask": ("ask:run", "the same with adapters that a server has loaded"),
+    "show-prompt": ("show_prompt:main", "print what both roles read of a row or a request; loads no weights"),
+    "report": ("report.page:main", "one HTML page of runs: curves, before and after, episodes"),
+    "export": ("export:run", "write a checkpoint's adapters as PEFT folders, for vLLM and others"),
+    "plan-memory": ("plan_memory:run", "the peak memory of a run, by part, before it is started"),
+    "check-data": ("check_data:main", "which rows of a file would be taken, and why not the others"),
+    "convert-data": ("convert_data:main", "write another data set in this project's format"),
+    "compare": ("compare:main", "train several systems over several seeds; one table"),
+    "sweep": ("sweep:main", "train every combination of some values; a table and a plot"),
+    "cross-play": ("cross_play:run", "planners and executors of different checkpoints with one another"),
+    "results-table": ("results_table:main", "reports of benchmarks as one Markdown table"),
+    "env": ("env:main", "versions, devices and settings of this machine, for a bug report"),
+}
+"""Verb -> where its function is below this package, and what it does; the function takes the words after the verb."""
+
+EXTRAS = {"matplotlib": "report"}
+"""Optional packages that verbs import, and the extra of this package that brings them."""
+
+HELP = """\
+usage: cahl-pl VERB [OPTION...]
+
+CAHL: a planner and an executor on one frozen base, trained by GRPO.
+
+{verbs}
+
+cahl-pl VERB --help says more of a verb. `-c` takes a file, or the name of a configuration that ships with the package:
+{configurations}
+CAHL_TRACEBACK=1 shows the traceback behind an error. Documentation: the folder docs/ of the repository.
+"""
+
+
+def console(words: Sequence[str] | None = None) -> None:
+    """Run a verb; what its user can put right is one sentence, not a traceback (CAHL_TRACEBACK=1 shows it).
+
+    Args:
+        words: the command line; None: that of the process.
+    """
+    with reader_may_leave():
+        try:
+            status = _run(list(sys.argv[1:] if words is None else words))
+        except Exception as error:
+            sentence = _sentence(error)
+            if os.environ.get("CAHL_TRACEBACK") or sentence is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)
+            status = 2
+        if status:
+            sys.exit(status)
+
+
+def verb_parser(verb: str, text: str, takes_configuration: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of a verb's own options.
+
+    Args:
+        verb: its name.
+        text: what `--help` says before the options: the module's docstring.
+        takes_configuration: whether what it does not know belongs to the configuration.
+    """
+    more = (
+        "Every other option belongs to the configuration: `-c` with a file or a shipped name, or any key, as for `fit`."
+    )
+    return argparse.ArgumentParser(
+        prog=f"cahl-pl {verb}",
+        description=text,
+        epilog=more if takes_configuration else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _run(words: list[str]) -> int | None:
+    """Do what the words say; gives the exit status."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return None
+    verb, *arguments = words
+    if verb == "--version":
+        print(f"cahl-pl {__version__}")
+        return None
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+        raise ConfigError(f"there is no verb {verb!r}; {hint}")
+    status: int | None = pkgutil.resolve_name(f"{__name__}.{VERBS[verb][0]}")(arguments)
+    return status
+
+
+def _help() -> str:
+    from cahl_pl.config_files import shipped_names
+
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {what}" for verb, (_, what) in VERBS.items())
+    whole = [name for name in shipped_names() if "/" not in name]
+    return HELP.format(verbs=verbs, configurations=f"{', '.join(whole)}, and those of ablations/ and recipes/.")
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell of an error that a user can put right; None of any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:  # the disk, permissions, something in its way
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; put that right and start again"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f'{error.name} is not installed: pip install "cahl-pl[{EXTRAS[error.name]}]"'
+    if (
+        type(error).__name__ == "MisconfigurationException"
+    ):  # of Lightning, about its own keys; not imported for its name alone
+        return " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError):
+        reason = str(error).strip().splitlines()[0]
+        return f"the checkpoint holds more than plain values, and was not loaded ({reason})"
+    return None

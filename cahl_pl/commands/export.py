@@ -1,0 +1,145 @@
+"""Write both adapters of a checkpoint as PEFT folders, for plain PEFT, vLLM or anything else that reads them.
+
+    python -m cahl_pl export --out adapters -c configs/quickstart.yaml --ckpt_path CHECKPOINT
+
+makes `adapters/planner` and `adapters/executor`: safetensors, configuration and a model card. With plain PEFT:
+
+    PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
+
+and with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`
+(docs/serving.md; not for activated adapters, which vLLM refuses).
+
+`--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, made if it is not there and private
+then; the key is that of `hf auth login` or the environment variable HF_TOKEN.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
+import torch
+from peft import LoraConfig
+
+from cahl_pl.cli import CAHLCLI, main
+from cahl_pl.commands import verb_parser
+from cahl_pl.errors import ConfigError
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.plurals import counted
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseReward
+from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.types import ROLES, Role
+
+
+def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
+    """Load a checkpoint's adapters and save them.
+
+    Args:
+        cli: built from the configuration that the checkpoint was trained with.
+        checkpoint: file that a run has written.
+        out: folder for the two folders.
+        command: for the model cards.
+
+    Raises:
+        ConfigError: the checkpoint is not there or damaged.
+        PolicyError: it does not fit the configured model.
+    """
+    if fault := fault_of(checkpoint):
+        raise ConfigError(
+            f"--ckpt_path names {str(checkpoint)!r}, which cannot be read ({fault}): give a whole checkpoint"
+        )
+    policy, data = cli.model.policy, cli.datamodule
+    policy.load()
+    content = torch.load(checkpoint, weights_only=True)
+    policy.check_config(content["policy_config"])
+    policy.load_adapter_state(content["state_dict"])
+    policy.version.update(content["policy_version"])
+    for role in ROLES:
+        config: LoraConfig = policy.lm.peft_config[role]
+        if policy.config.adapter == "alora":  # what an activated adapter is to PEFT
+            builder = PromptBuilder(policy.tokenizer, data.prompts)
+            config.alora_invocation_tokens = builder.invocation(role, data.single_level)
+        config.inference_mode = True
+    policy.lm.save_pretrained(out, selected_adapters=list(ROLES))
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    for role in ROLES:
+        (out / role / "README.md").write_text(_card(cli, role, checkpoint, command), encoding="utf-8")
+
+
+def push(out: Path, repository: str) -> str:
+    """Upload both adapters' folders to the hub.
+
+    Args:
+        out: folder that `export` has written.
+        repository: `OWNER/NAME`; made, and private, if it is not there.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ConfigError: the hub refuses or cannot be reached; the folders stay.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=True, exist_ok=True)
+        patterns = [f"{role}/*" for role in ROLES]  # nothing else that lies in the folder
+        return str(api.upload_folder(repo_id=repository, folder_path=out, allow_patterns=patterns).commit_url)
+    except Exception as error:  # refusals, bad names and a missing network, by an HTTP library that versions change
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"--push_to_hub {repository} failed ({reason}): log in with `hf auth login`, check OWNER/NAME and the network; "
+            f"the adapters are in {str(out)!r}"
+        ) from None
+
+
+def _card(cli: CAHLCLI, role: Role, checkpoint: Path, command: str) -> str:
+    policy, data = cli.model.policy, cli.datamodule
+    reward: BaseReward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
+    if role == "executor" and data.single_level:
+        reward = data.turn_reward
+    summary = checkpoint.parent.parent / "summary.json"
+    scores = "not measured by the run"
+    if summary.is_file():
+        values = {k: v for k, v in json.loads(summary.read_text()).items() if k != "details"}
+        before = {k: "" if v["before"] is None else f"{v['before']:.3f} before, " for k, v in values.items()}
+        scores = "; ".join(f"{k}: {before[k]}{v['after']:.3f} after training" for k, v in values.items())
+    return f"""---
+library_name: peft
+base_model: {json.dumps(str(policy.config.model))}
+tags: [lora, tool-use, cahl]
+---
+# CAHL {role}
+
+The {role} of a pair of adapters ({policy.config.adapter}, rank {policy.config.lora_rank}) on one base, trained together by
+GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-tasks, the executor carries each of them out.
+
+- Data: {type(data.train_tasks).__name__}, {counted(len(data.train_tasks), "task")}
+- Reward: {type(reward).__name__}
+- Optimiser steps of this role: {policy.version[role]}
+- Task success, greedy: {scores}
+- Exported with: `{command}`
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, build, export."""
+    parser = verb_parser("export", __doc__, takes_configuration=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a run")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload both folders to this repository")
+    args, config = parser.parse_known_args(arguments)
+    command = shlex.join(["python", *sys.argv])
+    quiet_libraries()
+    export(main(config, run=False), args.ckpt_path, args.out, command)
+    pushed = push(args.out, args.push_to_hub) if args.push_to_hub else None
+    print(f"written: {args.out / ROLES[0]} and {args.out / ROLES[1]}")
+    if pushed is not None:
+        print(f"pushed: {pushed}")

@@ -1,0 +1,150 @@
+"""The peak memory of a run on each device, by part, from its configuration; no weights are loaded, no data are read.
+
+    python -m cahl_pl plan-memory -c configs/cahl.yaml --gpu-gib 24 45 [--json] [any key, as for `python -m cahl_pl fit`]
+
+For one and for two devices (data parallel: each holds the base) it prints what lies in memory at the worst moment of
+sampling and of the update of each role, and for each size of GPU whether that fits, the largest
+`model.max_tokens_per_micro_batch` whose update fits, and where the run does not fit, what to add to the command line.
+The size is what `nvidia-smi` calls the total, which is less than what the card is sold as.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from cahl_pl.cli import CAHLCLI, Parser
+from cahl_pl.commands import verb_parser
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.engines import TransformersEngine
+from cahl_pl.engines.base import Sampling
+from cahl_pl.errors import ConfigError
+from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.memory_plan import (
+    GIB,
+    ModelShape,
+    Settings,
+    largest_micro_batch,
+    made_to_fit,
+    overrides,
+    peak,
+    settings_of,
+    shape_of,
+    stages,
+)
+from cahl_pl.module import CAHLModule
+from cahl_pl.plurals import counted
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.rollout.config import RolloutConfig
+
+
+class ParsedCLI(CAHLCLI):
+    """Reads a configuration and builds nothing from it: neither its data nor its devices need to be there."""
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is refused."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+
+def read(arguments: list[str]) -> Any:
+    """The configuration that `python -m cahl_pl fit` would run with."""
+    cli = ParsedCLI(
+        CAHLModule,
+        RolloutDataModule,
+        args=arguments,
+        run=False,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,  # as in cahl_pl.cli
+        parser_class=Parser,
+    )
+    return cli.config
+
+
+def policy_of(config: Any) -> PolicyConfig:
+    """The policy, quantised as the callback `FourBitMemory` would have it."""
+    policy = PolicyConfig(**config.model.policy.as_dict())
+    for callback in config.trainer.callbacks or []:
+        if policy.quantization is None and callback.class_path.endswith(".FourBitMemory"):
+            policy.quantization = callback.init_args.quantization
+    return policy
+
+
+def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
+    """The memory planner's settings.
+
+    Raises:
+        ConfigError: another engine than ours samples.
+    """
+    data, engine = config.data, TransformersEngine()
+    if data.engine is not None:
+        if not data.engine.class_path.endswith(".TransformersEngine"):
+            raise ConfigError(f"data.engine is {data.engine.class_path}, whose memory is not known: plan without it")
+        engine = TransformersEngine(**data.engine.init_args.as_dict())
+    rollout = data.rollout.as_dict()
+    sampling = {role: Sampling(**rollout.pop(role)) for role in ("planner", "executor")}
+    return settings_of(
+        policy,
+        RolloutConfig(**rollout, **sampling),
+        config.model.max_tokens_per_micro_batch,
+        data.tasks_per_round,
+        engine,
+        devices,
+        data.single_level,
+        data.eval_batch_size if data.validation or data.test else 0,
+    )
+
+
+def plan(shape: ModelShape, settings: Settings, sizes: list[float]) -> dict[str, Any]:
+    """What is printed, for one number of devices."""
+    gpus: dict[str, Any] = {}
+    for size in sizes:
+        limit = int(size * GIB)
+        fitting = made_to_fit(shape, settings, limit)
+        gpus[f"{size:g}"] = {
+            "fits": peak(shape, settings) <= limit,
+            "largest_max_tokens_per_micro_batch": largest_micro_batch(shape, settings, limit),
+            "changes": None if fitting is None else overrides(settings, fitting),
+        }
+    found = {stage.name: stage.parts | {"total": stage.total} for stage in stages(shape, settings)}
+    return {"stages": found, "peak": peak(shape, settings), "gpus": gpus}
+
+
+def show(devices: int, planned: dict[str, Any]) -> None:
+    """Print it for people."""
+    found: dict[str, dict[str, int]] = planned["stages"]
+    print(f"\n{devices} device{'s' * (devices > 1)}, GiB on each:\n")
+    print(f"| {'at the worst moment of':22} | " + " | ".join(f"{name:>16}" for name in found) + " |")
+    print("| --- |" + " ---: |" * len(found))
+    for part in next(iter(found.values())):
+        print(f"| {part:22} | " + " | ".join(f"{stage[part] / GIB:16.2f}" for stage in found.values()) + " |")
+    print(f"\npeak: {planned['peak'] / GIB:.1f} GiB")
+    for size, gpu in planned["gpus"].items():
+        largest = gpu["largest_max_tokens_per_micro_batch"]
+        room = "not even one sequence of the greatest length" if largest is None else counted(largest, "token")
+        print(f"{size} GiB: {'fits' if gpu['fits'] else 'does not fit'}; largest micro-batch that fits: {room}")
+        if not gpu["fits"]:
+            print(f"  to make it fit: {' '.join(gpu['changes']) if gpu['changes'] else 'nothing known here helps'}")
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, plan, print."""
+    parser = verb_parser("plan-memory", __doc__, takes_configuration=True)
+    parser.add_argument("--gpu-gib", type=float, nargs="+", default=[45.0], help="memory of a GPU, one or more sizes")
+    parser.add_argument("--json", action="store_true", help="bytes, for programs")
+    args, rest = parser.parse_known_args(arguments)
+    quiet_libraries()
+    config = read(rest)
+    policy = policy_of(config)
+    shape = shape_of(policy)
+    planned = {n: plan(shape, settings_for(config, policy, n), args.gpu_gib) for n in (1, 2)}
+    if args.json:
+        print(json.dumps({"model": policy.model, "shape": asdict(shape), "devices": planned}))
+        return
+    weights = sum(shape.linear) + shape.others
+    print(f"{policy.model}: {weights:,} weights, {shape.adapter:,} in each adapter, {policy.quantization} quantization")
+    for devices, one in planned.items():
+        show(devices, one)

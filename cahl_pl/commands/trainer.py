@@ -1,0 +1,80 @@
+"""fit, validate, test and predict: Lightning's command line, with a help that fits a screen."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from cahl_pl.commands import VERBS
+
+HELP = """\
+usage: cahl-pl {verb} -c CONFIG [-c CONFIG...] [--KEY VALUE...]
+
+{what}.
+
+  -c, --config CONFIG            a YAML file, or the name of one that ships with the package, such as quickstart or
+                                 recipes/toolrl; of several the later one wins, and the keys below win over all
+{keys}
+Every key of the YAML is an option too. All of them:
+
+  cahl-pl {verb} --help-all                    every key with its type, default and meaning
+  cahl-pl {verb} --data.train.help CLASS       the keys of a class that is chosen by its path
+  cahl-pl {verb} -c CONFIG --print_config      the configuration as it would run
+  docs/configuration.md                        the same as pages
+"""
+
+CHECKPOINT = "a checkpoint that a run has written, or `last`"
+MODEL = (
+    ("model.policy.model MODEL", "the base: a hub id or a folder"),
+    ("model.policy.quantization nf4|int8|none", "how its weights are held"),
+)
+RUN = (
+    ("trainer.accelerator cpu|gpu|auto", "where it runs"),
+    ("trainer.devices N", "how many devices"),
+    ("trainer.default_root_dir FOLDER", "where it writes"),
+)
+KEYS = {
+    "fit": (
+        ("trainer.max_steps N", "optimiser steps"),
+        *RUN,
+        ("ckpt_path PATH", f"go on from {CHECKPOINT} of this run"),
+        ("seed_everything N", "the seed of everything"),
+        *MODEL,
+        ("model.planner.lr, model.executor.lr", "learning rates of the roles"),
+        ("model.max_tokens_per_micro_batch N", "tokens of a micro-batch: less of them need less memory"),
+        ("data.train CLASS", "the tasks: cahl_pl.datasets.JsonlDataset, with --data.train.path FILE"),
+        ("data.tasks_per_round N", "tasks sampled between two updates"),
+        ("data.rollout.planner_group_size N", "plans sampled for a request"),
+        ("data.rollout.executor_group_size N", "outputs sampled for a step of a plan"),
+    ),
+    "validate": (("ckpt_path PATH", CHECKPOINT), *RUN, *MODEL, ("data.validation.NAME CLASS", "the sets to measure")),
+    "test": (
+        ("ckpt_path PATH", CHECKPOINT),
+        *RUN,
+        *MODEL,
+        ("data.results FOLDER", "where the reports of benchmarks are written"),
+        ("data.inference.replans N", "further plans where an execution failed"),
+    ),
+    "predict": (
+        ("ckpt_path PATH", CHECKPOINT),
+        *RUN,
+        *MODEL,
+        ("data.requests CLASS", "cahl_pl.datasets.Requests, with --data.requests.source FILE_OR_TEXT"),
+        ("trainer.callbacks+=CLASS", "cahl_pl.callbacks.PredictionWriter writes predictions.jsonl"),
+    ),
+}
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Print the short help, or have Lightning's command line do the rest."""
+    if arguments and arguments[-1] in ("-h", "--help"):
+        keys = "".join(f"  --{key:30} {meaning}\n" for key, meaning in KEYS[verb])
+        print(HELP.format(verb=verb, what=VERBS[verb][1].capitalize(), keys=keys), end="")
+        return
+    from cahl_pl.cli import main
+    from cahl_pl.library_warnings import quiet_libraries
+
+    quiet_libraries()
+    main([verb, *("--help" if word == "--help-all" else word for word in arguments)])
+
+
+fit, validate, test, predict = (partial(run, verb) for verb in ("fit", "validate", "test", "predict"))

@@ -1,0 +1,53 @@
+"""A program that starts itself again: what is measured runs in a process of its own and prints its figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(file: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs a program of tools/ with other arguments.
+
+    Args:
+        file: the program's `__file__`.
+        arguments: after its name.
+    """
+    module = ".".join(Path(file).resolve().relative_to(ROOT).with_suffix("").parts)
+    return [sys.executable, "-m", module, *arguments]
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment with some changes, in which programs of tools/ are found from every folder."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **(changes or {})}
+
+
+def run_again(
+    file: str, arguments: Sequence[str], what: str, changes: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Run a program of tools/ in a process of its own.
+
+    Args:
+        file: the program's `__file__`.
+        arguments: after its name.
+        what: is run, for the message of a failure.
+        changes: of the environment.
+
+    Returns:
+        The JSON objects that it has printed, a line each; other lines are passed over.
+
+    Raises:
+        SystemExit: it failed, with the end of what it said about that.
+    """
+    done = subprocess.run(command(file, arguments), capture_output=True, text=True, env=environment(changes))
+    if done.returncode != 0:
+        sys.exit(f"error: {what} failed:\n{done.stderr[-3000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
