@@ -19,10 +19,9 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
 from cahl_pl.errors import ConfigError, DataError, Interrupted, NothingLearnedError, SchemaError
 from cahl_pl.lightning_internals import requeue_signals
-from cahl_pl.runs.event_files import survive_full_disk
+from cahl_pl.runs.event_files import hide_later_events, survive_full_disk
 from cahl_pl.runs.files import lock
 from cahl_pl.runs.folder import run_folder
-from cahl_pl.runs.records import hide_later_events
 from cahl_pl.types import RolloutBatch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -222,6 +222,24 @@ def test_checkpoint_holds_adapters_and_position_but_no_base_and_resume_goes_on(t
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_resumed_run_takes_the_learning_rate_that_is_configured_now(tiny_model, tmp_path):
+    _, _, trainer, _ = fit(tiny_model, tmp_path, steps=4)
+    path = tmp_path / "a.ckpt"
+    trainer.save_checkpoint(path, weights_only=False)
+    rates = []
+
+    class Rates(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    resumed, data, trainer, _ = make(tiny_model, tmp_path, steps=8, callbacks=[Rates()])
+    resumed.optimizer_config["planner"] = OptimizerConfig(lr=1e-3)
+    resumed.optimizer_config["executor"] = OptimizerConfig(lr=8e-3, lr_schedule="linear")
+    trainer.fit(resumed, data, ckpt_path=path)
+    # steps 5 to 8: the executor's third and fourth of four, at (4 - 2) / 4 and (4 - 3) / 4 of its rate
+    assert rates == pytest.approx([1e-3, 4e-3, 1e-3, 2e-3])
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_group_of_one_is_refused_for_a_role_that_learns(tiny_model, tmp_path, role):
     config = RolloutConfig(**{f"{role}_group_size": 1})

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 
 from cahl_pl.datasets.report import LoadReport
 from cahl_pl.types import Task
-
-MAX_REASONS = 100
-"""Kinds of reasons that a report of a file counts."""
-_PLACE = re.compile(r"^, (?:line|row) \d+(?: \(line \d+\))?: ")
-_DETAILS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+""")
 
 
 class TaskSource(ABC):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cahl_pl.datasets.base import _DETAILS, _PLACE, MAX_REASONS
 from cahl_pl.datasets.rows import Row
 from cahl_pl.errors import DataError
 from cahl_pl.plurals import counted
 from cahl_pl.types import Task
+
+MAX_REASONS = 100
+"""Kinds of reasons that a report of a file counts."""
+_PLACE = re.compile(r"^, (?:line|row) \d+(?: \(line \d+\))?: ")
+_DETAILS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+""")
 
 
 class Verdict(NamedTuple):

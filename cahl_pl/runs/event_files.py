@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 
 def survive_full_disk(trainer: Trainer) -> None:
@@ -17,6 +18,14 @@ def survive_full_disk(trainer: Trainer) -> None:
             writer = logger.experiment.file_writer
             if not isinstance(writer.event_writer, _Dispensable):
                 writer.event_writer = _Dispensable(writer.event_writer)
+
+
+def hide_later_events(trainer: Trainer) -> None:
+    """Have TensorBoard leave out what this folder's event files hold behind the step from which the run starts."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            start = Event(session_log=SessionLog(status=SessionLog.START))
+            logger.experiment.file_writer.add_event(start, trainer.global_step + 1)
 
 
 class _Dispensable:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
 from cahl_pl.datasets.requests import KIND
 from cahl_pl.metrics import is_success
 from cahl_pl.types import ToolCall, Trajectory
@@ -43,11 +39,3 @@ def record(trajectory: Trajectory) -> dict[str, Any]:
 
 def _call(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "parameters": dict(call.arguments)}
-
-
-def hide_later_events(trainer: Trainer) -> None:
-    """Have TensorBoard leave out what this folder's event files hold behind the step from which the run starts."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            start = Event(session_log=SessionLog(status=SessionLog.START))
-            logger.experiment.file_writer.add_event(start, trainer.global_step + 1)

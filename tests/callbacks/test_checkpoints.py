@@ -372,3 +372,19 @@ def test_nothing_is_saved_before_the_first_step(tmp_path):
     trainer = SimpleNamespace(global_step=0)
     Checkpoints()._save(trainer)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logger_that_an_earlier_run_has_closed_writes_and_survives_again(run, tmp_path):
+    logger = TensorBoardLogger(tmp_path / "a", name="", version=0)
+    run("a", logger=logger)
+    run("b", logger=logger)
+    writer = logger.experiment.file_writer
+    assert writer is None  # closed at the end
+    kept = []
+
+    class Keep(Callback):
+        def on_train_start(self, trainer, pl_module):
+            kept.append(logger.experiment.file_writer.event_writer)
+
+    run("c", extra=[Keep()], logger=logger)
+    assert type(kept[0]).__module__ == "cahl_pl.runs.records"
