@@ -13,7 +13,7 @@ import pytest
 from cahl_pl.pipes import reader_may_leave
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py") if "__main__" in path.read_text())
+TOOLS = sorted(path for path in (ROOT / "tools").rglob("*.py") if "__main__" in path.read_text())
 
 
 def run(code: str) -> tuple[int, str]:
@@ -44,14 +44,14 @@ def test_what_a_program_ends_with_is_left_alone():
     assert stopped.value.code == 3
 
 
-@pytest.mark.parametrize("name", TOOLS)
-def test_every_tool_may_be_cut_off(name):
-    text = (ROOT / "tools" / name).read_text()
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.name)
+def test_every_tool_may_be_cut_off(path):
+    text = path.read_text()
     entry = re.search(r'if __name__ == "__main__":(?:\n.*)*?\n +(?:sys\.exit\()?(\w+)\(', text)
     assert entry is not None
     assert f"@reader_may_leave()\ndef {entry[1]}(" in text or "with reader_may_leave():\n        main()\n" in text
 
 
 def test_the_command_line_may_be_cut_off():
-    status, error = run("import sys; sys.argv[1:] = ['fit', '--help']; from cahl_pl.cli import console; console()")
+    status, error = run("import sys; sys.argv[1:] = ['fit', '--help']; from cahl_pl.commands import console; console()")
     assert (status in (0, 141), error) == (True, "")  # argparse passes over what it cannot print

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from cahl_pl.engines import TransformersEngine
-from cahl_pl.engines import transformers as engine_code
+from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Completion, Sampling
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.policy import forward

@@ -33,7 +33,7 @@ import torch
 
 from cahl_pl.commands.fit_runs import at_least_one
 from cahl_pl.engines import TransformersEngine
-from cahl_pl.engines import transformers as engine_code
+from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.library_warnings import quiet_libraries
