@@ -32,8 +32,8 @@ def find_config(given: str) -> str:
     if name in names:
         return str(SHIPPED / f"{name}.yaml")
     if Path(given).is_dir():
-        raise ConfigError(f"-c {given} is a folder: give a file, or the name of a shipped configuration")
-    raise ConfigError(f"-c {given} is neither a file nor a shipped configuration; {_nearest(name, names)}")
+        raise ConfigError(f"the configuration {given} is a folder: give a file, or the name of a shipped one")
+    raise ConfigError(f"the configuration {given} is neither a file nor one that ships; {_nearest(name, names)}")
 
 
 def find_configs_in(words: list[str]) -> list[str]:
@@ -62,4 +62,4 @@ def _nearest(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, 3) or [
         by_last_part[part] for part in difflib.get_close_matches(Path(name).name, by_last_part, 3)
     ]
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    return f"did you mean {' or '.join(near)}?" if near else "`cahl-pl --help` names those that ship"

@@ -294,7 +294,7 @@ def test_a_broken_configuration_file_is_named(fail, tmp_path, content, reason):
             "cahl_pl.schedules.No",
             "data.schedule: cahl_pl.schedules.No: module .* has no attribute 'No'",
         ),
-        ("config", "no.yaml", "config: File does not exist: '.*no.yaml'"),
+        ("config", "no.yaml", r"the configuration no\.yaml is neither a file nor one that ships; .*"),
         ("trainer.accelerator", "abacus", ".*invalid accelerator name.*abacus.*"),
         ("model.policy.model", "./no_model", r"policy\.model names the folder '\./no_model', which does not exist"),
         (

@@ -8,7 +8,6 @@ Exits with 1 if a row would be dropped, and with 2 if the file cannot be read at
 from __future__ import annotations
 
 import json
-import sys
 
 from cahl_pl.commands import verb_parser
 from cahl_pl.datasets import DataError, JsonlDataset
@@ -33,10 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         report = JsonlDataset(args.file, args.on_contradiction, tools=args.tools).report
     except (DataError, ConfigError) as error:
-        if args.json:
-            print(json.dumps({"path": args.file, "error": str(error)}))
-        else:
-            print(f"error: {error}", file=sys.stderr)
+        if not args.json:
+            raise
+        print(json.dumps({"path": args.file, "error": str(error)}))
         return 2
     kept, relaxed, dropped = report.counts
     if args.json:

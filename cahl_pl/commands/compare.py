@@ -29,8 +29,9 @@ from typing import Any
 
 from cahl_pl.commands import fit_runs, verb_parser
 from cahl_pl.commands.fit_runs import RunError, spread
+from cahl_pl.config_files import SHIPPED
+from cahl_pl.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT = "joint"
 """The system that --config is: configs/ablations/joint.yaml only says so."""
 COLUMNS = (
@@ -68,7 +69,7 @@ class System:
         """The system that a word of the command line means.
 
         Raises:
-            ValueError: it means none, or a word alone names a configuration file, which it would not take.
+            ConfigError: it means none, or a word alone names a configuration file, which it would not take.
         """
         name, equals, files = text.partition("=")
         overlays = tuple(file for file in files.split(",") if file)
@@ -76,11 +77,11 @@ class System:
             name, overlays = Path(name).stem, (name,)
         name, _, trained = name.partition("@")
         if not re.fullmatch(r"[\w.+-]+", name) or ("@" in text.partition("=")[0] and not trained):
-            raise ValueError(f"{text!r} is no system: give a word, FILE.yaml, NAME=FILE[,FILE...] or NAME@OTHER=FILE")
-        files_of_name = sorted(CONFIGS.glob(f"*/{name}.yaml"))
+            raise ConfigError(f"{text!r} is no system: give a word, FILE.yaml, NAME=FILE[,FILE...] or NAME@OTHER=FILE")
+        files_of_name = sorted(SHIPPED.glob(f"*/{name}.yaml"))
         if not equals and not overlays and name != DEFAULT and files_of_name:
-            file = files_of_name[0].relative_to(CONFIGS.parent)
-            raise ValueError(f"{text!r} alone would be --config as it is: give {text}={file}")
+            file = files_of_name[0].relative_to(SHIPPED.parent)
+            raise ConfigError(f"{text!r} alone would be --config as it is: give {text}={file}")
         return cls(name, overlays, trained or None)
 
     def run(self, seed: int) -> str:
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words, extra = words[:cut], words[cut + 1 :]
     parser = verb_parser("compare", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="what all systems have in common")
+    parser.add_argument("-c", "--config", default="configs/quickstart.yaml", help="what all systems have in common")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="not last before SYSTEM"
     )
@@ -201,15 +202,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="run nothing: the table of what is finished")
     parser.add_argument("systems", nargs="+", metavar="SYSTEM", help="see above")
     options = parser.parse_args(words)
-    try:
-        systems = [System.parse(text) for text in options.systems]
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    systems = [System.parse(text) for text in options.systems]
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
-        sys.exit("error: two systems have the same name: give each its own, NAME=FILE")
+        raise ConfigError("two systems have the same name: give each its own, NAME=FILE")
     if len(set(options.seeds)) < len(options.seeds):
-        sys.exit("error: --seeds: give each seed once")
+        raise ConfigError("--seeds: give each seed once")
 
     failures = [] if options.table else _run_all(systems, options, extra)
     results: dict[str, dict[int, dict[str, Any]]] = {}

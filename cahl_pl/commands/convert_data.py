@@ -8,17 +8,19 @@ What was left out, and why, is written to OUTPUT.jsonl.dropped.txt.
 
 from __future__ import annotations
 
-import sys
-
 from cahl_pl.commands import verb_parser
 from cahl_pl.datasets import DataError
 from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, check_output, convert, read_source
-from cahl_pl.errors import ConfigError
 from cahl_pl.plurals import counted
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Convert, and print what became of the rows; 2 if nothing could be converted."""
+def main(arguments: list[str] | None = None) -> None:
+    """Convert, and print what became of the rows.
+
+    Raises:
+        ConfigError: what is given does not go together.
+        DataError: nothing could be converted.
+    """
     parser = verb_parser("convert-data", __doc__)
     parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument("input", metavar="INPUT")
@@ -41,19 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="relax the schema of a task whose gold breaks it, or drop the task",
     )
     args = parser.parse_args(arguments)
+    check_output(args.input, args.tools, args.output)
+    source = read_source(args.format, args.input, args.tools, args.num_distractors, args.seed)
     try:
-        check_output(args.input, args.tools, args.output)
-        source = read_source(args.format, args.input, args.tools, args.num_distractors, args.seed)
         report = convert(source, args.input, args.output, args.on_contradiction)
-    except (DataError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {args.output}: cannot be written ({error.strerror}); choose another place", file=sys.stderr)
-        return 2
+        raise DataError(f"{args.output}: cannot be written ({error.strerror}); choose another place") from None
     print(report)
     dropped = report.counts[2]
     print(
         f"written: {args.output}" + (f" and {args.output}.dropped.txt ({counted(dropped, 'line')})" if dropped else "")
     )
-    return 0

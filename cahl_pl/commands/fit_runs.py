@@ -16,10 +16,12 @@ from typing import Any
 
 import yaml
 
+from cahl_pl.config_files import find_config
+from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.runs.files import write_json
 
 
-class RunError(RuntimeError):
+class RunError(UserError):
     """A run failed, or cannot be started: one sentence that says what to read or do."""
 
 
@@ -154,10 +156,13 @@ def _common(seed: int, tokens: int) -> list[str]:
 def _run(
     command: str, out: Path, name: str, configs: Sequence[str], arguments: Sequence[str], threads: int, result: str
 ) -> None:
-    contents = []
+    contents, paths = [], []
     for path in configs:
         try:
+            paths.append(path := find_config(path))
             contents.append(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        except ConfigError as error:
+            raise RunError(f"{name}: {error}") from None
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise RunError(f"{name}: the configuration {path} cannot be read ({reason})") from error
@@ -181,7 +186,7 @@ def _run(
         status = subprocess.run(
             [
                 *(sys.executable, "-m", "cahl_pl", command),
-                *(part for path in configs for part in ("-c", path)),
+                *(part for path in paths for part in ("-c", path)),
                 *(part for key, value in logger for part in (f"--trainer.logger.init_args.{key}", value)),
                 *arguments,
             ],

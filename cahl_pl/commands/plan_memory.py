@@ -14,9 +14,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from cahl_pl.cli import CAHLCLI, Parser
 from cahl_pl.commands import verb_parser
-from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.commands.configured import policy_of, read_config
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError
@@ -33,44 +32,9 @@ from cahl_pl.memory_plan import (
     shape_of,
     stages,
 )
-from cahl_pl.module import CAHLModule
 from cahl_pl.plurals import counted
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
-
-
-class ParsedCLI(CAHLCLI):
-    """Reads a configuration and builds nothing from it: neither its data nor its devices need to be there."""
-
-    def before_instantiate_classes(self) -> None:
-        """Nothing is refused."""
-
-    def instantiate_classes(self) -> None:
-        """Nothing is built."""
-
-
-def read(arguments: list[str]) -> Any:
-    """The configuration that `python -m cahl_pl fit` would run with."""
-    cli = ParsedCLI(
-        CAHLModule,
-        RolloutDataModule,
-        args=arguments,
-        run=False,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,  # as in cahl_pl.cli
-        parser_class=Parser,
-    )
-    return cli.config
-
-
-def policy_of(config: Any) -> PolicyConfig:
-    """The policy, quantised as the callback `FourBitMemory` would have it."""
-    policy = PolicyConfig(**config.model.policy.as_dict())
-    for callback in config.trainer.callbacks or []:
-        if policy.quantization is None and callback.class_path.endswith(".FourBitMemory"):
-            policy.quantization = callback.init_args.quantization
-    return policy
 
 
 def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
@@ -137,7 +101,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="bytes, for programs")
     args, rest = parser.parse_known_args(arguments)
     quiet_libraries()
-    config = read(rest)
+    config = read_config(rest)
     policy = policy_of(config)
     shape = shape_of(policy)
     planned = {n: plan(shape, settings_for(config, policy, n), args.gpu_gib) for n in (1, 2)}

@@ -13,15 +13,15 @@ import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cahl_pl.commands import verb_parser
+from cahl_pl.errors import UserError
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """The runs cannot stand in one table: one sentence with the file and what to do."""
 
 
@@ -135,7 +135,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--scores", nargs="+", default=[], metavar="NAME/SCORE", help="columns, such as bfcl/multi_turn"
     )
     options = parser.parse_args(arguments)
-    try:
-        print(table(options.runs, options.scores))
-    except TableError as error:
-        sys.exit(f"error: {error}")
+    print(table(options.runs, options.scores))

@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cahl_pl.commands import fit_runs, verb_parser
 from cahl_pl.commands.fit_runs import RunError, spread
+from cahl_pl.errors import ConfigError
 from cahl_pl.plurals import counted
 
 Combination = tuple[str, ...]
@@ -36,16 +37,16 @@ def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
     """Key -> values, of `KEY=VALUE,VALUE...`.
 
     Raises:
-        ValueError: a word has no such form, or a key or one of its values stands twice.
+        ConfigError: a word has no such form, or a key or one of its values stands twice.
     """
     keys: dict[str, list[str]] = {}
     for word in words:
         key, _, values = word.partition("=")
         if not key or not all(values.split(",")) or key in keys:
-            raise ValueError(f"--keys {word}: give each key once, as KEY=VALUE,VALUE...")
+            raise ConfigError(f"--keys {word}: give each key once, as KEY=VALUE,VALUE...")
         keys[key] = values.split(",")
         if len(set(keys[key])) < len(keys[key]):
-            raise ValueError(f"--keys {word}: give each value once")
+            raise ConfigError(f"--keys {word}: give each value once")
     return keys
 
 
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = verb_parser("sweep", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--keys", nargs="+", required=True, metavar="KEY=VALUE,VALUE...", help="what to vary")
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="what all runs have in common")
+    parser.add_argument("-c", "--config", default="configs/quickstart.yaml", help="what all runs have in common")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], metavar="SEED")
     parser.add_argument("--tokens", type=int, default=150_000, help="tokens that the training of a run samples")
     parser.add_argument("--success", default="test", metavar="TEST_SET", help="the test set of table and markers")
@@ -201,17 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=fit_runs.at_least_one, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     options = parser.parse_args(words)
-    try:
-        keys = parse_keys(options.keys)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    keys = parse_keys(options.keys)
     names, out = short_names(list(keys)), options.out
     combinations: list[Combination] = list(itertools.product(*keys.values()))
     if len(set(options.seeds)) < len(options.seeds):
-        sys.exit("error: --seeds: give each seed once")
+        raise ConfigError("--seeds: give each seed once")
     if len({run_name(names, values, 0) for values in combinations}) < len(combinations):
-        sys.exit(
-            "error: --keys: some values differ only in characters that a folder's name does not hold: sweep them apart"
+        raise ConfigError(
+            "--keys: some values differ only in characters that a folder's name does not hold: sweep them apart"
         )
 
     jobs = []
@@ -235,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 failures.append(str(error))
                 continue
             except KeyError:
-                sys.exit(f"error: the runs have no test set {options.success!r}: name one of theirs with --success")
+                raise ConfigError(
+                    f"the runs have no test set {options.success!r}: name one of theirs with --success"
+                ) from None
             if found is not None:
                 results[values].append(found)
                 curves[values].append(success_curve(fit_runs.folder(out, run), options.rounds))

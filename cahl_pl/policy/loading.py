@@ -118,7 +118,7 @@ def model_folder(config: PolicyConfig) -> str:
         PolicyError: it looks like a folder that does not exist.
     """
     if config.model == "toolworld":
-        return str(Path(__file__).parent / "toolworld" / "model")
+        return str(Path(__file__).parents[1] / "toolworld" / "model")
     folder = Path(config.model).expanduser()
     looks_local = config.model.startswith((".", "/", "~"))
     if looks_local and not folder.is_dir():

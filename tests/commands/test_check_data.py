@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from cahl_pl.commands.check_data import main
+from cahl_pl.commands import console
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; its exit status."""
+    try:
+        console(["check-data", *arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 @pytest.fixture

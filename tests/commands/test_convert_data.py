@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.commands.convert_data import main
+from cahl_pl.commands import console
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; its exit status."""
+    try:
+        console(["convert-data", *arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
 
 ROW = {"query": "q", "tools": '[{"name": "f", "parameters": {}}]', "answers": "[]"}
 

@@ -348,9 +348,9 @@ def test_folders_that_are_no_run_are_one_sentence(tool, make_run, tmp_path):
         ([folder.parent], f"{folder.parent} has no event file .* give a run's own folder, such as {folder}"),
         ([folder, folder], "a run is given twice: give each once"),
     ):
-        with pytest.raises(SystemExit, match=f"^error: {sentence}"):
+        with pytest.raises(data.RunError, match=f"^{sentence}"):
             tool.main([*map(str, given), "--out", str(tmp_path / "x.html")])
-    with pytest.raises(SystemExit, match=r"cannot be written .*: give another --out"):
+    with pytest.raises(data.RunError, match=r"cannot be written .*: give another --out"):
         tool.main([str(folder), "--out", str(tmp_path / "no" / "x.html")])
 
 
@@ -454,8 +454,7 @@ def test_the_matrix_of_cross_play_is_shown_where_it_is_given(write, make_run, tm
 def test_a_matrix_that_cannot_be_shown_is_one_sentence(tool, make_run, tmp_path, content, reason):
     if content is not None:
         (tmp_path / "cross_play.json").write_text(content)
-    with pytest.raises(SystemExit, match=re.escape(reason)) as end:
+    with pytest.raises(data.RunError, match=re.escape(reason)):
         tool.main(
             [str(make_run()), "--cross-play", str(tmp_path / "cross_play.json"), "--out", str(tmp_path / "r.html")]
         )
-    assert str(end.value).startswith("error: ")

@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.commands import fit_runs, sweep
+from cahl_pl.errors import ConfigError
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_the_plot_is_a_picture(tool, tmp_path, combinations):
 def test_an_unknown_test_set_is_one_sentence(tool, summary, monkeypatch, tmp_path):
     monkeypatch.setattr(fit_runs, "fit", lambda *arguments: None)
     summary(tmp_path, "x=1-0", 0.5)
-    with pytest.raises(SystemExit, match="the runs have no test set 'odd': name one of theirs with --success"):
+    with pytest.raises(ConfigError, match="the runs have no test set 'odd': name one of theirs with --success"):
         tool.main(["--out", str(tmp_path), "--keys", "x=1", "--seeds", "0", "--success", "odd"])
 
 
@@ -100,7 +101,7 @@ def test_a_sweep_trains_and_draws(tool, in_this_process, small, tmp_path, capsys
 )
 def test_nothing_is_run_twice_at_once(tool, monkeypatch, tmp_path, words, sentence):
     monkeypatch.setattr(fit_runs, "run_all", lambda *arguments: pytest.fail("started"))
-    with pytest.raises(SystemExit, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         tool.main(["--out", str(tmp_path), *words])
 
 

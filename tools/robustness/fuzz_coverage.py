@@ -25,9 +25,8 @@ import atheris
 from cahl_pl.pipes import reader_may_leave
 
 with atheris.instrument_imports(include=["cahl_pl"]):
-    from fuzz_outputs import PIECES, TASKS, Scorer, gold_texts
-
     from cahl_pl.toolworld import ToolWorld
+    from tools.robustness.fuzz_outputs import PIECES, TASKS, Scorer, gold_texts
 
 
 def seeds(trajectories: Path | None) -> Iterator[bytes]:

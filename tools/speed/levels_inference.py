@@ -160,7 +160,7 @@ class _Place:
 def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
     """While this is open, the engine's tokens are those of `texts`, one a prompt."""
     place = _Place()
-    draw, keep = engine_code._draw, engine_code._keep
+    draw, keep = engine_code.draw, engine_code._keep
 
     def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
         if place.step:  # the chunk before has been decoded; one chunk may be read in several parts
@@ -188,7 +188,7 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
 @contextmanager
 def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
     """While this is open, what the engine takes after each token of a draft is the draft's next one."""
-    draw, order = engine_code._draw, list[list[int]]()
+    draw, order = engine_code.draw, list[list[int]]()
 
     def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
         order.extend(texts[member] for row in rows for member in row.members)

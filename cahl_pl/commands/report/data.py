@@ -12,13 +12,14 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cahl_pl.commands.report.episodes import Episode, view
+from cahl_pl.errors import UserError
 from cahl_pl.plurals import counted
 
 EPISODE_FILES = {"trajectories.jsonl": "training", "predictions.jsonl": "prediction"}
 """Where episodes stand, and what they are: sampled in training, or greedy ones of `predict`."""
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A folder that is no run: one sentence that says what to give instead."""
 
 

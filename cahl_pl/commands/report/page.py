@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -343,11 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--cross-play", type=Path, metavar="FILE", help="cross_play.json of cahl-pl cross-play, to show too"
     )
     options = parser.parse_args(arguments)
+    content = page(read_runs(options.runs), section(options.cross_play)).encode("utf-8", "replace")
     try:
-        content = page(read_runs(options.runs), section(options.cross_play)).encode("utf-8", "replace")
         options.out.write_bytes(content)
-    except RunError as error:
-        sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {options.out} cannot be written ({error.strerror}): give another --out")
+        raise RunError(f"{options.out} cannot be written ({error.strerror}): give another --out") from None
     print(f"written: {options.out} ({len(content) / 1000:.0f} KB)")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ def _short(value: float) -> str:
 
 
 def _svg(name: str, lines: Sequence[tuple[int, Line]], smooth: dict[int, dict[int, float]]) -> str:
-    style = {
+    style: Any = {  # the keys that matplotlib knows are spelt out in its types
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.size": 9,

@@ -1,0 +1,65 @@
+"""A configuration that is read and not built: neither its weights nor its data nor its devices need to be there."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from cahl_pl.cli import CAHLCLI, Parser
+from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.module import CAHLModule
+from cahl_pl.policy.config import PolicyConfig
+
+T = TypeVar("T")
+
+
+class ParsedCLI(CAHLCLI):
+    """Reads a configuration and builds nothing from it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is refused."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+
+def read_config(arguments: list[str]) -> Any:
+    """Return the configuration that `python -m cahl_pl fit` would run with.
+
+    Args:
+        arguments: `-c`, keys and values.
+    """
+    cli = ParsedCLI(
+        CAHLModule,
+        RolloutDataModule,
+        args=arguments,
+        run=False,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,  # as in cahl_pl.cli
+        parser_class=Parser,
+    )
+    return cli.config
+
+
+def policy_of(config: Any) -> PolicyConfig:
+    """Return the policy, quantised as the callback `FourBitMemory` would have it."""
+    policy = PolicyConfig(**config.model.policy.as_dict())
+    for callback in config.trainer.callbacks or []:
+        if policy.quantization is None and callback.class_path.endswith(".FourBitMemory"):
+            policy.quantization = callback.init_args.quantization
+    return policy
+
+
+def build(kind: type[T], value: Any) -> T:
+    """Return one component of a configuration that was read.
+
+    Args:
+        kind: its base class.
+        value: its `class_path` and `init_args`.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--part", type=kind)
+    part: T = parser.instantiate_classes(parser.parse_object({"part": value})).part
+    return part
