@@ -338,7 +338,7 @@ def main() -> None:
             group["lr"] = args.learning_rate * min(1.0, (i + 1) / 20) * (1 - 0.9 * args.decay * i / args.steps)
         loss = loss_of(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         smooth = 0.95 * smooth + 0.05 * loss.item()

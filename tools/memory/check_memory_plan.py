@@ -25,6 +25,7 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
+from cahl_pl.grpo.selection import everything
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import Settings, sampling_moments, settings_of, shape_of, update_moments
 from cahl_pl.module import CAHLModule
@@ -129,11 +130,9 @@ def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int
 
 def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch.optim.Optimizer) -> None:
     """What `CAHLModule.training_step` does with a batch, without a trainer around it."""
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,assignment,misc]
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
     module.policy.lm.zero_grad(set_to_none=True)
-    completions = [ids for group in groups for ids in group.completion_ids]
-    batch = RolloutBatch(role, groups, version=0, update=0)
-    module._backward(role, groups, batch, len(completions), sum(map(len, completions)))
+    module._backward(role, everything(groups), RolloutBatch(role, groups, version=0, update=0))
     torch.nn.utils.clip_grad_norm_(module.policy.parameters_of(role), 1.0)
     optimizer.step()
 

@@ -31,6 +31,9 @@ from torch import Tensor
 
 from cahl_pl.cli import main as build
 from cahl_pl.distributed import gather_over_processes
+from cahl_pl.grpo.advantages import fill_advantages
+from cahl_pl.grpo.loss import Size
+from cahl_pl.grpo.selection import Selection
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
 from cahl_pl.pipes import reader_may_leave
@@ -57,11 +60,13 @@ class Compare(Callback):
         self._alone = self._gradient = None
         if not trainer.is_global_zero:
             return
-        kept = pl_module._with_advantages(groups)
+        signal = fill_advantages(groups, pl_module.scoring(batch.role))
+        kept = [group for group in groups if group.peers in signal]
         if kept:
             lengths = [len(ids) for group in kept for ids in group.completion_ids]
             pl_module.policy.lm.zero_grad(set_to_none=True)  # of the step before
-            pl_module._backward(batch.role, kept, batch, len(lengths), sum(lengths))
+            size = Size(len(lengths), sum(lengths))  # not by `select`, which all processes would have to call
+            pl_module._backward(batch.role, Selection(kept, size, size), batch)
             self._alone = flat_gradient(pl_module, batch.role)
             pl_module.policy.lm.zero_grad(set_to_none=True)
 

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from cahl_pl.commands.fit_runs import at_least_one
-from cahl_pl.engines import TransformersEngine
+from cahl_pl.engines import TransformersEngine, drawing
 from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
@@ -126,7 +126,7 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
             used, position = used + SAMPLES, position + 1
             ids, mask = torch.full(position.shape, 200), policy.attention_mask(state.visible[:, :, :used])
             hidden = run_layers(policy.causal_lm.base_model, ids, mask, position, state.cache)
-            engine_code.draw(policy.logits(hidden).flatten(0, 1), CONFIG.planner, generator)
+            drawing.draw(policy.logits(hidden).flatten(0, 1), CONFIG.planner, generator)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
 
