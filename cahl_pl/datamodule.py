@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.requests import Requests
 from cahl_pl.distributed import gather_over_processes, reshard
-from cahl_pl.engines.base import Engine, Sampling
+from cahl_pl.engines.base import Engine
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
@@ -28,19 +27,19 @@ from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurn
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
+from cahl_pl.rollout.batches import gold_batches, sampled_batches
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.dynamic_sampling import refilled
 from cahl_pl.rollout.episode import Round, Watch
-from cahl_pl.rollout.gold import supervised_groups
+from cahl_pl.rollout.evaluation import evaluate, make_player
 from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.rollout.scoring import round_metrics
 from cahl_pl.rollout.single_level import SingleLevelRollout
-from cahl_pl.rollout.test_time import ReplanningRollout, VotingRollout
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import Shuffled, TaskSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
 from cahl_pl.schema import check_tool
-from cahl_pl.types import ROLES, Plan, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.types import ROLES, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
@@ -343,11 +342,11 @@ class RolloutDataModule(LightningDataModule):
         None where neither `trainer.max_steps` nor `trainer.max_epochs` says which is the last.
         """
         trainer, epochs = self._attached, self._attached.max_epochs or 0
-        if trainer.max_steps <= 0 and epochs <= 0:
-            return None
-        rounds = range(epochs * self.rounds_per_epoch) if epochs > 0 else itertools.count()
-        steps = ((i, role) for i in rounds for role in self._steps(i))
-        return itertools.islice(steps, trainer.max_steps if trainer.max_steps > 0 else None)
+        return self.schedule.planned_steps(
+            self.updates_per_round,
+            max_rounds=epochs * self.rounds_per_epoch if epochs > 0 else None,
+            max_steps=trainer.max_steps if trainer.max_steps > 0 else None,
+        )
 
     def _steps(self, round_index: int) -> tuple[Role, ...]:
         return self.schedule.roles(round_index) * self.updates_per_round
@@ -378,14 +377,7 @@ class RolloutDataModule(LightningDataModule):
         tasks = self._tasks_of_round()
         version = dict(self.policy.version)
         if index < self.warm_start_rounds:
-            groups = {
-                role: [g for task in tasks for g in supervised_groups(self.builder, task, role, self.single_level)]
-                for role in set(steps)
-            }
-            return [
-                RolloutBatch(role, groups[role], version[role], _count(steps[:i], role), "supervised")
-                for i, role in enumerate(steps)
-            ], {}
+            return gold_batches(steps, version, self.builder, tasks, self.single_level), {}
         parts = self.rollout
         for reward in [self.turn_reward] if self.single_level else [parts.planner_reward, parts.executor_reward]:
             reward.start_round(index)
@@ -396,21 +388,7 @@ class RolloutDataModule(LightningDataModule):
         earned = {i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()}
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
-        metrics = result.metrics | metrics
-        config = self.rollout.config
-        temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
-        return [
-            RolloutBatch(
-                role,
-                result.groups[role],
-                version[role],
-                _count(steps[:i], role),
-                metrics=metrics,
-                trajectories=result.trajectories if i == 0 else None,
-                temperature=temperature[role],
-            )
-            for i, role in enumerate(steps)
-        ], earned
+        return sampled_batches(steps, version, result, result.metrics | metrics, self.rollout.config), earned
 
     def _roll(self, tasks: Sequence[Task]) -> Round:
         """Sample episodes of these tasks."""
@@ -473,30 +451,13 @@ class RolloutDataModule(LightningDataModule):
         """
         if environment is None and isinstance(self.requests, Requests) and self._attached.predicting:
             environment = self.requests.environment
-        config = self.rollout.config
-        greedy = RolloutConfig(
-            planner_group_size=1,
-            executor_group_size=1,
-            after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
-            max_steps=config.max_steps,
-            max_prompt_tokens=config.max_prompt_tokens,
-            too_long=config.too_long,
-            planner=Sampling(temperature=0.0, max_new_tokens=config.planner.max_new_tokens),
-            executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
-        )
-        generator = torch.Generator().manual_seed(self.seed)  # greedy draws nothing; training's generator stays put
-        evaluator = self._evaluator(greedy, environment)
-        if len(tasks) == 1:  # events of several tasks would be mixed up
-            evaluator.watch = self.watch
+        player = make_player(self.rollout, self.inference, self.single_level, environment)
         self.evaluating = True  # stays so when it is left by an exception, until a run begins again
-        result = evaluator.run(self.policy, self.builder, tasks, generator)
+        episodes, played = evaluate(player, self.policy, self.builder, tasks, self.seed, self.watch)
         self.evaluating = False
-        self.policy.prefixes.forget()
-        self.evaluated_tokens += int(result.metrics.get("rollout/tokens", 0))
-        self._tell_too_long(int(result.metrics["rollout/tasks_too_long"]), len(tasks))
-        episodes = {e.task.id: e for e in result.trajectories}
-        too_long = Plan(error="prompt too long")
-        return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks]
+        self.evaluated_tokens += int(played.metrics.get("rollout/tokens", 0))
+        self._tell_too_long(int(played.metrics["rollout/tasks_too_long"]), len(tasks))
+        return episodes
 
     def _tell_too_long(self, number: int, tasks: int) -> None:
         """Say once that tasks of an evaluation are not run."""
@@ -508,17 +469,6 @@ class RolloutDataModule(LightningDataModule):
                 f"{'counts' if number == 1 else 'count'} as failed, as will all others like this",
                 flush=True,
             )
-
-    def _evaluator(self, greedy: RolloutConfig, environment: Environment | None) -> Rollout | SingleLevelRollout:
-        """What makes the episodes of `evaluate`, by the test-time choices."""
-        parts, inference = self.rollout, self.inference
-        environment = environment or parts.environment
-        if self.single_level if inference.single_level is None else inference.single_level:
-            return SingleLevelRollout(parts.engine, environment, TurnReward(), greedy)
-        if inference.plans == 1 and not inference.replans:
-            return Rollout(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy)
-        kind = ReplanningRollout if inference.replans else VotingRollout
-        return kind(parts.engine, environment, PlannerReward(), ExecutorReward(), greedy, inference)
 
 
 class _RolloutStream(IterableDataset[RolloutBatch]):
@@ -532,10 +482,6 @@ class _RolloutStream(IterableDataset[RolloutBatch]):
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         return self.data.batches()
-
-
-def _count(steps: Sequence[Role], role: Role) -> int:
-    return sum(step == role for step in steps)
 
 
 def _loader(items: TaskSource | range, batch_size: int) -> DataLoader[Any]:

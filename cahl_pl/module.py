@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from torch import Tensor
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun
@@ -198,10 +197,11 @@ class CAHLModule(LightningModule):
             finite = bool(torch.isfinite(norm))
             if not finite:  # a step on it would destroy the adapter
                 optimizer.zero_grad(set_to_none=True)
-            metrics |= self._step_metrics(role, stats, norm, supervised)
+            measured = {"warm_start/loss": stats.loss} if supervised else stats.metrics(self.grpo[role])
             if batch.update == 0 and not supervised:  # later the policy itself has moved away from what was sampled
-                metrics |= self._gap_metrics(role, stats)
-            metrics[f"{role}/skipped"] = float(not finite)
+                measured |= stats.gap_metrics(self.grpo[role])
+            measured |= {"grad_norm": norm.item(), "skipped": float(not finite)}
+            metrics |= {f"{role}/{tag}": value for tag, value in measured.items()}
             self._count_skipped(role, batch, finite)
         # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
         optimizer.step()
@@ -328,27 +328,6 @@ class CAHLModule(LightningModule):
                 "adapter alone must receive gradients; this is an error of the program or of an installed version of peft"
             )
         self._checked.add(role)
-
-    def _step_metrics(self, role: Role, stats: LossStats, norm: Tensor, supervised: bool) -> dict[str, float]:
-        tokens = max(stats.tokens, 1.0)
-        if supervised:
-            return {f"{role}/warm_start/loss": stats.loss, f"{role}/grad_norm": norm.item()}
-        metrics = {
-            f"{role}/loss": stats.loss,
-            f"{role}/entropy": stats.entropy / tokens,
-            f"{role}/clip/low": stats.low / tokens,
-            f"{role}/clip/high": stats.high / tokens,
-            f"{role}/ratio": stats.ratio / tokens,
-            f"{role}/grad_norm": norm.item(),
-        }
-        return metrics | ({f"{role}/kl": stats.kl / tokens} if self.grpo[role].kl > 0 else {})
-
-    def _gap_metrics(self, role: Role, stats: LossStats) -> dict[str, float]:
-        """How far the engine's log-probabilities are from those of the loss: rounding, or another model altogether."""
-        tokens = max(stats.tokens, 1.0)
-        metrics = {f"{role}/engine_gap/mean": stats.gap / tokens, f"{role}/engine_gap/max": stats.gap_max}
-        capped = {f"{role}/engine_gap/capped": stats.capped / tokens}
-        return metrics | (capped if self.grpo[role].correction[0] != "none" else {})
 
     # --- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 from cahl_pl.types import ROLES, Role
 
@@ -16,6 +18,25 @@ class Schedule(ABC):
     @abstractmethod
     def roles(self, round_index: int) -> tuple[Role, ...]:
         """The roles that step in that round (counted from 0 over the whole run), in order; never empty."""
+
+    def planned_steps(
+        self, updates_per_round: int, max_rounds: int | None, max_steps: int | None
+    ) -> Iterator[tuple[int, Role]] | None:
+        """Yield the round, from 0, and the role of every optimiser step from a run's first to its last.
+
+        Args:
+            updates_per_round: steps of a role on the same batch.
+            max_rounds: rounds of the run; None: as many as `max_steps` take.
+            max_steps: steps of the run; None: as many as `max_rounds` give.
+
+        Returns:
+            None where neither says which step is the last.
+        """
+        if max_rounds is None and max_steps is None:
+            return None
+        rounds = itertools.count() if max_rounds is None else range(max_rounds)
+        steps = ((i, role) for i in rounds for role in self.roles(i) * updates_per_round)
+        return itertools.islice(steps, max_steps)
 
 
 class Alternate(Schedule):

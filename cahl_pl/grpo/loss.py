@@ -57,6 +57,24 @@ class LossStats:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.gap_max = gap_max
 
+    def metrics(self, config: GRPOConfig) -> dict[str, float]:
+        """Return the means over tokens of a whole batch: tag, without the role -> value."""
+        tokens = max(self.tokens, 1.0)
+        metrics = {
+            "loss": self.loss,
+            "entropy": self.entropy / tokens,
+            "clip/low": self.low / tokens,
+            "clip/high": self.high / tokens,
+            "ratio": self.ratio / tokens,
+        }
+        return metrics | ({"kl": self.kl / tokens} if config.kl > 0 else {})
+
+    def gap_metrics(self, config: GRPOConfig) -> dict[str, float]:
+        """Return how far the engine's log-probabilities are from those of the loss: rounding, or another model altogether."""
+        tokens = max(self.tokens, 1.0)
+        metrics = {"engine_gap/mean": self.gap / tokens, "engine_gap/max": self.gap_max}
+        return metrics | ({"engine_gap/capped": self.capped / tokens} if config.correction[0] != "none" else {})
+
 
 def grpo_loss(
     logprobs: Tensor,

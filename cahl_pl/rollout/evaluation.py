@@ -1,0 +1,87 @@
+"""Greedy episodes, one a task: what `validate`, `test` and `predict` measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from cahl_pl.engines.base import Sampling
+from cahl_pl.environments.base import Environment
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.executor import ExecutorReward
+from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rewards.turn import TurnReward
+from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
+from cahl_pl.rollout.episode import Round, Watch
+from cahl_pl.rollout.single_level import SingleLevelRollout
+from cahl_pl.rollout.test_time import ReplanningRollout, VotingRollout
+from cahl_pl.rollout.two_level import Rollout
+from cahl_pl.types import Plan, Task, Trajectory
+
+
+def greedy(config: RolloutConfig) -> RolloutConfig:
+    """Return the shape of an evaluation: one plan, one output a step, the likeliest of each, within the same limits."""
+    return replace(
+        config,
+        planner_group_size=1,
+        executor_group_size=1,
+        branching="step",
+        after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
+        planner=Sampling(temperature=0.0, max_new_tokens=config.planner.max_new_tokens),
+        executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
+    )
+
+
+def make_player(
+    training: Rollout, inference: InferenceConfig, single_level: bool, environment: Environment | None = None
+) -> Rollout | SingleLevelRollout:
+    """Return what makes the episodes of an evaluation.
+
+    Args:
+        training: the rollout of training, whose engine and limits are used.
+        inference: the choices at test time.
+        single_level: whether training goes without a planner.
+        environment: answers the calls; None for the one of training.
+    """
+    engine, environment, config = training.engine, environment or training.environment, greedy(training.config)
+    if single_level if inference.single_level is None else inference.single_level:
+        return SingleLevelRollout(engine, environment, TurnReward(), config)
+    if inference.plans == 1 and not inference.replans:
+        return Rollout(engine, environment, PlannerReward(), ExecutorReward(), config)
+    kind = ReplanningRollout if inference.replans else VotingRollout
+    return kind(engine, environment, PlannerReward(), ExecutorReward(), config, inference)
+
+
+def evaluate(
+    player: Rollout | SingleLevelRollout,
+    policy: Policy,
+    builder: PromptBuilder,
+    tasks: Sequence[Task],
+    seed: int,
+    watch: Watch | None = None,
+) -> tuple[list[Trajectory], Round]:
+    """Play one episode per task.
+
+    A task whose prompt is too long gets an episode without a plan: leaving it out would flatter the result.
+
+    Args:
+        player: of `make_player`.
+        policy: base and adapters; not changed.
+        builder: makes the prompts.
+        tasks: the tasks.
+        seed: of the votes among plans, which alone are drawn here; training's generator stays where it is.
+        watch: is told of what happens, if there is one task: events of several would be mixed up.
+
+    Returns:
+        An episode for each task, in their order, and the round that they are from.
+    """
+    if len(tasks) == 1:
+        player.watch = watch
+    played = player.run(policy, builder, tasks, torch.Generator().manual_seed(seed))
+    policy.prefixes.forget()
+    episodes = {episode.task.id: episode for episode in played.trajectories}
+    too_long = Plan(error="prompt too long")
+    return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks], played
