@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 
 from cahl_pl.advantages import Scoring, fill_advantages, has_signal, scores
@@ -37,7 +38,7 @@ from cahl_pl.records import record, run_folder
 from cahl_pl.reference import as_reference, keep_reference
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.selection import Selection, everything, select
-from cahl_pl.strategy import broadcast, sum_gradients
+from cahl_pl.strategy import AdapterDDPStrategy, broadcast, sum_gradients
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
 
 
@@ -104,6 +105,19 @@ class CAHLModule(LightningModule):
         self._benchmarks: list[BenchmarkRun] = []
 
     # --- set-up ------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check that the processes can train one of two adapters at a time.
+
+        Raises:
+            ConfigError: the strategy cannot.
+        """
+        strategy = self.trainer.strategy
+        if stage == "fit" and isinstance(strategy, ParallelStrategy) and not isinstance(strategy, AdapterDDPStrategy):
+            raise ConfigError(
+                f"trainer.strategy comes to {type(strategy).__name__}, which wants gradients of both adapters in every step: "
+                "use --trainer.strategy adapter_ddp, or one device with --trainer.devices 1 --trainer.strategy auto"
+            )
 
     def configure_model(self) -> None:
         """Load base and adapters on the right device, before optimisers and strategy see them.
