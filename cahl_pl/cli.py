@@ -198,6 +198,9 @@ def _check_trainer(trainer: Namespace) -> None:
             "trainer.accumulate_grad_batches has to stay 1: a step already takes its whole batch in parts of "
             "model.max_tokens_per_micro_batch tokens; for larger batches raise data.tasks_per_round"
         )
+    for name in ("max_steps", "max_epochs", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name} is 0, so that nothing would be trained: give 1 or more, or use `test`")
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
         raise ConfigError(
             f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more; without curves: --trainer.logger false"

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import ParallelStrategy
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.distributed import broadcast, sum_gradients
+from cahl_pl.distributed import AdapterDDPStrategy, broadcast, sum_gradients
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
 from cahl_pl.grpo.advantages import Scoring, fill_advantages, has_signal, scores
 from cahl_pl.grpo.config import GRPOConfig, RoleGRPOConfig
@@ -97,6 +98,19 @@ class CAHLModule(LightningModule):
         self._benchmarks: list[BenchmarkRun] = []
 
     # --- set-up ------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check that the processes can train one of two adapters at a time.
+
+        Raises:
+            ConfigError: the strategy cannot.
+        """
+        strategy = self.trainer.strategy
+        if stage == "fit" and isinstance(strategy, ParallelStrategy) and not isinstance(strategy, AdapterDDPStrategy):
+            raise ConfigError(
+                f"trainer.strategy comes to {type(strategy).__name__}, which wants gradients of both adapters in every step: "
+                "use --trainer.strategy adapter_ddp, or one device with --trainer.devices 1 --trainer.strategy auto"
+            )
 
     def configure_model(self) -> None:
         """Load base and adapters on the right device, before optimisers and strategy see them.

@@ -227,7 +227,7 @@ def _no_gold(role: Role) -> str:
 def _rate_fault(trainer: Trainer, module: Any, role: Role) -> str | None:
     """What is wrong where the role's schedule has ended: from here on its rate is 0."""
     config = module.optimizer_config[role]
-    scheduler: Any = trainer.lr_scheduler_configs[ROLES.index(role)].scheduler
+    scheduler: Any = trainer.lr_scheduler_configs[ROLES.index(role)].scheduler  # a LambdaLR: of `LR_SCHEDULES` all are
     done = scheduler.last_epoch - 1  # the step that was just taken, from 0
     if scheduler.lr_lambdas[0](done) > 0 or config.lr == 0 or done < max(1, config.warmup_steps):
         return None

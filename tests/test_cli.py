@@ -370,7 +370,7 @@ def test_a_run_that_is_refused_leaves_the_other_ones_configuration(config, fail,
     unlock()
 
 
-def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fail, tmp_path):
+def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fail, tmp_path, monkeypatch):
     options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true", "--ckpt_path", "last"]
     main(["fit", "-c", str(config), *options])
     before = (tmp_path / "config.yaml").read_text()
@@ -379,6 +379,7 @@ def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fai
     )
     assert "with LoRA rank 3" in fail(*options, "--trainer.max_steps", "4", "--model.policy.lora_rank", "3")
     assert (tmp_path / "config.yaml").read_text() == before
+    monkeypatch.setattr(sys, "argv", ["cahl_pl"])
     main(["fit", "-c", str(config), *options, "--trainer.max_steps", "4"])  # one that is not refused is written down
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["max_steps"] == 4
 
@@ -389,6 +390,10 @@ def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fai
         ("gradient_clip_val", "1.0", "set model.planner.max_grad_norm and model.executor.max_grad_norm"),
         ("gradient_clip_algorithm", "norm", "set model.planner.max_grad_norm and model.executor.max_grad_norm"),
         ("accumulate_grad_batches", "2", "for larger batches raise data.tasks_per_round"),
+        ("max_steps", "0", "give 1 or more, or use `test`"),
+        ("max_epochs", "0", "give 1 or more, or use `test`"),
+        ("limit_train_batches", "0", "give 1 or more, or use `test`"),
+        ("strategy", "ddp", "or one device with --trainer.devices 1 --trainer.strategy auto"),
         ("log_every_n_steps", "0", "give 1 or more; without curves: --trainer.logger false"),
     ],
 )

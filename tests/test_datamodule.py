@@ -234,7 +234,7 @@ def test_a_group_of_one_is_refused_only_where_it_would_have_to_learn(make):
     with pytest.raises(ConfigError, match=r"data\.rollout\.planner_group_size is 1"):
         make(rollout=one_plan).setup("fit")
     make(rollout=one_plan, schedule=ExecutorOnly()).setup("fit")
-    make(rollout=one_plan).setup("test")
+    make(rollout=one_plan, test={"test": ToolWorld("test", 1)}).setup("test")
 
 
 @pytest.mark.parametrize("schedule", [Alternate(), Ratio(4, 1)], ids=["alternate", "ratio"])
@@ -297,7 +297,7 @@ def test_the_first_rounds_without_a_planner_imitate_its_turns(make):
 def test_steps_of_a_planner_that_is_not_there_are_refused(make, schedule):
     with pytest.raises(ConfigError, match=r"^data\.single_level trains the executor alone, but .*ExecutorOnly$"):
         make(single_level=True, schedule=schedule).setup("fit")
-    make(single_level=True, schedule=schedule).setup("test")  # nobody steps
+    make(single_level=True, schedule=schedule, test={"test": ToolWorld("test", 1)}).setup("test")  # nobody steps
     make(single_level=True, rollout=RolloutConfig(planner_group_size=1)).setup("fit")
     with pytest.raises(ConfigError, match=r"data\.rollout\.executor_group_size is 1"):
         make(single_level=True, rollout=RolloutConfig(executor_group_size=1)).setup("fit")

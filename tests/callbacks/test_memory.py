@@ -145,6 +145,7 @@ def run(tiny_model):
     data = SimpleNamespace(
         rollout=SimpleNamespace(engine=TransformersEngine(), config=RolloutConfig()),
         tasks_per_round=64,
+        train_tasks=range(1000),
         single_level=False,
         validation_tasks=None,
         validation_benchmark=None,
