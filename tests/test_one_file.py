@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.engines import Sampling, TransformersEngine
+from cahl_pl.engines import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import Policy, PolicyConfig
@@ -35,7 +35,8 @@ def page():
 
 
 def test_it_can_be_read_in_one_go():
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 170
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) for line in lines) < 150
 
 
 def test_one_round_is_that_of_the_trainer(page, tmp_path):
@@ -77,22 +78,20 @@ def test_one_round_is_that_of_the_trainer(page, tmp_path):
     policy = Policy(PolicyConfig(model="toolworld"))
     policy.load()
     policy.load_adapter_state(measured["adapters"])
-    generator = torch.Generator().manual_seed(0)
     order = data.sampler.draw(4, 0, 0, 0, 4)
     settings = page["Settings"]()
     groups = page["plan_and_execute"](
         policy,
         PromptBuilder(policy.tokenizer, WORDS),
-        TransformersEngine(),
         ExecutableEnvironment(toolkit),
         [world[i] for i in order],
         settings,
-        generator,
+        seed=0,
     )
     for role in ROLES:
         reward = torch.cat([group.rewards for group in groups[role]]).mean().item()
         assert reward == pytest.approx(measured[role][f"{role}/reward/mean"], abs=1e-6)
-        optimizer = torch.optim.AdamW(policy.parameters_of(role), lr=settings.learning_rate[role], weight_decay=0.0)
+        optimizer = torch.optim.AdamW(policy.parameters_of(role), lr=page["LEARNING_RATE"][role], weight_decay=0.0)
         loss, norm = page["learn"](policy, role, groups[role], settings, optimizer)
         assert loss == pytest.approx(measured[role][f"{role}/loss"], abs=1e-6)
         assert norm > 0

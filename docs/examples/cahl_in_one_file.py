@@ -8,14 +8,16 @@ evaluation and logs. The names of the equations are those of docs/method.md; a t
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
 # isort: split
 import torch
 
-from cahl_pl.engines import Completion, Engine, Sampling, TransformersEngine
+from cahl_pl.engines import Completion, Sampling, TransformersEngine
 from cahl_pl.environments import Environment, ExecutableEnvironment
 from cahl_pl.environments.base import Session
 from cahl_pl.grpo.advantages import advantages, has_signal
@@ -31,21 +33,19 @@ from cahl_pl.rollout.episode import make_group
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.types import ROLES, Feedback, Group, Plan, Role, Step, Task, Trajectory
 
+SCALE: dict[Role, Scale] = {"planner": "none", "executor": "group"}  # how advantages are scaled
+LEARNING_RATE: dict[Role, float] = {"planner": 1e-3, "executor": 1.5e-3}
 
-@dataclass
-class Settings:
-    """Group sizes, limits and the losses of a round."""
+
+class Settings(NamedTuple):
+    """Group sizes and limits of a round."""
 
     G_h: int = 4  # plans of a request
     G_l: int = 4  # outputs of a step
     max_steps: int = 5
-    new_tokens: dict[Role, int] = field(default_factory=lambda: {"planner": 128, "executor": 56})
-    scale: dict[Role, Scale] = field(default_factory=lambda: {"planner": "none", "executor": "group"})
-    learning_rate: dict[Role, float] = field(default_factory=lambda: {"planner": 1e-3, "executor": 1.5e-3})
-
-    def sampling(self, role: Role) -> Sampling:
-        """Return how a role's outputs are sampled."""
-        return Sampling(max_new_tokens=self.new_tokens[role])
+    planner: Sampling = Sampling(max_new_tokens=128)
+    executor: Sampling = Sampling(max_new_tokens=56)
+    grpo: GRPOConfig = GRPOConfig()
 
 
 @dataclass
@@ -66,13 +66,13 @@ class Episode:
 
 
 def plan_and_execute(
-    policy: Policy, builder: PromptBuilder, engine: Engine, environment: Environment, tasks: list[Task],
-    settings: Settings, generator: torch.Generator,
-) -> dict[Role, list[Group]]:  # fmt: skip
+    policy: Policy, builder: PromptBuilder, environment: Environment, tasks: list[Task], settings: Settings, seed: int
+) -> dict[Role, list[Group]]:
     """Sample G_h plans of each request and G_l outputs of each step, and score them with R_h and R_l."""
-    R_h, R_l = PlannerReward(), ExecutorReward()
+    R_h, R_l, engine = PlannerReward(), ExecutorReward(), TransformersEngine()
+    generator = torch.Generator().manual_seed(seed)
     prompts = [builder.planner(task) for task in tasks]
-    plans = engine.generate(policy, "planner", prompts, settings.G_h, settings.sampling("planner"), generator)  # Z ~ pi_h
+    plans = engine.generate(policy, "planner", prompts, settings.G_h, settings.planner, generator)  # Z ~ pi_h
     episodes = []
     for task, written in zip(tasks, plans, strict=True):
         for completion in written:
@@ -87,7 +87,7 @@ def plan_and_execute(
         if not running:
             break
         outputs = engine.generate(  # y_k ~ pi_l, G_l of them from the very same prompt
-            policy, "executor", [e.prompt for e in running], settings.G_l, settings.sampling("executor"), generator
+            policy, "executor", [e.prompt for e in running], settings.G_l, settings.executor, generator
         )
         for episode, group in zip(running, outputs, strict=True):
             texts = [builder.decode(completion.ids.tolist()) for completion in group]
@@ -100,11 +100,17 @@ def plan_and_execute(
             if k + 1 < len(episode.plan.subtasks):  # the prompt only grows
                 shown, after = feedback.text if feedback else "", episode.plan.subtasks[k + 1]
                 said = group[chosen]
-                episode.prompt = [*episode.prompt, *said.ids.tolist(), *builder.next_step(said.ended, shown, after, k + 2)]
+                episode.prompt = [
+                    *episode.prompt,
+                    *said.ids.tolist(),
+                    *builder.next_step(said.ended, shown, after, k + 2),
+                ]
 
     groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
     for i, (prompt, written) in enumerate(zip(prompts, plans, strict=True)):
-        paid = [unbiased_credit(R_h, e.trajectory(), e.samples) for e in episodes[i * settings.G_h : (i + 1) * settings.G_h]]
+        paid = [
+            unbiased_credit(R_h, e.trajectory(), e.samples) for e in episodes[i * settings.G_h : (i + 1) * settings.G_h]
+        ]
         groups["planner"].append(make_group(prompt, written, [R_h.total(c) for c in paid], paid, peers=i))
     for i, (episode, k, prompt, group) in enumerate(sampled):
         target = assign_gold(episode.plan, episode.task)[k]  # what this sub-task is to be answered with
@@ -117,7 +123,9 @@ def carry_out(session: Session, step: Step) -> Feedback | None:
     """Return the environment's answer to a step; None to an answer in text."""
     if step.action.answer is not None:
         return None
-    return session.call(step.action.call) if step.action.call else Feedback('{"error": "%s"}' % step.action.error, "parse")
+    if step.action.call is None:
+        return Feedback(json.dumps({"error": step.action.error}), "parse")
+    return session.call(step.action.call)
 
 
 def learn(
@@ -127,18 +135,16 @@ def learn(
 
     On policy the loss is the mean of -A_i, about 0 whatever the rewards are; its gradient is what teaches.
     """
-    config = GRPOConfig()
-    A = advantages([group.rewards for group in groups], settings.scale[role], config.epsilon)
+    A = advantages([group.rewards for group in groups], SCALE[role], settings.grpo.epsilon)
     for group, values in zip(groups, A, strict=True):
         group.advantages = values
     groups = [group for group in groups if has_signal(group.rewards)]  # equal rewards say nothing
     lengths = [len(ids) for group in groups for ids in group.completion_ids]
+    size, total = Size(len(lengths), sum(lengths)), 0.0
     policy.activate(role)
-    total = 0.0
     for part in micro_batches(policy, groups, max_tokens=16384):
         scored = score(policy, part, temperature=1.0)  # log pi of each token
-        size = Size(len(lengths), sum(lengths))
-        loss, stats = grpo_loss(scored.logprobs, None, None, part.advantages, scored.mask, config, size)
+        loss, stats = grpo_loss(scored.logprobs, None, None, part.advantages, scored.mask, settings.grpo, size)
         loss.backward()  # type: ignore[no-untyped-call]
         total += stats.loss
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters_of(role), 1.0)
@@ -153,14 +159,16 @@ def main() -> None:
     policy, settings = Policy(PolicyConfig(model="toolworld")), Settings()
     policy.load()
     words = PromptConfig(  # those that this model was trained with
-        tool_format="compact", system="Tools:", planner="Plan", executor="Step {index}: {subtask}", feedback="Result: {feedback}"
-    )  # fmt: skip
-    tasks = [ToolWorld("train", 16, seed=1)[i] for i in range(16)]
-    builder, environment = PromptBuilder(policy.tokenizer, words), ExecutableEnvironment(toolkit)
-    generator = torch.Generator().manual_seed(0)
-    groups = plan_and_execute(policy, builder, TransformersEngine(), environment, tasks, settings, generator)
+        tool_format="compact",
+        system="Tools:",
+        planner="Plan",
+        executor="Step {index}: {subtask}",
+        feedback="Result: {feedback}",
+    )
+    tasks, builder = [ToolWorld("train", 16, seed=1)[i] for i in range(16)], PromptBuilder(policy.tokenizer, words)
+    groups = plan_and_execute(policy, builder, ExecutableEnvironment(toolkit), tasks, settings, seed=0)
     for role in ROLES:  # the executor's samples stay on policy: the planner's step does not move its adapter
-        optimizer = torch.optim.AdamW(policy.parameters_of(role), lr=settings.learning_rate[role])
+        optimizer = torch.optim.AdamW(policy.parameters_of(role), lr=LEARNING_RATE[role])
         loss, norm = learn(policy, role, groups[role], settings, optimizer)
         reward = torch.cat([group.rewards for group in groups[role]]).mean()
         print(f"{role:8}  reward {reward:.3f}  loss {loss:+.5f}  gradient norm {norm:.5f}")
