@@ -98,13 +98,9 @@ def plan_and_execute(
             episode.samples.append(steps)
             episode.steps.append(Step(steps[chosen].subtask, steps[chosen].text, steps[chosen].action, feedback))
             if k + 1 < len(episode.plan.subtasks):  # the prompt only grows
-                shown, after = feedback.text if feedback else "", episode.plan.subtasks[k + 1]
-                said = group[chosen]
-                episode.prompt = [
-                    *episode.prompt,
-                    *said.ids.tolist(),
-                    *builder.next_step(said.ended, shown, after, k + 2),
-                ]
+                said, shown = group[chosen], feedback.text if feedback else ""
+                asked = builder.next_step(said.ended, shown, episode.plan.subtasks[k + 1], k + 2)
+                episode.prompt = [*episode.prompt, *said.ids.tolist(), *asked]
 
     groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
     for i, (prompt, written) in enumerate(zip(prompts, plans, strict=True)):
