@@ -17,7 +17,14 @@ def test_everything_is_told(capsys, monkeypatch):
     console(["env"])
     out = capsys.readouterr().out
     assert out.startswith(f"cahl_pl {__version__} in ")
-    for part in ("Python 3.", f"torch build: {torch.__version__}", "cores", "GOMP_SPINCOUNT: 77", "memory: ", "disk of "):
+    for part in (
+        "Python 3.",
+        f"torch build: {torch.__version__}",
+        "cores",
+        "GOMP_SPINCOUNT: 77",
+        "memory: ",
+        "disk of ",
+    ):
         assert part in out
     for requirement in env.requirements()[""]:
         assert f"  {requirement.name} " in out
@@ -51,7 +58,11 @@ def test_requirements_of_an_installation_are_those_of_a_checkout(monkeypatch, tm
 
 
 def test_an_extra_that_is_not_whole_is_named(monkeypatch):
-    needs = {"": [Requirement("absent-a")], "one": [Requirement("torch"), Requirement("absent-b")], "two": [Requirement("torch")]}
+    needs = {
+        "": [Requirement("absent-a")],
+        "one": [Requirement("torch"), Requirement("absent-b")],
+        "two": [Requirement("torch")],
+    }
     monkeypatch.setattr(env, "requirements", lambda: needs)
     assert env.missing_extras() == {"one": ["absent-b"]}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.cli import console, main
+from cahl_pl.cli import main
+from cahl_pl.commands import console
 from cahl_pl.datasets import DataError, Requests
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.errors import ConfigError

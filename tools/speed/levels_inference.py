@@ -39,8 +39,8 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 from torch import Tensor
 
-from cahl_pl.engines import TransformersEngine
-from cahl_pl.engines import transformers as engine_code
+from cahl_pl.engines import TransformersEngine, drawing
+from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Completion, Sampling
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.policy import forward
@@ -160,7 +160,7 @@ class _Place:
 def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
     """While this is open, the engine's tokens are those of `texts`, one a prompt."""
     place = _Place()
-    draw, keep = engine_code._draw, engine_code._keep
+    draw, keep = drawing.draw, engine_code._keep
 
     def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
         if place.step:  # the chunk before has been decoded; one chunk may be read in several parts
@@ -181,14 +181,14 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
         place.left = [place.chunk[i] for i in slot[kept][:, 0].tolist()]
         return kept
 
-    with patch.multiple(engine_code, run=read, _draw=take, _keep=leave):
+    with patch.multiple(engine_code, run=read, draw=take, _keep=leave):
         yield
 
 
 @contextmanager
 def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
     """While this is open, what the engine takes after each token of a draft is the draft's next one."""
-    draw, order = engine_code._draw, list[list[int]]()
+    draw, order = drawing.draw, list[list[int]]()
 
     def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
         order.extend(texts[member] for row in rows for member in row.members)
@@ -201,7 +201,7 @@ def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
         _, logprobs = draw(logits, *rest)
         return torch.tensor(order.pop(0), device=logits.device), logprobs
 
-    with patch.multiple(engine_code, run=read, _draw=take):
+    with patch.multiple(engine_code, run=read, draw=take):
         yield
 
 

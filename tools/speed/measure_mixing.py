@@ -32,11 +32,12 @@ import numpy as np
 import torch
 
 from cahl_pl.commands.fit_runs import at_least_one
-from cahl_pl.engines import TransformersEngine
-from cahl_pl.engines import transformers as engine_code
+from cahl_pl.engines import TransformersEngine, drawing
+from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.kv_cache import run_layers
 from cahl_pl.policy.packing import pack
@@ -125,7 +126,7 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
             used, position = used + SAMPLES, position + 1
             ids, mask = torch.full(position.shape, 200), policy.attention_mask(state.visible[:, :, :used])
             hidden = run_layers(policy.causal_lm.base_model, ids, mask, position, state.cache)
-            engine_code._draw(policy.logits(hidden).flatten(0, 1), CONFIG.planner, generator)
+            drawing.draw(policy.logits(hidden).flatten(0, 1), CONFIG.planner, generator)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
 
@@ -198,6 +199,7 @@ def tables(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@reader_may_leave()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
