@@ -281,6 +281,7 @@ def start(workplace, tiny_model, qwen, monkeypatch):
             if name in VERBS:
                 console([name, *words])
             else:
+                monkeypatch.delitem(sys.modules, name, raising=False)  # another test may have imported it
                 runpy.run_module(name, run_name="__main__")
 
         if not parsed_only:

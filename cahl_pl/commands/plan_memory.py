@@ -34,6 +34,7 @@ from cahl_pl.memory_plan import (
 )
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.types import ROLES
 
 
 def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
@@ -48,10 +49,10 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
             raise ConfigError(f"data.engine is {data.engine.class_path}, whose memory is not known: plan without it")
         engine = TransformersEngine(**data.engine.init_args.as_dict())
     rollout = data.rollout.as_dict()
-    sampling = {role: Sampling(**rollout.pop(role)) for role in ("planner", "executor")}
+    planner, executor = (Sampling(**rollout.pop(role)) for role in ROLES)
     return settings_of(
         policy,
-        RolloutConfig(**rollout, **sampling),
+        RolloutConfig(**rollout, planner=planner, executor=executor),
         config.model.max_tokens_per_micro_batch,
         data.tasks_per_round,
         engine,

@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
     if args.tools is not None:
         task, where = Requests(args.request, args.tools)[0], f"the request, with the tools of {args.tools}"
     else:
-        tasks = build(TaskSource, config.data.train)
+        tasks = build(TaskSource, config.data.train)  # type: ignore[type-abstract]
         if not -len(tasks) <= args.row < len(tasks):
             raise ConfigError(f"--row {args.row}: data.train has the rows 0 to {len(tasks) - 1}")
         row = args.row % len(tasks)

@@ -41,23 +41,24 @@ def run_layers(
     Returns:
         The last hidden states, [R, N, H].
     """
+    kind: Any = type(model)
     hidden: Tensor = model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
         use_cache=cache is not None,
-        **{_cache_argument(type(model)): cache},
+        **{_cache_argument(kind): cache},
     ).last_hidden_state
     return hidden
 
 
 @functools.cache
-def _cache_argument(model: type[nn.Module]) -> str:
-    """Return the name under which a model takes its cache: `cache` since transformers 5.24, `past_key_values` before.
+def _cache_argument(kind: Any) -> str:
+    """Return the argument by which a class of models takes its cache: `cache` since 5.24, `past_key_values` before.
 
     The signature decides, not the version: code that comes with a model may use the old name for longer.
     """
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 class StopAfterLastKV(Exception):

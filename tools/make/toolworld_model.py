@@ -336,7 +336,7 @@ def main() -> None:
             group["lr"] = args.learning_rate * min(1.0, (i + 1) / 20) * (1 - 0.9 * args.decay * i / args.steps)
         loss = loss_of(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         smooth = 0.95 * smooth + 0.05 * loss.item()
@@ -349,7 +349,8 @@ def main() -> None:
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights in bfloat16 safetensors (half the size; loaded as float32), and the tokenizer."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    half: Any = copy.deepcopy(model)  # its `to` is typed without dtypes
+    half.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -128,7 +128,7 @@ def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int
 
 def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch.optim.Optimizer) -> None:
     """What `CAHLModule.training_step` does with a batch, without a trainer around it."""
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,assignment,misc]
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,misc]
     module.policy.lm.zero_grad(set_to_none=True)
     completions = [ids for group in groups for ids in group.completion_ids]
     batch = RolloutBatch(role, groups, version=0, update=0)

@@ -295,7 +295,7 @@ def check(folder: Path, beta: float) -> dict[str, float]:
     loss = backward(policy, groups, beta)
     ours = {n: p.grad for n, p in policy.lm.named_parameters() if ".planner." in n}
     theirs = {n.replace(".default.", ".planner."): g for n, g in gradients.items()}
-    difference = torch.sqrt(sum(((ours[n] - theirs[n]) ** 2).sum() for n in ours))  # type: ignore[arg-type]
+    difference = torch.sqrt(sum(((ours[n] - theirs[n]) ** 2).sum() for n in ours))
     size = torch.sqrt(sum((theirs[n] ** 2).sum() for n in ours))  # type: ignore[arg-type]
     their_loss = seen["loss"].item()
     return {
