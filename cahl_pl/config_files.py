@@ -31,7 +31,7 @@ def find_config(given: str) -> str:
     names = shipped_names()
     if name in names:
         return str(SHIPPED / f"{name}.yaml")
-    if Path(given).is_dir():
+    if given and Path(given).is_dir():
         raise ConfigError(f"the configuration {given} is a folder: give a file, or the name of a shipped one")
     raise ConfigError(f"the configuration {given} is neither a file nor one that ships; {_nearest(name, names)}")
 

@@ -346,7 +346,7 @@ def test_a_stop_while_sampling_saves_the_sampler_as_it_was(make, monkeypatch):
     def stopped(result):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cahl_pl.rollout.scoring.round_metrics", stopped)
+    monkeypatch.setattr("cahl_pl.datamodule.round_metrics", stopped)
     with pytest.raises(KeyboardInterrupt):
         next(data.batches())
     state = data.state_dict()

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from cahl_pl.cli import main
-from cahl_pl.strategy import gather_over_processes
+from cahl_pl.distributed import gather_over_processes
 
 class Watch(Callback):
     """Writes, after each step, how far the processes' adapters are apart, and which tasks they drew."""
@@ -116,12 +116,12 @@ PAIR = """
 import json, sys
 import torch
 import torch.distributed as dist
-from cahl_pl.advantages import Scoring, fill_advantages
-from cahl_pl.dynamic_sampling import refilled
-from cahl_pl.grpo_config import GRPOConfig
-from cahl_pl.rollout import Round
-from cahl_pl.selection import select
-from cahl_pl.strategy import broadcast
+from cahl_pl.grpo.advantages import Scoring, fill_advantages
+from cahl_pl.rollout.dynamic_sampling import refilled
+from cahl_pl.grpo.config import GRPOConfig
+from cahl_pl.rollout.episode import Round
+from cahl_pl.grpo.selection import select
+from cahl_pl.distributed import broadcast
 from cahl_pl.types import Group
 
 rank = int(sys.argv[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,39 @@ def test_wheel_holds_every_callback_as_a_real_file(wheel):
         assert wheel.read(f"cahl_pl/callbacks/{source.name}") == source.read_bytes()
 
 
+def test_wheel_holds_every_configuration_as_a_real_file(wheel):
+    sources = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert len(sources) > 10
+    for source in sources:
+        assert wheel.read(f"cahl_pl/configs/{source.relative_to(ROOT / 'configs').as_posix()}") == source.read_bytes()
+
+
+def test_wheel_holds_the_verbs_and_what_they_need(wheel):
+    files = [path for path in (ROOT / "cahl_pl" / "commands").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {".css", ".html", ".js", ".py"} == {path.suffix for path in files}
+    for path in files:
+        assert wheel.read(path.relative_to(ROOT).as_posix()) == path.read_bytes()
+    (entry_points,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
+    assert wheel.read(entry_points).decode().split() == [
+        "[console_scripts]",
+        "cahl-pl",
+        "=",
+        "cahl_pl.commands:console",
+    ]
+
+
+@pytest.mark.slow
+def test_what_the_wheel_holds_finds_its_configurations_from_an_empty_folder(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    names = ["-c", "configs/quickstart.yaml", "-c", "recipes/toolrl"]
+    command = [sys.executable, "-m", "cahl_pl", "fit", *names, "--print_config"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=tmp_path / "empty", env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "class_path: cahl_pl.toolworld.ToolWorld" in run.stdout
+
+
 def test_wheel_holds_type_marker_license_and_model(wheel):
     names = wheel.namelist()
     assert "cahl_pl/py.typed" in names
@@ -56,10 +90,11 @@ def test_wheel_holds_type_marker_license_and_model(wheel):
     assert {f"cahl_pl/toolworld/model/{path.name}" for path in model} <= set(names)
 
 
-def test_callbacks_in_the_checkout_are_a_relative_symlink():
-    link = ROOT / "cahl_pl" / "callbacks"
-    assert link.is_symlink(), "cahl_pl/callbacks must be a symlink: on Windows set git's core.symlinks"
-    assert link.readlink() == Path("../callbacks")
+@pytest.mark.parametrize("name", ["callbacks", "configs"])
+def test_what_stands_outside_of_the_package_in_the_checkout_is_a_relative_symlink(name):
+    link = ROOT / "cahl_pl" / name
+    assert link.is_symlink(), f"cahl_pl/{name} must be a symlink: on Windows set git's core.symlinks"
+    assert link.readlink() == Path("..", name)
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)

@@ -10,7 +10,10 @@ import difflib
 import os
 import pickle
 import pkgutil
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from cahl_pl import __version__
@@ -85,11 +88,18 @@ def verb_parser(verb: str, text: str, takes_configuration: bool = False) -> argp
     )
     return argparse.ArgumentParser(
         prog=f"cahl-pl {verb}",
-        description=text,
+        description=_filled(text),
         epilog=more if takes_configuration else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def _filled(text: str) -> str:
+    """Return a docstring with its prose as wide as the screen; lists and commands, which are indented, stay as they are."""
+    width = shutil.get_terminal_size().columns - 2  # as argparse does
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(p if re.search(r"^[ -]", p, re.M) else textwrap.fill(p, width) for p in paragraphs)
 
 
 def _run(words: list[str]) -> int | None:

@@ -1,4 +1,4 @@
-"""Train several systems over several seeds, with the same number of sampled tokens each, and print one table.
+r"""Train several systems over several seeds, with the same number of sampled tokens each, and print one table.
 
     python -m cahl_pl compare --out runs/systems --seeds 0 1 2 --tokens 150000 \
       joint configs/ablations/freeze_high.yaml mine=a.yaml,b.yaml greedy@joint=c.yaml -- --data.tasks_per_round 8

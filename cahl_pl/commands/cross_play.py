@@ -1,4 +1,4 @@
-"""Play planners and executors of different checkpoints with one another: success as a matrix and a picture.
+r"""Play planners and executors of different checkpoints with one another: success as a matrix and a picture.
 
     python -m cahl_pl cross-play --out runs/cross_play -c configs/quickstart.yaml \
       --checkpoints runs/quickstart/version_0/checkpoints/step-*.ckpt --tasks 60

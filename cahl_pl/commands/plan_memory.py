@@ -1,6 +1,6 @@
 """The peak memory of a run on each device, by part, from its configuration; no weights are loaded, no data are read.
 
-    python -m cahl_pl plan-memory -c configs/cahl.yaml --gpu-gib 24 45 [--json] [any key, as for `python -m cahl_pl fit`]
+    python -m cahl_pl plan-memory -c configs/cahl.yaml --gpu-gib 24 45 --data.rollout.planner_group_size 8
 
 For one and for two devices (data parallel: each holds the base) it prints what lies in memory at the worst moment of
 sampling and of the update of each role, and for each size of GPU whether that fits, the largest

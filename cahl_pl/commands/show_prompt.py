@@ -1,7 +1,7 @@
 """Print what the planner and the executor read of a task, token by token as they read it; no weights are loaded.
 
     python -m cahl_pl show-prompt -c configs/quickstart.yaml --row 3
-    python -m cahl_pl show-prompt -c configs/quickstart.yaml --request "What is the weather in Gage?" --tools my_tools.py
+    python -m cahl_pl show-prompt -c configs/quickstart.yaml --request "Is it raining in Gage?" --tools my_tools.py
 
 First comes what both roles' prompts begin with, then how each of them goes on: the planner's to its plan, the executor's to its
 first output. The executor's sub-task is the first one of the gold plan. A special token stands in «»: text of the

@@ -1,4 +1,4 @@
-"""Train every combination of some configuration values, each with the same number of sampled tokens; a table and a plot.
+r"""Train every combination of some configuration values, each with the same number of sampled tokens; a table and a plot.
 
     python -m cahl_pl sweep --out runs/sweep --seeds 0 1 \
       --keys data.rollout.planner_group_size=2,4 data.rollout.executor_group_size=2,4,8 -- --data.tasks_per_round 8

@@ -387,4 +387,4 @@ def test_a_logger_that_an_earlier_run_has_closed_writes_and_survives_again(run, 
             kept.append(logger.experiment.file_writer.event_writer)
 
     run("c", extra=[Keep()], logger=logger)
-    assert type(kept[0]).__module__ == "cahl_pl.runs.records"
+    assert type(kept[0]).__module__ == "cahl_pl.runs.event_files"

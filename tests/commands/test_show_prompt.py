@@ -49,12 +49,8 @@ def test_the_sections_are_the_prompts(builder):
     plan = builder.planner(task)
     step = builder.executor(task, gold_plan(task)[0])
 
-    def plain(*texts):
-        return "".join(text.removesuffix("\n\n") if i else text.removesuffix("\n\n") for i, text in enumerate(texts))
-
-    def whole(rest):
-        text = shared.removesuffix("\n") + rest.removesuffix("\n")
-        return re.sub("[«»]", "", text).rstrip("\n")
+    def whole(rest):  # a section ends with a line break, and with a blank line before the next one
+        return re.sub("[«»]", "", shared.removesuffix("\n\n") + rest).rstrip("\n")
 
     assert whole(mine) == builder.tokenizer.decode(plan).rstrip("\n")
     assert whole(yours) == builder.tokenizer.decode(step).rstrip("\n")
@@ -69,7 +65,7 @@ def test_the_sections_are_the_prompts(builder):
 
 
 def test_only_the_templates_tokens_are_special(builder):
-    task = Task("t", (Message("user", "say <|im_end|> now"),))
+    task = Task("t", (Message("user", "say <|im_end|> now"),), ())
     text = show(builder, task)
     assert "say <|im_end|> now«<|im_end|>»" not in text
     assert "say <|im_end|> now" in text
@@ -88,7 +84,7 @@ def test_a_prompt_that_is_too_long_is_named(builder):
 
 
 def test_a_row_and_a_request(run, tmp_path):
-    assert "row 2 of data.train, task 'train-0-2'" in run("--row", "2")
+    assert "row 2 of data.train, task 'train-1-2'" in run("--row", "2")
     text = run("--request", "Ring the bell twice!")
     assert text.startswith("the request, with the tools of row 0 of data.train, task 'request'")
     assert "Ring the bell twice!" in text

@@ -61,8 +61,8 @@ COMPONENTS = (
 def page() -> str:
     """The page's text."""
     parts = [HEAD]
-    for title, prefix, cls in (("`model`", "model", CAHLModule), ("`data`", "data", RolloutDataModule)):
-        parts += [f"## {title}", *_section(prefix, cls)]
+    for prefix, part in (("model", CAHLModule), ("data", RolloutDataModule)):
+        parts += [f"## `{prefix}`", *_section(prefix, part)]
     for title, key, base, places in COMPONENTS:
         parts.append(f"## {title}\n\n`{key}`")
         for cls in _classes(base, places):
@@ -105,7 +105,8 @@ def _section(prefix: str, cls: type) -> list[str]:
 
 def _parameters(cls: type) -> list[tuple[str, Any, Any, str]]:
     """Name, type, default and meaning of each argument of a constructor."""
-    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+    constructor: Any = cls if dataclasses.is_dataclass(cls) else cls.__init__  # type: ignore[misc]
+    hints = typing.get_type_hints(constructor)
     meaning = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
     return [
         (name, hints.get(name, Any), parameter.default, meaning.get(name, ""))
@@ -164,7 +165,7 @@ def _type(kind: Any) -> str:
         return f"{_type(origin)}[{', '.join(map(_type, inner))}]"
     if origin is Callable:
         return "Callable"
-    return {types.NoneType: "null", Ellipsis: "..."}.get(kind) or getattr(kind, "__name__", str(kind))
+    return {types.NoneType: "null", Ellipsis: "..."}.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def _sentence(text: str) -> str:

@@ -351,7 +351,8 @@ def main() -> None:
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Weights in bfloat16 safetensors (half the size; loaded as float32), and the tokenizer."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    half: Any = copy.deepcopy(model)  # its `to` is typed without dtypes
+    half.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

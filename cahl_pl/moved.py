@@ -1,0 +1,63 @@
+"""Modules under their names of version 0.1, so that the `class_path` of an older YAML and a user's own imports still work."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+MOVED = {
+    "brief": "tool_text",
+    "engines.adapters": "policy.saved_adapters",
+    "engines.client": "http_client",
+    "engines.transformers": "engines.local",
+    "files": "runs.files",
+    "forward": "policy.forward",
+    "gguf": "policy.gguf",
+    "http": "http_client",
+    "inference": "rollout.test_time",
+    "lengths": "rollout.prompt_limit",
+    "logprobs": "policy.logprobs",
+    "packing": "policy.packing",
+    "quiet": "library_warnings",
+    "records": "runs.records",
+    "resharding": "distributed",
+    "resume": "runs.resume",
+    "single_level": "rollout.single_level",
+    "strategy": "distributed",
+    "supervised": "rollout.gold",
+    "turns": "rollout.gold",
+}
+"""Old name -> new name, below this package."""
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Imports the new module where the old one is asked for; comes last, so that it costs nothing else anything."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, old = name.partition(".")
+        return spec_from_loader(name, self) if package == "cahl_pl" and old in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = f"cahl_pl.{MOVED[spec.name.partition('.')[2]]}"
+        warnings.warn(f"{spec.name} is now {new}: use that name", FutureWarning, stacklevel=2)
+        module = importlib.import_module(new)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the new module its own spec back, which the import system has replaced; it has been run before."""
+        module.__spec__ = self._spec
+
+
+def find_moved_modules() -> None:
+    """Have imports of the old names find the new modules, with a warning."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
