@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from cahl_pl.plurals import counted
+
 
 def test_the_slopes_are_those_of_the_second_half(import_tool):
     lines = [{"seconds": s, "resident_mib": 1000 - s, "files": 20, "objects": 0} for s in range(0, 3600, 300)]
@@ -50,4 +52,4 @@ def test_the_quickstart_runs_until_the_time_is_over(import_tool, small, tmp_path
     lines = [json.loads(line) for line in (tmp_path / "measurements.jsonl").read_text().splitlines()]
     first = [line["step"] for line in lines if line["fit"] == 1]
     assert first == list(range(1, 2 * len(first), 2))  # a line a round of both roles
-    assert f"{len(lines)} rounds, {lines[-1]['fit']} fits" in capsys.readouterr().out
+    assert f"{counted(len(lines), 'round')}, {counted(lines[-1]['fit'], 'fit')}" in capsys.readouterr().out
