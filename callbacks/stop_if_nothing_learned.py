@@ -34,7 +34,8 @@ class StopIfNothingLearned(Callback):
             which there was no gold to imitate. Null: never stop for it.
         rounds_without_plans: rounds in a row in which no plan could be read and no rewards differed. Null: never stop for it.
         rounds_without_signal: rounds in a row in which all samples of each prompt of a role earned the same, so that
-            there is no advantage; each role that is trained is counted by itself. Null: never stop for it.
+            there is no advantage; each role that is trained is counted by itself. A role that has learned before is only
+            named in a warning while the other one goes on learning. Null: never stop for it.
 
     Raises:
         ValueError: a number is below 1.
@@ -56,9 +57,17 @@ class StopIfNothingLearned(Callback):
             if limit is not None and limit < 1:
                 key = "rounds_without_" + name.split()[-1].replace("gold", "tasks")
                 raise ValueError(f"StopIfNothingLearned.{key} is {limit}: give 1 or more, or null")
+        self._begin()
+
+    def _begin(self) -> None:
         self._rounds: dict[str, int] = dict.fromkeys(self.limits, 0)  # in a row
+        self._signals: dict[str, int] = dict.fromkeys(ROLES, 0)  # rounds in which the role had something to learn from
         self._told: set[str] = set()
         self._learned = self._tried = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Count afresh; what a checkpoint holds is restored after this."""
+        self._begin()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the training tasks; all processes have the same ones.
@@ -66,8 +75,6 @@ class StopIfNothingLearned(Callback):
         Raises:
             ConfigError: none of them can be run, or none can succeed.
         """
-        self._rounds, self._told = dict.fromkeys(self.limits, 0), set()
-        self._learned = self._tried = False
         data = _data(trainer)
         steps = data.planned_steps()
         if steps is not None and not any(index >= data.warm_start_rounds for index, _ in steps):
@@ -94,7 +101,7 @@ class StopIfNothingLearned(Callback):
         if batch.trajectories is not None:  # the first of the round
             self._count_tasks(trainer, data, batch)
         if batch.update == 0:  # later ones are of the same samples
-            self._count_signal(data, pl_module, batch)
+            self._count_signal(trainer, pl_module, batch)
         if fault := _rate_fault(trainer, pl_module, batch.role):
             raise NothingLearnedError(fault)
 
@@ -107,6 +114,15 @@ class StopIfNothingLearned(Callback):
                 "(docs/troubleshooting.md, Training)",
                 flush=True,
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts so far."""
+        return {"rounds": dict(self._rounds), "signals": dict(self._signals)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._rounds.update(state_dict["rounds"])
+        self._signals.update(state_dict["signals"])
 
     def _count_tasks(self, trainer: Trainer, data: RolloutDataModule, batch: RolloutBatch) -> None:
         names = ("rollout/tasks", "rollout/tasks_too_long", "rollout/tasks_truncated")
@@ -141,7 +157,8 @@ class StopIfNothingLearned(Callback):
                 "with data.warm_start_rounds (20, say), or take a model that follows instructions",
             )
 
-    def _count_signal(self, data: RolloutDataModule, module: Any, batch: RolloutBatch) -> None:
+    def _count_signal(self, trainer: Trainer, module: Any, batch: RolloutBatch) -> None:
+        data = _data(trainer)
         role, compared = batch.role, rewards_by_peers(batch.groups).values()
         own = [
             len(module.peers_with_signal(role, batch.groups)),
@@ -150,6 +167,7 @@ class StopIfNothingLearned(Callback):
         ]
         signals, samples, total = sum_over_processes([float(value) for value in own])
         self._tried, self._learned = True, self._learned or signals > 0
+        self._signals[role] += signals > 0
         reward = "data.turn_reward" if data.single_level else f"data.{role}_reward"
         fault = (
             f"all samples of each prompt of the {role} earned the same ({total / max(samples, 1):.3f} "
@@ -162,7 +180,15 @@ class StopIfNothingLearned(Callback):
                 "prompts are longer than data.rollout.max_prompt_tokens; see data.warm_start_rounds for the former, raise "
                 "the limit for the latter"
             )
-        self._count(f"{role} signal", signals > 0, fault)
+        name, limit = f"{role} signal", self.limits[f"{role} signal"]
+        (other,) = (one for one in ROLES if one != role)
+        other_learns = self._signals[other] and (limit is None or self._rounds[f"{other} signal"] < limit)
+        if signals > 0 or not (self._signals[role] and other_learns):
+            self._count(name, signals > 0, fault)
+            return
+        self._rounds[name] += 1
+        if self._rounds[name] == limit and trainer.is_global_zero:
+            print(f"warning: in {counted(limit, 'round')} in a row {fault}; the {other} goes on learning", flush=True)
 
     def _count(self, name: str, fine: bool, fault: str) -> None:
         self._rounds[name] = 0 if fine else self._rounds[name] + 1

@@ -261,7 +261,7 @@ FLAT, STEEP = (1.0, 1.0), (0.0, 1.0)
 
 
 def test_no_signal_is_counted_for_each_role_by_itself(trainer):
-    callback = StopIfNothingLearned(rounds_without_signal=3)
+    callback = StopIfNothingLearned(rounds_without_signal=3)  # the executor has never learned anything
     feed(trainer, callback, *[batch(FLAT, STEEP), batch(FLAT, FLAT, role="executor")] * 2, batch(STEEP))
     with pytest.raises(
         NothingLearnedError,
@@ -269,6 +269,20 @@ def test_no_signal_is_counted_for_each_role_by_itself(trainer):
         r"raise data\.rollout\.executor_group_size or data\.rollout\.executor\.temperature, or look at data\.executor_reward",
     ):
         feed(trainer, callback, batch(FLAT, role="executor"))
+
+
+def test_a_role_that_has_mastered_its_part_does_not_stop_the_other(trainer, capsys):
+    callback = StopIfNothingLearned(rounds_without_signal=2)
+    feed(trainer, callback, batch(STEEP), batch(STEEP, role="executor"))
+    feed(trainer, callback, *[batch(STEEP), batch(FLAT, role="executor")] * 4)
+    out = capsys.readouterr().out
+    assert out.count("warning: in 2 rounds in a row all samples of each prompt of the executor earned the same") == 1
+    assert out.endswith("; the planner goes on learning\n")
+    again = StopIfNothingLearned(rounds_without_signal=2)  # a resumed run knows it too
+    again.load_state_dict(callback.state_dict())
+    feed(trainer, again, *[batch(STEEP), batch(FLAT, role="executor")] * 4, batch(FLAT))
+    with pytest.raises(NothingLearnedError, match=r"2 rounds .* of the planner earned the same"):
+        feed(trainer, again, batch(FLAT))  # once neither has anything left
 
 
 def test_a_signal_starts_the_count_afresh_and_further_updates_do_not_count(trainer):

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from cahl_pl.plurals import counted
 from tools.robustness import soak
 
 
@@ -50,4 +51,4 @@ def test_the_quickstart_runs_until_the_time_is_over(small, tmp_path, capsys):
     lines = [json.loads(line) for line in (tmp_path / "measurements.jsonl").read_text().splitlines()]
     first = [line["step"] for line in lines if line["fit"] == 1]
     assert first == list(range(1, 2 * len(first), 2))  # a line a round of both roles
-    assert f"{len(lines)} rounds, {lines[-1]['fit']} fits" in capsys.readouterr().out
+    assert f"{counted(len(lines), 'round')}, {counted(lines[-1]['fit'], 'fit')}" in capsys.readouterr().out
