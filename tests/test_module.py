@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cahl_pl.rollout
@@ -26,6 +28,7 @@ from cahl_pl.prompts import PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rollout import RolloutConfig
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
+from cahl_pl.strategy import AdapterDDPStrategy
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.types import ROLES, Plan, SubTask
 
@@ -321,6 +324,17 @@ def test_the_schedule_of_a_role_that_does_not_learn_needs_no_end(tiny_model, tmp
     trainer.callbacks.append(TokenBudget(1))
     trainer.fit(module, data)
     assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize("strategy", [DDPStrategy(), FSDPStrategy()], ids=lambda strategy: type(strategy).__name__)
+def test_a_strategy_that_wants_both_adapters_in_every_step_is_refused(tiny_model, strategy):
+    module = CAHLModule(PolicyConfig(model=str(tiny_model)))
+    module.trainer = SimpleNamespace(strategy=strategy)
+    with pytest.raises(ConfigError, match=f"comes to {type(strategy).__name__}, .*use --trainer.strategy adapter_ddp"):
+        module.setup("fit")
+    module.setup("test")
+    module.trainer = SimpleNamespace(strategy=AdapterDDPStrategy())
+    module.setup("fit")
 
 
 class Poison(Callback):
