@@ -393,7 +393,6 @@ def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fai
         ("max_steps", "0", "give 1 or more, or use `test`"),
         ("max_epochs", "0", "give 1 or more, or use `test`"),
         ("limit_train_batches", "0", "give 1 or more, or use `test`"),
-        ("strategy", "ddp", "or one device with --trainer.devices 1 --trainer.strategy auto"),
         ("log_every_n_steps", "0", "give 1 or more; without curves: --trainer.logger false"),
     ],
 )

@@ -22,6 +22,7 @@ from cahl_pl.memory_plan import (
     made_to_fit,
     overrides,
     peak,
+    references_of,
     sampling_moments,
     settings_of,
     shape_of,
@@ -289,6 +290,14 @@ def test_qwen2_7b_is_counted_from_its_configuration_alone(qwen):
     assert shape.adapter == 28 * 16 * (2 * 2 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944))
     assert (shape.adapted, shape.adapted_inputs) == (7, 6 * 3584 + 18944)
     assert (shape.kv_heads, shape.head_dim, shape.vocabulary) == (4, 128, 152064)
+
+
+def test_references_of_a_divergence_after_a_warm_start_are_further_adapters():
+    assert references_of(0, [0.1, 0.1]) == 0
+    assert references_of(3, [0.1, 0.0]) == 1
+    stage = stages(SHAPE, replace(SETTINGS, references=2))[0]
+    assert stage.parts["adapters"] == 2 * stages(SHAPE, SETTINGS)[0].parts["adapters"]
+    assert stage.parts["optimiser"] == stages(SHAPE, SETTINGS)[0].parts["optimiser"]
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

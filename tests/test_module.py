@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cahl_pl.rollout.two_level
 from cahl_pl.callbacks import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.distributed import AdapterDDPStrategy
 from cahl_pl.engines import Sampling, ServerEngine, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
@@ -321,6 +324,17 @@ def test_the_schedule_of_a_role_that_does_not_learn_needs_no_end(tiny_model, tmp
     trainer.callbacks.append(TokenBudget(1))
     trainer.fit(module, data)
     assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize("strategy", [DDPStrategy(), FSDPStrategy()], ids=lambda strategy: type(strategy).__name__)
+def test_a_strategy_that_wants_both_adapters_in_every_step_is_refused(tiny_model, strategy):
+    module = CAHLModule(PolicyConfig(model=str(tiny_model)))
+    module.trainer = SimpleNamespace(strategy=strategy)
+    with pytest.raises(ConfigError, match=f"comes to {type(strategy).__name__}, .*use --trainer.strategy adapter_ddp"):
+        module.setup("fit")
+    module.setup("test")
+    module.trainer = SimpleNamespace(strategy=AdapterDDPStrategy())
+    module.setup("fit")
 
 
 class Poison(Callback):

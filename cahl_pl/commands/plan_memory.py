@@ -28,6 +28,7 @@ from cahl_pl.memory_plan import (
     made_to_fit,
     overrides,
     peak,
+    references_of,
     settings_of,
     shape_of,
     stages,
@@ -49,6 +50,7 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         if not data.engine.class_path.endswith(".TransformersEngine"):
             raise ConfigError(f"data.engine is {data.engine.class_path}, whose memory is not known: plan without it")
         engine = TransformersEngine(**data.engine.init_args.as_dict())
+    common, roles = config.model.grpo, (config.model.planner_grpo, config.model.executor_grpo)
     rollout = data.rollout.as_dict()
     planner, executor = (Sampling(**rollout.pop(role)) for role in ROLES)
     return settings_of(
@@ -60,6 +62,7 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         devices,
         data.single_level,
         data.eval_batch_size if data.validation or data.test else 0,
+        references_of(data.warm_start_rounds, [common.kl if own.kl is None else own.kl for own in roles]),
     )
 
 

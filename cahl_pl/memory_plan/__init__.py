@@ -6,7 +6,7 @@ formulas against measured peaks.
 
 from cahl_pl.memory_plan.fitting import largest_micro_batch, made_to_fit, overrides, peak, worst_stage
 from cahl_pl.memory_plan.runs import plan_of
-from cahl_pl.memory_plan.shapes import ModelShape, Settings, settings_of, shape_of
+from cahl_pl.memory_plan.shapes import ModelShape, Settings, references_of, settings_of, shape_of
 from cahl_pl.memory_plan.stages import GIB, Stage, sampling_moments, stages, update_moments
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "overrides",
     "peak",
     "plan_of",
+    "references_of",
     "sampling_moments",
     "settings_of",
     "shape_of",

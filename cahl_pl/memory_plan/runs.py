@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError, PolicyError
-from cahl_pl.memory_plan.shapes import ModelShape, Settings, settings_of, shape_of
+from cahl_pl.memory_plan.shapes import ModelShape, Settings, references_of, settings_of, shape_of
 
 
 def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None:
@@ -40,4 +40,5 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         trainer.world_size,
         data.single_level,
         data.eval_batch_size if evaluates else 0,
+        references_of(data.warm_start_rounds, [config.kl for config in module.grpo.values()]),
     )

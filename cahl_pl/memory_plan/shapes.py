@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -75,6 +76,7 @@ class Settings:
         prompts: role -> prompts of a round that are sampled at the same time, on this device.
         steps: times that the executor is sampled from in a round.
         evaluated: tasks evaluated at once; 0 where nothing is.
+        references: copies of adapters that a KL divergence is taken to (`references_of`).
     """
 
     quantization: Literal["none", "nf4"]
@@ -92,6 +94,7 @@ class Settings:
     prompts: dict[Role, int]
     steps: int = 1
     evaluated: int = 0
+    references: int = 0
 
     @property
     def checkpoints(self) -> bool:
@@ -168,6 +171,7 @@ def settings_of(
     devices: int = 1,
     single_level: bool = False,
     evaluated: int = 0,
+    references: int = 0,
 ) -> Settings:
     """The settings of a configuration on one of its devices, among which the tasks of a round are shared out.
 
@@ -180,6 +184,7 @@ def settings_of(
         devices: number of processes.
         single_level: the executor works without a planner.
         evaluated: tasks evaluated at once, 0 where nothing is.
+        references: see `Settings`.
     """
     tasks = -(-tasks_per_round // devices)
     group = {"planner": rollout.planner_group_size, "executor": rollout.executor_group_size}
@@ -206,4 +211,10 @@ def settings_of(
         prompts=prompts,
         steps=rollout.max_steps,
         evaluated=evaluated,
+        references=references,
     )
+
+
+def references_of(warm_start_rounds: int, weights: Iterable[float]) -> int:
+    """How many adapters are copied at the end of a warm start, by the roles' weights of the KL divergence."""
+    return sum(weight > 0 for weight in weights) if warm_start_rounds else 0

@@ -65,12 +65,12 @@ def stages(shape: ModelShape, settings: Settings) -> list[Stage]:
 def _stage(shape: ModelShape, settings: Settings, name: str, parts: dict[str, int]) -> Stage:
     """With what lies there all the time, and what is assumed.
 
-    Both adapters and both moments of AdamW for each are float32. The gradients of the role that stepped last stay until
-    the next step.
+    Adapters, references among them, and both moments of AdamW for each of the two that learn are float32. The gradients of
+    the role that stepped last stay until the next step.
     """
     fixed = {
         "base": base_bytes(shape, settings),
-        "adapters": 2 * FLOAT32 * shape.adapter,
+        "adapters": (2 + settings.references) * FLOAT32 * shape.adapter,
         "optimiser": 4 * FLOAT32 * shape.adapter,
         "gradients": FLOAT32 * shape.adapter,
     }

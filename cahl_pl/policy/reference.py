@@ -38,7 +38,6 @@ def keep_reference(policy: Policy, role: Role) -> None:
     with torch.no_grad():
         for other, parameter in own.items():
             if f".{name}." in other:
-                parameter.requires_grad_(False)
                 parameter.copy_(own[other.replace(f".{name}.", f".{role}.")])
 
 

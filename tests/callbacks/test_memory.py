@@ -146,6 +146,7 @@ def run(tiny_model):
         rollout=SimpleNamespace(engine=TransformersEngine(), config=RolloutConfig()),
         tasks_per_round=64,
         train_tasks=range(1000),
+        warm_start_rounds=0,
         single_level=False,
         validation_tasks=None,
         validation_benchmark=None,
@@ -156,7 +157,7 @@ def run(tiny_model):
         datamodule=data, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu")), loggers=[]
     )
     base = SimpleNamespace(config=PolicyConfig(model=str(tiny_model), quantization="none"), lm=None)
-    return trainer, SimpleNamespace(policy=base, max_tokens_per_micro_batch=16384)
+    return trainer, SimpleNamespace(policy=base, max_tokens_per_micro_batch=16384, grpo={})
 
 
 def test_stops_a_run_that_cannot_fit_with_the_change_that_would_help(run):

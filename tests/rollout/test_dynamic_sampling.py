@@ -163,6 +163,8 @@ class Watch(Callback):
         varied = sum(has_signal(group.rewards) for group in batch.groups)
         refills, constant = batch.metrics.get("rollout/refills"), batch.metrics["planner/frac_zero_std"]
         self.rows.append((len(batch.groups), varied, refills, constant))
+        drawn = trainer.datamodule._drawn
+        assert len(set(drawn)) == len(drawn)  # no task twice in a round
 
 
 @pytest.fixture
