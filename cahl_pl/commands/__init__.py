@@ -111,6 +111,8 @@ def _run(words: list[str]) -> int | None:
     if verb == "--version":
         print(f"cahl-pl {__version__}")
         return None
+    if verb.startswith("-"):
+        raise ConfigError(f"there is no verb before {verb}: it comes first, as in cahl-pl fit -c quickstart")
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"

@@ -6,7 +6,8 @@ r"""Train several systems over several seeds, with the same number of sampled to
 A SYSTEM is a configuration over that of --config:
 
 - `joint` (any word that names no file of configs/*/): --config as it is;
-- `configs/ablations/freeze_high.yaml`: with this file over it; the system's name is the file's, freeze_high;
+- `configs/ablations/freeze_high.yaml`, or `ablations/freeze_high`, which ships: with this file over it; the system's
+  name is the file's, freeze_high;
 - `NAME=FILE[,FILE...]`: with these files over it;
 - `NAME@OTHER=FILE[,FILE...]`: not trained, only tested, with the checkpoint that the system OTHER ended with at the
   same seed, for systems that differ from OTHER only there; `NAME@OTHER=` without a file takes --config as it is.
@@ -29,7 +30,7 @@ from typing import Any
 
 from cahl_pl.commands import fit_runs, verb_parser
 from cahl_pl.commands.fit_runs import RunError, spread
-from cahl_pl.config_files import SHIPPED
+from cahl_pl.config_files import SHIPPED, shipped_names
 from cahl_pl.errors import ConfigError
 
 DEFAULT = "joint"
@@ -73,7 +74,7 @@ class System:
         """
         name, equals, files = text.partition("=")
         overlays = tuple(file for file in files.split(",") if file)
-        if not equals and name.endswith((".yaml", ".yml")):
+        if not equals and (name.endswith((".yaml", ".yml")) or ("/" in name and name in shipped_names())):
             name, overlays = Path(name).stem, (name,)
         name, _, trained = name.partition("@")
         if not re.fullmatch(r"[\w.+-]+", name) or ("@" in text.partition("=")[0] and not trained):

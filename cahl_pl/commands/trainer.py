@@ -11,21 +11,21 @@ usage: cahl-pl {verb} -c CONFIG [-c CONFIG...] [--KEY VALUE...]
 
 {what}.
 
-  -c, --config CONFIG            a YAML file, or the name of one that ships with the package, such as quickstart or
-                                 recipes/toolrl; of several the later one wins, and the keys below win over all
+  -c, --config CONFIG                        a YAML file, or the name of one that ships with the package, such as
+                                             quickstart or recipes/toolrl; the later one wins, and keys win over all
 {keys}
 Every key of the YAML is an option too. All of them:
 
-  cahl-pl {verb} --help-all                    every key with its type, default and meaning
-  cahl-pl {verb} --data.train.help CLASS       the keys of a class that is chosen by its path
-  cahl-pl {verb} -c CONFIG --print_config      the configuration as it would run
-  docs/configuration.md                        the same as pages
+  --help-all                                 every key with its type, default and meaning
+  --data.train.help CLASS                    the keys of a class that is chosen by its path
+  -c CONFIG --print_config                   the configuration as it would run
+  docs/configuration.md                      all keys of this package as a page
 """
 
 CHECKPOINT = "a checkpoint that a run has written, or `last`"
 MODEL = (
     ("model.policy.model MODEL", "the base: a hub id or a folder"),
-    ("model.policy.quantization nf4|int8|none", "how its weights are held"),
+    ("model.policy.quantization nf4|none", "how its weights are held"),
 )
 RUN = (
     ("trainer.accelerator cpu|gpu|auto", "where it runs"),
@@ -36,11 +36,11 @@ KEYS = {
     "fit": (
         ("trainer.max_steps N", "optimiser steps"),
         *RUN,
-        ("ckpt_path PATH", f"go on from {CHECKPOINT} of this run"),
+        ("ckpt_path PATH", f"go on from {CHECKPOINT}"),
         ("seed_everything N", "the seed of everything"),
         *MODEL,
         ("model.planner.lr, model.executor.lr", "learning rates of the roles"),
-        ("model.max_tokens_per_micro_batch N", "tokens of a micro-batch: less of them need less memory"),
+        ("model.max_tokens_per_micro_batch N", "tokens of a micro-batch: fewer need less memory"),
         ("data.train CLASS", "the tasks: cahl_pl.datasets.JsonlDataset, with --data.train.path FILE"),
         ("data.tasks_per_round N", "tasks sampled between two updates"),
         ("data.rollout.planner_group_size N", "plans sampled for a request"),
@@ -66,8 +66,8 @@ KEYS = {
 
 def run(verb: str, arguments: list[str]) -> None:
     """Print the short help, or have Lightning's command line do the rest."""
-    if arguments and arguments[-1] in ("-h", "--help"):
-        keys = "".join(f"  --{key:30} {meaning}\n" for key, meaning in KEYS[verb])
+    if "--help" in arguments or "-h" in arguments:
+        keys = "".join(f"  --{key:40} {meaning}\n" for key, meaning in KEYS[verb])
         print(HELP.format(verb=verb, what=VERBS[verb][1].capitalize(), keys=keys), end="")
         return
     from cahl_pl.cli import main

@@ -65,6 +65,7 @@ def config(tmp_path):
     [
         ("joint", "joint", (), None),
         ("configs/ablations/freeze_high.yaml", "freeze_high", ("configs/ablations/freeze_high.yaml",), None),
+        ("recipes/toolrl", "toolrl", ("recipes/toolrl",), None),
         ("mine=a.yaml,b.yaml", "mine", ("a.yaml", "b.yaml"), None),
         ("cold@joint=c.yaml", "cold", ("c.yaml",), "joint"),
         ("again@joint=", "again", (), "joint"),
@@ -263,3 +264,11 @@ def test_an_overlay_that_cannot_be_read_is_named(tool, commands, config, tmp_pat
     (tmp_path / "over.yaml").write_bytes(content)
     with pytest.raises(SystemExit, match=r"^error: x-0: the configuration .*over\.yaml cannot be read [^\n]*$"):
         tool.main([*config, "--seeds", "0", "--jobs", "1", f"x={tmp_path / 'over.yaml'}"])
+
+
+def test_shipped_configurations_go_by_name(tool, commands, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no folder configs/
+    tool.main(["--out", "out", "-c", "quickstart", "--seeds", "0", "--jobs", "1", "recipes/toolrl", "x=ablations/freeze_low"])
+    given = [[Path(b) for a, b in itertools.pairwise(command) if a == "-c"] for command in commands.seen]
+    assert [[path.stem for path in paths] for paths in given] == [["quickstart", "toolrl"], ["quickstart", "freeze_low"]]
+    assert all(path.is_file() for paths in given for path in paths)
