@@ -6,7 +6,7 @@ VENV ?= .venv
 #   make test TORCH="torch==2.13.0 --index-url URL"
 TORCH ?= torch==2.13.0
 TORCH_NEWEST ?= torch
-TORCH_FLOOR ?= torch==2.8.0
+TORCH_FLOOR ?= torch==2.9.0
 BIN := $(VENV)/bin
 # Every package but torch, whose build depends on the machine, in the version that all this was tested with.
 PIP_TESTED := $(BIN)/python -m pip install --constraint $(CURDIR)/constraints.txt
