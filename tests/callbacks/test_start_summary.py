@@ -38,7 +38,7 @@ def trainer(tmp_path):
 
 @pytest.fixture
 def module(policy):
-    return SimpleNamespace(policy=policy, max_tokens_per_micro_batch=4096)
+    return SimpleNamespace(policy=policy, max_tokens_per_micro_batch=4096, grpo={})
 
 
 def test_counts_are_printed_and_every_row_is_written(trainer, module, policy, capsys, tmp_path):
