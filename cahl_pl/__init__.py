@@ -7,7 +7,7 @@ from cahl_pl.library_warnings import silence_kernel_notice
 from cahl_pl.moved import find_moved_modules
 from cahl_pl.threads import spin_briefly
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Here, since programs import torch and peft (which imports bitsandbytes) right after anything else of this package.
 spin_briefly()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from cahl_pl.engines.base import Engine
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
-from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
@@ -31,7 +30,7 @@ from cahl_pl.rollout.batches import gold_batches, sampled_batches
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.dynamic_sampling import refilled
 from cahl_pl.rollout.episode import Round, Watch
-from cahl_pl.rollout.evaluation import evaluate, make_player
+from cahl_pl.rollout.evaluation import evaluate, make_player, notice_of_too_long
 from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.rollout.scoring import round_metrics
 from cahl_pl.rollout.single_level import SingleLevelRollout
@@ -188,21 +187,13 @@ class RolloutDataModule(LightningDataModule):
         self.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
         self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-        sizes = {
-            "planner": self.rollout.config.planner_group_size,
-            "executor": self.rollout.config.executor_group_size,
-        }
-        for role in self.roles_of_epoch():
-            if self.single_level and role == "planner":
-                raise ConfigError(
-                    "data.single_level trains the executor alone, but data.schedule gives the planner steps: use "
-                    "--data.schedule cahl_pl.schedules.ExecutorOnly"
-                )
-            if sizes[role] < 2 and self.warm_start_rounds < self.rounds_per_epoch:
-                raise ConfigError(
-                    f"data.rollout.{role}_group_size is {sizes[role]}: a group of one has nothing to be compared with, so "
-                    f"the {role} cannot learn; use at least 2, or a schedule that leaves the {role} as it is"
-                )
+        if self.single_level and "planner" in self.roles_of_epoch():
+            raise ConfigError(
+                "data.single_level trains the executor alone, but data.schedule gives the planner steps: use "
+                "--data.schedule cahl_pl.schedules.ExecutorOnly"
+            )
+        if self.warm_start_rounds < self.rounds_per_epoch:
+            self.rollout.config.check_groups(self.roles_of_epoch())
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:
         """The stream of role batches. The policy lives in this process, so there are no worker processes."""
@@ -217,16 +208,14 @@ class RolloutDataModule(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """One loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
         indices = [_loader(range(len(benchmark)), self.eval_batch_size) for benchmark in self.benchmarks.values()]
-        return [*self._loaders(self.test_tasks.values()), *indices]
+        return [*(_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()), *indices]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """The user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.
 
         Benchmarks write by themselves.
         """
-        return self._loaders(self.test_tasks.values() if self.requests is None else [self.requests])
-
-    def _loaders(self, sources: Iterable[TaskSource]) -> list[DataLoader[Any]]:
+        sources = self.test_tasks.values() if self.requests is None else [self.requests]
         return [_loader(tasks, self.eval_batch_size) for tasks in sources]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -309,22 +298,10 @@ class RolloutDataModule(LightningDataModule):
         """Makes prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
-            self._check_invocation()
+            if self.policy.config.adapter == "alora":
+                self.inference.check_invocation(self.single_level)
             self.policy.invocation = {role: self._builder.invocation(role, self.single_level) for role in ROLES}
         return self._builder
-
-    def _check_invocation(self) -> None:
-        """An activated adapter acts from words that it was trained with: there is one set of them.
-
-        Raises:
-            ConfigError: the executor is to work with a planner and without one.
-        """
-        other = self.inference.single_level
-        if self.policy.config.adapter == "alora" and other is not None and other != self.single_level:
-            raise ConfigError(
-                "data.inference.single_level differs from data.single_level, but an activated adapter acts only from the "
-                "words that it was trained with: use --model.policy.adapter lora"
-            )
 
     @property
     def rounds_per_epoch(self) -> int:
@@ -456,19 +433,10 @@ class RolloutDataModule(LightningDataModule):
         episodes, played = evaluate(player, self.policy, self.builder, tasks, self.seed, self.watch)
         self.evaluating = False
         self.evaluated_tokens += int(played.metrics.get("rollout/tokens", 0))
-        self._tell_too_long(int(played.metrics["rollout/tasks_too_long"]), len(tasks))
-        return episodes
-
-    def _tell_too_long(self, number: int, tasks: int) -> None:
-        """Say once that tasks of an evaluation are not run."""
-        if number and not self._told_too_long:
+        if not self._told_too_long and (too_long := int(played.metrics["rollout/tasks_too_long"])):
             self._told_too_long = True
-            print(
-                f"{number} of {counted(tasks, 'task')} evaluated at once {'has a prompt' if number == 1 else 'have prompts'} "
-                f"of more than data.rollout.max_prompt_tokens = {self.rollout.config.max_prompt_tokens} tokens and "
-                f"{'counts' if number == 1 else 'count'} as failed, as will all others like this",
-                flush=True,
-            )
+            print(notice_of_too_long(too_long, len(tasks), self.rollout.config.max_prompt_tokens), flush=True)
+        return episodes
 
 
 class _RolloutStream(IterableDataset[RolloutBatch]):

@@ -55,7 +55,7 @@ class Client:
         concurrency: most requests under way at once.
 
     Raises:
-        ConfigError: the address is none, the variable is not set, or the key would go over a network in clear.
+        ConfigError: the address is invalid, the variable is not set, or the key would go over a network in clear.
     """
 
     def __init__(

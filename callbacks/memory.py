@@ -93,7 +93,7 @@ class FourBitMemory(Callback):
             advice = f"add {' '.join(overrides(settings, fitting))}"
         raise ConfigError(
             f"this run may take {worst.total / GIB:.1f} GiB on a device ({worst.name}), but has {limit / GIB:.1f}: {advice}; "
-            "cahl-pl plan-memory shows the parts, and FourBitMemory with stop: false runs it all the same"
+            "cahl-pl plan-memory shows the parts, and FourBitMemory with stop: false to run anyway"
         )
 
     def _limit(self, trainer: Trainer) -> int | None:

@@ -55,8 +55,6 @@ PARSED_ONLY = {
         "python -m tools.robustness.measure_processes",
     ): "50 steps of two processes; tests/tools/robustness/test_measure_processes.py",
     ("reliability.md", "python -m tools.robustness.fuzz_coverage"): "needs atheris, and runs for minutes",
-    ("results.md", "python -m cahl_pl fit -c configs/smollm2.yaml"): "needs a real model",
-    ("results.md", "python -m cahl_pl sweep"): "hours; tests/commands/test_sweep.py runs a small one",
     ("README.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     ("speed.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     (
@@ -89,7 +87,6 @@ STAND_INS = {
     ("README.md", "rlla_4k/train.parquet"): "rlla.json",
     ("recipes.md", "rlla_4k/train.parquet"): "rlla.json",
     ("report.md", "--cross-play runs/cross_play"): "--cross-play runs/played",
-    ("results.md", "rlla_sft.json"): "rlla.json",
     ("troubleshooting.md", "FILE"): "rlla.json",
     ("walkthrough.md", '"cahl_pl/toolworld/model"'): '"tiny"',
     ("walkthrough.md", "step-000060.ckpt"): "step-000002.ckpt",

@@ -49,7 +49,7 @@ class BenchmarkRun:
     Raises:
         ConfigError: the folder holds records of other settings or options, is another run's at this moment, or cannot be
             written to.
-        DataError: a line of the records cannot be read, or stands twice.
+        DataError: a line of the records cannot be read, or appears twice.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ def _read_records(path: Path, known: set[str]) -> dict[str, Record]:
             one = None
         name = one.get("id") if isinstance(one, dict) else None
         if isinstance(name, str) and (name in records or name not in known):
-            fault = "stands twice" if name in records else "is no task of this benchmark"
+            fault = "appears twice" if name in records else "is no task of this benchmark"
             raise DataError(f"{path}, line {number}: the id {name!r} {fault}; delete the line")
         if not isinstance(name, str) or not _is_record(one):
             raise DataError(f"{path}, line {number}: not a record; delete the line, and its task is run again")

@@ -37,7 +37,7 @@ def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
     """Key -> values, of `KEY=VALUE,VALUE...`.
 
     Raises:
-        ConfigError: a word has no such form, or a key or one of its values stands twice.
+        ConfigError: a word has no such form, or a key or one of its values appears twice.
     """
     keys: dict[str, list[str]] = {}
     for word in words:

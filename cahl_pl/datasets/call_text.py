@@ -42,7 +42,7 @@ def _call(text: str) -> ToolCall:
         if not equals or not key or any(quote in key for quote in "\"'"):
             raise DataError(f"the argument {_show(part)} of {name.strip()} has no name")
         if key in arguments:
-            raise DataError(f"the argument {key!r} of {name.strip()} stands twice")
+            raise DataError(f"the argument {key!r} of {name.strip()} appears twice")
         arguments[key] = literal(value)
     return ToolCall(name.strip(), arguments)
 

@@ -47,7 +47,7 @@ def judge(
         for row in rows:
             for item in _items(row, read):
                 if isinstance(item, Task) and not ids.add(item.id):
-                    item = DataError(f"the id {item.id!r} stands twice")
+                    item = DataError(f"the id {item.id!r} appears twice")
                 if isinstance(item, Task) and len(item.gold) > MAX_GOLD_CALLS:
                     item = DataError(f"there are {len(item.gold)} gold calls, and {MAX_GOLD_CALLS} are the most")
                 if isinstance(item, DataError):

@@ -61,7 +61,7 @@ class Requests(TaskSource):
             try:
                 task = _task(value, f"request-{len(self._tasks) + 1}", specs)
                 if task.id in names:
-                    raise DataError(f"the id {task.id!r} stands twice")
+                    raise DataError(f"the id {task.id!r} appears twice")
                 strangers = [tool.name for tool in task.tools if runnable is not None and tool.name not in runnable]
                 if strangers:
                     raise DataError(

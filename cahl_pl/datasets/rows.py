@@ -222,7 +222,7 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
         made = dict(pairs)
         if len(made) < len(pairs):
             counts = Counter(key for key, _ in pairs)
-            faults.append(f"the key {next(k for k, n in counts.items() if n > 1)!r} stands twice in one object")
+            faults.append(f"the key {next(k for k, n in counts.items() if n > 1)!r} appears twice in one object")
         return made
 
     def number(text: str) -> float:

@@ -82,7 +82,7 @@ def _read_tools(path: str | Path) -> Mapping[str, ToolSpec]:
                 raise DataError(row.fault)
             tool = _tool(row.value)
             if tool.name in tools:
-                raise DataError(f"the tool {tool.name!r} stands twice")
+                raise DataError(f"the tool {tool.name!r} appears twice")
         except DataError as error:
             raise DataError(f"{row.where}: {error}; correct the row") from None
         tools[tool.name] = tool

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cahl_pl.engines.base import Sampling
+from cahl_pl.errors import ConfigError
 from cahl_pl.rollout.prompt_limit import TooLong
+from cahl_pl.types import Role
 
 
 @dataclass
@@ -42,6 +45,21 @@ class InferenceConfig:
             )
         if self.replans < 0:
             raise ValueError(f"data.inference.replans must be at least 0, not {self.replans}")
+
+    def check_invocation(self, single_level: bool) -> None:
+        """Check that an activated adapter meets the words that it was trained with: there is one set of them.
+
+        Args:
+            single_level: whether training goes without a planner.
+
+        Raises:
+            ConfigError: the executor is to work with a planner and without one.
+        """
+        if self.single_level is not None and self.single_level != single_level:
+            raise ConfigError(
+                "data.inference.single_level differs from data.single_level, but an activated adapter acts only from the "
+                "words that it was trained with: use --model.policy.adapter lora"
+            )
 
 
 @dataclass
@@ -85,3 +103,17 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if min(self.planner_group_size, self.executor_group_size, self.max_steps, self.max_prompt_tokens) < 1:
             raise ValueError("rollout: group sizes, max_steps and max_prompt_tokens must be at least 1")
+
+    def check_groups(self, roles: Collection[Role]) -> None:
+        """Check that every role that is to learn has something to be compared with.
+
+        Raises:
+            ConfigError: a group of one, which has no advantage.
+        """
+        sizes: dict[Role, int] = {"planner": self.planner_group_size, "executor": self.executor_group_size}
+        for role, size in sizes.items():
+            if size < 2 and role in roles:
+                raise ConfigError(
+                    f"data.rollout.{role}_group_size is {size}: a group of one has nothing to be compared with, so the {role} "
+                    f"cannot learn; use at least 2, or a schedule that leaves the {role} as it is"
+                )

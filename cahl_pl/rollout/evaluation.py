@@ -9,6 +9,7 @@ import torch
 
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments.base import Environment
+from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.executor import ExecutorReward
@@ -85,3 +86,13 @@ def evaluate(
     episodes = {episode.task.id: episode for episode in played.trajectories}
     too_long = Plan(error="prompt too long")
     return [episodes.get(task.id) or Trajectory(task, "", too_long) for task in tasks], played
+
+
+def notice_of_too_long(number: int, tasks: int, limit: int) -> str:
+    """Return what to say where tasks of an evaluation have prompts that are too long to be run."""
+    one = number == 1
+    return (
+        f"{number} of {counted(tasks, 'task')} evaluated at once {'has a prompt' if one else 'have prompts'} of more than "
+        f"data.rollout.max_prompt_tokens = {limit} tokens and {'counts' if one else 'count'} as failed, as will all others "
+        "like this"
+    )

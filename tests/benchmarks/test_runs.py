@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_run(model, tmp_path)
         ('{"id": ["a"]}', "not a record"),
         ("[" * 100_000, "not a record"),
         ('{"id": "sum-1"}', "not a record"),
-        ('{"id": "sum-0"}', "stands twice"),
+        ('{"id": "sum-0"}', "appears twice"),
         ('{"id": "x"}', "no task of this"),
     ],
 )

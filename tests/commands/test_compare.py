@@ -268,7 +268,12 @@ def test_an_overlay_that_cannot_be_read_is_named(tool, commands, config, tmp_pat
 
 def test_shipped_configurations_go_by_name(tool, commands, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there is no folder configs/
-    tool.main(["--out", "out", "-c", "quickstart", "--seeds", "0", "--jobs", "1", "recipes/toolrl", "x=ablations/freeze_low"])
+    tool.main(
+        ["--out", "out", "-c", "quickstart", "--seeds", "0", "--jobs", "1", "recipes/toolrl", "x=ablations/freeze_low"]
+    )
     given = [[Path(b) for a, b in itertools.pairwise(command) if a == "-c"] for command in commands.seen]
-    assert [[path.stem for path in paths] for paths in given] == [["quickstart", "toolrl"], ["quickstart", "freeze_low"]]
+    assert [[path.stem for path in paths] for paths in given] == [
+        ["quickstart", "toolrl"],
+        ["quickstart", "freeze_low"],
+    ]
     assert all(path.is_file() for paths in given for path in paths)

@@ -21,7 +21,7 @@ HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror=broken(
 
 
 class Page(HTMLParser):
-    """Reads a page, and complains where elements are not closed in order or an id stands twice."""
+    """Reads a page, and complains where elements are not closed in order or an id appears twice."""
 
     def __init__(self, text):
         super().__init__()

@@ -79,7 +79,10 @@ def test_an_unknown_verb_is_one_sentence(capsys):
     assert capsys.readouterr().err.startswith("error: there is no verb 'xyzzy'; there are fit, validate, ")
     with pytest.raises(SystemExit, match="2"):
         console(["-c", "quickstart", "fit"])
-    assert capsys.readouterr().err == "error: there is no verb before -c: it comes first, as in cahl-pl fit -c quickstart\n"
+    assert (
+        capsys.readouterr().err
+        == "error: there is no verb before -c: it comes first, as in cahl-pl fit -c quickstart\n"
+    )
 
 
 def test_every_verb_leads_to_a_function_and_every_module_of_one_is_in_the_table():

@@ -90,7 +90,7 @@ def test_every_row_is_in_the_report(path: Path) -> None:
     assert loaded.report.relaxed == [("odd", "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'")]
     assert loaded.report.dropped == [
         ("row 2", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
-        ("row 3", f"{path}, line 4: the id 'good' stands twice"),
+        ("row 3", f"{path}, line 4: the id 'good' appears twice"),
     ]
     assert str(loaded.report).startswith(f"{path}: 1 row kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: ")
 
@@ -141,7 +141,7 @@ def test_ids_are_compared_over_all_rows_and_tasks() -> None:
         ("a", False, ""),
         ("b", False, ""),
         ("row 1", True, "row 1: no"),
-        ("row 2", True, "row 2: the id 'a' stands twice"),
+        ("row 2", True, "row 2: the id 'a' appears twice"),
         ("\ud800", False, ""),
     ]
 

@@ -74,7 +74,7 @@ def test_what_is_no_json_value_is_refused(value: str) -> None:
         ("[f]", "'f' is not a call"),
         ("[(x=1)]", "is not a call"),
         ("[f(1)]", "the argument '1' of f has no name"),
-        ("[f(x=1, x=2)]", "the argument 'x' of f stands twice"),
+        ("[f(x=1, x=2)]", "the argument 'x' of f appears twice"),
         ("[f(x=(1]", "a bracket is closed that was not opened|a bracket is not closed"),
         ("[f(x='a)]", "a quote is not closed"),
         ("[f(x=1))]", "a bracket is closed that was not opened"),

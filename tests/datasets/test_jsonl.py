@@ -195,7 +195,7 @@ def test_contradictions_and_ids_are_judged_as_in_other_loaders(tmp_path: Path) -
     loaded = JsonlDataset(path)
     assert loaded.report.kept == ["good"]
     assert loaded.report.relaxed == [("odd", "gold call 1: parameter 'a' of add: 'x' is not of type 'integer'")]
-    assert loaded.report.dropped == [("row 2", f"{path}, line 3: the id 'good' stands twice")]
+    assert loaded.report.dropped == [("row 2", f"{path}, line 3: the id 'good' appears twice")]
     assert loaded[1].tools[0].parameters["properties"]["a"] == {}
     assert len(JsonlDataset(path, on_contradiction="drop")) == 1
 

@@ -118,7 +118,7 @@ def test_another_environment_may_answer(tools, write):
             '{"request": "x", "gold": []}',
             "a request has no field 'gold', only .*; tasks with known calls belong in data.test",
         ),
-        ('{"request": "x", "id": "request-1"}', "the id 'request-1' stands twice"),
+        ('{"request": "x", "id": "request-1"}', "the id 'request-1' appears twice"),
         ('{"request": "x", "tools": ["bop"]}', "no function is named 'bop'; there are: now, beep"),
         (
             json.dumps({"request": "x", "tools": OFFER}),

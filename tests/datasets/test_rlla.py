@@ -154,7 +154,7 @@ CALL = '<tool_call>\n{"name": "sum", "parameters": {"numbers": []}}\n</tool_call
             "the tool 'f.*must have the lines Name",
         ),
         (row(system=SYSTEM.replace('{"type": "Callable"}', "3")), "tool 'sum': the field 'f' must be a dict"),
-        (row(system=SYSTEM.replace('"f": {', '"numbers": {')), "the key 'numbers' stands twice"),
+        (row(system=SYSTEM.replace('"f": {', '"numbers": {')), "the key 'numbers' appears twice"),
         (row(dialogue="hello"), "the field 'input': no turn of the dialogue starts at 'hello'"),
         (
             row(dialogue="<user> a </user> b"),

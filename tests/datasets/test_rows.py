@@ -40,7 +40,7 @@ def test_json_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice in one object"),
         ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": -Infinity}', "-Infinity is not JSON"),
         ('{"a": "\\uD800"}', "a \\ud... escape is half of a surrogate pair, which has no UTF-8"),
@@ -111,7 +111,7 @@ def test_a_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     text = '\ufeff [\n12, {"a": "\u00e9 \U0001f600"} ,\n\n"x,]", [3], 1e5, {"k": 1, "k": 2}]\n'
     rows = list(read_rows(write(tmp_path, text, "rows.json")))
     assert [row.value for row in rows] == [12, {"a": "\u00e9 \U0001f600"}, "x,]", [3], 1e5, {"k": 2}]
-    assert [row.fault for row in rows] == [None] * 5 + ["the key 'k' stands twice in one object"]
+    assert [row.fault for row in rows] == [None] * 5 + ["the key 'k' appears twice in one object"]
     assert [row.where.rpartition("line ")[2] for row in rows] == ["2)", "2)", "4)", "4)", "4)", "4)"]
     with pytest.raises(DataError, match="byte 3 is not UTF-8"):
         list(read_rows(write(tmp_path, b'["a\xff"]', "bad.json")))

@@ -142,7 +142,7 @@ def test_malformed_rows_are_named_with_place_and_field(tmp_path: Path, broken: A
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (tool("t1"), "the tool 't1' stands twice; correct the row"),
+        (tool("t1"), "the tool 't1' appears twice; correct the row"),
         ({**tool("u"), "required": ["x"]}, "the field 'required' must list names of declared parameters"),
         (
             {**tool("u"), "parameters": {"n": "int"}, "required": []},
