@@ -34,8 +34,7 @@ wheel: $(VENV)/.installed-dev
 	$(PYTHON) -m venv $(OUTSIDE)/venv
 	$(OUTSIDE)/venv/bin/python -m pip install $(TORCH)
 	$(OUTSIDE)/venv/bin/python -m pip install --constraint constraints.txt $(OUTSIDE)/cahl_pl-*.whl
-	cp configs/quickstart.yaml $(OUTSIDE)
-	cd $(OUTSIDE) && venv/bin/python -m cahl_pl fit -c quickstart.yaml $(TWO_STEPS)
+	cd $(OUTSIDE) && venv/bin/cahl-pl fit -c quickstart $(TWO_STEPS)
 
 # The newest of everything: no constraints, no caps; warnings are listed and not fatal.
 canary: VENV := .venv-canary
