@@ -136,12 +136,6 @@ class CAHLCLI(ConfigurationWinsCLI):
         finally:  # Lightning starts the processes of other devices by it
             sys.argv = argv
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand in ("validate", "test"):
-            parser.set_defaults({"verbose": False})  # Lightning's table shows all values once for each test set
-        return parser
-
     def after_validate(self) -> None:
         """Print what was measured."""
         self._print_scores()

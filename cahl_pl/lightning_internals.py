@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 
@@ -16,6 +17,12 @@ class ConfigurationWinsCLI(LightningCLI):
         # Lightning would merge the checkpoint's stored hyper-parameters over the configuration and the command line.
         # We store none, and what the user typed must hold.
         return
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # Lightning's table shows all values once for each test set
+        return parser
 
 
 def requeue_signals(trainer: Trainer) -> tuple[signal.Signals, ...]:

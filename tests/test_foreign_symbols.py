@@ -56,6 +56,7 @@ SYMBOLS = (
     ),
     Foreign("cahl_pl/lightning_internals.py", "lightning.pytorch:Trainer()._accelerator_connector.cluster_environment"),
     Foreign("cahl_pl/lightning_internals.py", "lightning.pytorch.cli:LightningCLI._parse_ckpt_path"),
+    Foreign("cahl_pl/lightning_internals.py", "lightning.pytorch.cli:LightningCLI._prepare_subcommand_parser"),
     Foreign("cahl_pl/distributed.py", "lightning.pytorch.strategies:DDPStrategy.configure_ddp"),
     Foreign("cahl_pl/cli.py", "jsonargparse:ArgumentParser()._actions"),
     Foreign("cahl_pl/optimizers.py", "torch.optim.lr_scheduler:LambdaLR().base_lrs"),
@@ -202,7 +203,8 @@ DOCUMENTED_MODULES = {
     "referencing.exceptions", "referencing.jsonschema",
     "rich.console", "rich.table",
     "safetensors.torch",
-    "scipy.optimize", "scipy.stats",
+    "packaging.requirements",
+    "scipy.optimize", "scipy.sparse", "scipy.stats",
     "tensorboard.backend.event_processing.event_accumulator",
     "torch.distributed", "torch.nn", "torch.nn.functional", "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
     "torch.utils.data", "torch.utils.flop_counter",
@@ -259,7 +261,9 @@ def undocumented(tree: ast.AST, own: set[str]) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             library, _, deeper = node.module.partition(".")
-            if library in ("cahl_pl", *INSTALLED_BY_HAND, *sys.stdlib_module_names) and not _is_private(library):
+            if library in ("cahl_pl", "tools", *INSTALLED_BY_HAND, *sys.stdlib_module_names) and not _is_private(
+                library
+            ):
                 continue
             if deeper and node.module not in DOCUMENTED_MODULES:
                 found.add(node.module)

@@ -10,8 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 PATH = r"(?<![\w/.])(?:(?:cahl_pl|callbacks|configs|docs|tests)/[\w/.*-]*[\w*/]|tools/[\w/]+\.\w+)"  # tools/excess is a tag
-GONE = {"tools/compare_schedules.py"}
-"""Files that a page mentions as things of the past."""
 HISTORY = {"log.md", "CHANGELOG.md"}
 """Pages on the past: what stood in tools/ itself is a verb, or stands in a folder of it, by now."""
 
@@ -40,14 +38,9 @@ def test_files_and_names_in_backticks_are_there(page):
     for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
         for path in re.findall(PATH, code):
             old = page.name in HISTORY and re.fullmatch(r"(tests/)?tools/\w+\.\w+", path)
-            assert path in GONE or old or any(ROOT.glob(path.rstrip("/"))), path
+            assert old or any(ROOT.glob(path.rstrip("/"))), path
         named = re.fullmatch(r"([\w/]+\.py):([\w.]+)", code)
         if named:
             source = next(file.read_text() for file in sources if str(file).endswith("/" + named[1]))
             for name in named[2].split("."):
                 assert re.search(rf"^\s*(async def|def|class) {name}\b|^{name}\b.* = ", source, re.M), code
-
-
-def test_what_is_gone_is_gone():
-    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert all(f"`{path}`" in text and not (ROOT / path).exists() for path in GONE)

@@ -100,14 +100,15 @@ def test_what_stands_outside_of_the_package_in_the_checkout_is_a_relative_symlin
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_constraints_hold_a_version_that_is_allowed(requirement):
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    found = re.findall(rf"^{re.escape(requirement.name)}==(\S+)", text, re.M | re.I)
+    name = re.escape(requirement.name.replace("_", "-"))
+    found = re.findall(rf"^{name}==(\S+)", text, re.M | re.I)
     if requirement.name == "torch":  # its build depends on the machine: the Makefile names it
         found = re.findall(r"^TORCH \?= torch==(\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert found, f"constraints.txt does not name {requirement.name}: make constraints"
     assert all(requirement.specifier.contains(version, prereleases=True) for version in found), (requirement, found)
 
 
-OPTIONAL = {"bfcl_eval", "datasets", "gguf", "bm25s"}
+OPTIONAL = {"bfcl_eval", "datasets", "gguf", "bm25s", "matplotlib"}
 """Imported where they are asked for, with a message that says what to install."""
 
 

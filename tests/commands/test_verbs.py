@@ -149,14 +149,14 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_the_short_help_names_keys_that_there_are(monkeypatch):
-    from cahl_pl.cli import CAHLCLI, _keys, main
+    from cahl_pl.cli import CAHLCLI, known_keys, main
 
     parsers = {}
     monkeypatch.setattr(CAHLCLI, "parse_arguments", lambda self, parser, args: parsers.update(self._subcommand_parsers))
     with pytest.raises(AttributeError):  # nothing has been parsed
         main(["fit"])
     for name in trainer.KEYS:
-        known = _keys(parsers[name])
+        known = known_keys(parsers[name])
         for told, _ in trainer.KEYS[name]:
             for key in told.split(", "):
                 key = key.split()[0].removesuffix("+=CLASS").removesuffix(".NAME")
