@@ -55,6 +55,7 @@ PARSED_ONLY = {
         "python -m tools.robustness.measure_processes",
     ): "50 steps of two processes; tests/tools/robustness/test_measure_processes.py",
     ("reliability.md", "python -m tools.robustness.fuzz_coverage"): "needs atheris, and runs for minutes",
+    ("log.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     ("README.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     ("speed.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     (
