@@ -1,89 +1,71 @@
-"""Requests to a server: tried again while it is away, refusals in one sentence, and a key that nobody sees."""
+"""JSON over HTTP: retries, refusals in one sentence, and a key that goes to one place only."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from cahl_pl import http_client as http
 from cahl_pl.errors import ConfigError
-from cahl_pl.http_client import Client, Refusal
+from cahl_pl.http_client import key_from, post_json
 
-
-def ask(client, count=1):
-    return client.ask("/v1/x", [{"number": i} for i in range(count)], lambda answer: answer["a"])
+KEY = {"X-API-KEY": "secret-7"}
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(waits):
-    pass
+def waits(monkeypatch):
+    """Seconds between tries, in place of waiting."""
+    seconds = []
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=seconds.append))
+    return seconds
 
 
-def test_only_what_was_not_answered_is_sent_again_and_each_try_is_said(fake, waits, capsys):
-    fake.script = [(503, b""), (200, {"a": 1}), (429, {"error": {"message": "too\x1b many"}}), (200, {"a": 1})]
-    fake.script += [(200, {"a": 1})]
-    assert ask(Client(fake.url, concurrency=1), 3) == [1, 1, 1]
-    assert [body["number"] for _, body in fake.requests] == [0, 1, 2, 0, 2]
-    assert waits == [1.0]
-    assert capsys.readouterr().out == (
-        f"server {fake.url}: HTTP status 429 (too many) to 2 of 3 requests; try 2 of 9 in 1 s\n"
-    )
+def refused(server, timeout=5.0, retries=0):
+    with pytest.raises(ConfigError) as raised:
+        post_json(server.url, {}, KEY, timeout, retries)
+    assert "secret-7" not in str(raised.value)
+    assert raised.value.__cause__ is None
+    return str(raised.value)
 
 
-def test_a_server_that_stays_away_ends_in_one_sentence(waits, capsys):
-    with pytest.raises(
-        ConfigError, match=r"no answer \(ConnectionRefusedError\), 9 times: start it again .* --ckpt_path last"
-    ):
-        ask(Client("http://127.0.0.1:1"))
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert capsys.readouterr().out.count("\n") == 8
+def test_a_busy_interface_is_asked_again(server, waits):
+    server.replies = [(503, {}), (429, {}), (200, {"a": 1})]
+    assert post_json(server.url, {"q": "x"}, KEY, 5, 2) == {"a": 1}
+    assert [body for _, _, body in server.requests] == [{"q": "x"}] * 3
+    assert waits == [1, 2]
 
 
-def test_a_slow_server_is_asked_again(fake):
-    fake.script = [0.5, (200, {"a": 2})]
-    with pytest.raises(ConfigError, match="no answer"):
-        ask(Client(fake.url, timeout_s=0.1, retries=0))
+def test_a_refusal_is_not_repeated(server):
+    server.replies = [(403, {"message": "bad key secret-7"})]
+    assert refused(server, retries=3).startswith("127.0.0.1 gave HTTP status 403: check the address, the key")
+    assert len(server.requests) == 1
 
 
-def test_a_refusal_is_not_repeated_and_says_why(fake, waits):
-    fake.script = [(400, {"error": {"message": "maximum context\nlength is 8"}})]
-    with pytest.raises(Refusal, match=r"refuses /v1/x: HTTP status 400 \(maximum context length is 8\)$") as raised:
-        ask(Client(fake.url))
-    assert raised.value.status == 400
-    assert waits == []
+def test_a_redirect_does_not_take_the_key_along(server):
+    server.replies = [(302, server.url + "/elsewhere")]
+    assert "HTTP status 302" in refused(server)
+    assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"\xff", b"[" * 100_000, b'{"a": ' + b"1" * 5000 + b"}"])
-def test_what_is_not_json_is_named(fake, body):
-    fake.script = [(200, body)]
-    with pytest.raises(ConfigError, match="the server's answer is not JSON"):
-        ask(Client(fake.url))
+def test_no_answer_in_time_is_named(server):
+    server.replies = [(200, {}, 0.5)]
+    assert "no answer (TimeoutError)" in refused(server, timeout=0.1)
 
 
-@pytest.mark.parametrize("body", [b"", b"[" * 70_000, b'{"error": 1}', b'{"message": ["x"]}', b"7"])
-def test_a_refusal_in_any_words_is_a_refusal(fake, body):
-    fake.script = [(401, body)]
-    with pytest.raises(Refusal, match="HTTP status 401"):
-        ask(Client(fake.url))
+@pytest.mark.parametrize("reply", [b"<html>", b"\xff", b"[" * 100_000])
+def test_what_is_not_json_is_named(server, reply):
+    server.replies = [(200, reply)]
+    assert "an answer that is not JSON" in refused(server)
 
 
-def test_the_key_comes_from_the_environment_and_is_in_no_message(fake, monkeypatch):
-    monkeypatch.setenv("THE_KEY", "secret-7")
-    fake.script = [(401, {"message": "wrong key secret-7"})]
-    with pytest.raises(Refusal, match=r"wrong key \*\*\*"):
-        ask(Client(fake.url, api_key_env="THE_KEY"))
-    assert fake.headers[0]["Authorization"] == "Bearer secret-7"
-    with pytest.raises(ConfigError, match="must start with https"):
-        Client("http://host.example", api_key_env="THE_KEY")
-    Client("http://host.example/v1")  # without a key the choice is the user's
-
-
-@pytest.mark.parametrize(
-    "address", ["", "127.0.0.1:8000", "ftp://x", "http://[", "http://x:y", "http://", "http://h\u00f6st"]
-)
-def test_what_is_no_address_is_refused(address):
-    with pytest.raises(ConfigError, match=r"base_url is .*: give an address"):
-        Client(address)
-
-
-def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="timeout_s > 0"):
-        Client("http://x", timeout_s=0)
+def test_the_key_comes_from_the_environment_and_only_goes_out_encrypted(monkeypatch):
+    monkeypatch.setenv("THE_KEY", " secret-7 ")
+    assert key_from("THE_KEY", "https://host.example/x") == "secret-7"
+    assert key_from(None, "http://localhost:1/x") is None
+    for address in ("http://host.example/x", "ftp://localhost/x", "host.example"):
+        with pytest.raises(ConfigError, match="must start with https"):
+            key_from("THE_KEY", address)
+    monkeypatch.setenv("THE_KEY", " ")
+    with pytest.raises(ConfigError, match=r"the environment variable THE_KEY, .* for host\.example, is not set"):
+        key_from("THE_KEY", "https://host.example/x")

@@ -217,7 +217,7 @@ def test_the_report_counts_all_rows_and_names_the_first(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = write(tmp_path, [row()])
-    with pytest.raises(DataError, match=r"one JSON object a line is needed, .*convert_data.py jsonl INPUT OUTPUT"):
+    with pytest.raises(DataError, match=r"one JSON object a line is needed, .*convert-data jsonl INPUT OUTPUT"):
         JsonlDataset(path)
     with pytest.raises(DataError, match=r"no row can be used; the first fault: .*line 1: "):
         JsonlDataset(write(tmp_path, {}))

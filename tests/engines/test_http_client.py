@@ -1,0 +1,89 @@
+"""Requests to a server: tried again while it is away, refusals in one sentence, and a key that nobody sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from cahl_pl.errors import ConfigError
+from cahl_pl.http_client import Client, Refusal
+
+
+def ask(client, count=1):
+    return client.ask("/v1/x", [{"number": i} for i in range(count)], lambda answer: answer["a"])
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(waits):
+    pass
+
+
+def test_only_what_was_not_answered_is_sent_again_and_each_try_is_said(fake, waits, capsys):
+    fake.script = [(503, b""), (200, {"a": 1}), (429, {"error": {"message": "too\x1b many"}}), (200, {"a": 1})]
+    fake.script += [(200, {"a": 1})]
+    assert ask(Client(fake.url, concurrency=1), 3) == [1, 1, 1]
+    assert [body["number"] for _, body in fake.requests] == [0, 1, 2, 0, 2]
+    assert waits == [1.0]
+    assert capsys.readouterr().out == (
+        f"server {fake.url}: HTTP status 429 (too many) to 2 of 3 requests; try 2 of 9 in 1 s\n"
+    )
+
+
+def test_a_server_that_stays_away_ends_in_one_sentence(waits, capsys):
+    with pytest.raises(
+        ConfigError, match=r"no answer \(ConnectionRefusedError\), 9 times: start it again .* --ckpt_path last"
+    ):
+        ask(Client("http://127.0.0.1:1"))
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert capsys.readouterr().out.count("\n") == 8
+
+
+def test_a_slow_server_is_asked_again(fake):
+    fake.script = [0.5, (200, {"a": 2})]
+    with pytest.raises(ConfigError, match="no answer"):
+        ask(Client(fake.url, timeout_s=0.1, retries=0))
+
+
+def test_a_refusal_is_not_repeated_and_says_why(fake, waits):
+    fake.script = [(400, {"error": {"message": "maximum context\nlength is 8"}})]
+    with pytest.raises(Refusal, match=r"refuses /v1/x: HTTP status 400 \(maximum context length is 8\)$") as raised:
+        ask(Client(fake.url))
+    assert raised.value.status == 400
+    assert waits == []
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"\xff", b"[" * 100_000, b'{"a": ' + b"1" * 5000 + b"}"])
+def test_what_is_not_json_is_named(fake, body):
+    fake.script = [(200, body)]
+    with pytest.raises(ConfigError, match="the server's answer is not JSON"):
+        ask(Client(fake.url))
+
+
+@pytest.mark.parametrize("body", [b"", b"[" * 70_000, b'{"error": 1}', b'{"message": ["x"]}', b"7"])
+def test_a_refusal_in_any_words_is_a_refusal(fake, body):
+    fake.script = [(401, body)]
+    with pytest.raises(Refusal, match="HTTP status 401"):
+        ask(Client(fake.url))
+
+
+def test_the_key_comes_from_the_environment_and_is_in_no_message(fake, monkeypatch):
+    monkeypatch.setenv("THE_KEY", "secret-7")
+    fake.script = [(401, {"message": "wrong key secret-7"})]
+    with pytest.raises(Refusal, match=r"wrong key \*\*\*"):
+        ask(Client(fake.url, api_key_env="THE_KEY"))
+    assert fake.headers[0]["Authorization"] == "Bearer secret-7"
+    with pytest.raises(ConfigError, match="must start with https"):
+        Client("http://host.example", api_key_env="THE_KEY")
+    Client("http://host.example/v1")  # without a key the choice is the user's
+
+
+@pytest.mark.parametrize(
+    "address", ["", "127.0.0.1:8000", "ftp://x", "http://[", "http://x:y", "http://", "http://h\u00f6st"]
+)
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ConfigError, match=r"base_url is .*: give an address"):
+        Client(address)
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="timeout_s > 0"):
+        Client("http://x", timeout_s=0)
