@@ -26,15 +26,17 @@ docs: $(VENV)/.installed-dev
 	$(PIP_TESTED) -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet -f .ci/mkdocs.yml
 
-# The wheel, installed beside nothing of this folder, trains. OUTSIDE is emptied first.
+# The wheel, installed outside of this folder, trains, reports and exports. OUTSIDE is emptied first.
 wheel: OUTSIDE ?= $(VENV)-wheel
 wheel: $(VENV)/.installed-dev
 	rm -rf $(OUTSIDE) && mkdir -p $(OUTSIDE)
 	$(BIN)/python -m build --wheel --no-isolation --outdir $(OUTSIDE) .
 	$(PYTHON) -m venv $(OUTSIDE)/venv
 	$(OUTSIDE)/venv/bin/python -m pip install $(TORCH)
-	$(OUTSIDE)/venv/bin/python -m pip install --constraint constraints.txt $(OUTSIDE)/cahl_pl-*.whl
-	cd $(OUTSIDE) && venv/bin/cahl-pl fit -c quickstart $(TWO_STEPS)
+	$(OUTSIDE)/venv/bin/python -m pip install --constraint constraints.txt "$$(echo $(OUTSIDE)/cahl_pl-*.whl)[report]"
+	cd $(OUTSIDE) && PATH="$(abspath $(OUTSIDE))/venv/bin:$$PATH" && cahl-pl fit -c quickstart $(TWO_STEPS) && \
+	  cahl-pl report runs/quickstart/version_0 && cahl-pl export --out adapters -c quickstart --ckpt_path last && \
+	  cahl-pl plan-memory -c quickstart && cahl-pl show-prompt -c quickstart
 
 # The newest of everything: no constraints, no caps; warnings are listed and not fatal.
 canary: VENV := .venv-canary

@@ -28,12 +28,14 @@ from peft import LoraConfig
 
 from cahl_pl.cli import CAHLCLI, main
 from cahl_pl.commands import verb_parser
+from cahl_pl.commands.configured import read_config
 from cahl_pl.errors import ConfigError
 from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.plurals import counted
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.runs.resume import resume_last
 from cahl_pl.types import ROLES, Role
 
 
@@ -133,12 +135,19 @@ def run(arguments: list[str]) -> None:
     """Parse, build, export."""
     parser = verb_parser("export", __doc__, takes_configuration=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a run")
+    parser.add_argument(
+        "--ckpt_path", required=True, help="checkpoint of a run, or `last`: the newest of the newest run"
+    )
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload both folders to this repository")
     args, config = parser.parse_known_args(arguments)
     command = shlex.join(["python", *sys.argv])
     quiet_libraries()
-    export(main(config, run=False), args.ckpt_path, args.out, command)
+    checkpoint = args.ckpt_path
+    if checkpoint == "last":
+        read = read_config(config)
+        resume_last(read, training=False)
+        checkpoint = read.ckpt_path
+    export(main(config, run=False), Path(checkpoint), args.out, command)
     pushed = push(args.out, args.push_to_hub) if args.push_to_hub else None
     print(f"written: {args.out / ROLES[0]} and {args.out / ROLES[1]}")
     if pushed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -126,3 +127,30 @@ def test_a_hub_that_refuses_is_one_sentence_and_the_folders_stay(trained, tmp_pa
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: --push_to_hub me/pair failed (no route): log in")
     assert (out / "planner" / "adapter_model.safetensors").is_file()
+
+
+def test_the_newest_checkpoint_is_found(trained, tmp_path):
+    _, checkpoint, config = trained
+    run = tmp_path / "runs" / "mine" / "version_3" / "checkpoints"
+    run.mkdir(parents=True)
+    shutil.copy(checkpoint, run / "step-000004.ckpt")
+    logger = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": str(tmp_path / "runs"), "name": "mine"},
+    }
+    export("--out", tmp_path / "last", "-c", config, "--ckpt_path", "last", f"--trainer.logger={json.dumps(logger)}")
+    export("--out", tmp_path / "named", "-c", config, "--ckpt_path", checkpoint)
+    for role in ROLES:
+        last, named = (tmp_path / name / role / "adapter_model.safetensors" for name in ("last", "named"))
+        assert last.read_bytes() == named.read_bytes()
+
+
+def test_without_a_run_there_is_no_newest_checkpoint(trained, tmp_path, capsys):
+    _, _, config = trained
+    logger = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": str(tmp_path), "name": "none"},
+    }
+    with pytest.raises(SystemExit, match="2"):
+        export("--out", tmp_path / "out", "-c", config, "--ckpt_path", "last", f"--trainer.logger={json.dumps(logger)}")
+    assert "there is no checkpoint in" in capsys.readouterr().err
