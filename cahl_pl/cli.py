@@ -101,6 +101,10 @@ class CAHLCLI(ConfigurationWinsCLI):
                     f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, "
                     "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt, or `last`"
                 )
+            if Path(checkpoint).is_dir():
+                raise ConfigError(
+                    f"--ckpt_path names {str(checkpoint)!r}, which is a folder: give a checkpoint in it, or `last`"
+                )
             if fault := fault_of(Path(checkpoint)):
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` "

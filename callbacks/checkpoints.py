@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
-from cahl_pl.errors import ConfigError, DataError, Interrupted, NothingLearnedError, SchemaError
+from cahl_pl.errors import ConfigError, DataError, Interrupted, NothingLearnedError, SchemaError, UserError
 from cahl_pl.lightning_internals import requeue_signals
 from cahl_pl.runs.event_files import hide_later_events, survive_full_disk
 from cahl_pl.runs.files import lock
@@ -149,6 +150,10 @@ class Checkpoints(Checkpoint):
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:
             _requeue()
+        if isinstance(exception, UserError) and trainer.is_global_zero:
+            # a start that was refused is no run: `--ckpt_path last` is to find the one before
+            with contextlib.suppress(OSError):  # there are checkpoints, or no folder yet
+                (run_folder(trainer) / "checkpoints").rmdir()
         self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -20,6 +20,7 @@ from cahl_pl.cli import main
 from cahl_pl.commands import console
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
+from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.runs.files import lock
 from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
@@ -513,3 +514,29 @@ def test_the_traceback_can_be_asked_for(config, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), "--model.policy.model", "./no_model"])
     with pytest.raises(ValueError, match="no_model"):
         console()
+
+
+def test_a_refused_start_is_no_run_for_last(tmp_path, tiny_model, monkeypatch, capsys):
+    """A typo between two starts must not send `last` to an empty folder, from which training would begin anew."""
+    monkeypatch.chdir(tmp_path)
+    small = [
+        f"--model.policy.model={tiny_model}",
+        "--trainer.max_steps=2",
+        "--trainer.callbacks=[{class_path: cahl_pl.callbacks.Checkpoints, init_args: {every_n_steps: 1}}]",
+        "--data.test=null",
+        "--data.tasks_per_round=2",
+        "--data.rollout.planner.max_new_tokens=4",
+        "--data.rollout.executor.max_new_tokens=4",
+    ]
+    main(["fit", "-c", "quickstart", *small])
+    with pytest.raises(PolicyError):
+        main(["fit", "-c", "quickstart", *small, "--model.policy.model=/nowhere"])
+    main(["fit", "-c", "quickstart", *small, "--trainer.max_steps=3", "--ckpt_path=last"])
+    folder = tmp_path / "runs" / "quickstart" / "version_0" / "checkpoints"
+    assert f"going on from {Path('runs/quickstart/version_0/checkpoints/step-000002.ckpt')}" in capsys.readouterr().out
+    assert (folder / "step-000003.ckpt").is_file()
+
+
+def test_a_folder_is_no_checkpoint(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="which is a folder: give a checkpoint in it, or `last`"):
+        main(["test", "-c", "quickstart", f"--ckpt_path={tmp_path}"])

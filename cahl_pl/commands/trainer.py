@@ -30,7 +30,7 @@ MODEL = (
 RUN = (
     ("trainer.accelerator cpu|gpu|auto", "where it runs"),
     ("trainer.devices N", "how many devices"),
-    ("trainer.default_root_dir FOLDER", "where it writes"),
+    ("trainer.logger CLASS", "where it writes: --trainer.logger.init_args.save_dir FOLDER"),
 )
 KEYS = {
     "fit": (
