@@ -15,10 +15,15 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 # isort: split
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from cahl_pl.library_warnings import EXPECTED_WARNINGS
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
+
+# The first value that hypothesis draws takes seconds on a busy machine: before it, all our modules are read for constants.
+settings.register_profile("cahl_pl", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cahl_pl")
 
 
 def pytest_configure(config):
