@@ -3,9 +3,9 @@
 Paper: arXiv 2606.09371.
 """
 
-from cahl_pl.library_warnings import silence_kernel_notice
 from cahl_pl.moved import find_moved_modules
-from cahl_pl.threads import spin_briefly
+from cahl_pl.startup.library_warnings import silence_kernel_notice
+from cahl_pl.startup.threads import spin_briefly
 
 __version__ = "0.2.0"
 

@@ -1,4 +1,4 @@
-"""Modules under their names of version 0.1, so that the `class_path` of an older YAML and a user's own imports still work."""
+"""Modules under their earlier names, so that the `class_path` of an older YAML and a user's own imports still work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED = {
-    "brief": "tool_text",
+    "brief": "prompts.tool_text",
     "engines.adapters": "policy.saved_adapters",
     "engines.client": "http_client",
     "engines.transformers": "engines.local",
@@ -22,15 +22,19 @@ MOVED = {
     "http": "http_client",
     "inference": "rollout.test_time",
     "lengths": "rollout.prompt_limit",
+    "library_warnings": "startup.library_warnings",
     "logprobs": "policy.logprobs",
     "packing": "policy.packing",
-    "quiet": "library_warnings",
+    "pipes": "commands.pipes",
+    "quiet": "startup.library_warnings",
     "records": "runs.records",
     "resharding": "distributed",
     "resume": "runs.resume",
     "single_level": "rollout.single_level",
     "strategy": "distributed",
     "supervised": "rollout.gold",
+    "threads": "startup.threads",
+    "tool_text": "prompts.tool_text",
     "turns": "rollout.gold",
 }
 """Old name -> new name, below this package."""

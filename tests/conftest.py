@@ -17,9 +17,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from cahl_pl.library_warnings import EXPECTED_WARNINGS
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
+from cahl_pl.startup.library_warnings import EXPECTED_WARNINGS
 
 # The first value that hypothesis draws takes seconds on a busy machine: before it, all our modules are read for constants.
 settings.register_profile("cahl_pl", suppress_health_check=[HealthCheck.too_slow])

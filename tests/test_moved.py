@@ -1,4 +1,4 @@
-"""Names of version 0.1 lead to what they have become."""
+"""Earlier names lead to what they have become."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import textwrap
 from collections.abc import Sequence
 
 from cahl_pl import __version__
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.errors import ConfigError, UserError
-from cahl_pl.pipes import reader_may_leave
 
 VERBS = {
     "fit": ("trainer:fit", "train the planner and the executor"),

@@ -25,10 +25,10 @@ from cahl_pl.commands import verb_parser
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import Requests
 from cahl_pl.engines import ServerEngine
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.loading import load_tokenizer
+from cahl_pl.startup.library_warnings import quiet_libraries
 
 
 class WithoutWeights(CAHLModule):

@@ -28,10 +28,10 @@ from torch import Tensor
 from cahl_pl.cli import CAHLCLI, main
 from cahl_pl.commands import verb_parser
 from cahl_pl.errors import ConfigError
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.metrics import is_success
 from cahl_pl.plurals import counted
 from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.startup.library_warnings import quiet_libraries
 
 START = "start"
 

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 import cahl_pl
 from cahl_pl.commands import verb_parser
-from cahl_pl.threads import SETTINGS
+from cahl_pl.startup.threads import SETTINGS
 
 GIB = 2**30
 FOLDER = Path(cahl_pl.__file__).parent
@@ -105,9 +105,9 @@ def model_line() -> str:
     try:
         import torch
 
-        from cahl_pl.library_warnings import quiet_libraries
         from cahl_pl.policy.config import PolicyConfig
         from cahl_pl.policy.loading import load_base
+        from cahl_pl.startup.library_warnings import quiet_libraries
 
         quiet_libraries()
         load_base(PolicyConfig(model="toolworld", quantization="none"), torch.device("cpu"))

@@ -30,12 +30,12 @@ from cahl_pl.cli import CAHLCLI, main
 from cahl_pl.commands import verb_parser
 from cahl_pl.commands.configured import read_config
 from cahl_pl.errors import ConfigError
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.plurals import counted
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.runs.checkpoints import fault_of
 from cahl_pl.runs.resume import resume_last
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Role
 
 

@@ -19,7 +19,6 @@ from cahl_pl.commands.configured import policy_of, read_config
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import (
     GIB,
     ModelShape,
@@ -36,6 +35,7 @@ from cahl_pl.memory_plan import (
 from cahl_pl.plurals import counted
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES
 
 

@@ -18,10 +18,10 @@ from cahl_pl.commands import verb_parser
 from cahl_pl.commands.configured import build, policy_of, read_config
 from cahl_pl.datasets import Requests, TaskSource
 from cahl_pl.errors import ConfigError, DataError
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rollout.gold import gold_plan
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import Message, Task
 
 

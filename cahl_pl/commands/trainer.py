@@ -71,7 +71,7 @@ def run(verb: str, arguments: list[str]) -> None:
         print(HELP.format(verb=verb, what=VERBS[verb][1].capitalize(), keys=keys), end="")
         return
     from cahl_pl.cli import main
-    from cahl_pl.library_warnings import quiet_libraries
+    from cahl_pl.startup.library_warnings import quiet_libraries
 
     quiet_libraries()
     main([verb, *("--help" if word == "--help-all" else word for word in arguments)])

@@ -23,10 +23,10 @@ from docstring_parser import parse
 import cahl_pl.callbacks
 from cahl_pl import benchmarks, datasets, engines, environments, rewards, sampling, schedules
 from cahl_pl.benchmarks import answers, search
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.grpo.config import RoleGRPOConfig
 from cahl_pl.module import CAHLModule
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.toolworld import ToolWorld
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"

@@ -39,11 +39,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.prompts.tool_text import tool_text
 from cahl_pl.rollout.gold import Example, executor_examples, gold_plan, gold_turns, planner_example, single_examples
-from cahl_pl.tool_text import tool_text
 from cahl_pl.toolworld.generate import generate_tasks
 from cahl_pl.toolworld.prompts import PROMPTS
 from cahl_pl.types import GoldCall, SubTask, Task, ToolCall

@@ -23,17 +23,17 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 # isort: split
 import torch
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.grpo.selection import everything
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import Settings, sampling_moments, settings_of, shape_of, update_moments
 from cahl_pl.module import CAHLModule
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches
 from cahl_pl.policy.policy import Policy
 from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import Group, Role, RolloutBatch
 from tools.memory.process_memory import RELEASE, forget_peak, resident
 from tools.worker import run_again

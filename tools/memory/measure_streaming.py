@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datasets import JsonlDataset, TaskSource
 from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.datasets.jsonl import task_to_row
 from cahl_pl.datasets.rows import Row
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Task
 from tools.worker import run_again
@@ -103,7 +103,7 @@ def _counted(lines: Iterable[Row], curve: Curve) -> Iterator[Row]:
 def train(tasks: TaskSource, folder: Path) -> None:
     """Four optimiser steps of the quickstart, on these tasks."""
     from cahl_pl.cli import main as build
-    from cahl_pl.library_warnings import quiet_libraries
+    from cahl_pl.startup.library_warnings import quiet_libraries
 
     values = {
         "trainer.max_steps": "4",

@@ -35,9 +35,9 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 from safetensors.torch import save_file
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.memory_plan import (
     GIB,
     Settings,
@@ -49,9 +49,9 @@ from cahl_pl.memory_plan import (
 from cahl_pl.memory_plan.parts import base_bytes
 from cahl_pl.memory_plan.stages import CONTEXT
 from cahl_pl.module import CAHLModule
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Group
 from tools.memory.check_memory_plan import Case, prompts_of, qwen2_config, sample, update
 from tools.memory.process_memory import RELEASE

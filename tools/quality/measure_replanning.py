@@ -19,13 +19,13 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 
 from cahl_pl.cli import main
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.errors import ConfigError, UserError
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.metrics import ToolUse
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.rewards.outcome import is_fulfilled
 from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.startup.library_warnings import quiet_libraries
 
 COLUMNS = ("replans", "success %", "fulfilled %", "calls per task", "invalid %", "tokens per task")
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Final, get_args
 
 from cahl_pl.benchmarks.bfcl.data import CATEGORIES, load_entries, package_folder
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datasets import DataError
 from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, read_source
 from cahl_pl.datasets.loading import judge
 from cahl_pl.errors import ConfigError
-from cahl_pl.pipes import reader_may_leave
-from cahl_pl.tool_text import ToolFormat, tool_text
+from cahl_pl.prompts.tool_text import ToolFormat, tool_text
 from cahl_pl.types import ToolSpec
 
 BASELINE: Final = "json"

@@ -168,7 +168,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from cahl_pl.pipes import reader_may_leave
+    from cahl_pl.commands.pipes import reader_may_leave
 
     with reader_may_leave():
         main()

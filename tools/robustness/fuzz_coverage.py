@@ -22,7 +22,7 @@ from pathlib import Path
 
 import atheris
 
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 
 with atheris.instrument_imports(include=["cahl_pl"]):
     from cahl_pl.toolworld import ToolWorld

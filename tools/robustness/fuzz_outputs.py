@@ -23,9 +23,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn, parse_action, parse_plan, parse_turn
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.rewards import (
     ExecutorReward,
     OutcomeExecutorReward,

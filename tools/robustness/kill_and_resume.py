@@ -30,7 +30,7 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 
 MEASURED = ("time/", "memory/")  # differ between any two runs
 SAVES, SECONDS = (

@@ -30,14 +30,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cahl_pl.cli import main as build
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.distributed import gather_over_processes
 from cahl_pl.grpo.advantages import fill_advantages
 from cahl_pl.grpo.loss import Size
 from cahl_pl.grpo.selection import Selection
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.module import CAHLModule
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.plurals import counted
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Role, RolloutBatch
 
 

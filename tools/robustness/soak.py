@@ -29,9 +29,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import linregress
 
 from cahl_pl.cli import main as build
-from cahl_pl.library_warnings import quiet_libraries
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.plurals import counted
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import RolloutBatch
 
 UNITS = {"resident_mib": "MiB", "files": "files", "objects": "objects"}

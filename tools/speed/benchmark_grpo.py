@@ -31,12 +31,12 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 # isort: split
 import torch
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.grpo.advantages import advantages
 from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.grpo.loss import Size, grpo_loss
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy

@@ -27,12 +27,12 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 
 from cahl_pl.commands.fit_runs import at_least_one
-from cahl_pl.library_warnings import quiet_libraries
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.loading import load_tokenizer
+from cahl_pl.prompts.tool_text import ToolFormat
 from cahl_pl.runs.files import write_json
-from cahl_pl.tool_text import ToolFormat
+from cahl_pl.startup.library_warnings import quiet_libraries
 from tools.memory.process_memory import RELEASE
 from tools.speed.benchmark_grpo import qwen2_config
 from tools.speed.levels_inference import infer, inference_table

@@ -37,10 +37,10 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 import torch
 
 from cahl_pl.commands.fit_runs import at_least_one
-from cahl_pl.library_warnings import quiet_libraries
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
+from cahl_pl.startup.library_warnings import quiet_libraries
 from tools.memory.process_memory import RELEASE, forget_peak, resident
 from tools.speed.benchmark_grpo import Shape, Steps, make_model
 from tools.worker import run_again

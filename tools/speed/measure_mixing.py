@@ -32,12 +32,11 @@ import numpy as np
 import torch
 
 from cahl_pl.commands.fit_runs import at_least_one
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import TransformersEngine, drawing
 from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.library_warnings import quiet_libraries
-from cahl_pl.pipes import reader_may_leave
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.kv_cache import run_layers
 from cahl_pl.policy.packing import pack
@@ -48,6 +47,7 @@ from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.runs.files import write_json
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
 from cahl_pl.types import ROLES

@@ -42,10 +42,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cahl_pl.commands.fit_runs import at_least_one
-from cahl_pl.library_warnings import quiet_libraries
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
+from cahl_pl.startup.library_warnings import quiet_libraries
 from tools.speed.benchmark_grpo import SHAPES, Shape, Steps, make_model, trl_trainer
 
 STAGES = ("sampling", "update")

@@ -19,7 +19,7 @@ from typing import Any
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_call, format_subtask
-from cahl_pl.tool_text import ToolFormat, tool_text
+from cahl_pl.prompts.tool_text import ToolFormat, tool_text
 from cahl_pl.types import Message, Role, SubTask, Task, Trajectory
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
@@ -52,7 +52,7 @@ class PromptConfig:
     Attributes:
         tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
             a line, several times shorter; `brief`, the signature with the first sentence of the description alone, at
-            most `brief.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values.
+            most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values.
         system: text before the list of tools.
         planner: what the planner reads after the request.
         executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in.

@@ -20,8 +20,8 @@ from cahl_pl.parsing import (
     parse_turn,
 )
 from cahl_pl.prompts import EXECUTOR_INSTRUCTION, PLANNER_INSTRUCTION, SINGLE_INSTRUCTION, PromptBuilder, PromptConfig
+from cahl_pl.prompts.tool_text import tool_text
 from cahl_pl.rewards import ToolN1Reward
-from cahl_pl.tool_text import tool_text
 from cahl_pl.types import GoldCall, Message, SubTask, Task, ToolCall, ToolSpec
 
 ADD = ToolSpec(

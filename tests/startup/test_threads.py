@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.threads import SETTINGS, SPINS, spin_briefly
+from cahl_pl.startup.threads import SETTINGS, SPINS, spin_briefly
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [*sorted((ROOT / "tools").rglob("*.py")), ROOT / "tests" / "conftest.py"]
 LOADS_OPENMP = {"torch", "transformers", "lightning", "peft", "bitsandbytes", "torchmetrics", "trl"}
 

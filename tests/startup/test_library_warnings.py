@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.library_warnings import quiet_libraries
+from cahl_pl.startup.library_warnings import quiet_libraries
 
 KERNEL = (
     "Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please make sure you already `pip install kernels` and "
@@ -25,7 +25,7 @@ logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
 logger.warning({KERNEL!r}, "No module named 'kernels'")
 logger.warning("the library is broken")
 """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stderr == "the library is broken\n"
 

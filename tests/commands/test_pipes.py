@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.pipes import reader_may_leave
+from cahl_pl.commands.pipes import reader_may_leave
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path for path in (ROOT / "tools").rglob("*.py") if 'if __name__ == "__main__":' in path.read_text())
 NEEDS_NOTHING = {"dependencies.py"}
 """Run by a Python that has not installed the package yet."""
@@ -29,7 +29,7 @@ def run(code: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("told", ["print('x')", "print('x' * 100_000)", "import sys; print('x'); sys.exit(3)"])
 def test_a_reader_that_has_left_is_no_error(told):
-    code = f"from cahl_pl.pipes import reader_may_leave\nwith reader_may_leave():\n    {told}"
+    code = f"from cahl_pl.commands.pipes import reader_may_leave\nwith reader_may_leave():\n    {told}"
     assert run(code) == (141, "")
     status, error = run(told)
     assert status == 1 or "BrokenPipeError" in error  # what it is without

@@ -1,0 +1,79 @@
+"""Tool declarations: whether the parameters are a schema that calls can be checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError as InvalidSchema
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from cahl_pl.errors import SchemaError
+from cahl_pl.schema.wording import shorten
+from cahl_pl.types import ToolSpec
+
+
+def check_tool(tool: ToolSpec, where: str) -> None:
+    """Check that a tool's parameters are a valid JSON Schema of type object.
+
+    Args:
+        tool: the tool.
+        where: the place that an error names, such as `"rows.jsonl, line 3"`.
+
+    Raises:
+        SchemaError: in one sentence, naming the place, the tool and what is wrong.
+    """
+    place = f"{where}, tool {tool.name!r}"
+    schema = tool.parameters
+    if not isinstance(schema, Mapping) or schema.get("type") != "object":
+        raise SchemaError(f'{place}: parameters must be a JSON Schema with "type": "object"')
+    try:
+        schema = dict(schema)
+        # The format checker is what looks at regular expressions.
+        Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
+        for reference in _texts(schema, "$ref"):
+            resolver.lookup(reference)
+        _refuse_unlimited(schema, place)
+    except InvalidSchema as error:
+        at = "".join(f"{part}: " for part in error.absolute_path)
+        raise SchemaError(f"{place}: parameters are not valid JSON Schema: {at}{shorten(error.message)}") from None
+    except Unresolvable as error:
+        raise SchemaError(
+            f"{place}: parameters are not valid JSON Schema: $ref {error.ref!r} leads nowhere "
+            "(only references within the schema are followed)"
+        ) from None
+    except RecursionError:
+        raise SchemaError(f"{place}: parameters are not valid JSON Schema: nested too deeply") from None
+    except SchemaError:
+        raise
+    except Exception as error:  # of patterns and addresses, the libraries beneath raise many kinds
+        raise SchemaError(f"{place}: parameters are not valid JSON Schema: {shorten(str(error))}") from None
+
+
+def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
+    stack = [schema]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            yield item
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+
+
+def _texts(schema: Any, keyword: str) -> Iterator[str]:
+    return (item[keyword] for item in _objects(schema) if isinstance(item.get(keyword), str))
+
+
+def _refuse_unlimited(schema: Mapping[str, Any], place: str) -> None:
+    """Refuse what makes jsonschema use its own validator, whose search for patterns may take ages."""
+    below = [value for key, value in schema.items() if key != "$schema"]
+    if any(True for _ in _texts(below, "$schema")):
+        raise SchemaError(f"{place}: $schema may only stand at the top of the parameters; leave the others out")
+    keys = {key for item in _objects(schema) for key in item}
+    if {"patternProperties", "unevaluatedProperties"} <= keys:
+        raise SchemaError(f"{place}: patternProperties and unevaluatedProperties cannot stand in one schema")

@@ -1,0 +1,155 @@
+"""JSON Schema validators for values that a model wrote, with a limit on the time that a check takes.
+
+Patterns are searched by the package `regex`, which takes the syntax of `re` and a time limit: a text that takes longer
+does not pass, and neither does a value that is followed through references for longer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import regex  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend
+from referencing import Registry
+
+from cahl_pl.schema.canonical import canonical
+from cahl_pl.schema.wording import shorten
+from cahl_pl.types import JSONSchema
+
+CACHE_SIZE = 16384
+"""Compiled schemas kept; when there are more, all are dropped and compiled again as they are needed."""
+
+CHECK_SECONDS = 0.5
+"""Processor time that a search for a pattern, and following references, may take: some patterns need ages on 30 characters,
+and where schemas refer to themselves each level of a value may double the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSchema:
+    """A schema's parts, ready for use.
+
+    Attributes:
+        source: the schema itself. Holding it keeps its id from being given to another object.
+        properties: parameter -> validator of its value.
+        required: names of the required parameters.
+        open: whether undeclared parameters are welcome.
+        whole: a validator of all arguments together; None when `properties` and `required` say everything.
+    """
+
+    source: JSONSchema
+    properties: dict[str, Validator]
+    required: tuple[str, ...]
+    open: bool
+    whole: Validator | None
+
+
+_cache: dict[int, CompiledSchema] = {}
+
+# What `find_problems` looks at itself, and what constrains nothing.
+_PLAIN = set(["type", "properties", "required", "additionalProperties", "title", "description", "$defs", "$schema"])
+
+
+def compile_schema(schema: JSONSchema) -> CompiledSchema:
+    """Return the compiled form of a tool's parameters, which may come from the cache; no change of the schema is seen."""
+    # By identity: this runs for every model output, and a key made of the text costs as much as validating.
+    found = _cache.get(id(schema))
+    if found is not None:
+        return found
+    # The empty registry: a `$ref` must never reach the network. No `$schema`: it would bring the plain validator back.
+    root = _Validator({key: value for key, value in schema.items() if key != "$schema"}, registry=Registry())
+    extra = schema.get("additionalProperties", False)
+    plain = isinstance(extra, bool) and schema.keys() <= _PLAIN
+    found = CompiledSchema(
+        source=schema,
+        properties={name: root.evolve(schema=sub) for name, sub in schema.get("properties", {}).items()},
+        required=tuple(schema.get("required", ())),
+        open=extra is not False or "patternProperties" in schema,
+        whole=None if plain else root,
+    )
+    if len(_cache) >= CACHE_SIZE:
+        _cache.clear()
+    _cache[id(schema)] = found
+    return found
+
+
+def _search(pattern: str, text: str) -> bool:
+    """Whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
+    return regex.search(pattern, text, timeout=CHECK_SECONDS) is not None
+
+
+def _pattern(validator: Validator, pattern: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not _search(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, schema: JSONSchema
+) -> Iterator[ValidationError]:
+    if isinstance(instance, dict):
+        for pattern, inner in patterns.items():
+            for name, value in instance.items():
+                if _search(pattern, name):
+                    yield from validator.descend(value, inner, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    if isinstance(instance, dict) and "patternProperties" in schema:
+        patterns = schema["patternProperties"]
+        instance = {name: v for name, v in instance.items() if not any(_search(p, name) for p in patterns)}
+        schema = {key: value for key, value in schema.items() if key != "patternProperties"}
+    yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, extra, instance, schema)
+
+
+_deadline = threading.local()  # `at`: when the check that this thread is busy with has to end
+
+
+def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[ValidationError]]:
+    """The keyword, as long as there is time."""
+    follow = Draft202012Validator.VALIDATORS[keyword]
+
+    def check(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+        if time.thread_time() > _deadline.at:
+            raise TimeoutError
+        yield from follow(validator, reference, instance, schema)
+
+    return check
+
+
+def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+    # jsonschema compares each item with each other one where they are objects
+    if unique and isinstance(instance, list) and len({canonical(item) for item in instance}) < len(instance):
+        yield ValidationError("two of the items are the same")
+
+
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    {
+        "$ref": _limited("$ref"),
+        "$dynamicRef": _limited("$dynamicRef"),
+        "uniqueItems": _unique_items,
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+    },
+)
+
+
+def first_error(validator: Validator, value: Any) -> str | None:
+    """Return the first thing that is wrong with a value, in one short sentence; None for a valid one. Never raises."""
+    _deadline.at = time.thread_time() + CHECK_SECONDS
+    try:
+        # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
+        error = best_match(islice(validator.iter_errors(value), 1))
+    except TimeoutError:
+        return f"the check of this value takes more than {CHECK_SECONDS} seconds"
+    except Exception:  # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth
+        return "this value cannot be checked: too deep, too long or out of range"
+    return None if error is None else shorten(error.message)
