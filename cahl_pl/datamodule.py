@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.requests import Requests
-from cahl_pl.distributed import gather_over_processes, reshard
 from cahl_pl.engines.base import Engine
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.environments.base import Environment
@@ -28,24 +25,22 @@ from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
 from cahl_pl.rollout.batches import gold_batches, sampled_batches
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
-from cahl_pl.rollout.dynamic_sampling import refilled
-from cahl_pl.rollout.episode import Round, Watch
+from cahl_pl.rollout.episode import Watch
 from cahl_pl.rollout.evaluation import evaluate, make_player, notice_of_too_long
-from cahl_pl.rollout.pooling import mark_equal_plans
-from cahl_pl.rollout.scoring import round_metrics
 from cahl_pl.rollout.single_level import SingleLevelRollout
+from cahl_pl.rollout.stream import BatchStream
+from cahl_pl.rollout.training_round import RoundTasks, play_round
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import Shuffled, TaskSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
-from cahl_pl.schema import check_tool
-from cahl_pl.types import ROLES, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
     """Draws tasks, asks for rollouts and streams role batches.
 
     An epoch is one pass over the training tasks. It is cut into rounds of `tasks_per_round` tasks; the schedule says
-    which roles step after each round. The loader is sized, so that Lightning never fetches ahead of the optimiser.
+    which roles step after each round. The loader has a length, so that Lightning never fetches ahead of the optimiser.
 
     Args:
         train: the training tasks.
@@ -151,18 +146,12 @@ class RolloutDataModule(LightningDataModule):
         self.warm_start_rounds = warm_start_rounds
         self.eval_batch_size = eval_batch_size
         self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
-        self.epoch = 0
-        self.round = 0  # of this epoch
-        self.pending: list[RolloutBatch] = []  # batches of the current round that are still to be trained on
-        self.sampling = False  # a round is being sampled: nothing that a checkpoint holds is changing
+        self.stream = BatchStream(seed, self.sampler)
         self.evaluating = False
         self.evaluated_tokens = 0  # sampled by `evaluate` so far
         self._told_too_long = False
-        self.interruption: BaseException | None = None  # raised before the next round, where nothing is half done
-        self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._builder: PromptBuilder | None = None
-        self._drawn: list[int] = []  # indices of this process's tasks of the round
+        self.round_tasks: RoundTasks | None = None  # this process's share of the round that was sampled last
 
     # --- what Lightning asks for -----------------------------------------------------------------------------------
 
@@ -184,7 +173,7 @@ class RolloutDataModule(LightningDataModule):
         if stage != "fit":
             return
         self.rollout.engine.check_training()
-        self.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
+        self.stream.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
         self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         if self.single_level and "planner" in self.roles_of_epoch():
@@ -223,53 +212,21 @@ class RolloutDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, RolloutBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: epoch, round, and of each process the rest of the current round and its generator.
-
-        While a round is being sampled, that is where it began: a resumed run samples it again, the same. All processes
-        have to ask for it together.
-        """
-        own = {
-            "pending": [batch.state() for batch in self.pending],
-            "generator": self._generator_before if self.sampling else self.generator.get_state(),
-        }
-        return {
-            "epoch": self.epoch,
-            "round": self.round,
-            "processes": gather_over_processes(own),
-            "sampler": self.sampler.state_dict(),
-            "shape": self._shape(),
-        }
+        """Return the position in the stream; see `BatchStream.state_dict`. All processes have to ask for it together."""
+        return self.stream.state_dict(self._shape())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; nothing to do but in training, which alone reads the stream.
+        """Go on where `state_dict` was taken; nothing to do but in training, which alone reads the stream.
 
         Raises:
-            ConfigError: the stream is cut in another way now, so that the position would mean something else; or the
-                checkpoint is of an earlier version.
+            ConfigError: see `BatchStream.load_state_dict`.
         """
-        if any(getattr(self.trainer, stage, False) for stage in ("testing", "validating", "predicting")):
-            return
-        if "processes" not in state_dict:
-            raise ConfigError("the checkpoint is of an earlier version of cahl_pl, which cannot go on: start a new run")
-        for name, now in self._shape().items():
-            then = state_dict["shape"][name]
-            if then != now:
-                raise ConfigError(
-                    f"the checkpoint was written with data.{name} = {then}, now it is {now}, and its position in the data "
-                    "would mean something else: resume with the old value, or start a new run"
-                )
-        self.epoch, self.round = state_dict["epoch"], state_dict["round"]
-        processes, rank, world_size = state_dict["processes"], self._attached.global_rank, self._attached.world_size
-        pending = [[RolloutBatch.from_state(state) for state in one["pending"]] for one in processes]
-        self.pending = reshard(pending, rank, world_size)
-        if rank < len(processes):
-            self.generator.set_state(processes[rank]["generator"])
-        else:  # a process that was not there before: a stream of its own, that no other one has had
-            self.generator.manual_seed(self.seed + 1_000_003 * (self.epoch * self.rounds_per_epoch + self.round) + rank)
-        self.sampler.load_state_dict(state_dict["sampler"])
+        if not any(getattr(self.trainer, stage, False) for stage in ("testing", "validating", "predicting")):
+            rank, world_size = self._attached.global_rank, self._attached.world_size
+            self.stream.load_state_dict(state_dict, self._shape(), self.rounds_per_epoch, rank, world_size)
 
     def _shape(self) -> dict[str, Any]:
-        """What the position in the stream is counted in."""
+        """Return what the position in the stream is counted in."""
         return {
             "train (number of tasks)": len(self.train_tasks),
             "tasks_per_round": self.tasks_per_round,
@@ -295,13 +252,20 @@ class RolloutDataModule(LightningDataModule):
 
     @property
     def builder(self) -> PromptBuilder:
-        """Makes prompts for the policy's tokenizer."""
+        """The builder of prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
-            if self.policy.config.adapter == "alora":
-                self.inference.check_invocation(self.single_level)
-            self.policy.invocation = {role: self._builder.invocation(role, self.single_level) for role in ROLES}
         return self._builder
+
+    def _tell_invocations(self) -> None:
+        """Tell the policy the words from which its adapters act, if they are activated ones.
+
+        Raises:
+            ConfigError: the executor is to work with a planner and without one, and its adapter is an activated one.
+        """
+        if self.policy.config.adapter == "alora":
+            self.inference.check_invocation(self.single_level)
+        self.policy.invocation = {role: self.builder.invocation(role, self.single_level) for role in ROLES}
 
     @property
     def rounds_per_epoch(self) -> int:
@@ -310,8 +274,8 @@ class RolloutDataModule(LightningDataModule):
 
     def roles_of_epoch(self) -> list[Role]:
         """Whose batch each training step of the current epoch gets."""
-        first = self.epoch * self.rounds_per_epoch
-        return [role for i in range(self.rounds_per_epoch) for role in self._steps(first + i)]
+        first = self.stream.epoch * self.rounds_per_epoch
+        return [role for i in range(self.rounds_per_epoch) for role in self._roles_of_round(first + i)]
 
     def planned_steps(self) -> Iterator[tuple[int, Role]] | None:
         """Yield the round, from 0, and the role of every optimiser step from the run's first to its last.
@@ -325,94 +289,58 @@ class RolloutDataModule(LightningDataModule):
             max_steps=trainer.max_steps if trainer.max_steps > 0 else None,
         )
 
-    def _steps(self, round_index: int) -> tuple[Role, ...]:
-        return self.schedule.roles(round_index) * self.updates_per_round
+    def _roles_of_round(self, index: int) -> tuple[Role, ...]:
+        """Return the role of each step after a round, counted from the run's first."""
+        return self.schedule.roles(index) * self.updates_per_round
 
     def batches(self) -> Iterator[RolloutBatch]:
-        """The rest of the current epoch."""
-        last = False
-        while not last:
-            if not self.pending:
-                if self.interruption is not None:
-                    raise self.interruption
-                self._generator_before = self.generator.get_state()
-                self.sampling = True
-                batches, earned = self._sample_round()
-                # all at once: a checkpoint holds the state from before the round, or from after it
-                self.sampler.update(earned)
-                self.sampling, self.pending, self.round = False, batches, self.round + 1
-            batch = self.pending.pop(0)
-            last = not self.pending and self.round == self.rounds_per_epoch
-            if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
-                self.epoch, self.round = self.epoch + 1, 0
-            yield batch
+        """Yield the rest of the current epoch."""
+        self._tell_invocations()
+        return self.stream.batches(self.rounds_per_epoch, self._sample_round)
 
     def _sample_round(self) -> tuple[list[RolloutBatch], dict[int, list[float]]]:
-        """The round's batches, and what its samples earned, by task index."""
-        index = self.epoch * self.rounds_per_epoch + self.round
-        steps = self._steps(index)
-        tasks = self._tasks_of_round()
-        version = dict(self.policy.version)
+        """Sample the round; return its batches, and what its samples earned, by task index."""
+        index = self.stream.epoch * self.rounds_per_epoch + self.stream.round
+        steps, versions = self._roles_of_round(index), dict(self.policy.version)
+        tasks = self.round_tasks = RoundTasks(
+            self.train_tasks,
+            self.sampler,
+            self.tasks_per_round,
+            self.seed,
+            self.stream.epoch,
+            self.stream.round,
+            self._attached.global_rank,
+            self._attached.world_size,
+        )
         if index < self.warm_start_rounds:
-            return gold_batches(steps, version, self.builder, tasks, self.single_level), {}
-        parts = self.rollout
-        for reward in [self.turn_reward] if self.single_level else [parts.planner_reward, parts.executor_reward]:
+            return gold_batches(steps, versions, self.builder, tasks.tasks, self.single_level), {}
+        rollout, player = self.rollout, self._training_player()
+        for reward in [self.turn_reward] if self.single_level else [rollout.planner_reward, rollout.executor_reward]:
             reward.start_round(index)
-        first = self._roll(tasks)
-        metrics = round_metrics(first)  # of the tasks as they were drawn
-        result = self._refilled(first, tasks, steps)
-        earned = {i: result.rewards[t.id] for i, t in zip(self._drawn, tasks, strict=True) if t.id in result.rewards}
-        earned = {i: rewards for part in gather_over_processes(earned) for i, rewards in part.items()}
+        played, earned = play_round(
+            tasks,
+            player,
+            self.policy,
+            self.builder,
+            self.stream.generator,
+            steps,
+            self.refills_per_round,
+            self._with_signal,
+        )
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
-        return sampled_batches(steps, version, result, result.metrics | metrics, self.rollout.config), earned
+        return sampled_batches(steps, versions, played, rollout.config), earned
 
-    def _roll(self, tasks: Sequence[Task]) -> Round:
-        """Sample episodes of these tasks."""
-        self.policy.prefixes.forget()  # other tasks
-        parts = self.rollout
-        if self.single_level:
-            single = SingleLevelRollout(parts.engine, parts.environment, self.turn_reward, parts.config)
-            return single.run(self.policy, self.builder, tasks, self.generator)
-        result = parts.run(self.policy, self.builder, tasks, self.generator)
-        mark_equal_plans(result)
-        return result
+    def _training_player(self) -> Rollout | SingleLevelRollout:
+        if not self.single_level:
+            return self.rollout
+        shared = self.rollout
+        return SingleLevelRollout(shared.engine, shared.environment, self.turn_reward, shared.config)
 
-    def _refilled(self, first: Round, tasks: list[Task], roles: Sequence[Role]) -> Round:
-        """The round after dynamic sampling; `tasks` and `_drawn` are extended by what was drawn for it."""
-        if not self.refills_per_round:
-            return first
+    def _with_signal(self, role: Role, groups: list[Group]) -> set[int]:
         module: Any = self._attached.lightning_module
-        total, taken = len(self.train_tasks), set(self._draw())
-
-        def sample(attempt: int, share: float) -> Round | None:
-            count = math.ceil(share * self.tasks_per_round)
-            drawn = self.sampler.refill(total, self.seed, self.epoch, self.round, attempt, taken, count)
-            if not drawn:
-                return None
-            taken.update(drawn)
-            more = self._share(drawn)
-            tasks.extend(more)
-            return self._roll(more)
-
-        return refilled(first, roles, self.refills_per_round, module.peers_with_signal, sample)
-
-    def _draw(self) -> list[int]:
-        return self.sampler.draw(len(self.train_tasks), self.seed, self.epoch, self.round, self.tasks_per_round)
-
-    def _tasks_of_round(self) -> list[Task]:
-        self._drawn = []
-        return self._share(self._draw())
-
-    def _share(self, drawn: Sequence[int]) -> list[Task]:
-        """This process's share of the tasks that were drawn."""
-        own = list(drawn[self._attached.global_rank :: self._attached.world_size])
-        self._drawn += own
-        tasks = [self.train_tasks[i] for i in own]
-        for task in tasks:
-            for tool in task.tools:
-                check_tool(tool, f"task {task.id!r}")
-        return tasks
+        found: set[int] = module.comparisons_with_signal(role, groups)
+        return found
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
@@ -428,6 +356,7 @@ class RolloutDataModule(LightningDataModule):
         """
         if environment is None and isinstance(self.requests, Requests) and self._attached.predicting:
             environment = self.requests.environment
+        self._tell_invocations()
         player = make_player(self.rollout, self.inference, self.single_level, environment)
         self.evaluating = True  # stays so when it is left by an exception, until a run begins again
         episodes, played = evaluate(player, self.policy, self.builder, tasks, self.seed, self.watch)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 
-from cahl_pl.benchmarks.base import Benchmark
-from cahl_pl.benchmarks.runs import BenchmarkRun
+from cahl_pl.benchmarks.evaluation import Evaluation
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import AdapterDDPStrategy, broadcast, sum_gradients
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
@@ -21,7 +19,6 @@ from cahl_pl.grpo.advantages import Scoring, fill_advantages, has_signal, scores
 from cahl_pl.grpo.config import GRPOConfig, RoleGRPOConfig
 from cahl_pl.grpo.loss import LossStats, grpo_loss, supervised_loss
 from cahl_pl.grpo.selection import Selection, everything, select
-from cahl_pl.metrics import ToolUse
 from cahl_pl.optimizers import (
     DECAYING,
     OptimizerConfig,
@@ -33,6 +30,7 @@ from cahl_pl.optimizers import (
     set_rate,
 )
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.first_gradients import FirstGradientCheck
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.precision import check_precision
@@ -90,12 +88,10 @@ class CAHLModule(LightningModule):
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_skipped_steps = max_skipped_steps
         self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)  # steps in a row that were not finite
-        self._without_gradient: dict[Role, int] = dict.fromkeys(ROLES, 0)
         self._warm: set[Role] = set()  # roles whose last step was one of the warm start
-        self._checked: set[Role] = set()  # roles whose first gradients were looked at
+        self._first_gradients = FirstGradientCheck()
         self._checkpoint_step = 0  # of the checkpoint that was loaded last
-        self._evaluation: dict[str, ToolUse] = {}
-        self._benchmarks: list[BenchmarkRun] = []
+        self._evaluation: Evaluation | None = None
 
     # --- set-up ------------------------------------------------------------------------------------------------------
 
@@ -169,7 +165,7 @@ class CAHLModule(LightningModule):
         return data
 
     def on_train_start(self) -> None:
-        """What the configuration says now holds, also where a checkpoint has brought back older optimiser settings."""
+        """Apply the configured optimiser settings over those restored from a checkpoint."""
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         for index, role in enumerate(ROLES):
             hold_to(optimizers[index], schedulers[index], self.optimizer_config[role])  # type: ignore[index]
@@ -275,7 +271,7 @@ class CAHLModule(LightningModule):
         sampling = data.rollout.config.planner if role == "planner" else data.rollout.config.executor
         return Scoring(self.grpo[role], getattr(reward, "weights", {}), sampling.max_new_tokens)
 
-    def peers_with_signal(self, role: Role, groups: list[Group]) -> set[int]:
+    def comparisons_with_signal(self, role: Role, groups: list[Group]) -> set[int]:
         """The comparisons among these groups that the role could learn from."""
         return {peers for peers, score in scores(groups, self.scoring(role)).items() if has_signal(score)}
 
@@ -315,48 +311,22 @@ class CAHLModule(LightningModule):
                 total.add(stats)
                 self.manual_backward(loss)
         if groups:
-            self._check_gradients(role)
+            self._first_gradients.check(self.policy.lm, role)
         return total
-
-    def _check_gradients(self, role: Role) -> None:
-        """On the role's first step: its adapter, and nothing else, has received gradients.
-
-        Raises:
-            RuntimeError: gradients went missing or elsewhere; training would silently do nothing or too much.
-        """
-        if role in self._checked:
-            return
-        named = list(self.policy.lm.named_parameters())
-        own = [(n, p) for n, p in named if f".{role}." in n]
-        missing = [n for n, p in own if p.grad is None]
-        if not missing and not any(p.grad.any() for n, p in own if "lora_B" in n):  # lora_A's is 0 while lora_B is
-            # by itself no error: the advantages of equal completions cancel
-            self._without_gradient[role] += 1
-            if self._without_gradient[role] < 20:
-                return
-            missing = ["any lora_B"]
-        stray = [n for n, p in named if f".{role}." not in n and p.grad is not None]
-        if missing or stray:
-            raise RuntimeError(
-                f"the first {role} step gave no gradient to {missing[:2]} and a gradient to {stray[:2]}: the {role}'s "
-                "adapter alone must receive gradients; this is an error of the program or of an installed version of peft"
-            )
-        self._checked.add(role)
 
     # --- evaluation ----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""
         benchmark = self._data.validation_benchmark
-        self._evaluation = {"val": ToolUse()} if benchmark is None else {}
-        self._benchmarks = [] if benchmark is None else [self._start_benchmark("val", benchmark, None)]
+        if benchmark is None:
+            self._evaluation = Evaluation(self._data, ["val"])
+        else:
+            self._evaluation = Evaluation(self._data, (), {"val": benchmark}, None, self._benchmark_settings("val"))
 
     def validation_step(self, batch: list[Any], batch_idx: int) -> None:
-        """Greedy episodes of validation tasks, or of the tasks at a benchmark's indices."""
-        if self._benchmarks:
-            self._benchmarks[0].step(batch)
-        else:
-            self._evaluation["val"].update(self._data.evaluate(batch))
+        """Play greedy episodes of validation tasks, or of the tasks at a benchmark's indices."""
+        self._running_evaluation.step(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`."""
@@ -364,16 +334,14 @@ class CAHLModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Start counting afresh, one set of metrics per test set; benchmarks go on from their records."""
-        self._evaluation = {name: ToolUse() for name in self._data.test_tasks}
-        folder = (self._data.results or run_folder(self.trainer)) if self._data.benchmarks else None
-        self._benchmarks = [self._start_benchmark(n, b, folder) for n, b in self._data.benchmarks.items()]
+        data = self._data
+        folder = (data.results or run_folder(self.trainer)) if data.benchmarks else None
+        settings = self._benchmark_settings(*data.benchmarks) if data.benchmarks else None
+        self._evaluation = Evaluation(data, data.test_tasks, data.benchmarks, folder, settings)
 
     def test_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Greedy episodes of one test set's tasks, or of the tasks at a benchmark's indices."""
-        if dataloader_idx < len(self._evaluation):
-            list(self._evaluation.values())[dataloader_idx].update(self._data.evaluate(batch))
-        else:
-            self._benchmarks[dataloader_idx - len(self._evaluation)].step(batch)
+        """Play greedy episodes of one test set's tasks, or of the tasks at a benchmark's indices."""
+        self._running_evaluation.step(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log `<test set>/...`."""
@@ -383,19 +351,24 @@ class CAHLModule(LightningModule):
         """Greedy episodes as records, to be written down."""
         return [record(trajectory) for trajectory in self._data.evaluate(batch)]
 
-    def _start_benchmark(self, name: str, benchmark: Benchmark, folder: Path | None) -> BenchmarkRun:
-        """A run of a benchmark with this model, its checkpoint, prompts and limits.
+    @property
+    def _running_evaluation(self) -> Evaluation:
+        assert self._evaluation is not None  # Lightning calls its steps after the start of its epoch
+        return self._evaluation
+
+    def _benchmark_settings(self, *names: str) -> dict[str, Any]:
+        """Return what the records of benchmarks belong to: checkpoint, model, prompts and limits.
 
         Raises:
-            ConfigError: there are several processes, or the folder holds records of other settings.
+            ConfigError: there are several processes.
         """
         if self.trainer.world_size > 1:
             raise ConfigError(
-                f"the benchmark {name} runs in one process, so that its records stand in one file: use --trainer.devices 1 "
-                "--trainer.strategy auto"
+                f"the benchmark {names[0]} runs in one process, so that its records stand in one file: use "
+                "--trainer.devices 1 --trainer.strategy auto"
             )
         rollout = self._data.rollout.config
-        settings = {
+        return {
             "checkpoint": self.trainer.ckpt_path,
             "policy": asdict(self.policy.config),
             "prompts": asdict(self._data.prompts),
@@ -406,17 +379,12 @@ class CAHLModule(LightningModule):
                 "executor": rollout.executor.max_new_tokens,
             },
         }
-        return BenchmarkRun(benchmark, name, folder, settings, self._data)
 
     def _log_evaluation(self) -> None:
         # Lightning counts from 0 again where a checkpoint is only tested
         tested = self.trainer.state.fn != "fit" and self.trainer.ckpt_path is not None
         step = float(self._checkpoint_step if tested else self.trainer.global_step)
-        for run in self._benchmarks:
-            scores = {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
-            self.log_dict(scores | {"step": step}, batch_size=1)
-        for name, metric in self._evaluation.items():
-            values = {f"{name}/{tag}": value for tag, value in metric.compute().items()}
+        for values in self._running_evaluation.results():
             self.log_dict(values | {"step": step}, batch_size=1)
 
     # --- state -----------------------------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ class Checkpoints(Checkpoint):
         """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training."""
         self._trainer = trainer
         if stage == "fit":
-            self._saved, self._requeue, self._data.interruption = -1, False, None
-            self._data.sampling = self._data.evaluating = False  # whatever an earlier run was stopped in
+            self._saved, self._requeue, self._data.stream.interruption = -1, False, None
+            self._data.stream.sampling = self._data.evaluating = False  # whatever an earlier run was stopped in
             self.claim(trainer)
             if trainer.is_global_zero:
                 (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Save when it is time, or when the run has been asked to stop."""
-        stop = self._data.interruption
+        stop = self._data.stream.interruption
         if trainer.world_size > 1:  # all stop together, or those left behind would wait for ever
             stopping, requeue = sum_over_processes([float(stop is not None), float(self._requeue)])
             stop = stop or (Interrupted(128 + signal.SIGTERM) if stopping else None)
@@ -145,7 +145,7 @@ class Checkpoints(Checkpoint):
         """
         self._trainer = trainer  # something may have failed before `setup`
         mendable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
-        at_sampling = mendable and self._data.sampling and trainer.world_size == 1
+        at_sampling = mendable and self._data.stream.sampling and trainer.world_size == 1
         if at_sampling or isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:
@@ -166,12 +166,12 @@ class Checkpoints(Checkpoint):
         return data
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self._data.interruption is not None
-        self._data.interruption = stop = Interrupted(128 + number)
+        again = self._data.stream.interruption is not None
+        self._data.stream.interruption = stop = Interrupted(128 + number)
         self._requeue = self._requeue or number in requeue_signals(self._trainer)
         name = signal.Signals(number).name
         # what is under way changes neither weights nor position: it can be left at any moment
-        idle = self._trainer.world_size == 1 and (self._data.sampling or self._data.evaluating)
+        idle = self._trainer.world_size == 1 and (self._data.stream.sampling or self._data.evaluating)
         if again or idle:
             print(f"{name}: stopping", flush=True)
             raise stop

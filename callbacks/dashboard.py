@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,8 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.metrics import is_success
-from cahl_pl.module import CAHLModule
 from cahl_pl.types import ROLES, RolloutBatch
+
+if TYPE_CHECKING:
+    from cahl_pl.module import CAHLModule
 
 SIDE_BY_SIDE = (
     "reward/mean",
@@ -81,12 +83,12 @@ class Dashboard(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings beside the final metrics."""
-        assert isinstance(pl_module, CAHLModule)
+        module: CAHLModule = pl_module  # type: ignore[assignment]
         if not self._final or not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(settings(pl_module, trainer.datamodule), self._final, trainer.global_step)  # type: ignore[attr-defined]
+                logger.log_hyperparams(settings(module, trainer.datamodule), self._final, trainer.global_step)  # type: ignore[attr-defined]
                 logger.save()
 
     def state_dict(self) -> dict[str, Any]:

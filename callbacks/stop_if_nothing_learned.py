@@ -161,7 +161,7 @@ class StopIfNothingLearned(Callback):
         data = _data(trainer)
         role, compared = batch.role, rewards_by_peers(batch.groups).values()
         own = [
-            len(module.peers_with_signal(role, batch.groups)),
+            len(module.comparisons_with_signal(role, batch.groups)),
             sum(map(len, compared)),
             sum(float(r.sum()) for r in compared),
         ]

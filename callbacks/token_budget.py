@@ -57,6 +57,6 @@ class TokenBudget(Callback):
 
     def _stop_if_spent(self, trainer: Trainer) -> None:
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.tokens >= self.max_tokens and not data.pending and not trainer.should_stop:
+        if self.tokens >= self.max_tokens and not data.stream.pending and not trainer.should_stop:
             rank_zero_info(f"TokenBudget: {self.tokens:,} of {self.max_tokens:,} tokens are sampled: training ends.")
             trainer.should_stop = True

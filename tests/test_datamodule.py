@@ -156,7 +156,7 @@ def test_the_stream_is_as_long_as_it_says_epoch_after_epoch(make, schedule, size
         assert [batch.role for batch in batches] == roles
         assert len(batches) == expected
         rounds += data.rounds_per_epoch
-        assert (data.epoch, data.round, data.pending) == (epoch + 1, 0, [])
+        assert (data.stream.epoch, data.stream.round, data.stream.pending) == (epoch + 1, 0, [])
 
 
 def test_every_task_stands_once_in_an_epoch_and_the_order_changes(make):
@@ -195,10 +195,10 @@ def test_evaluation_leaves_the_training_stream_alone(make):
     data, undisturbed = make(5), make(5)
     stream = data.batches()
     first = next(stream)
-    state = data.generator.get_state()
+    state = data.stream.generator.get_state()
     trajectories = data.evaluate([data.train_tasks[i] for i in range(3)])
     assert [t.task.id for t in trajectories] == ["t0", "t1", "t2"]
-    assert torch.equal(data.generator.get_state(), state)
+    assert torch.equal(data.stream.generator.get_state(), state)
     assert contents([first, *stream]) == contents(undisturbed.batches())
 
 
@@ -346,7 +346,7 @@ def test_a_stop_while_sampling_saves_the_sampler_as_it_was(make, monkeypatch):
     def stopped(result):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cahl_pl.datamodule.round_metrics", stopped)
+    monkeypatch.setattr("cahl_pl.rollout.training_round.round_metrics", stopped)
     with pytest.raises(KeyboardInterrupt):
         next(data.batches())
     state = data.state_dict()
@@ -376,6 +376,7 @@ def test_an_activated_adapter_is_not_tested_in_other_words(make, make_policy, si
         data = make(single_level=single_level, inference=InferenceConfig(single_level=same))
         data.trainer.lightning_module.policy = activated
         words = data.builder.invocation("executor", single_level)
+        data.batches()
         assert activated.invocation["executor"] == words
     assert data.builder.invocation("executor", not single_level) != words
 

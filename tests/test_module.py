@@ -295,7 +295,7 @@ def test_a_schedule_of_learning_rates_is_as_long_as_the_run(
         return tuple(planned[role] for role in ROLES)
 
     assert lengths() == expected
-    data.epoch = 1  # a resumed run finds the same
+    data.stream.epoch = 1  # a resumed run finds the same
     assert lengths() == expected
 
 

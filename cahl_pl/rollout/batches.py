@@ -41,7 +41,6 @@ def sampled_batches(
     steps: Sequence[Role],
     versions: Mapping[Role, int],
     played: Round,
-    metrics: dict[str, float],
     config: RolloutConfig,
 ) -> list[RolloutBatch]:
     """Return the batches of a round of episodes; the first of them carries the episodes.
@@ -50,7 +49,6 @@ def sampled_batches(
         steps: the roles that step after the round, in order.
         versions: of the policy that sampled it, by role.
         played: the round.
-        metrics: of the round.
         config: how it was sampled.
     """
     temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
@@ -60,7 +58,7 @@ def sampled_batches(
             played.groups[role],
             versions[role],
             steps[:i].count(role),
-            metrics=metrics,
+            metrics=played.metrics,
             trajectories=played.trajectories if i == 0 else None,
             temperature=temperature[role],
         )

@@ -130,10 +130,10 @@ def test_a_checkpoint_of_other_training_data_can_be_tested(arguments):
     position = {**data.state_dict(), "epoch": 3}
     data.trainer = SimpleNamespace(testing=True)
     data.load_state_dict({**position, "shape": {**position["shape"], "tasks_per_round": 99}})
-    assert data.epoch == 0
+    assert data.stream.epoch == 0
     data.trainer = SimpleNamespace(testing=False, global_rank=0, world_size=1)
     data.load_state_dict(position)
-    assert data.epoch == 3
+    assert data.stream.epoch == 3
 
 
 def test_several_processes_are_refused(arguments, monkeypatch):
@@ -141,4 +141,4 @@ def test_several_processes_are_refused(arguments, monkeypatch):
     cli.model.trainer = cli.trainer
     monkeypatch.setattr(Trainer, "world_size", 2)
     with pytest.raises(ConfigError, match=r"api_bank runs in one process.*--trainer\.devices 1"):
-        cli.model._start_benchmark("api_bank", cli.datamodule.benchmarks["api_bank"], None)
+        cli.model.on_test_epoch_start()

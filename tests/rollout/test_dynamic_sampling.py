@@ -163,7 +163,7 @@ class Watch(Callback):
         varied = sum(has_signal(group.rewards) for group in batch.groups)
         refills, constant = batch.metrics.get("rollout/refills"), batch.metrics["planner/frac_zero_std"]
         self.rows.append((len(batch.groups), varied, refills, constant))
-        drawn = trainer.datamodule._drawn
+        drawn = trainer.datamodule.round_tasks.indices
         assert len(set(drawn)) == len(drawn)  # no task twice in a round
 
 
@@ -209,7 +209,7 @@ def test_a_run_trains_on_full_rounds_and_counts_epochs_as_before(run):
     assert sum(varied for _, varied, *_ in rows[:1]) == 4
     assert all(refills <= 3 for *_, refills, _ in rows)
     assert rows[0][3] == plain[0][3]  # the share of groups without a signal is that of the tasks as they were drawn
-    assert (data.epoch, data.round) == (2, 0)
+    assert (data.stream.epoch, data.stream.round) == (2, 0)
     assert [refills for *_, refills, _ in plain] == [None] * 6
 
 

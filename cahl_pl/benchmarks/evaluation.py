@@ -1,0 +1,61 @@
+"""What one evaluation measures: sets of tasks by success and economy, and benchmarks by scores of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cahl_pl.benchmarks.base import Benchmark
+from cahl_pl.benchmarks.runs import BenchmarkRun, Evaluator
+from cahl_pl.metrics import ToolUse
+
+
+class Evaluation:
+    """Counts what is evaluated, batch by batch, of several sets of tasks and benchmarks.
+
+    Args:
+        evaluator: makes the episodes.
+        sets: names of the sets of tasks.
+        benchmarks: the benchmarks by name; their loaders come after those of the sets.
+        folder: of the benchmarks' records and reports; None: nowhere.
+        settings: what a benchmark's records belong to, see `BenchmarkRun`.
+
+    Raises:
+        ConfigError: see `BenchmarkRun`.
+        DataError: see `BenchmarkRun`.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        sets: Iterable[str] = (),
+        benchmarks: Mapping[str, Benchmark] | None = None,
+        folder: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.evaluator = evaluator
+        self.metrics = {name: ToolUse() for name in sets}
+        self.runs = [
+            BenchmarkRun(benchmark, name, folder, settings or {}, evaluator)
+            for name, benchmark in (benchmarks or {}).items()
+        ]
+
+    def step(self, batch: Sequence[Any], loader: int = 0) -> None:
+        """Play greedy episodes of a batch, and count them.
+
+        Args:
+            batch: tasks of a set, or indices of a benchmark's tasks.
+            loader: which of the sets and benchmarks it is of, counted through both.
+        """
+        if loader < len(self.metrics):
+            list(self.metrics.values())[loader].update(self.evaluator.evaluate(batch))
+        else:
+            self.runs[loader - len(self.metrics)].step(batch)
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Yield the values of each benchmark, which ends with it, and of each set: `<name>/<tag>` -> value."""
+        for run in self.runs:
+            yield {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
+        for name, metric in self.metrics.items():
+            yield {f"{name}/{tag}": value for tag, value in metric.compute().items()}

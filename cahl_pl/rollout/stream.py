@@ -1,0 +1,124 @@
+"""The batches of training, round after round, and the position in them that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cahl_pl.distributed import gather_over_processes, reshard
+from cahl_pl.errors import ConfigError
+from cahl_pl.sampling import TaskSampler
+from cahl_pl.types import RolloutBatch
+
+
+class BatchStream:
+    """Yields one role's batch at a time, and samples a round when it has none left.
+
+    Args:
+        seed: of the sampling.
+        sampler: is told what a round's samples earned.
+
+    Attributes:
+        epoch: passes over the training tasks that are done.
+        round: rounds of this epoch that are sampled.
+        pending: batches of the current round that are still to be trained on.
+        sampling: a round is being sampled: nothing that a checkpoint holds is changing.
+        interruption: raised before the next round, where nothing is half done; None to go on.
+        generator: the only source of randomness of the rounds.
+    """
+
+    def __init__(self, seed: int, sampler: TaskSampler) -> None:
+        self.seed = seed
+        self.sampler = sampler
+        self.epoch = 0
+        self.round = 0
+        self.pending: list[RolloutBatch] = []
+        self.sampling = False
+        self.interruption: BaseException | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+        self._generator_before: Tensor | None = None  # state of the generator at the start of the round
+
+    def batches(
+        self, rounds_per_epoch: int, sample_round: Callable[[], tuple[list[RolloutBatch], dict[int, list[float]]]]
+    ) -> Iterator[RolloutBatch]:
+        """Yield the rest of the current epoch.
+
+        Args:
+            rounds_per_epoch: after how many rounds an epoch ends.
+            sample_round: gives the batches of the next round, at least one, and what its samples earned, by task index.
+        """
+        last = False
+        while not last:
+            if not self.pending:
+                if self.interruption is not None:
+                    raise self.interruption
+                self._generator_before = self.generator.get_state()
+                self.sampling = True
+                batches, earned = sample_round()
+                # all at once: a checkpoint holds the state from before the round, or from after it
+                self.sampler.update(earned)
+                self.sampling, self.pending, self.round = False, batches, self.round + 1
+            batch = self.pending.pop(0)
+            last = not self.pending and self.round == rounds_per_epoch
+            if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
+                self.epoch, self.round = self.epoch + 1, 0
+            yield batch
+
+    def state_dict(self, shape: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the position: epoch, round, and of each process the rest of the current round and its generator.
+
+        While a round is being sampled, that is where it began: a resumed run samples it again, the same. All processes
+        have to ask for it together.
+
+        Args:
+            shape: what the position is counted in, key of `data` -> value.
+        """
+        own = {
+            "pending": [batch.state() for batch in self.pending],
+            "generator": self._generator_before if self.sampling else self.generator.get_state(),
+        }
+        return {
+            "epoch": self.epoch,
+            "round": self.round,
+            "processes": gather_over_processes(own),
+            "sampler": self.sampler.state_dict(),
+            "shape": dict(shape),
+        }
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], shape: Mapping[str, Any], rounds_per_epoch: int, rank: int, world_size: int
+    ) -> None:
+        """Go on where `state_dict` was taken.
+
+        Args:
+            state_dict: the position.
+            shape: what positions are counted in now.
+            rounds_per_epoch: of the training tasks.
+            rank: of this process.
+            world_size: number of processes; may be another one than before.
+
+        Raises:
+            ConfigError: the stream is cut in another way now, so that the position would mean something else; or the
+                checkpoint is of an earlier version.
+        """
+        if "processes" not in state_dict:
+            raise ConfigError("the checkpoint is of an earlier version of cahl_pl, which cannot go on: start a new run")
+        for name, now in shape.items():
+            then = state_dict["shape"][name]
+            if then != now:
+                raise ConfigError(
+                    f"the checkpoint was written with data.{name} = {then}, now it is {now}, and its position in the data "
+                    "would mean something else: resume with the old value, or start a new run"
+                )
+        self.epoch, self.round = state_dict["epoch"], state_dict["round"]
+        processes = state_dict["processes"]
+        pending = [[RolloutBatch.from_state(state) for state in one["pending"]] for one in processes]
+        self.pending = reshard(pending, rank, world_size)
+        if rank < len(processes):
+            self.generator.set_state(processes[rank]["generator"])
+        else:  # a process that was not there before: a stream of its own, that no other one has had
+            self.generator.manual_seed(self.seed + 1_000_003 * (self.epoch * rounds_per_epoch + self.round) + rank)
+        self.sampler.load_state_dict(state_dict["sampler"])

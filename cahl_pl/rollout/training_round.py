@@ -1,0 +1,136 @@
+"""One round of training: the tasks that this process draws for it, and the episodes that are sampled of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from cahl_pl.datasets.base import TaskSource
+from cahl_pl.distributed import gather_over_processes
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rollout.dynamic_sampling import refilled
+from cahl_pl.rollout.episode import Round
+from cahl_pl.rollout.pooling import mark_equal_plans
+from cahl_pl.rollout.scoring import round_metrics
+from cahl_pl.rollout.single_level import SingleLevelRollout
+from cahl_pl.rollout.two_level import Rollout
+from cahl_pl.sampling import TaskSampler
+from cahl_pl.schema import check_tool
+from cahl_pl.types import Group, Role, Task
+
+
+class RoundTasks:
+    """This process's share of the tasks of a round; the same draw in every process, of which each takes its own part.
+
+    Args:
+        source: all training tasks.
+        sampler: which of them a round draws.
+        size: tasks of the round, over all processes.
+        seed: of the draw.
+        epoch: of the round.
+        number: of the round in its epoch, from 0.
+        rank: of this process.
+        world_size: number of processes.
+
+    Attributes:
+        indices: of this process's tasks in `source`, in the order in which they were drawn.
+        tasks: the tasks at these indices.
+
+    Raises:
+        SchemaError: a tool of a drawn task has parameters that are no valid schema.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        sampler: TaskSampler,
+        size: int,
+        seed: int,
+        epoch: int,
+        number: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.source, self.sampler, self.size = source, sampler, size
+        self.position = (seed, epoch, number)
+        self.rank, self.world_size = rank, world_size
+        self.indices: list[int] = []
+        self.tasks: list[Task] = []
+        drawn = sampler.draw(len(source), *self.position, size)
+        self._taken = set(drawn)  # by all processes
+        self._take(drawn)
+
+    def draw_more(self, attempt: int, share: float) -> list[Task] | None:
+        """Draw further tasks for dynamic sampling; None where no task is left.
+
+        Args:
+            attempt: number of the refill, from 0.
+            share: how many, as a share of the round's size.
+        """
+        count = math.ceil(share * self.size)
+        drawn = self.sampler.refill(len(self.source), *self.position, attempt, self._taken, count)
+        if not drawn:
+            return None
+        self._taken.update(drawn)
+        return self._take(drawn)
+
+    def _take(self, drawn: Sequence[int]) -> list[Task]:
+        """Take this process's share of the tasks that were drawn."""
+        own = list(drawn[self.rank :: self.world_size])
+        tasks = [self.source[i] for i in own]
+        for task in tasks:
+            for tool in task.tools:
+                check_tool(tool, f"task {task.id!r}")
+        self.indices += own
+        self.tasks += tasks
+        return tasks
+
+
+def play_round(
+    tasks: RoundTasks,
+    player: Rollout | SingleLevelRollout,
+    policy: Policy,
+    builder: PromptBuilder,
+    generator: torch.Generator,
+    roles: Sequence[Role],
+    refills: int,
+    signal: Callable[[Role, list[Group]], set[int]],
+) -> tuple[Round, dict[int, list[float]]]:
+    """Sample the episodes of a round, and those of further tasks while comparisons carry no signal.
+
+    Args:
+        tasks: of the round; extended by what dynamic sampling draws.
+        player: plays and scores episodes.
+        policy: what is sampled from; its prefixes are forgotten before and between.
+        builder: makes the prompts.
+        generator: the only source of randomness.
+        roles: who is trained on the round.
+        refills: how often further tasks may be drawn.
+        signal: of a role's groups, the comparisons that it could learn from.
+
+    Returns:
+        The round, whose metrics are of the tasks as they were drawn first, and what the samples of each task earned in any
+        process, by the task's index.
+    """
+
+    def play(drawn: Sequence[Task]) -> Round:
+        policy.prefixes.forget()  # other tasks
+        result = player.run(policy, builder, drawn, generator)
+        if isinstance(player, Rollout):
+            mark_equal_plans(result)
+        return result
+
+    def play_more(attempt: int, share: float) -> Round | None:
+        more = tasks.draw_more(attempt, share)
+        return None if more is None else play(more)
+
+    first = play(tasks.tasks)
+    metrics = round_metrics(first)
+    result = refilled(first, roles, refills, signal, play_more) if refills else first
+    named = zip(tasks.indices, tasks.tasks, strict=True)
+    own = {index: result.rewards[task.id] for index, task in named if task.id in result.rewards}
+    earned = {index: rewards for part in gather_over_processes(own) for index, rewards in part.items()}
+    return Round(result.groups, result.trajectories, result.metrics | metrics, result.rewards), earned
