@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,100 +21,6 @@ from tools.robustness import attack_sandbox
 pytestmark = pytest.mark.filterwarnings("ignore:the sandbox cannot enforce")
 
 ROOT = Path(__file__).resolve().parents[2]
-
-TOYS = """
-import os
-import sys
-import time
-
-LEAK = []
-
-
-class Unprintable(Exception):
-    def __str__(self):
-        raise RuntimeError("no")
-
-    __repr__ = __str__
-
-
-def toolkit(state):
-    if "fail" in state:
-        raise ValueError("no such account")
-    if "hang" in state:
-        time.sleep(60)
-
-    def deposit(amount):
-        state["balance"] += amount
-        return state["balance"]
-
-    def fail(message):
-        raise ValueError(message)
-
-    def grow(items):
-        items.append(0)
-        return items
-
-    def odd(kind):
-        if kind == "unprintable error":
-            raise Unprintable
-        if kind == "recursion":
-            return odd(kind)
-        cycle = []
-        cycle.append(cycle)
-        return {
-            "nan": float("nan"),
-            "cycle": cycle,
-            "keys": {(1, 2): 3},
-            "unprintable": Unprintable(),
-            "none": None,
-            "surrogate": "\\ud800",
-            "pair": "\\ud83d\\ude00",
-            "set": frozenset([1]),
-            "long": "x" * 100,
-            "emoji": "\\U0001f600" * 100,
-            "quotes": '"' * 59,
-        }[kind]
-
-    def break_down(how):
-        if how == "hang":
-            while True:
-                pass
-        if how == "exit":
-            os._exit(3)
-        if how == "crash":
-            import ctypes
-
-            ctypes.string_at(0)
-        if how == "leak files":
-            while True:
-                LEAK.append(os.open(os.devnull, os.O_RDONLY))
-        if how == "nest":
-            for _ in range(1100):
-                os.mkdir("d")
-                os.chdir("d")
-        if how == "leak memory":
-            LEAK.append(bytearray(100 << 20))
-        time.sleep(0.3)
-        return "done"
-
-    def file(text):
-        with open("notes.txt", "a+") as notes:
-            notes.write(text)
-            notes.seek(0)
-            return notes.read()
-
-    def look(at):
-        if at == "files":
-            return sorted(os.listdir("."))
-        if at == "process":
-            return [os.getpid(), os.getpgid(0), os.getcwd()]
-        if at == "torch":
-            return "torch" in sys.modules
-        return sorted(os.environ)
-
-    tools = (deposit, fail, grow, odd, break_down, file, look)
-    return {tool.__name__: tool for tool in tools}
-"""
 
 
 def tool(name, parameter, kind):
@@ -153,7 +60,7 @@ def look(at):
 def folder(tmp_path_factory):
     """A folder on sys.path, with the module `sandbox_toys`, and the attacks of tools/."""
     folder = tmp_path_factory.mktemp("toys")
-    (folder / "sandbox_toys.py").write_text(TOYS)
+    shutil.copy(Path(__file__).with_name("sandbox_toys.py"), folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
         patch.syspath_prepend(folder)
@@ -315,7 +222,7 @@ def test_a_worker_without_room_is_replaced(make, how):
 
 
 def test_a_toolkit_that_is_gone(make, folder):
-    (folder / "sandbox_gone.py").write_text(TOYS)
+    shutil.copy(folder / "sandbox_toys.py", folder / "sandbox_gone.py")
     with_file = SandboxedEnvironment("sandbox_gone.toolkit")
     session = with_file.start(TASK)
     session.call(breakdown("exit"))
@@ -523,62 +430,3 @@ def test_attacks(arena, name):
         pytest.skip(f"nothing enforces the limit {limit!r} here")
     escaped, text = attack_sandbox.attempt(environment, name, facts)
     assert not escaped, text
-
-
-def test_a_file_of_functions_is_a_toolkit(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import math\nfrom dataclasses import dataclass\nfrom functools import cache\nfrom os.path import join\n\nLIMIT = 3\n\n"
-        "@dataclass\nclass Pair:\n    a: int\n\n"
-        "def put(amount, state):\n    state['balance'] += amount\n    return state['balance']\n\n"
-        "@cache\ndef root(x):\n    return math.isqrt(x) + _one()\n\n"
-        "def _one():\n    return Pair(1).a\n"
-    )
-    schema = {"type": "object", "properties": {"amount": {"type": "integer"}, "x": {"type": "integer"}}}
-    names = ("put", "root", "join", "_one", "Pair", "LIMIT")
-    task = Task(
-        "t", (Message("user", "?"),), tuple(ToolSpec(n, "", schema) for n in names[:2]), (), state={"balance": 10}
-    )
-    environment = SandboxedEnvironment(str(file))
-    session = environment.start(task)
-    assert session.call(ToolCall("put", {"amount": "5"})) == Feedback("15")
-    assert session.call(ToolCall("put", {"amount": 1})) == Feedback("16")
-    assert session.call(ToolCall("root", {"x": 17})) == Feedback("5")
-    assert environment.start(task).call(ToolCall("put", {"amount": 1})) == Feedback("11")
-    for name in names[2:]:
-        other = Task("t", task.messages, (ToolSpec(name, "", schema),), (), state={})
-        with pytest.raises(ValueError, match=name):
-            environment.start(other)
-    environment.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("def f():\n    return 2\n", "the file has changed since its tools"), (None, "cannot be read any more")],
-)
-def test_a_file_that_changes_stops_the_run_once_it_would_be_read_again(tmp_path, text, message):
-    file = tmp_path / "mine.py"
-    file.write_text("import os\ndef f(x=0):\n    return x\ndef end():\n    os._exit(0)\n")
-    tools = tuple(ToolSpec(name, "", {"type": "object", "properties": {}}) for name in ("f", "end"))
-    environment = SandboxedEnvironment(str(file))
-    session = environment.start(Task("t", (Message("user", "?"),), tools))
-    file.unlink() if text is None else file.write_text(text)
-    assert session.call(ToolCall("f", {})) == Feedback("0")
-    assert session.call(ToolCall("end", {})).error == "tool"
-    with pytest.raises(ConfigError, match=message):
-        session.call(ToolCall("f", {}))
-    environment.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (None, "which does not exist; correct the path"),
-        ("def f(:\n", "cannot be imported in a sandbox: invalid syntax"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, text, reason):
-    if text is not None:
-        (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(ValueError, match=reason):
-        SandboxedEnvironment(str(tmp_path / "mine.py"))

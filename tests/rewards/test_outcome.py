@@ -1,4 +1,4 @@
-"""Rewards by what was achieved: hand-computed shares, the gold, and what must not pay."""
+"""Rewards by what was achieved: hand-computed shares, and what must not pay."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import replace
 import pytest
 
 from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
-from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_answer, format_call, format_plan, parse_action, parse_plan
 from cahl_pl.rewards import OutcomeExecutorReward, OutcomePlannerReward, Target
 from cahl_pl.rewards.outcome import is_fulfilled, outcome_reward, taken_up
-from cahl_pl.toolworld.dataset import ToolWorld
 from cahl_pl.types import GoldCall, Message, Outcome, Plan, Step, SubTask, Task, ToolCall, ToolSpec, Trajectory
 
 
@@ -204,19 +202,6 @@ def test_the_tasks_state_is_left_alone():
     assert STATE["light"] == {"hall": 10, "porch": 20}
 
 
-@pytest.mark.parametrize(
-    ("task", "environment", "message"),
-    [
-        (replace(ONE, outcome=None), ENVIRONMENT, "does not say what its fulfilment can be checked by"),
-        (ONE, None, "does not say what its fulfilment can be checked by"),
-        (HALL, RecordedEnvironment(), "is to be checked by its state, which this environment does not show"),
-    ],
-)
-def test_what_cannot_be_checked(task, environment, message):
-    with pytest.raises(ConfigError, match=message):
-        outcome_reward(task, steps_of(city("Ann")), environment)
-
-
 def test_results_alone_need_no_state():
     task = replace(want(12), gold=(GoldCall("get_price", {"origin": "Bonn", "destination": "Oslo"}, result=12),))
     assert outcome_reward(task, steps_of(price("Bonn", "Oslo")), RecordedEnvironment()) == 1
@@ -354,44 +339,6 @@ def test_an_answer_is_expected_where_the_plan_says_so(executor):
     assert executor.components(planned.steps[0], Target("answer"), planned, 0) == {"form": 0, "syn": 0, "outcome": 1}
 
 
-@pytest.mark.parametrize("weights", [(-1, 1, 1), (0, 0, 0), (1, 1, float("inf"))])
-def test_bad_weights(weights):
-    with pytest.raises(ValueError, match=r"reward weights must be .* got form=.*, syn=.*, outcome="):
-        OutcomeExecutorReward(*weights)
-
-
-def gold_texts(task):
-    return [format_call(gold.call) for gold in task.gold] or [format_answer(task.answer or "ok")]
-
-
-@pytest.mark.parametrize("split", ["train", "test", "test_unseen_tools"])
-def test_the_gold_of_toolworld_earns_one_and_is_not_read(split):
-    environment = ExecutableEnvironment("cahl_pl.toolworld.toolkit")
-    planner, executor = OutcomePlannerReward(), OutcomeExecutorReward()
-    planner.environment = executor.environment = environment
-    for number, task in enumerate(ToolWorld(split, 100)):
-        right, blind = episode(task, *gold_texts(task)), replace(task, gold=())
-        assert planner.total(planner.components(right.plan, [right])) == 1
-        for i, step in enumerate(right.steps):
-            for target in (Target("call"), Target("answer")):
-                scored = executor.components(step, target, right, i)
-                assert scored == {"form": 1, "syn": 1, "outcome": 1}
-                assert executor.total(scored) == pytest.approx(1)
-        if number % 4:  # the rest for a part of them
-            continue
-        texts = gold_texts(task)
-        for bad in (texts * 2, texts[:-1] or [ANSWER], [*texts, BROKEN], [ANSWER], [BROKEN], texts[::-1]):
-            ran = episode(task, *bad)
-            told = replace(ran, task=blind)
-            assert planner.components(ran.plan, [ran, right]) == planner.components(
-                ran.plan, [told, replace(right, task=blind)]
-            )
-            target = Target("call", task.gold[0]) if task.gold else Target("answer")
-            for i, step in enumerate(ran.steps):
-                found = executor.components(step, target, ran, i)
-                assert found == executor.components(step, Target("answer"), told, i)
-
-
 # Degenerate policies, each against the honest one.
 
 
@@ -499,75 +446,3 @@ def test_executor_is_not_paid_for_repeating_another_step(executor):
     for text in (city("Cid"), light("hall", 50), ANSWER, BROKEN, "", light("porch", 60)):
         step = replace(ran.steps[2], text=text, action=parse_action(text))
         assert executor.total(executor.components(step, Target("answer"), ran, 2)) < honest - 0.2
-
-
-def folders(state):
-    def make_folder(name):
-        state["files"][name] = {}
-
-    def make_file(name, text):
-        state["files"][name] = {"text": text}
-
-    def remove(name):
-        del state["files"][name]
-
-    def read(name):
-        return "x" * 30
-
-    return {function.__name__: function for function in (make_folder, make_file, remove, read)}
-
-
-FOLDERS = ExecutableEnvironment(folders, max_characters=20)
-MAKE_A, MAKE_B = call("make_folder", name="a"), call("make_folder", name="b")
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "texts", "expected"),
-    [
-        ({}, {"a": {}}, [MAKE_A], 1),
-        ({}, {"a": {}}, [ANSWER], 0),  # doing nothing is not the wanted folder
-        ({}, {"a": {}}, [MAKE_B], 0),  # nor is another one
-        ({}, {"a": {}}, [MAKE_A, MAKE_B], 1 / 2 * 1 / 2),  # one of two changes was wanted, one of two calls served
-        ({"a": {}}, {}, [call("remove", name="a")], 1),
-        ({"a": {}}, {}, [ANSWER], 0),
-        # a table with an entry is one change, by its entry
-        ({}, {"a": {"text": "hi"}}, [call("make_file", name="a", text="hi")], 1),
-        ({}, {"a": {"text": "hi"}}, [MAKE_A], 0),
-        (
-            {},
-            {"a": {}},
-            [call("make_file", name="a", text="hi")],
-            1 / 2,
-        ),  # it is there, with something that was not wanted
-    ],
-)
-def test_tables_that_come_and_go_empty_are_changes(before, after, texts, expected):
-    specs = (
-        tool("make_folder", name="string"),
-        tool("make_file", name="string", text="string"),
-        tool("remove", name="string"),
-    )
-    task = Task("t", (Message("user", "?"),), specs, (), state={"files": before}, outcome=Outcome((), {"files": after}))
-    assert outcome_reward(task, steps_of(*texts), FOLDERS) == expected
-
-
-def test_a_wanted_result_that_no_answer_can_hold_is_refused():
-    task = Task(
-        "t",
-        (Message("user", "?"),),
-        (tool("read", name="string"),),
-        (),
-        state={"files": {}},
-        outcome=Outcome(("x" * 30,)),
-    )
-    with pytest.raises(ConfigError, match=r"'t' wants a result longer than the 20 characters .*max_characters"):
-        outcome_reward(task, steps_of(call("read", name="a")), FOLDERS)
-
-
-def test_a_task_that_cannot_be_judged_is_refused_even_with_an_unreadable_plan():
-    reward = OutcomePlannerReward()
-    reward.environment = ENVIRONMENT
-    task = replace(ONE, outcome=None)
-    plan = parse_plan("no plan")
-    with pytest.raises(ConfigError, match="does not say what its fulfilment can be checked by"):
-        reward.components(plan, [Trajectory(task, "no plan", plan, ())])

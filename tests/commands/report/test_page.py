@@ -5,52 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 import shutil
-from html.parser import HTMLParser
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from cahl_pl.commands.report import data, episodes, page, plots
+from cahl_pl.commands.report import data, episodes, plots
 
-VOID = {"meta", "input", "br", "link", "img"}
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror=broken()><!-- \u2028 & $digest \ud800"
-
-
-class Page(HTMLParser):
-    """Reads a page, and complains where elements are not closed in order or an id appears twice."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.texts, self._open = [], {}, []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-        ids = self.attributes("id")
-        assert len(set(ids)) == len(ids)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs)))
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        if self._open:
-            tag, attributes = self._open[-1]
-            key = attributes.get("id", tag)
-            self.texts[key] = self.texts.get(key, "") + data
-
-    def attributes(self, name):
-        return [attributes[name] for _, attributes in self.elements if name in attributes]
 
 
 def call(name, **parameters):
@@ -72,49 +34,6 @@ def line(*calls, gold=(), success=False, **changes):
     ]
     values = {"step": 3, "reward": 0.5, "id": "t1", "request": "please", "plan": "", "plan_error": "empty plan"}
     return {**values, "steps": steps, "gold": list(gold), "success": success, **changes}
-
-
-@pytest.fixture
-def tool():
-    pytest.importorskip("matplotlib", reason="the figures need matplotlib: pip install -e '.[report]'")
-    return page
-
-
-@pytest.fixture
-def make_run(tmp_path):
-    """Writes the folder of a run: scalars as {step: {tag: value}}, lines of trajectories.jsonl, other files."""
-
-    def make(name="joint-0", scalars=None, lines=(), files=None):
-        logger = TensorBoardLogger(tmp_path, name=name, version=0, default_hp_metric=False)
-        for step, values in (scalars or {1: {"planner/reward/mean": 0.25}}).items():
-            logger.log_metrics(values, step)
-        logger.experiment.close()
-        folder = tmp_path / name / "version_0"
-        texts = [text if isinstance(text, str) else json.dumps(text) for text in lines]
-        if texts:
-            (folder / "trajectories.jsonl").write_text("".join(text + "\n" for text in texts))
-        for file, content in (files or {}).items():
-            (folder / file).write_text(content)
-        return folder
-
-    return make
-
-
-@pytest.fixture
-def write(tool, tmp_path, capsys):
-    """Runs the tool: what it has printed, the page's text, and the page read."""
-
-    def run(*folders, cross_play=None):
-        out = tmp_path / "report.html"
-        options = [] if cross_play is None else ["--cross-play", str(cross_play)]
-        tool.main([*map(str, folders), "--out", str(out), *options])
-        text = out.read_bytes().decode("utf-8")
-        page = Page(text)
-        return SimpleNamespace(
-            said=capsys.readouterr().out, path=out, text=text, page=page, data=json.loads(page.texts["data"])
-        )
-
-    return run
 
 
 SUMMARY = {
@@ -415,46 +334,3 @@ def test_in_a_browser(browser, write, make_run):
     assert page.evaluate("window.broken === undefined && document.images.length === 0")
     assert errors == []
     assert requests == [made.path.as_uri()]
-
-
-def pairs(**success):
-    """Of three sets of adapters, as cahl-pl cross-play writes it; all others 0."""
-    names = ("start", "step-000002", "step-000004")
-    values = {f"{planner} {executor}": 0.0 for planner in names for executor in names} | success
-    return {"test_set": "test", "tasks": 60, "checkpoints": [f"run/{n}.ckpt" for n in names[1:]], "success": values}
-
-
-def test_the_matrix_of_cross_play_is_shown_where_it_is_given(write, make_run, tmp_path):
-    content = pairs(**{"start start": 0.25, "step-000002 step-000004": 0.5})
-    (tmp_path / "cross_play.json").write_text(json.dumps(content))
-    text = write(make_run(), cross_play=tmp_path).text
-    matrix = text[text.index('<table class="heat">') : text.index('<section id="episodes"')]
-    head, *rows = re.findall(r"<tr>(.*?)</tr>", matrix)
-    assert re.findall(r">([^<]+)<", head)[1:] == ["start", "step-000002", "step-000004"]
-    assert rows[0].endswith(
-        '<td style="--heat: 50%">25.0</td><td style="--heat: 0%">0.0</td><td style="--heat: 0%">0.0</td>'
-    )
-    assert rows[1].startswith('<th scope="row">step-000002</th>')
-    assert rows[1].endswith('<td style="--heat: 100%">50.0</td>')
-    assert "60 tasks of test." in text
-    assert '<a href="#alignment">' in text
-    assert "alignment" not in write(make_run("other")).text
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "cannot be read (No such file or directory)"),
-        ("[]", "has another form"),
-        ("{}", "lacks 'checkpoints'"),
-        (json.dumps({**pairs(), "success": {"start start": 1.0}}), "lacks 'start step-000002'"),
-        (json.dumps(pairs(**{"start start": 2.0})), "outside 0 to 1"),
-    ],
-)
-def test_a_matrix_that_cannot_be_shown_is_one_sentence(tool, make_run, tmp_path, content, reason):
-    if content is not None:
-        (tmp_path / "cross_play.json").write_text(content)
-    with pytest.raises(data.RunError, match=re.escape(reason)):
-        tool.main(
-            [str(make_run()), "--cross-play", str(tmp_path / "cross_play.json"), "--out", str(tmp_path / "r.html")]
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -20,9 +19,7 @@ from cahl_pl.cli import main
 from cahl_pl.commands import console
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
-from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.rewards.planner import PlannerReward
-from cahl_pl.runs.files import lock
 from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
 from cahl_pl.types import Message, Task, ToolSpec
 
@@ -36,73 +33,6 @@ class BrokenTools(TaskSource):
     def __getitem__(self, index):
         tool = ToolSpec("add", "", {"type": "object", "properties": {"a": {"type": "int"}}})
         return Task("mine-3", (Message("user", "1 + 1?"),), (tool,))
-
-
-@pytest.fixture(autouse=True)
-def _no_arguments(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["cahl_pl"])  # LightningCLI warns where it is given arguments and finds others
-    monkeypatch.delenv("CAHL_TRACEBACK", raising=False)
-
-
-@pytest.fixture
-def config(tiny_model, tmp_path) -> Path:
-    """A configuration that runs in a second."""
-    content = {
-        "trainer": {
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_steps": 2,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": str(tmp_path),
-        },
-        "model": {"policy": {"model": str(tiny_model), "lora_rank": 2}, "grpo": {"clip_high": 0.3}},
-        "data": {
-            "train": {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"size": 4}},
-            "environment": {
-                "class_path": "cahl_pl.environments.ExecutableEnvironment",
-                "init_args": {"toolkit": "cahl_pl.toolworld.toolkit"},
-            },
-            "prompts": {"tool_format": "compact", "system": "Tools:", "planner": "Plan", "executor": "{subtask}"},
-            "tasks_per_round": 2,
-            "rollout": {
-                "planner_group_size": 2,
-                "executor_group_size": 2,
-                "planner": {"max_new_tokens": 6},
-                "executor": {"max_new_tokens": 6},
-            },
-        },
-    }
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-@pytest.fixture
-def build(config):
-    """Builds trainer, model and data, and runs nothing."""
-    return lambda *arguments: main(["-c", str(config), *arguments], run=False)
-
-
-@pytest.fixture
-def fail(config, monkeypatch, capfd):
-    """Runs `fit` as from a shell; returns the one line that a user reads."""
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            console()
-        assert stopped.value.code == 2
-        error = capfd.readouterr().err
-        assert "Traceback" not in error
-        assert "usage:" not in error
-        shown = error[error.index("error: ") :].rstrip("\n")
-        assert "\n" not in shown
-        return shown
-
-    return run
 
 
 def test_fit_runs_and_writes_its_configuration(config, tmp_path):
@@ -142,29 +72,6 @@ def test_the_printed_configuration_says_the_same_again(config, tmp_path, capsys)
     assert printed(again) == first
 
 
-def test_the_command_line_wins_over_a_checkpoint(config, tmp_path):
-    path = tmp_path / "first.ckpt"
-    first = main(["fit", "-c", str(config)])
-    first.trainer.save_checkpoint(path)
-    # what another program may have stored must not come back either
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "hyper_parameters": {"max_tokens_per_micro_batch": 7}}, path)
-    arguments = ["--ckpt_path", str(path), "--trainer.max_steps", "3", "--model.grpo.clip_high", "0.28"]
-    resumed = main(["fit", "-c", str(config), *arguments])
-    assert resumed.trainer.global_step == 3
-    assert resumed.model.grpo["planner"].clip_high == 0.28
-    assert resumed.model.max_tokens_per_micro_batch == 16384
-
-
-def test_a_checkpoint_is_never_unpickled(config, tmp_path):
-    path = tmp_path / "hostile.ckpt"
-    first = main(["fit", "-c", str(config)])
-    first.trainer.save_checkpoint(path)
-    torch.save({**torch.load(path, weights_only=True), "more": Path("code")}, path)
-    with pytest.raises(pickle.UnpicklingError):
-        main(["fit", "-c", str(config), "--ckpt_path", str(path)])
-
-
 def test_what_a_nested_constructor_refuses_is_one_sentence(fail, tmp_path):
     config = tmp_path / "search.yaml"
     search = {"class_path": "cahl_pl.benchmarks.RecordedSearch", "init_args": {"path": "none.json"}}
@@ -176,33 +83,6 @@ def test_what_a_nested_constructor_refuses_is_one_sentence(fail, tmp_path):
     shown = fail("-c", str(config))
     assert shown.startswith("error: RecordedSearch: none.json cannot be read")
     assert "\n" not in shown
-
-
-def test_a_damaged_checkpoint_is_named(fail, tmp_path):
-    path = tmp_path / "half.ckpt"
-    path.write_bytes(b"PK")
-    shown = fail("--ckpt_path", str(path))
-    assert shown.startswith(f"error: --ckpt_path names '{path}', which is damaged (File is not a zip file): ")
-
-
-def test_an_archive_that_is_no_checkpoint_of_ours_is_named(fail, tmp_path):
-    path = tmp_path / "other.ckpt"
-    torch.save({"state_dict": {}, "policy_version": {}}, path)
-    assert "which is no checkpoint of this trainer" in fail("--ckpt_path", str(path))
-
-
-def test_last_starts_from_the_beginning_and_then_goes_on(config, tmp_path, capsys):
-    arguments = ["fit", "-c", str(config), "--ckpt_path", "last"]
-    arguments += ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
-    first = main(arguments)
-    again = main([*arguments, "--trainer.max_steps", "4", "--model.planner.lr", "3e-4"])
-    assert again.trainer.global_step == 4
-    assert again.model.policy.version == {"planner": 2, "executor": 2}
-    assert again.trainer.optimizers[0].param_groups[0]["lr"] == 3e-4
-    out = capsys.readouterr().out
-    assert f"no checkpoint in {tmp_path} yet: starting from the beginning" in out
-    assert f"going on from {tmp_path}/checkpoints/step-000002.ckpt\n" in out
-    assert first.trainer.global_step == 2
 
 
 def test_components_are_swapped_by_their_class(build):
@@ -242,7 +122,7 @@ def test_the_version_is_told_by_the_module():
         capture_output=True,
         text=True,
         env=environment,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
     )
     assert told.returncode == 0, told.stderr
     assert __version__ in told.stdout
@@ -345,44 +225,6 @@ def test_a_model_that_cannot_be_loaded_is_named(fail, tmp_path):
     shown = fail("--model.policy.model", str(empty))
     assert shown.startswith(f"error: model {str(empty)!r} cannot be loaded (")
     assert "give policy.model the hub id or the local folder" in shown
-
-
-def test_others_than_fit_find_the_last_checkpoint_too(config, fail, monkeypatch, tmp_path, capfd):
-    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
-    main(["fit", "-c", str(config), *options])
-    validation = ["--data.validation", "cahl_pl.toolworld.ToolWorld", "--data.validation.size", "1"]
-    main(["validate", "-c", str(config), *validation, "--ckpt_path", "last"])
-    assert f"checkpoint: {tmp_path}/checkpoints/step-000002.ckpt\n" in capfd.readouterr().out
-    shown = fail("--ckpt_path", "step-000002")  # what comes behind it has been forgotten
-    assert shown.startswith("error: --ckpt_path names 'step-000002', which does not exist")
-    monkeypatch.setattr(sys, "argv", ["cahl_pl", "validate", "-c", str(config), "--ckpt_path", "best"])
-    with pytest.raises(SystemExit):
-        console()
-    assert "names 'best', which does not exist" in capfd.readouterr().err
-
-
-def test_a_run_that_is_refused_leaves_the_other_ones_configuration(config, fail, tmp_path):
-    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
-    main(["fit", "-c", str(config), *options])
-    before = (tmp_path / "config.yaml").read_text()
-    unlock = lock(tmp_path / ".lock")
-    assert "another run is writing into" in fail(*options, "--model.planner.lr", "0.5")
-    assert (tmp_path / "config.yaml").read_text() == before
-    unlock()
-
-
-def test_a_resume_that_is_refused_leaves_the_configuration_as_it_was(config, fail, tmp_path, monkeypatch):
-    options = ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true", "--ckpt_path", "last"]
-    main(["fit", "-c", str(config), *options])
-    before = (tmp_path / "config.yaml").read_text()
-    assert "data.tasks_per_round = 2, now it is 1" in fail(
-        *options, "--trainer.max_steps", "4", "--data.tasks_per_round", "1"
-    )
-    assert "with LoRA rank 3" in fail(*options, "--trainer.max_steps", "4", "--model.policy.lora_rank", "3")
-    assert (tmp_path / "config.yaml").read_text() == before
-    monkeypatch.setattr(sys, "argv", ["cahl_pl"])
-    main(["fit", "-c", str(config), *options, "--trainer.max_steps", "4"])  # one that is not refused is written down
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["max_steps"] == 4
 
 
 @pytest.mark.parametrize(
@@ -496,11 +338,6 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(fail, monk
     assert shown.startswith("error: trainer.accelerator is 'gpu' but no CUDA device is visible: run with ")
 
 
-def test_a_checkpoint_that_is_not_there_is_named(fail):
-    shown = fail("--ckpt_path", "no/last.ckpt")
-    assert shown.startswith("error: --ckpt_path names 'no/last.ckpt', which does not exist: ")
-
-
 def test_an_output_folder_that_cannot_be_written_to_is_refused_before_anything_is_loaded(fail, tmp_path, monkeypatch):
     monkeypatch.setattr("cahl_pl.policy.policy.Policy.load", None)
     (tmp_path / "file").write_text("")
@@ -514,29 +351,3 @@ def test_the_traceback_can_be_asked_for(config, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), "--model.policy.model", "./no_model"])
     with pytest.raises(ValueError, match="no_model"):
         console()
-
-
-def test_a_refused_start_is_no_run_for_last(tmp_path, tiny_model, monkeypatch, capsys):
-    """A typo between two starts must not send `last` to an empty folder, from which training would begin anew."""
-    monkeypatch.chdir(tmp_path)
-    small = [
-        f"--model.policy.model={tiny_model}",
-        "--trainer.max_steps=2",
-        "--trainer.callbacks=[{class_path: cahl_pl.callbacks.Checkpoints, init_args: {every_n_steps: 1}}]",
-        "--data.test=null",
-        "--data.tasks_per_round=2",
-        "--data.rollout.planner.max_new_tokens=4",
-        "--data.rollout.executor.max_new_tokens=4",
-    ]
-    main(["fit", "-c", "quickstart", *small])
-    with pytest.raises(PolicyError):
-        main(["fit", "-c", "quickstart", *small, "--model.policy.model=/nowhere"])
-    main(["fit", "-c", "quickstart", *small, "--trainer.max_steps=3", "--ckpt_path=last"])
-    folder = tmp_path / "runs" / "quickstart" / "version_0" / "checkpoints"
-    assert f"going on from {Path('runs/quickstart/version_0/checkpoints/step-000002.ckpt')}" in capsys.readouterr().out
-    assert (folder / "step-000003.ckpt").is_file()
-
-
-def test_a_folder_is_no_checkpoint(tmp_path, capsys):
-    with pytest.raises(ConfigError, match="which is a folder: give a checkpoint in it, or `last`"):
-        main(["test", "-c", "quickstart", f"--ckpt_path={tmp_path}"])
