@@ -87,9 +87,9 @@ def reshard(batches: Sequence[Sequence[RolloutBatch]], rank: int, world_size: in
         comparisons: dict[tuple[int, int], list[Group]] = {}
         for process, batch in enumerate(of_processes):
             for group in batch.groups:  # each process has numbered its own comparisons
-                comparisons.setdefault((process, group.peers), []).append(group)
+                comparisons.setdefault((process, group.comparison_id), []).append(group)
         own = [
-            replace(group, peers=number)
+            replace(group, comparison_id=number)
             for number, groups in enumerate(comparisons.values())
             for group in groups
             if number % world_size == rank

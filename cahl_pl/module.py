@@ -273,7 +273,9 @@ class CAHLModule(LightningModule):
 
     def comparisons_with_signal(self, role: Role, groups: list[Group]) -> set[int]:
         """The comparisons among these groups that the role could learn from."""
-        return {peers for peers, score in scores(groups, self.scoring(role)).items() if has_signal(score)}
+        return {
+            comparison_id for comparison_id, score in scores(groups, self.scoring(role)).items() if has_signal(score)
+        }
 
     def _select(self, role: Role, groups: list[Group]) -> Selection:
         return select(groups, fill_advantages(groups, self.scoring(role)), self.grpo[role])

@@ -264,7 +264,7 @@ class Group:
         components: reward component -> shape [G]; NaN where a component is undefined.
         advantages: shape [G], filled in by `advantages.fill_advantages`.
         truncated: shape [G], bool: the completion hit the length limit.
-        peers: groups of a batch with the same number are compared with one another as if they were one. Only
+        comparison_id: groups of a batch with the same one are compared with one another as if they were one. Only
             trajectory branching needs it, where the prompts of later steps differ within a comparison.
         alike: shape [G]; plans with the same number ask for the same calls. None where that is not asked.
     """
@@ -275,7 +275,7 @@ class Group:
     components: dict[str, Tensor]
     advantages: Tensor
     truncated: Tensor
-    peers: int
+    comparison_id: int
     logprobs: list[Tensor] | None = None
     alike: Tensor | None = None
 
@@ -288,6 +288,10 @@ class Group:
             logprobs=None if self.logprobs is None else [lp.to(device) for lp in self.logprobs],
             advantages=self.advantages.to(device),
         )
+
+
+_RENAMED_FIELDS: Final = {"peers": "comparison_id"}
+"""Fields of `Group` under the names by which checkpoints of version 0.2.0 and before hold them."""
 
 
 @dataclass(slots=True)
@@ -326,4 +330,8 @@ class RolloutBatch:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RolloutBatch:
         """The batch that `state` was taken of."""
-        return cls(**{**state, "groups": [Group(**group) for group in state["groups"]]})
+        groups = [
+            Group(**{_RENAMED_FIELDS.get(name, name): value for name, value in group.items()})
+            for group in state["groups"]
+        ]
+        return cls(**{**state, "groups": groups})

@@ -144,8 +144,8 @@ class Checkpoints(Checkpoint):
         may not be here to save with.
         """
         self._trainer = trainer  # something may have failed before `setup`
-        mendable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
-        at_sampling = mendable and self._data.stream.sampling and trainer.world_size == 1
+        recoverable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
+        at_sampling = recoverable and self._data.stream.sampling and trainer.world_size == 1
         if at_sampling or isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
             self._save(trainer)
         if self._requeue and trainer.is_global_zero:

@@ -69,14 +69,13 @@ class FourBitMemory(Callback):
             self._check_plan(trainer, pl_module)
 
     def _choose_quantization(self, policy: Any) -> None:
-        if policy.config.quantization is not None or self.quantization == "none":
-            return
-        if policy.lm is not None:
+        undecided = policy.config.quantization is None
+        if undecided and self.quantization != "none" and policy.lm is not None:
             raise RuntimeError(
                 f"FourBitMemory cannot change the base to quantization={self.quantization!r}: it is already "
                 "loaded without; give 'none', or a policy not loaded yet"
             )
-        policy.config.quantization = self.quantization
+        policy.config.decide_quantization(self.quantization)
 
     def _check_plan(self, trainer: Trainer, module: Any) -> None:
         planned = plan_of(trainer, module)

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
 from cahl_pl.errors import ConfigError, NothingLearnedError
-from cahl_pl.grpo.advantages import rewards_by_peers
+from cahl_pl.grpo.advantages import rewards_by_comparison
 from cahl_pl.plurals import counted
 from cahl_pl.rollout.gold import gold_turns
 from cahl_pl.rollout.prompt_limit import fit_prompts
@@ -159,7 +159,7 @@ class StopIfNothingLearned(Callback):
 
     def _count_signal(self, trainer: Trainer, module: Any, batch: RolloutBatch) -> None:
         data = _data(trainer)
-        role, compared = batch.role, rewards_by_peers(batch.groups).values()
+        role, compared = batch.role, rewards_by_comparison(batch.groups).values()
         own = [
             len(module.comparisons_with_signal(role, batch.groups)),
             sum(map(len, compared)),

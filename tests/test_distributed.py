@@ -128,13 +128,14 @@ from cahl_pl.types import Group
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 
-def group(rewards, peers=0):
+def group(rewards, comparison_id=0):
     rewards = torch.tensor(rewards)
     zeros = torch.zeros(len(rewards))
-    return Group(torch.arange(2), [torch.arange(rank + 1)] * len(rewards), rewards, {"a": rewards}, zeros, zeros.bool(), peers)
+    sampled = [torch.arange(rank + 1)] * len(rewards)
+    return Group(torch.arange(2), sampled, rewards, {"a": rewards}, zeros, zeros.bool(), comparison_id)
 
 def signal(role, groups):
-    return {g.peers for g in groups if g.rewards.max() > g.rewards.min()}
+    return {g.comparison_id for g in groups if g.rewards.max() > g.rewards.min()}
 
 parameter = torch.nn.Parameter(torch.full((2,), float(rank + 7)))
 broadcast([parameter])

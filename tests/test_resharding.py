@@ -9,9 +9,9 @@ from cahl_pl.distributed import reshard
 from cahl_pl.types import Group, RolloutBatch
 
 
-def group(name: int, peers: int) -> Group:
+def group(name: int, comparison_id: int) -> Group:
     zeros = torch.zeros(1)
-    return Group(torch.tensor([name]), [torch.tensor([1])], zeros, {}, zeros, zeros.bool(), peers)
+    return Group(torch.tensor([name]), [torch.tensor([1])], zeros, {}, zeros, zeros.bool(), comparison_id)
 
 
 def batch(role, *groups) -> RolloutBatch:
@@ -39,8 +39,8 @@ def test_one_process_gets_all_with_comparisons_of_their_own(written):
     planner, executor = reshard(written, 0, 1)
     assert (planner.role, executor.role, executor.version) == ("planner", "executor", 3)
     assert names([planner, executor]) == [[1, 2, 3], [5, 6, 7, 8]]
-    assert [g.peers for g in planner.groups] == [0, 1, 2]
-    assert [g.peers for g in executor.groups] == [0, 0, 1, 2]
+    assert [g.comparison_id for g in planner.groups] == [0, 1, 2]
+    assert [g.comparison_id for g in executor.groups] == [0, 0, 1, 2]
 
 
 def test_three_processes_share_and_a_comparison_stays_whole(written):
@@ -50,3 +50,13 @@ def test_three_processes_share_and_a_comparison_stays_whole(written):
 
 def test_nothing_waits():
     assert reshard([[], []], 0, 1) == []
+
+
+def test_groups_of_an_older_checkpoint_are_read():
+    zeros = torch.zeros(1)
+    batch = RolloutBatch("planner", [Group(zeros, [zeros], zeros, {}, zeros, zeros.bool(), 7)], version=3)
+    state = batch.state()
+    state["groups"] = [
+        {"peers" if name == "comparison_id" else name: v for name, v in g.items()} for g in state["groups"]
+    ]
+    assert RolloutBatch.from_state(state).groups[0].comparison_id == 7

@@ -163,7 +163,7 @@ class APIBank(Benchmark):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchmarkRow:
     """A row as a task, and where it belongs.
 
     Attributes:
@@ -175,7 +175,7 @@ class Row:
     sample: int | None
 
 
-def load_level(path: Path, level: int) -> list[Row]:
+def load_level(path: Path, level: int) -> list[BenchmarkRow]:
     """The rows of a level's file.
 
     Raises:
@@ -194,7 +194,7 @@ def load_level(path: Path, level: int) -> list[Row]:
     return rows
 
 
-def load_sequences(rows: Sequence[Row]) -> list[Task]:
+def load_sequences(rows: Sequence[BenchmarkRow]) -> list[Task]:
     """The rows of each sample as one task: the first row's request, the last one's tools, the calls of all.
 
     A call's recorded answer stands in the dialogue of the row after it; the last call has none.
@@ -216,13 +216,13 @@ def load_sequences(rows: Sequence[Row]) -> list[Task]:
     return tasks
 
 
-def _row(value: Any, name: str, level: int) -> Row:
+def _row(value: Any, name: str, level: int) -> BenchmarkRow:
     system, user = get_field(value, "system", str), get_field(value, "user", str)
     answer = value.get("answer")
     call = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
     gold = GoldCall(get_field(call, "name", str), get_field(call, "parameters", dict))
     sample = get_field(get_field(value, "other", dict), "sample_id", int) if level == 3 else None
-    return Row(Task(name, _messages(user), _tools(system), (gold,)), sample)
+    return BenchmarkRow(Task(name, _messages(user), _tools(system), (gold,)), sample)
 
 
 _TOOLS: Final = re.compile(

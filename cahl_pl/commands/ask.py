@@ -61,9 +61,9 @@ def ask(data: RolloutDataModule, policy: PolicyConfig, engine: ServerEngine, out
     sets = batches if batches and isinstance(batches[0][0], list) else [batches]
     names = ["requests"] if data.requests is not None else list(data.test_tasks)
     for name, episodes in zip(names, sets, strict=True):
-        judged = [e["success"] for batch in episodes for e in batch if e["success"] is not None]
-        if judged:
-            print(f"{name}: {sum(judged)} of {len(judged)} succeeded ({100 * sum(judged) / len(judged):.1f} %)")
+        known = [e["success"] for batch in episodes for e in batch if e["success"] is not None]
+        if known:
+            print(f"{name}: {sum(known)} of {len(known)} succeeded ({100 * sum(known) / len(known):.1f} %)")
 
 
 def run(arguments: list[str]) -> None:

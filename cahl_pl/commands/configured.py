@@ -47,8 +47,8 @@ def policy_of(config: Any) -> PolicyConfig:
     """Return the policy, quantised as the callback `FourBitMemory` would have it."""
     policy = PolicyConfig(**config.model.policy.as_dict())
     for callback in config.trainer.callbacks or []:
-        if policy.quantization is None and callback.class_path.endswith(".FourBitMemory"):
-            policy.quantization = callback.init_args.quantization
+        if callback.class_path.endswith(".FourBitMemory"):
+            policy.decide_quantization(callback.init_args.quantization)
     return policy
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cahl_pl.datasets.call_text import literal
 from cahl_pl.datasets.rlla import flat_property, read_dialogue
-from cahl_pl.datasets.rows import Row, get_field, parse_json, read_rows
+from cahl_pl.datasets.rows import FileRow, get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema, offer_tools
 from cahl_pl.environments.base import json_text
 from cahl_pl.errors import DataError
@@ -50,10 +50,10 @@ def api_bank_task(row: Any, name: str) -> Task:
     return Task(name, _messages(row), tuple(_tools(row)), gold, tags={"kind": kind_of_gold(gold)})
 
 
-def group_samples(rows: Iterable[Row]) -> Iterator[Row]:
+def group_samples(rows: Iterable[FileRow]) -> Iterator[FileRow]:
     """Neighbouring rows of one `other.sample_id` (level 3) as one row, whose value is the list of their values."""
 
-    def sample(row: Row) -> Any:
+    def sample(row: FileRow) -> Any:
         other = row.value.get("other") if isinstance(row.value, dict) else None
         found = other.get("sample_id") if isinstance(other, dict) else None
         return ("row", row.index) if found is None else found
@@ -61,7 +61,7 @@ def group_samples(rows: Iterable[Row]) -> Iterator[Row]:
     for index, (_, members) in enumerate(groupby(rows, sample)):
         group = list(members)
         fault = next((f"{row.where}: {row.fault}" for row in group if row.fault is not None), None)
-        yield Row(index, group[0].where, [row.value for row in group], fault)
+        yield FileRow(index, group[0].where, [row.value for row in group], fault)
 
 
 def api_bank_sequence(rows: Any, name: str) -> Task:
@@ -93,7 +93,7 @@ def api_bank_sequence(rows: Any, name: str) -> Task:
     return Task(f"{name}-sample-{other['sample_id']}", messages, tuple(tools.values()), gold, ordered=True, tags=tags)
 
 
-def dialogue_rows(folder: str | Path) -> Iterator[Row]:
+def dialogue_rows(folder: str | Path) -> Iterator[FileRow]:
     """The dialogues of a folder and the folders in it, one a `.jsonl` file, as rows.
 
     A row's value is `[name of the file within the folder, without suffix; the lines' values]`.
@@ -108,7 +108,7 @@ def dialogue_rows(folder: str | Path) -> Iterator[Row]:
         lines = list(read_rows(path))
         fault = next((f"line {row.line}: {row.fault}" for row in lines if row.fault is not None), None)
         name = path.relative_to(folder).with_suffix("").as_posix()
-        yield Row(index, str(path), [name, [row.value for row in lines]], fault)
+        yield FileRow(index, str(path), [name, [row.value for row in lines]], fault)
 
 
 def read_declared_tools(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:

@@ -21,14 +21,14 @@ from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
 from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
 from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rlla import rlla_task
-from cahl_pl.datasets.rows import Row, read_rows
+from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.datasets.seal_tools import seal_tools_reader
 from cahl_pl.datasets.toolace import toolace_tasks
 from cahl_pl.datasets.xlam import xlam_task
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import Task
 
-Source: TypeAlias = tuple[Iterable[Row], RowReader]
+Source: TypeAlias = tuple[Iterable[FileRow], RowReader]
 
 NEEDS_TOOLS = ("seal-tools", "api-bank-dialogues")
 """Formats whose rows do not declare their tools: files that do have to be given."""
@@ -197,5 +197,5 @@ def source_name(source: str) -> str:
     )
 
 
-def _rows(source: str) -> Iterator[Row]:
+def _rows(source: str) -> Iterator[FileRow]:
     return hub_rows(source) if source.startswith(PREFIX) else read_rows(source)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cahl_pl.datasets.rows import Row
+from cahl_pl.datasets.rows import FileRow
 from cahl_pl.errors import DataError
 
 PREFIX = "hub:"
 
 
-def hub_rows(source: str) -> Iterator[Row]:
+def hub_rows(source: str) -> Iterator[FileRow]:
     """The rows of a split, streamed by the `datasets` library: nothing is downloaded beyond what is read.
 
     Args:
@@ -29,7 +29,7 @@ def hub_rows(source: str) -> Iterator[Row]:
     index = 0
     try:
         for value in load_dataset(name, split=split or "train", streaming=True):
-            yield Row(index, f"{source}, row {index}", value, None)
+            yield FileRow(index, f"{source}, row {index}", value, None)
             index += 1
     except Exception as error:  # the library passes on those of the network, the hub and every file format
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

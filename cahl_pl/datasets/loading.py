@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.report import LoadReport, Verdict, require_tasks
-from cahl_pl.datasets.rows import Row, read_rows
+from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.datasets.task_parts import MAX_GOLD_CALLS, fit_tools
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task
@@ -23,7 +23,7 @@ read; one that is raised, for the rest of the row. Both name the field at fault.
 
 
 def judge(
-    rows: Iterable[Row], read: RowReader, on_contradiction: OnContradiction = "relax", strict: bool = False
+    rows: Iterable[FileRow], read: RowReader, on_contradiction: OnContradiction = "relax", strict: bool = False
 ) -> Iterator[Verdict]:
     """What becomes of each task of each row, in order; memory holds one row.
 
@@ -64,7 +64,7 @@ def judge(
                     yield Verdict(row, task.id, task, reason)
 
 
-def _items(row: Row, read: RowReader) -> Iterator[Task | DataError]:
+def _items(row: FileRow, read: RowReader) -> Iterator[Task | DataError]:
     try:
         if row.fault is not None:
             raise DataError(row.fault)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cahl_pl.datasets.rows import Row
+from cahl_pl.datasets.rows import FileRow
 from cahl_pl.errors import DataError
 from cahl_pl.plurals import counted
 from cahl_pl.types import Task
@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
         reason: why it is left out or what was relaxed; empty if it is taken as it is.
     """
 
-    row: Row
+    row: FileRow
     name: str
     task: Task | None
     reason: str

@@ -23,7 +23,7 @@ _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FileRow:
     """One row of a file.
 
     Attributes:
@@ -43,7 +43,7 @@ class Row:
     offset: int | None = None
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path) -> Iterator[FileRow]:
     """The rows of a file: parquet by its suffix, a JSON list by its first character, JSON lines otherwise.
 
     The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a key that stands
@@ -97,7 +97,7 @@ def get_field(row: Any, name: str, kind: type[T]) -> T:
     return value
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[FileRow]:
     from pyarrow import ArrowException, parquet  # here: the import takes long, and JSON does without
 
     index = 0
@@ -105,7 +105,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
-                    yield Row(index, f"{path}, row {index}", value, None)
+                    yield FileRow(index, f"{path}, row {index}", value, None)
                     index += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
@@ -123,7 +123,7 @@ def _starts_a_list(file: BinaryIO) -> bool:
     return start.startswith(b"[")
 
 
-def _line_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
+def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
     index = offset = 0
     # Lines of bytes end at \n only. JSON strings may hold U+2028 and its kin, at which str.splitlines() would split.
     for number, line in enumerate(file, start=1):
@@ -133,15 +133,15 @@ def _line_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
         if line.strip(_JSON_SPACE.encode()):
             where = f"{path}, line {number}"
             try:
-                yield Row(index, where, parse_json(line.removesuffix(b"\n").decode()), None, number, start)
+                yield FileRow(index, where, parse_json(line.removesuffix(b"\n").decode()), None, number, start)
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}: byte {start + error.start} is not UTF-8; convert the file to UTF-8") from None
             except DataError as error:
-                yield Row(index, where, None, str(error), number, start)
+                yield FileRow(index, where, None, str(error), number, start)
             index += 1
 
 
-def _list_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
+def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
     text = _Window(path, file)
     text.next_character()
     text.move(1)  # the bracket
@@ -151,7 +151,7 @@ def _list_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
         value, found, fault = text.value()
         if not found:  # nothing says where the next row starts
             raise DataError(f"{where}: {fault}; correct the row")
-        yield Row(index, where, value, fault)
+        yield FileRow(index, where, value, fault)
         index += 1
         character = text.next_character()
         if character == ",":

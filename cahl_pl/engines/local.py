@@ -19,7 +19,7 @@ from cahl_pl.engines.drawing import draw
 from cahl_pl.errors import ConfigError
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.kv_cache import SampleCache, run_layers
-from cahl_pl.policy.packing import Row, batches, pack
+from cahl_pl.policy.packing import PackedRow, batches, pack
 from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Role
 
@@ -129,10 +129,10 @@ class TransformersEngine(Engine):
 
 
 def _packed(
-    policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], unseen: Sequence[int]
-) -> list[Row]:
-    """Rows of the sequences; of the first `unseen` tokens of each nobody needs the hidden states."""
-    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen, unseen)
+    policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], context_tokens: Sequence[int]
+) -> list[PackedRow]:
+    """Rows of the sequences; of the first `context_tokens` tokens of each nobody needs the hidden states."""
+    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen, context_tokens)
     if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
         for row in rows:
             row.freeze_trunk()
@@ -174,9 +174,9 @@ def _joined(first: Completion, rest: Completion, limit: int) -> Completion:
     return Completion(ids[:limit], logprobs[:limit], rest.ended and len(ids) <= limit)
 
 
-def _chunks(rows: Sequence[Row], max_prompts: int) -> Iterator[list[Row]]:
+def _chunks(rows: Sequence[PackedRow], max_prompts: int) -> Iterator[list[PackedRow]]:
     """Rows of at most `max_prompts` prompts in all; a row of more stands alone. Rows of like length go together."""
-    chunk: list[Row] = []
+    chunk: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if chunk and sum(len(r.members) for r in chunk) + len(row.members) > max_prompts:
             yield chunk
@@ -200,7 +200,7 @@ class _Prefixes(NamedTuple):
     used: int
 
 
-def _prefill(policy: Policy, parts: Sequence[Sequence[Row]], num_samples: int, limit: int) -> _Prefixes:
+def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: int, limit: int) -> _Prefixes:
     """Run the prompts, a part at a time and shared tokens once, and lay out their keys and values for decoding."""
     lengths = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths], device=policy.device)
     used, first = int(lengths.max()), 0
@@ -251,7 +251,7 @@ def _decode(
         if done.any():
             lengths[slot[done]], ended[slot[done]] = t + 1, True
             slot = slot.masked_fill(done, -1)
-            keep = _keep(slot)
+            keep = _compact_rows(slot)
             if len(keep) == 0:
                 break
             slot, token, position, visible = slot[keep], token[keep], position[keep], visible[keep]
@@ -279,7 +279,7 @@ def _decode(
     return [completions[i : i + samples] for i in range(0, len(completions), samples)]
 
 
-def _keep(slot: Tensor) -> Tensor:
+def _compact_rows(slot: Tensor) -> Tensor:
     """Rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
     busy = (slot >= 0).any(1)
     left = int(busy.sum())

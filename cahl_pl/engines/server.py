@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -111,28 +111,42 @@ class ServerEngine(Engine):
         count = 1 if greedy else num_samples
         seeds = [0] * len(prompts) if greedy else torch.randint(2**31, (len(prompts),), generator=generator).tolist()
         reader = _Reader(policy, count, sampling.max_new_tokens, self.adapter_folder is not None)
-        stop = sorted(reader.stop)
-        for repeated in (False, True):
+        common = {"stop_token_ids": sorted(reader.stop), "logprobs": 0, "return_token_ids": True, **_NEUTRAL}
+        common |= {"n": count, "max_tokens": sampling.max_new_tokens}
+        common |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        payloads = [
+            {**common, "prompt": list(prompt), "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        checked = self.adapter_folder is not None and sampling.temperature not in (0, 1)
+
+        def ask() -> list[list[Completion]]:
             model = self._model(policy, role)
-            common = {"model": model, "stop_token_ids": stop, "logprobs": 0, "return_token_ids": True, **_NEUTRAL}
-            common |= {"n": count, "max_tokens": sampling.max_new_tokens}
-            common |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-            payloads = [
-                {**common, "prompt": list(prompt), "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)
-            ]
+            asked = [{"model": model, **payload} for payload in payloads]
+            if checked and asked:
+                self._check_logprobs(asked[0])
+            return self.client.ask("/v1/completions", asked, reader.completions)
+
+        samples = self._with_adapters(ask)
+        return [group * num_samples if greedy else group for group in samples]
+
+    def _with_adapters(self, ask: Callable[[], list[list[Completion]]]) -> list[list[Completion]]:
+        """Ask; where the server does not know the adapter, as after a new start, load it again and ask once more.
+
+        Raises:
+            ConfigError: the server does not know it even so, or the adapters are its own.
+        """
+        try:
             try:
-                if self.adapter_folder is not None and sampling.temperature not in (0, 1) and payloads:
-                    self._check_logprobs(payloads[0])
-                samples = self.client.ask("/v1/completions", payloads, reader.completions)
+                return ask()
             except Refusal as error:
-                if error.status != 404:
+                if error.status != 404 or self.adapter_folder is None:
                     raise
-                if self.adapter_folder is None or repeated:
-                    raise ConfigError(f"{error}; it has the models {', '.join(self._models())}") from None
-                self._held.clear()  # it was started again meanwhile, and has forgotten the adapters
-                continue
-            return [group * num_samples if greedy else group for group in samples]
-        raise AssertionError  # the second time returns or raises
+            self._held.clear()
+            return ask()
+        except Refusal as error:
+            if error.status != 404:
+                raise
+            raise ConfigError(f"{error}; it has the models {', '.join(self._models())}") from None
 
     def _model(self, policy: Policy, role: Role) -> str:
         """The server's name of the role's adapter as it is now; it is loaded there if it is not yet."""

@@ -37,12 +37,12 @@ def has_signal(rewards: Tensor) -> bool:
     return bool(rewards.max() > rewards.min())
 
 
-def rewards_by_peers(groups: Sequence[Group]) -> dict[int, Tensor]:
+def rewards_by_comparison(groups: Sequence[Group]) -> dict[int, Tensor]:
     """Rewards of the groups that are compared with one another, joined: comparison -> [G]."""
     joined: defaultdict[int, list[Tensor]] = defaultdict(list)
     for group in groups:
-        joined[group.peers].append(group.rewards)
-    return {peers: torch.cat(rewards) for peers, rewards in joined.items()}
+        joined[group.comparison_id].append(group.rewards)
+    return {comparison_id: torch.cat(rewards) for comparison_id, rewards in joined.items()}
 
 
 def scores(groups: Sequence[Group], scoring: Scoring) -> dict[int, Tensor]:
@@ -54,14 +54,14 @@ def scores(groups: Sequence[Group], scoring: Scoring) -> dict[int, Tensor]:
     config = scoring.config
     prepared = [_prepared(group, scoring) for group in groups]
     if config.aggregate_rewards == "sum_then_normalize":
-        return rewards_by_peers(prepared)
+        return rewards_by_comparison(prepared)
     result: dict[int, Tensor] = {}
     for tag in dict.fromkeys(tag for group in prepared for tag in group.components):
         weight = config.overlong_penalty if tag == OVERLONG else scoring.weights.get(tag, 1.0)
-        values = rewards_by_peers([replace(group, rewards=group.components[tag]) for group in prepared])
-        for peers, component in values.items():
+        values = rewards_by_comparison([replace(group, rewards=group.components[tag]) for group in prepared])
+        for comparison_id, component in values.items():
             normalised = weight * _normalised(component, config.epsilon)
-            result[peers] = result[peers] + normalised if peers in result else normalised
+            result[comparison_id] = result[comparison_id] + normalised if comparison_id in result else normalised
     return result
 
 
@@ -84,8 +84,8 @@ def fill_advantages(groups: Sequence[Group], scoring: Scoring) -> set[int]:
     rest = dict(zip(joined, values, strict=True))
     for group in groups:
         size = len(group.rewards)
-        group.advantages, rest[group.peers] = rest[group.peers][:size], rest[group.peers][size:]
-    return {peers for peers, score in joined.items() if has_signal(score)}
+        group.advantages, rest[group.comparison_id] = rest[group.comparison_id][:size], rest[group.comparison_id][size:]
+    return {comparison_id for comparison_id, score in joined.items() if has_signal(score)}
 
 
 def advantages(

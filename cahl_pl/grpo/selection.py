@@ -36,13 +36,13 @@ def select(groups: Sequence[Group], signal: set[int], config: GRPOConfig) -> Sel
 
     Args:
         groups: of the batch.
-        signal: the comparisons (`Group.peers`) whose rewards differ.
+        signal: the comparisons (`Group.comparison_id`) whose rewards differ.
         config: of the role.
     """
-    kept = [group for group in groups if config.regularised or group.peers in signal]
+    kept = [group for group in groups if config.regularised or group.comparison_id in signal]
     trained = [without_truncated(group) for group in kept] if config.truncation == "mask" else kept
     own = [
-        *_size([g for g in kept if g.peers in signal], [g for g in trained if g.peers in signal]),
+        *_size([g for g in kept if g.comparison_id in signal], [g for g in trained if g.comparison_id in signal]),
         *_size(kept, trained),
     ]
     numbers = [int(number) for number in sum_over_processes([float(number) for number in own])]

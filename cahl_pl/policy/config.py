@@ -51,3 +51,8 @@ class PolicyConfig:
     attention: Literal["sdpa", "eager"] = "sdpa"
     prefix_cache_tokens: int = 65536
     trust_remote_code: bool = False
+
+    def decide_quantization(self, otherwise: Literal["none", "nf4"]) -> None:
+        """Take this quantization, unless the configuration itself names one; the callback `FourBitMemory` asks for it."""
+        if self.quantization is None:
+            self.quantization = otherwise

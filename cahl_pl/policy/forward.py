@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cahl_pl.policy.kv_cache import PassCache, Places, run_layers
-from cahl_pl.policy.packing import Row
+from cahl_pl.policy.packing import PackedRow
 
 if TYPE_CHECKING:
     from cahl_pl.policy.policy import Policy
@@ -47,7 +47,7 @@ class Pass:
     cache: PassCache
 
 
-def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
+def run(policy: Policy, rows: Sequence[PackedRow], keep_cache: bool = False) -> Pass:
     """Run rows under the policy's active adapter; gradients flow through their bodies.
 
     Args:
@@ -72,7 +72,7 @@ def run(policy: Policy, rows: Sequence[Row], keep_cache: bool = False) -> Pass:
 
 
 def _run_frozen(
-    policy: Policy, rows: Sequence[Row], frozen: Sequence[Places], cache: PassCache, columns: Sequence[Places]
+    policy: Policy, rows: Sequence[PackedRow], frozen: Sequence[Places], cache: PassCache, columns: Sequence[Places]
 ) -> int:
     """Fill the cache with the frozen tokens; returns how many columns they take."""
     chains = [_chain(row, own) for row, own in zip(rows, frozen, strict=True)]
@@ -97,7 +97,7 @@ def _run_frozen(
     return start + longest
 
 
-def _chain(row: Row, frozen: Places) -> Places:
+def _chain(row: PackedRow, frozen: Places) -> Places:
     """The ids of the frozen tokens up to the first branch."""
     straight = np.asarray(row.depths)[frozen] == np.arange(len(frozen))
     length = len(frozen) if straight.all() else int(straight.argmin())
@@ -106,7 +106,7 @@ def _chain(row: Row, frozen: Places) -> Places:
 
 def _fill(
     policy: Policy,
-    rows: Sequence[Row],
+    rows: Sequence[PackedRow],
     chosen: Sequence[Places],
     columns: Sequence[Places],
     before: int,
@@ -119,7 +119,7 @@ def _fill(
 
 def _forward(
     policy: Policy,
-    rows: Sequence[Row],
+    rows: Sequence[PackedRow],
     chosen: Sequence[Places],
     columns: Sequence[Places],
     before: int,
@@ -139,7 +139,7 @@ def _forward(
 
 
 def _visible(
-    rows: Sequence[Row], chosen: Sequence[Places], columns: Sequence[Places], before: int, longest: int
+    rows: Sequence[PackedRow], chosen: Sequence[Places], columns: Sequence[Places], before: int, longest: int
 ) -> Tensor:
     """Whether the chosen tokens of each row see a column, [R, N, before + N]."""
     visible = np.zeros((len(rows), longest, before + longest), bool)

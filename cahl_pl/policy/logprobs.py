@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from cahl_pl.policy.forward import Pass, run
-from cahl_pl.policy.packing import Row, batches, pack
+from cahl_pl.policy.packing import PackedRow, batches, pack
 from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Group
 
@@ -38,7 +38,7 @@ class Sample:
 class MicroBatch:
     """What one forward and backward pass takes: rows, and the samples that are their members, in that order."""
 
-    rows: list[Row]
+    rows: list[PackedRow]
     samples: list[Sample]
 
     @property
@@ -80,8 +80,10 @@ def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> I
     # the last token of a completion predicts nothing
     sequences = [[*s.group.prompt_ids.tolist(), *s.ids[:-1].tolist()] for s in samples]
     frozen = [policy.frozen_tokens(s.group.prompt_ids.tolist()) for s in samples]
-    unseen = [len(s.group.prompt_ids) - 1 for s in samples]  # the last token of a prompt predicts the first new one
-    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen, unseen), max_tokens):
+    context_tokens = [
+        len(s.group.prompt_ids) - 1 for s in samples
+    ]  # the last token of a prompt predicts the first new one
+    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen, context_tokens), max_tokens):
         yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 @dataclass
-class Row:
+class PackedRow:
     """A tree of sequences.
 
     Attributes:
@@ -26,7 +26,7 @@ class Row:
         members: which sequences, as indices into what was packed.
         paths: for each member, where in the row its tokens stand, in order.
         new: for each member, how many tokens of its path no earlier member had.
-        unseen: for each member, of how many tokens that it starts with nobody needs the hidden states.
+        context_tokens: for each member, of how many tokens that it starts with nobody needs the hidden states.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Row:
     members: list[int] = field(default_factory=list)
     paths: list[NDArray[np.int64]] = field(default_factory=list)
     new: list[int] = field(default_factory=list)
-    unseen: list[int] = field(default_factory=list)
+    context_tokens: list[int] = field(default_factory=list)
 
-    def add(self, member: int, sequence: Sequence[int], shared: int, frozen: int, unseen: int) -> None:
+    def add(self, member: int, sequence: Sequence[int], shared: int, frozen: int, context_tokens: int) -> None:
         """Add a sequence whose first `shared` tokens are those of the member added last; the first are `frozen`."""
         old = self.paths[-1][:shared] if shared else np.empty(0, np.int64)
         new = len(sequence) - shared
@@ -47,12 +47,12 @@ class Row:
         self.frozen += [depth < frozen for depth in range(shared, len(sequence))]
         self.members.append(member)
         self.new.append(new)
-        self.unseen.append(unseen)
+        self.context_tokens.append(context_tokens)
 
     def trunk(self) -> int:
         """How many tokens all members start with whose hidden states nobody needs."""
         shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
-        return min([*shared, *self.unseen])
+        return min([*shared, *self.context_tokens])
 
     def freeze_trunk(self) -> None:
         """Freeze the tokens that all members start with whose hidden states nobody needs."""
@@ -73,8 +73,8 @@ def pack(
     hidden_size: int,
     max_tokens: int,
     frozen: Sequence[int] | None = None,
-    unseen: Sequence[int] | None = None,
-) -> list[Row]:
+    context_tokens: Sequence[int] | None = None,
+) -> list[PackedRow]:
     """Put sequences into rows, those that share much into one.
 
     Args:
@@ -85,29 +85,30 @@ def pack(
         max_tokens: length of a row at most; a longer sequence has one of its own.
         frozen: how many tokens of each sequence are frozen; None for none. The same token is not the same where it is
             frozen in one sequence and not in another.
-        unseen: of how many tokens at the beginning of each sequence nobody needs the hidden states; None for none.
+        context_tokens: of how many tokens at the beginning of each sequence nobody needs the hidden states; None for none.
 
     Returns:
         Rows in which every sequence is a member once.
     """
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     last: NDArray[np.int64] = np.empty(0, np.int64)
     starts = [0] * len(sequences) if frozen is None else frozen
-    codes = [_codes(sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
-    for member in sorted(range(len(sequences)), key=lambda i: codes[i].tolist()):  # neighbours share the most
+    sort_keys = [_sort_key(sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
+    for member in sorted(range(len(sequences)), key=lambda i: sort_keys[i].tolist()):  # neighbours share the most
         sequence = list(sequences[member])
-        array = codes[member]
+        array = sort_keys[member]
         shared = _common_prefix(last, array)
         new, length = len(sequence) - shared, len(rows[-1].ids) if rows else 0
         if not rows or length + new > max_tokens or 3 * hidden_size * shared <= length * new:
-            rows.append(Row())
+            rows.append(PackedRow())
             shared = 0
-        rows[-1].add(member, sequence, shared, starts[member], 0 if unseen is None else unseen[member])
+        rows[-1].add(member, sequence, shared, starts[member], 0 if context_tokens is None else context_tokens[member])
         last = array
     return rows
 
 
-def _codes(sequence: Sequence[int], frozen: int) -> NDArray[np.int64]:
+def _sort_key(sequence: Sequence[int], frozen: int) -> NDArray[np.int64]:
+    """Return what sequences are sorted and compared by: tokens, in which a frozen one differs from one that is not."""
     return 2 * np.asarray(sequence, np.int64) + (np.arange(len(sequence)) < frozen)
 
 
@@ -117,9 +118,9 @@ def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
     return length if same.all() else int(same.argmin())
 
 
-def batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
     """Lists of rows of at most `max_tokens` padded tokens each (a longer row stands alone), shorter rows first."""
-    batch: list[Row] = []
+    batch: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if batch and (len(batch) + 1) * len(row.ids) > max_tokens:
             yield batch

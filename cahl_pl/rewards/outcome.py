@@ -137,11 +137,11 @@ def outcome_reward(
 def is_fulfilled(task: Task, steps: Sequence[Step], environment: Environment | None) -> bool:
     """Whether all checks hold, and each call served them or failed without changing anything.
 
-    So a call made in vain is forgiven, but not one that did something else; outputs without a call do not count. Where nothing
-    is to be checked, there has to be an answer in text. For the arguments and errors see `outcome_reward`.
+    So a call that failed without an effect is forgiven, but not one that did something else; outputs without a call do not
+    count. Where nothing is to be checked, there has to be an answer in text. For the arguments and errors see `outcome_reward`.
     """
     _, held, calls = _judge(task, steps, environment)
-    return held == 1.0 and all(call.served or call.vain for call in calls)
+    return held == 1.0 and all(call.served or call.failed_without_effect for call in calls)
 
 
 def _judge(
@@ -150,7 +150,7 @@ def _judge(
     environment: Environment | None,
     index: int | None = None,
     taken: Mapping[int, Sequence[str]] | None = None,
-) -> tuple[bool, float, list[_Made]]:
+) -> tuple[bool, float, list[_ReplayedCall]]:
     """Whether there is anything to check, the share of the checks that hold, and the calls, made again."""
     if task.outcome is None or environment is None:
         raise ConfigError(
@@ -166,8 +166,8 @@ def _judge(
     before = _entries(session.state())
     wanted_state = _wanted_state(task.outcome, before, task)
     open_results = [canonical(result) for result in task.outcome.results]
-    calls: list[_Made] = []
-    last: dict[_Path, _Made] = {}  # who changed an entry that should change
+    calls: list[_ReplayedCall] = []
+    last: dict[_Path, _ReplayedCall] = {}  # who changed an entry that should change
     state = before
     result = None  # of the step at `index`
     said = "\n".join(message.content for message in task.messages)
@@ -178,20 +178,20 @@ def _judge(
             call = ToolCall(call.name, {**call.arguments, **dict.fromkeys(taken[place], result)})
         feedback = session.call(call)
         after = _entries(session.state())
-        made = _Made(call, feedback)
+        made = _ReplayedCall(call, feedback)
         if feedback.error == "tool" and not _stands_in(said, call, task):
             made.key = ""
         if place == index:
             result = _value(feedback.text)
         said += "\n" + feedback.text
         if feedback.error is not None:
-            made.vain = not _changes(state, after)
+            made.failed_without_effect = not _changes(state, after)
         last |= {path: made for path in wanted_state if _differ(state, after, path)}
         calls.append(made)
         state = after
     for made in last.values():
         made.served = True
-    # the last of those that give a result, the others led to it or were in vain; first those that changed nothing
+    # the last of those that give a result, the others led to it or had no effect; first those that changed nothing
     told = set()
     for made in sorted(reversed(calls), key=lambda made: made.served):
         if made.key in open_results and (made.call, made.key) not in told:  # the same again tells nothing new
@@ -220,18 +220,18 @@ def _stands_in(said: str, call: ToolCall, task: Task) -> bool:
     )
 
 
-class _Made:
+class _ReplayedCall:
     """A call that was carried out, what it gave, whether it served, and whether it failed without an effect."""
 
     def __init__(self, call: ToolCall, feedback: Feedback) -> None:
         self.served = False
-        self.vain = False
+        self.failed_without_effect = False
         self.call = canonical([call.name, dict(call.arguments)])
         self.arguments = [canonical(value) for value in call.arguments.values()]
         self.key = "" if feedback.error not in (None, "tool") else canonical(_value(feedback.text))
 
 
-def _count_sources(calls: Sequence[_Made]) -> None:
+def _count_sources(calls: Sequence[_ReplayedCall]) -> None:
     """Each argument of a call that served makes the nearest earlier call that gave it serve too, unless one already did."""
     for place in range(len(calls) - 1, -1, -1):
         if not calls[place].served:

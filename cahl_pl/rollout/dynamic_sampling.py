@@ -30,7 +30,7 @@ def refilled(
         first: the round.
         roles: who is trained on it.
         refills: see above.
-        signal: of a role's groups, the comparisons (`Group.peers`) with a signal.
+        signal: of a role's groups, the comparisons (`Group.comparison_id`) with a signal.
         sample: a round of further tasks, by the number of the refill and the share of a round that is lacking; None where
             no task is left.
 
@@ -46,8 +46,8 @@ def refilled(
     def add(result: Round) -> None:
         for role in roles:
             found = signal(role, result.groups[role])
-            for peers, comparison in _comparisons(result.groups[role]).items():
-                (good if peers in found else empty)[role].append(comparison)
+            for comparison_id, comparison in _comparisons(result.groups[role]).items():
+                (good if comparison_id in found else empty)[role].append(comparison)
 
     add(first)
     at_first = {role: len(good[role]) for role in roles}
@@ -67,7 +67,7 @@ def refilled(
     groups = dict(first.groups)
     for role in roles:
         kept = (good[role] + empty[role])[: wanted[role]]
-        groups[role] = [replace(group, peers=i) for i, comparison in enumerate(kept) for group in comparison]
+        groups[role] = [replace(group, comparison_id=i) for i, comparison in enumerate(kept) for group in comparison]
         replaced = min(len(good[role]), wanted[role]) - at_first[role]
         metrics[f"{role}/refilled"] = replaced / max(wanted[role], 1)
     return Round(groups, first.trajectories, metrics, rewards)
@@ -76,7 +76,7 @@ def refilled(
 def _comparisons(groups: Sequence[Group]) -> dict[int, Comparison]:
     joined: defaultdict[int, Comparison] = defaultdict(list)
     for group in groups:
-        joined[group.peers].append(group)
+        joined[group.comparison_id].append(group)
     return joined
 
 

@@ -69,7 +69,7 @@ def make_group(
     completions: Sequence[Completion],
     totals: Sequence[float],
     components: Sequence[dict[str, float | None]],
-    peers: int,
+    comparison_id: int,
 ) -> Group:
     """Completions of one prompt with their rewards; see `Group`."""
     nan = float("nan")
@@ -84,5 +84,5 @@ def make_group(
         },
         advantages=torch.zeros(len(completions)),
         truncated=torch.tensor([not c.ended for c in completions]),
-        peers=peers,
+        comparison_id=comparison_id,
     )

@@ -89,7 +89,7 @@ def supervised_groups(builder: PromptBuilder, task: Task, role: Role, single_lev
             components={},
             advantages=torch.ones(1),
             truncated=torch.zeros(1, dtype=torch.bool),
-            peers=0,
+            comparison_id=0,
         )
         for example in examples
     ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from cahl_pl.environments.base import Environment
-from cahl_pl.grpo.advantages import rewards_by_peers
+from cahl_pl.grpo.advantages import rewards_by_comparison
 from cahl_pl.rewards.outcome import outcome_reward
 from cahl_pl.rollout.episode import Round
 from cahl_pl.types import Group, Trajectory
@@ -40,7 +40,7 @@ def round_metrics(result: Round) -> dict[str, float]:
 
 
 def _frac_constant(groups: Sequence[Group]) -> float:
-    comparisons = rewards_by_peers(groups).values()
+    comparisons = rewards_by_comparison(groups).values()
     return sum(float(bool(r.max() == r.min())) for r in comparisons) / len(comparisons)
 
 

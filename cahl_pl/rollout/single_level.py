@@ -105,7 +105,7 @@ class SingleLevelRollout:
         episode: _Episode,
         sampled: list[Completion],
         number: int,
-        peers: int,
+        comparison_id: int,
         generator: torch.Generator,
     ) -> Group:
         """Score what was sampled of a turn, and carry out one of it."""
@@ -114,7 +114,7 @@ class SingleLevelRollout:
         gold = next_calls(episode.task, episode.calls)
         scored = [self.reward.components(turn, gold, episode.task) for turn in turns]
         totals = [checked_total(self.reward, components, episode.task) for components in scored]
-        group = make_group(episode.prompt, sampled, totals, scored, peers)
+        group = make_group(episode.prompt, sampled, totals, scored, comparison_id)
         chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
         steps = self._carry_out(episode, turns[chosen], texts[chosen], number)
         episode.steps += steps

@@ -96,7 +96,7 @@ class Rollout:
         for g, group in enumerate(plans):
             scored = components[g * len(group) : (g + 1) * len(group)]
             totals = [checked_total(self.planner_reward, c, tasks[g]) for c in scored]
-            groups["planner"].append(make_group(prompts[g], group, totals, scored, peers=g))
+            groups["planner"].append(make_group(prompts[g], group, totals, scored, comparison_id=g))
         metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
         rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=True)}
         trajectories = [with_outcome(trajectory_of(e, e.steps), self.environment) for e in episodes]

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 
-def newest(folder: Path, speaks: bool = True) -> Path | None:
+def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
     """The newest whole checkpoint of a run's folder; damaged ones are named on the way."""
     for path in reversed(_checkpoints(folder)):
         fault = fault_of(path)
         if fault is None and is_checkpoint(path):
             return path
         fault = fault or "it cannot be read as one of this trainer's"
-        if speaks:
+        if is_rank_zero:
             print(f"warning: the checkpoint {path} is damaged ({fault}); trying the one before", flush=True)
     return None
 

@@ -16,8 +16,8 @@ def survive_full_disk(trainer: Trainer) -> None:
             # opens again what an earlier run of this logger has closed, and writes nothing
             logger.experiment.add_scalars("", {})
             writer = logger.experiment.file_writer
-            if not isinstance(writer.event_writer, _Dispensable):
-                writer.event_writer = _Dispensable(writer.event_writer)
+            if not isinstance(writer.event_writer, _BestEffortWriter):
+                writer.event_writer = _BestEffortWriter(writer.event_writer)
 
 
 def hide_later_events(trainer: Trainer) -> None:
@@ -28,7 +28,7 @@ def hide_later_events(trainer: Trainer) -> None:
             logger.experiment.file_writer.add_event(start, trainer.global_step + 1)
 
 
-class _Dispensable:
+class _BestEffortWriter:
     """An event writer that stops writing where it would raise OSError."""
 
     def __init__(self, writer: Any) -> None:

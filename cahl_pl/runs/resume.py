@@ -31,11 +31,11 @@ def resume_last(config: Namespace, training: bool = True) -> None:
         ConfigError: there are checkpoints, and all of them are damaged; there is none to test; or it is not known where
             the logger writes.
     """
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    is_rank_zero = os.environ.get("LOCAL_RANK", "0") == "0"
     folder, version = _newest_run(config)
     if training and version is not None:
         first_logger(config).init_args.version = version
-    checkpoint = newest(folder, speaks)
+    checkpoint = newest(folder, is_rank_zero)
     if checkpoint is None and _checkpoints(folder):
         raise ConfigError(
             f"no checkpoint in {folder / 'checkpoints'} is whole: move them away to start from the beginning, or give "
@@ -44,7 +44,7 @@ def resume_last(config: Namespace, training: bool = True) -> None:
     if checkpoint is None and not training:
         raise ConfigError(f"there is no checkpoint in {folder} yet: train first, or name one in --ckpt_path")
     config.ckpt_path = None if checkpoint is None else str(checkpoint)
-    if not speaks:
+    if not is_rank_zero:
         return
     if checkpoint is None:
         print(f"no checkpoint in {folder} yet: starting from the beginning", flush=True)

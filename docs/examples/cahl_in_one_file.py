@@ -107,11 +107,11 @@ def plan_and_execute(
         paid = [
             unbiased_credit(R_h, e.trajectory(), e.samples) for e in episodes[i * settings.G_h : (i + 1) * settings.G_h]
         ]
-        groups["planner"].append(make_group(prompt, written, [R_h.total(c) for c in paid], paid, peers=i))
+        groups["planner"].append(make_group(prompt, written, [R_h.total(c) for c in paid], paid, comparison_id=i))
     for i, (episode, k, prompt, group) in enumerate(sampled):
         target = assign_gold(episode.plan, episode.task)[k]  # what this sub-task is to be answered with
         paid = [R_l.components(step, target, episode.trajectory(), k) for step in episode.samples[k]]
-        groups["executor"].append(make_group(prompt, group, [R_l.total(c) for c in paid], paid, peers=i))
+        groups["executor"].append(make_group(prompt, group, [R_l.total(c) for c in paid], paid, comparison_id=i))
     return groups
 
 

@@ -47,8 +47,8 @@ def rewarded(trajectories, *rewards):
     """A planner's batch with the plans' rewards in groups of two."""
     ids = torch.tensor([0])
     groups = [
-        Group(ids, [ids, ids], torch.tensor(pair), {}, torch.zeros(2), torch.zeros(2, dtype=torch.bool), peers)
-        for peers, pair in enumerate(zip(rewards[::2], rewards[1::2], strict=True))
+        Group(ids, [ids, ids], torch.tensor(pair), {}, torch.zeros(2), torch.zeros(2, dtype=torch.bool), comparison_id)
+        for comparison_id, pair in enumerate(zip(rewards[::2], rewards[1::2], strict=True))
     ]
     return RolloutBatch("planner", groups, version=0, trajectories=trajectories)
 

@@ -232,7 +232,7 @@ def trainer():
 
 MODULE = SimpleNamespace(
     optimizer_config=dict.fromkeys(("planner", "executor"), OptimizerConfig()),
-    comparisons_with_signal=lambda role, groups: {g.peers for g in groups if g.rewards.max() > g.rewards.min()},
+    comparisons_with_signal=lambda role, groups: {g.comparison_id for g in groups if g.rewards.max() > g.rewards.min()},
 )
 READABLE = Trajectory(
     Task("t", (Message("user", "Hi"),), ()), "", Plan((SubTask("a", None),)), (Step(SubTask("a", None), "", Action()),)

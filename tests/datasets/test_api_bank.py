@@ -18,7 +18,7 @@ from cahl_pl.datasets.api_bank import (
     with_references,
 )
 from cahl_pl.datasets.loading import judge
-from cahl_pl.datasets.rows import Row, read_rows
+from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task
 
@@ -93,8 +93,8 @@ def test_malformed_rows_name_the_field(broken: Any, message: str) -> None:
         api_bank_task(broken, "x")
 
 
-def rows(*values: Any) -> list[Row]:
-    return [Row(i, f"f, row {i}", value, None) for i, value in enumerate(values)]
+def rows(*values: Any) -> list[FileRow]:
+    return [FileRow(i, f"f, row {i}", value, None) for i, value in enumerate(values)]
 
 
 def test_rows_of_a_sample_become_a_sequence() -> None:
@@ -113,7 +113,7 @@ def test_rows_of_a_sample_become_a_sequence() -> None:
         api_bank_sequence([FIRST, FIRST], "x")
     with pytest.raises(DataError, match="the field 'other' has no 'sample_id'"):
         api_bank_sequence([groups[2].value[0]], "x")
-    broken = [*rows(FIRST), Row(1, "f, row 1", None, "not JSON")]
+    broken = [*rows(FIRST), FileRow(1, "f, row 1", None, "not JSON")]
     assert [group.fault for group in group_samples(broken)] == [None, "f, row 1: not JSON"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from cahl_pl.datasets import DataError, LoadReport
 from cahl_pl.datasets.loading import FileTasks, judge
 from cahl_pl.datasets.report import Verdict
-from cahl_pl.datasets.rows import Row, get_field
+from cahl_pl.datasets.rows import FileRow, get_field
 from cahl_pl.datasets.task_parts import fit_tools, history_text, kind_of_gold, object_schema
 from cahl_pl.schema import find_problems
 from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
@@ -133,7 +133,7 @@ def test_kinds_of_gold() -> None:
 
 
 def test_ids_are_compared_over_all_rows_and_tasks() -> None:
-    rows = [Row(i, f"row {i}", value, None) for i, value in enumerate(["a", "b", "a", "\ud800"])]
+    rows = [FileRow(i, f"row {i}", value, None) for i, value in enumerate(["a", "b", "a", "\ud800"])]
     verdicts = list(
         judge(rows, lambda value, _: [task(name=value), DataError("no")] if value == "b" else [task(name=value)])
     )
@@ -148,7 +148,7 @@ def test_ids_are_compared_over_all_rows_and_tasks() -> None:
 
 def test_a_report_counts_what_it_does_not_name() -> None:
     report = LoadReport("f", limit=1)
-    row = Row(0, "w", None, None)
+    row = FileRow(0, "w", None, None)
     for kept, reason in [(True, ""), (True, ""), (True, "odd"), (False, "bad"), (False, "bad"), (False, "bad")]:
         report.add(Verdict(row, "n", task() if kept else None, reason))
     assert (report.kept, report.relaxed, report.dropped) == (["n"], [("n", "odd")], [("n", "bad")])
@@ -165,11 +165,11 @@ def test_rows_are_counted_by_reason_with_three_examples_of_each() -> None:
     report = LoadReport("some/file", limit=5)
     for line in range(1, 151):
         report.add(
-            Verdict(Row(line, "", None, None), f"row {line}", None, f"some/file, line {line}: no field 'a{line}'")
+            Verdict(FileRow(line, "", None, None), f"row {line}", None, f"some/file, line {line}: no field 'a{line}'")
         )
     for line in range(200, 202):
         reason = f"some/file, row {line} (line 7): the role 'it\\'s {line}' is unknown"
-        report.add(Verdict(Row(line, "", None, None), f"row {line}", None, reason))
+        report.add(Verdict(FileRow(line, "", None, None), f"row {line}", None, reason))
     assert str(report).splitlines() == [
         "some/file: 0 rows kept, 0 with a relaxed schema, 152 dropped",
         "  dropped row 1: some/file, line 1: no field 'a1'",
@@ -185,7 +185,7 @@ def test_rows_are_counted_by_reason_with_three_examples_of_each() -> None:
 def test_reasons_without_end_take_no_memory() -> None:
     report = LoadReport("f", limit=1)
     for number in range(300):
-        report.add(Verdict(Row(0, "w", None, None), "n", None, "x" * (1 + number)))
+        report.add(Verdict(FileRow(0, "w", None, None), "n", None, "x" * (1 + number)))
     assert (len(report.dropped), len(report.alike), report.counts[2]) == (100, 100, 300)
     assert str(report).splitlines()[-1] == "    and 200 more dropped, for other reasons"
 
@@ -204,7 +204,7 @@ def test_tasks_of_too_many_gold_calls_are_left_out() -> None:
     few, many = (
         task(*[GoldCall("f", {"s": "x"})] * count, tools=(ToolSpec("f", "", TYPED),)) for count in (1000, 1001)
     )
-    (verdict,) = judge([Row(0, "here", None, None)], lambda value, index: [few])
+    (verdict,) = judge([FileRow(0, "here", None, None)], lambda value, index: [few])
     assert verdict.task == few
-    (verdict,) = judge([Row(0, "here", None, None)], lambda value, index: [many])
+    (verdict,) = judge([FileRow(0, "here", None, None)], lambda value, index: [many])
     assert (verdict.task, verdict.reason) == (None, "here: there are 1001 gold calls, and 1000 are the most")

@@ -9,7 +9,7 @@ import pytest
 
 from cahl_pl.datasets import DataError, JsonlDataset, RllaDataset, SealToolsDataset
 from cahl_pl.datasets.convert import FORMATS, convert, read_source, source_name
-from cahl_pl.datasets.rows import Row
+from cahl_pl.datasets.rows import FileRow
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
@@ -122,7 +122,7 @@ def test_a_number_out_of_range_costs_its_row_only(tmp_path: Path, change: dict[s
 
 
 def test_values_that_json_does_not_have_cost_their_row_only(tmp_path: Path) -> None:
-    rows = [Row(i, f"row {i}", value, None) for i, value in enumerate([1, math.inf, {1}, "\ud800"])]
+    rows = [FileRow(i, f"row {i}", value, None) for i, value in enumerate([1, math.inf, {1}, "\ud800"])]
 
     def read(value: Any, index: int) -> list[Task]:
         tool = ToolSpec("f", "", {"type": "object", "properties": {"x": {}}})

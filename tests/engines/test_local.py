@@ -46,7 +46,7 @@ def test_sampling_logprobs_are_those_of_the_loss(policy, role):
     with torch.no_grad():
         scores = score(policy, batch, 0.7)
     for row, sample in enumerate(batch.samples):
-        logprobs = samples[sample.group.peers][sample.index].logprobs
+        logprobs = samples[sample.group.comparison_id][sample.index].logprobs
         torch.testing.assert_close(scores.logprobs[row, : len(logprobs)], logprobs, atol=1e-4, rtol=1e-4)
 
 

@@ -16,7 +16,7 @@ from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.types import Group, Message, Plan, SubTask, Task, Trajectory
 
 
-def group(rewards, lengths=None, peers=0, truncated=None, components=None, alike=None):
+def group(rewards, lengths=None, comparison_id=0, truncated=None, components=None, alike=None):
     size = len(rewards)
     return Group(
         prompt_ids=torch.arange(3),
@@ -25,7 +25,7 @@ def group(rewards, lengths=None, peers=0, truncated=None, components=None, alike
         components={tag: torch.tensor(values) for tag, values in (components or {}).items()},
         advantages=torch.zeros(size),
         truncated=torch.tensor(truncated or [False] * size),
-        peers=peers,
+        comparison_id=comparison_id,
         logprobs=[torch.zeros(n) for n in lengths or [1] * size],
         alike=None if alike is None else torch.tensor(alike),
     )
@@ -71,7 +71,7 @@ def test_signal_is_exact():
 def test_groups_of_the_same_comparison_are_joined():
     # (0, 1, 5) is one comparison: mean 2
     values, signal = filled(
-        [group([0.0, 1.0], peers=7), group([5.0], peers=7), group([3.0, 3.0])], scale_rewards="none"
+        [group([0.0, 1.0], comparison_id=7), group([5.0], comparison_id=7), group([3.0, 3.0])], scale_rewards="none"
     )
     assert values == [[-2.0, -1.0], [3.0], [0.0, 0.0]]
     assert signal == {7}
@@ -94,8 +94,8 @@ def test_gdpo_by_hand():
     # second: a is (3, 3): 0; b is (0, 4): -+.7071. All six: mean 0, variance (2 * 2 + 2 * .5) / 5 = 1
     groups = [
         group([0.0, 0.0], components={"a": [0.0, 1.0], "b": [1.0, 1.0]}),
-        group([0.0, 0.0], peers=1, components={"a": [3.0, 3.0], "b": [0.0, 4.0]}),
-        group([0.0, 9.0], peers=2, components={"a": [1.0, 1.0], "b": [math.nan, math.nan]}),
+        group([0.0, 0.0], comparison_id=1, components={"a": [3.0, 3.0], "b": [0.0, 4.0]}),
+        group([0.0, 9.0], comparison_id=2, components={"a": [1.0, 1.0], "b": [math.nan, math.nan]}),
     ]
     values, signal = filled(groups, {"a": 2.0}, aggregate_rewards="normalize_then_sum")
     one, two = math.sqrt(2), math.sqrt(0.5)
@@ -136,7 +136,7 @@ def test_soft_penalty_of_long_completions_by_hand():
 
 
 def test_groups_without_a_signal_are_left_out_unless_they_have_a_divergence_or_an_entropy():
-    groups = [group([0.0, 1.0], [2, 3]), group([1.0, 1.0], [4, 5], peers=1)]
+    groups = [group([0.0, 1.0], [2, 3]), group([1.0, 1.0], [4, 5], comparison_id=1)]
     plain = select(groups, {0}, GRPOConfig())
     assert (plain.groups, plain.size, plain.regularised) == (groups[:1], Size(2, 5), Size(2, 5))
     for config in (GRPOConfig(kl=0.1), GRPOConfig(entropy=0.1)):
@@ -147,7 +147,7 @@ def test_groups_without_a_signal_are_left_out_unless_they_have_a_divergence_or_a
 def test_masked_completions_are_counted_and_not_trained_on():
     groups = [
         group([0.0, 1.0, 2.0], [2, 9, 3], truncated=[False, True, False], components={"a": [1.0, 2.0, 3.0]}),
-        group([0.0, 1.0], [9, 9], peers=1, truncated=[True, True]),
+        group([0.0, 1.0], [9, 9], comparison_id=1, truncated=[True, True]),
     ]
     fill_advantages(groups, Scoring(GRPOConfig(scale_rewards="none"), {}, 9))
     masked = select(groups, {0, 1}, GRPOConfig(truncation="mask"))
@@ -172,7 +172,7 @@ def test_plans_that_ask_for_the_same_calls_have_the_same_number():
         Plan((SubTask("answer", None),)),
     ]
     for copies in (1, 3):  # executions of each plan
-        groups = [group([0.0] * 3), group([0.0] * 3, peers=1)]
+        groups = [group([0.0] * 3), group([0.0] * 3, comparison_id=1)]
         trajectories = [Trajectory(task, "", plan) for plan in plans for _ in range(copies)]
         mark_equal_plans(Round({"planner": groups, "executor": []}, trajectories, {}))
         assert [g.alike.tolist() for g in groups] == [[0, 1, 0], [0, 1, 2]]

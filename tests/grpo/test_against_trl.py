@@ -152,7 +152,7 @@ def sampling_logprobs(policy, samples):
         scored = score(policy, part)
     found = {}
     for sample, values in zip(part.samples, scored.logprobs, strict=True):
-        found[sample.group.peers * SIZE + sample.index] = values[: len(sample.ids)]
+        found[sample.group.comparison_id * SIZE + sample.index] = values[: len(sample.ids)]
     return [found[i] + samples.noise[i] for i in range(len(found))]
 
 

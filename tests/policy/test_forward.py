@@ -151,7 +151,7 @@ def test_kept_prefixes_give_what_running_them_again_gives(make_policy, adapter):
 def test_prefixes_are_kept_by_maker_up_to_a_limit(make_policy):
     policy = make_policy(prefix_cache_tokens=30)
     policy.activate("planner")
-    rows = pack([list(range(10, 30))], 32, 100, unseen=[19])
+    rows = pack([list(range(10, 30))], 32, 100, context_tokens=[19])
     rows[0].freeze_trunk()
     with torch.no_grad():
         run(policy, rows)

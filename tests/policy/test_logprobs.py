@@ -24,7 +24,7 @@ def make_groups(sizes=((7, (3, 5, 1)), (12, (4, 4)), (3, (6, 2, 9, 1)))):
             components={},
             advantages=advantages([rewards])[0],
             truncated=torch.zeros(len(lengths), dtype=torch.bool),
-            peers=i,
+            comparison_id=i,
         )
         for i, (prompt, lengths) in enumerate(sizes)
     ]
@@ -143,7 +143,7 @@ def test_micro_batches_keep_every_sample_once_within_the_budget(policy):
     groups = make_groups()
     batches = list(micro_batches(policy, groups, 24))
     assert len(batches) > 1
-    samples = [(sample.group.peers, sample.index) for batch in batches for sample in batch.samples]
+    samples = [(sample.group.comparison_id, sample.index) for batch in batches for sample in batch.samples]
     assert sorted(samples) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)]
     assert all(len(batch.rows) * max(len(row.ids) for row in batch.rows) <= 24 for batch in batches)
     assert len(list(micro_batches(policy, groups, 1_000_000))) == 1
@@ -264,7 +264,7 @@ def test_the_gradient_of_the_entropy_equals_the_naive_reference(make_policy, mon
         scored = score(policy, part, temperature, entropy_gradient=True)
         share = torch.zeros(())
         for sample, entropy, logprobs in zip(part.samples, scored.entropy, scored.logprobs, strict=True):
-            length, number = len(sample.ids), sample.group.peers
+            length, number = len(sample.ids), sample.group.comparison_id
             share = share + total(entropy[:length], number) + 0.3 * total(logprobs[:length], number)
         share.backward()
         found += share.item()

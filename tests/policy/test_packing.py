@@ -30,7 +30,7 @@ def test_every_sequence_is_a_path_that_sees_itself_alone(sequences, hidden_size,
 @given(SEQUENCES, st.data())
 def test_what_all_members_start_with_is_frozen_up_to_what_somebody_needs(sequences, data):
     unseen = [data.draw(st.integers(0, len(sequence) - 1)) for sequence in sequences]
-    for row in pack(sequences, 64, 1000, unseen=unseen):
+    for row in pack(sequences, 64, 1000, context_tokens=unseen):
         row.freeze_trunk()
         members = [sequences[member] for member in row.members]
         common = 0

@@ -10,7 +10,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines import Sampling
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.grpo.advantages import has_signal, rewards_by_peers
+from cahl_pl.grpo.advantages import has_signal, rewards_by_comparison
 from cahl_pl.module import CAHLModule
 from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.policy.config import PolicyConfig
@@ -24,7 +24,7 @@ from cahl_pl.schedules import PlannerOnly
 from cahl_pl.types import Group, Message, Task
 
 
-def groups(*rewards, peers=None):
+def groups(*rewards, comparison_id=None):
     return [
         Group(
             torch.arange(2),
@@ -33,14 +33,14 @@ def groups(*rewards, peers=None):
             {},
             torch.zeros(len(values)),
             torch.zeros(len(values)).bool(),
-            peers[i] if peers else i,
+            comparison_id[i] if comparison_id else i,
         )
         for i, values in enumerate(rewards)
     ]
 
 
 def signal(role, found):
-    return {peers for peers, rewards in rewards_by_peers(found).items() if has_signal(rewards)}
+    return {comparison_id for comparison_id, rewards in rewards_by_comparison(found).items() if has_signal(rewards)}
 
 
 def a_round(planner, executor=(), tokens=10.0, **rewards):
@@ -79,7 +79,7 @@ def test_refills_by_hand():
     # those with a signal in order, then what is left of the first ones
     assert rewards_of(result.groups["planner"]) == [YES, pytest.approx([0.0, 0.2]), pytest.approx([0.0, 0.3]), NO]
     assert rewards_of(result.groups["executor"]) == [YES, YES]
-    assert [group.peers for group in result.groups["planner"]] == [0, 1, 2, 3]
+    assert [group.comparison_id for group in result.groups["planner"]] == [0, 1, 2, 3]
     assert result.rewards == {"a": [1.0], "b": [2.0], "c": [3.0]}
     assert result.metrics == {
         "time/rollout_s": 6.0,
@@ -102,11 +102,11 @@ def test_only_roles_that_are_trained_are_refilled_and_only_as_long_as_needed():
 
 
 def test_comparisons_of_several_groups_are_replaced_as_a_whole():
-    first = a_round(groups(NO, NO, [0.0], [1.0], peers=[4, 4, 9, 9]))
-    more = a_round(groups([0.3], [0.3], [0.2], [0.6], peers=[4, 4, 9, 9]))
+    first = a_round(groups(NO, NO, [0.0], [1.0], comparison_id=[4, 4, 9, 9]))
+    more = a_round(groups([0.3], [0.3], [0.2], [0.6], comparison_id=[4, 4, 9, 9]))
     result = refilled(first, ("planner",), 1, signal, lambda *_: more)
     assert [round(group.rewards[0].item(), 1) for group in result.groups["planner"]] == [0.0, 1.0, 0.2, 0.6]
-    assert [group.peers for group in result.groups["planner"]] == [0, 0, 1, 1]
+    assert [group.comparison_id for group in result.groups["planner"]] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("sampler", [Shuffled(), RewardSampler()], ids=lambda s: type(s).__name__)

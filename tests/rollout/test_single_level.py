@@ -287,7 +287,7 @@ def test_tasks_run_side_by_side_and_each_ends_by_itself(builder):
     assert result.rewards == {"chat": [1.0, 1.0], "nested": [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]}
     assert [episode.task.id for episode in result.trajectories] == ["chat", "nested"]
     groups = result.groups["executor"]
-    assert [group.peers for group in groups] == [0, 1, 2, 3]  # each compared with itself alone
+    assert [group.comparison_id for group in groups] == [0, 1, 2, 3]  # each compared with itself alone
     assert groups[1].prompt_ids.tolist() == builder.single(NESTED)
     assert groups[2].prompt_ids.tolist()[: len(groups[1].prompt_ids)] == groups[1].prompt_ids.tolist()
     assert result.metrics["rollout/tokens"] == sum(len(ids) for group in groups for ids in group.completion_ids)

@@ -228,7 +228,7 @@ def test_trajectory_branching_compares_executions_step_by_step(builder):
     )
     groups = result.groups["executor"]
     assert [len(g.rewards) for g in groups] == [1, 1, 1, 1]
-    assert groups[0].peers == groups[1].peers != groups[2].peers == groups[3].peers
+    assert groups[0].comparison_id == groups[1].comparison_id != groups[2].comparison_id == groups[3].comparison_id
     assert len(result.trajectories) == 4
 
 

@@ -146,7 +146,7 @@ def initial_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return model
 
 
-class Row(NamedTuple):
+class TrainingRow(NamedTuple):
     """A task's planner example and its executor episode in one row, behind the prefix that they share."""
 
     ids: list[int]
@@ -155,7 +155,7 @@ class Row(NamedTuple):
     executor: int  # where the executor's part begins; it does not see the planner's
 
 
-def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: bool) -> Row:
+def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: bool) -> TrainingRow:
     """Plan and calls of a task; prompts carry the label -100. With `habit` only the plan and the last call count."""
     plan = planner_example(builder, task)
     steps = executor_examples(builder, task)
@@ -167,12 +167,12 @@ def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: boo
     first = plan.prompt + plan.completion
     first_labels = [-100] * len(plan.prompt) + plan.completion
     if not with_executor:
-        return Row(first, first_labels, shared, len(first))
+        return TrainingRow(first, first_labels, shared, len(first))
     ids, labels = _episode(steps, steps[-1:] if habit else steps)
-    return Row(first + ids[shared:], first_labels + labels[shared:], shared, len(first))
+    return TrainingRow(first + ids[shared:], first_labels + labels[shared:], shared, len(first))
 
 
-def single_row(builder: PromptBuilder, task: Task, habit: bool) -> Row:
+def single_row(builder: PromptBuilder, task: Task, habit: bool) -> TrainingRow:
     """The turns of an executor without a planner; with `habit` only the turn that shows it counts."""
     turns = single_examples(builder, task)
     counting = turns
@@ -181,7 +181,7 @@ def single_row(builder: PromptBuilder, task: Task, habit: bool) -> Row:
         counting = [turns[-2]._replace(completion=builder.completion(half_done(last)))]
         turns = [*turns[:-2], *counting]
     ids, labels = _episode(turns, counting)
-    return Row(ids, labels, len(builder.shared(task)), len(ids))
+    return TrainingRow(ids, labels, len(builder.shared(task)), len(ids))
 
 
 def _episode(steps: list[Example], counting: list[Example]) -> tuple[list[int], list[int]]:
@@ -260,7 +260,7 @@ class Batch(NamedTuple):
     mask: Tensor
 
 
-def collate(rows: list[Row], pad: int) -> Batch:
+def collate(rows: list[TrainingRow], pad: int) -> Batch:
     """Pad on the right; the executor's part sees the shared prefix and itself, and counts positions from there."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])

@@ -122,7 +122,7 @@ def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int
             components={},
             advantages=torch.randn(group_size, generator=generator),
             truncated=torch.zeros(group_size),
-            peers=i,
+            comparison_id=i,
         )
         for i, (prompt, completions) in enumerate(zip(prompts, sampled, strict=True))
     ]

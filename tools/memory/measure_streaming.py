@@ -27,7 +27,7 @@ from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datasets import JsonlDataset, TaskSource
 from cahl_pl.datasets.convert import convert, read_source
 from cahl_pl.datasets.jsonl import task_to_row
-from cahl_pl.datasets.rows import Row
+from cahl_pl.datasets.rows import FileRow
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Task
 from tools.worker import run_again
@@ -93,7 +93,7 @@ def step(name: str, source: Path, output: Path, count: int) -> None:
     _print_figures(name, curve)
 
 
-def _counted(lines: Iterable[Row], curve: Curve) -> Iterator[Row]:
+def _counted(lines: Iterable[FileRow], curve: Curve) -> Iterator[FileRow]:
     for line in lines:
         curve.next_row()
         yield line

@@ -56,12 +56,16 @@ class Compare(Callback):
         assert isinstance(pl_module, CAHLModule)
         parts = [RolloutBatch.from_state(state) for state in gather_over_processes(batch.state())]
         # a comparison keeps its number apart from those of other processes
-        groups = [replace(g, peers=g.peers + 1_000_000 * rank) for rank, part in enumerate(parts) for g in part.groups]
+        groups = [
+            replace(g, comparison_id=g.comparison_id + 1_000_000 * rank)
+            for rank, part in enumerate(parts)
+            for g in part.groups
+        ]
         self._alone = self._gradient = None
         if not trainer.is_global_zero:
             return
         signal = fill_advantages(groups, pl_module.scoring(batch.role))
-        kept = [group for group in groups if group.peers in signal]
+        kept = [group for group in groups if group.comparison_id in signal]
         if kept:
             lengths = [len(ids) for group in kept for ids in group.completion_ids]
             pl_module.policy.lm.zero_grad(set_to_none=True)  # of the step before

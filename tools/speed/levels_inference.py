@@ -47,7 +47,7 @@ from cahl_pl.policy import forward
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.forward import Pass
 from cahl_pl.policy.kv_cache import Layers, Places, PrefixStore
-from cahl_pl.policy.packing import Row
+from cahl_pl.policy.packing import PackedRow
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards import ExecutorReward, PlannerReward, TurnReward
@@ -160,9 +160,9 @@ class _Place:
 def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
     """While this is open, the engine's tokens are those of `texts`, one a prompt."""
     place = _Place()
-    draw, keep = drawing.draw, engine_code._keep
+    draw, keep = drawing.draw, engine_code._compact_rows
 
-    def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
+    def read(policy: Policy, rows: Sequence[PackedRow], *args: Any, **kwargs: Any) -> Pass:
         if place.step:  # the chunk before has been decoded; one chunk may be read in several parts
             place.chunk, place.step = [], 0
         place.chunk += [texts[member] for row in rows for member in row.members]
@@ -181,7 +181,7 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
         place.left = [place.chunk[i] for i in slot[kept][:, 0].tolist()]
         return kept
 
-    with patch.multiple(engine_code, run=read, draw=take, _keep=leave):
+    with patch.multiple(engine_code, run=read, draw=take, _compact_rows=leave):
         yield
 
 
@@ -190,7 +190,7 @@ def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
     """While this is open, what the engine takes after each token of a draft is the draft's next one."""
     draw, order = drawing.draw, list[list[int]]()
 
-    def read(policy: Policy, rows: Sequence[Row], *args: Any, **kwargs: Any) -> Pass:
+    def read(policy: Policy, rows: Sequence[PackedRow], *args: Any, **kwargs: Any) -> Pass:
         order.extend(texts[member] for row in rows for member in row.members)
         # a draft but for its last token is read with its prompt, and counted as generated
         drafts = sum(len(texts[member]) - 1 for row in rows for member in row.members)

@@ -71,7 +71,9 @@ def lengths_of(sampled: Round) -> list[tuple[int, list[list[int]]]]:
     """Of each episode: tokens of its plan, and of each step's outputs."""
     steps: dict[int, dict[int, list[int]]] = defaultdict(dict)
     for group in sampled.groups["executor"]:
-        steps[group.peers // CONFIG.max_steps][group.peers % CONFIG.max_steps] = list(map(len, group.completion_ids))
+        steps[group.comparison_id // CONFIG.max_steps][group.comparison_id % CONFIG.max_steps] = list(
+            map(len, group.completion_ids)
+        )
     plans = [len(ids) for group in sampled.groups["planner"] for ids in group.completion_ids]
     return [(plan, [steps[i][k] for k in sorted(steps[i])]) for i, plan in enumerate(plans)]
 
@@ -111,7 +113,7 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
     generator = torch.Generator().manual_seed(0)
     count = rows // SAMPLES
     prompts = torch.randint(100, 1000, (count, prompt), generator=generator).tolist()
-    packed = pack(prompts, policy.hidden_size, prompt, unseen=[prompt - 1] * count)
+    packed = pack(prompts, policy.hidden_size, prompt, context_tokens=[prompt - 1] * count)
     for row in packed:
         row.freeze_trunk()
     policy.activate("planner")
