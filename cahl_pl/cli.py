@@ -231,7 +231,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
 
 
 def _cause(message: str) -> str:
-    """What a constructor has refused, out of what jsonargparse says about every type that the value could have had."""
+    """Return what a constructor has refused, out of what jsonargparse says about every type that the value could have had."""
     if "Does not validate against any of" not in message:
         return message
     reasons = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip().startswith("- ")]
@@ -250,7 +250,7 @@ def known_keys(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def _sentence(message: str, known: set[str]) -> str:
-    """One sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one."""
+    """Return one sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one."""
     unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([^\s=']+)", message)
     if unknown:
         near = difflib.get_close_matches(unknown[1], known, 1)

@@ -185,22 +185,22 @@ class RolloutDataModule(LightningDataModule):
             self.rollout.config.check_groups(self.roles_of_epoch())
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:
-        """The stream of role batches. The policy lives in this process, so there are no worker processes."""
+        """Return the stream of role batches. The policy lives in this process, so there are no worker processes."""
         return DataLoader(_RolloutStream(self), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Batches of validation tasks, or of a benchmark's indices."""
+        """Return batches of validation tasks, or of a benchmark's indices."""
         if self.validation_benchmark is not None:
             return _loader(range(len(self.validation_benchmark)), self.eval_batch_size)
         return [] if self.validation_tasks is None else _loader(self.validation_tasks, self.eval_batch_size)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
+        """Return one loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
         indices = [_loader(range(len(benchmark)), self.eval_batch_size) for benchmark in self.benchmarks.values()]
         return [*(_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()), *indices]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """The user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.
+        """Return the user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.
 
         Benchmarks write by themselves.
         """
@@ -273,7 +273,7 @@ class RolloutDataModule(LightningDataModule):
         return -(-len(self.train_tasks) // self.tasks_per_round)
 
     def roles_of_epoch(self) -> list[Role]:
-        """Whose batch each training step of the current epoch gets."""
+        """Return whose batch each training step of the current epoch gets."""
         first = self.stream.epoch * self.rounds_per_epoch
         return [role for i in range(self.rounds_per_epoch) for role in self._roles_of_round(first + i)]
 
@@ -345,7 +345,7 @@ class RolloutDataModule(LightningDataModule):
     # --- evaluation ------------------------------------------------------------------------------------------------
 
     def evaluate(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
-        """One greedy episode per task: the likeliest plan, and the likeliest output at each of its steps.
+        """Return one greedy episode per task: the likeliest plan, and the likeliest output at each of its steps.
 
         A task whose prompt is too long gets an episode without a plan: leaving it out would flatter the result.
 

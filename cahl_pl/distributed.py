@@ -51,7 +51,7 @@ def broadcast(parameters: list[nn.Parameter]) -> None:
 
 
 def sum_over_processes(values: list[float]) -> list[float]:
-    """The sums of these numbers over all processes."""
+    """Return the sums of these numbers over all processes."""
     if not (dist.is_available() and dist.is_initialized()):
         return values
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -61,7 +61,7 @@ def sum_over_processes(values: list[float]) -> list[float]:
 
 
 def gather_over_processes(value: T) -> list[T]:
-    """What each process has, in the order of their ranks; a value of plain containers and tensors on the CPU."""
+    """Return what each process has, in the order of their ranks; a value of plain containers and tensors on the CPU."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     gathered: list[T] = [value] * dist.get_world_size()
@@ -70,7 +70,7 @@ def gather_over_processes(value: T) -> list[T]:
 
 
 def reshard(batches: Sequence[Sequence[RolloutBatch]], rank: int, world_size: int) -> list[RolloutBatch]:
-    """The share of one process in the batches that wait.
+    """Return the share of one process in the batches that wait.
 
     Groups that are compared with one another stay together; comparisons are dealt out in turn. With as many processes as
     before, each gets its own batches back.

@@ -80,7 +80,7 @@ class Client:
         self.concurrency = concurrency
 
     def get(self, path: str, read: Callable[[Any], T]) -> T:
-        """One value; see `ask`."""
+        """Return one value; see `ask`."""
         return self._answers([_Request(path, None)], lambda body: read(_json(body)))[0]
 
     def ask(self, path: str, payloads: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
@@ -157,7 +157,7 @@ class Client:
         return read(content)
 
     def _body(self, reply: Any) -> bytes:
-        """The whole reply, unless it comes in too slowly or is too long to be one."""
+        """Return the whole reply, unless it comes in too slowly or is too long to be one."""
         deadline, parts, size = time.monotonic() + self.timeout_s, [], 0
         while part := reply.read1(2**20):
             parts.append(part)
@@ -171,7 +171,7 @@ class Client:
         return b"".join(parts)
 
     def _reason(self, error: urllib.error.HTTPError) -> str:
-        """What the server says about its refusal, on one line of plain characters."""
+        """Return what the server says about its refusal, on one line of plain characters."""
         try:
             said = json.loads(error.read(2**16))
             said = said.get("error", said)
@@ -219,7 +219,7 @@ OPENER: Final = urllib.request.build_opener(_NoRedirect)
 
 
 def key_from(variable: str | None, url: str) -> str | None:
-    """The key in an environment variable; None for no variable.
+    """Return the key in an environment variable; None for no variable.
 
     Raises:
         ConfigError: the variable is not set, or the address would take the key over the network in clear.

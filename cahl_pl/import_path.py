@@ -10,7 +10,7 @@ from cahl_pl.errors import ConfigError
 
 
 def import_function(path: str, what: str) -> Callable[..., Any]:
-    """The function at an import path such as `my_package.my_function`.
+    """Return the function at an import path such as `my_package.my_function`.
 
     Args:
         path: module and name, with a dot between them.

@@ -31,7 +31,7 @@ _COUNTS = (
 
 
 def is_success(trajectory: Trajectory) -> bool:
-    """Whether a trajectory did what was asked, measured against the gold calls, or its outcome where there are none.
+    """Return whether a trajectory did what was asked, measured against the gold calls, or its outcome where there are none.
 
     With gold calls: the multiset of the executed calls equals the multiset of the gold calls, both coerced by
     the task's tools; their order does not count. Without gold calls: the plan could be read, nothing was
@@ -89,7 +89,7 @@ class ToolUse(Metric):
         self.counts += torch.tensor([total[name] for name in _COUNTS], device=self.counts.device)
 
     def compute(self) -> dict[str, Tensor]:
-        """The values of the table above; each a float scalar."""
+        """Return the values of the table above; each a float scalar."""
         n = dict(zip(_COUNTS, self.counts, strict=True))
         invalid = torch.stack([n[cause] for cause in INVALID_CAUSES]).sum()
         return {
@@ -107,7 +107,7 @@ class ToolUse(Metric):
 
 
 def count_uses(trajectory: Trajectory, success: bool | None = None, gold_calls: int | None = None) -> dict[str, int]:
-    """What one trajectory adds to the counts of `ToolUse`, name -> number.
+    """Return what one trajectory adds to the counts of `ToolUse`, name -> number.
 
     Args:
         trajectory: the episode.

@@ -136,7 +136,7 @@ class CAHLModule(LightningModule):
         return []
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        """One AdamW and one schedule per role, over the adapter's parameters found by name.
+        """Return one AdamW and one schedule per role, over the adapter's parameters found by name.
 
         Raises:
             ConfigError: a schedule that ends with the run, but nothing says where that is.
@@ -173,7 +173,7 @@ class CAHLModule(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
-        """One optimiser step of the batch's role.
+        """Take one optimiser step of the batch's role.
 
         Raises:
             StaleBatchError: the batch was sampled by an older policy of its role.
@@ -256,14 +256,14 @@ class CAHLModule(LightningModule):
             )
 
     def _end_warm_start(self, role: Role, optimizer: Any) -> None:
-        """The role's first step of GRPO: what its adapter is now is what its KL divergence is taken to."""
+        """End a role's warm start: what its adapter is now is what its KL divergence is taken to."""
         self._warm.remove(role)
         forget_moments(optimizer.optimizer)
         if self.grpo[role].kl > 0:
             keep_reference(self.policy, role)
 
     def scoring(self, role: Role) -> Scoring:
-        """What decides the advantages of the role's groups."""
+        """Return what decides the advantages of the role's groups."""
         data = self._data
         reward: BaseReward = data.rollout.executor_reward if role == "executor" else data.rollout.planner_reward
         if data.single_level:
@@ -272,7 +272,7 @@ class CAHLModule(LightningModule):
         return Scoring(self.grpo[role], getattr(reward, "weights", {}), sampling.max_new_tokens)
 
     def comparisons_with_signal(self, role: Role, groups: list[Group]) -> set[int]:
-        """The comparisons among these groups that the role could learn from."""
+        """Return the comparisons among these groups that the role could learn from."""
         return {
             comparison_id for comparison_id, score in scores(groups, self.scoring(role)).items() if has_signal(score)
         }
@@ -350,7 +350,7 @@ class CAHLModule(LightningModule):
         self._log_evaluation()
 
     def predict_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Greedy episodes as records, to be written down."""
+        """Return greedy episodes as records, to be written down."""
         return [record(trajectory) for trajectory in self._data.evaluate(batch)]
 
     @property
@@ -392,7 +392,7 @@ class CAHLModule(LightningModule):
     # --- state -----------------------------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The adapters alone: the frozen base is never written to a checkpoint."""
+        """Return the adapters alone: the frozen base is never written to a checkpoint."""
         return self.policy.adapter_state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -31,7 +31,7 @@ _ANY_TAG: Final = re.compile(r"<(?=/?(?:think|plan|tool_call|answer)>)")
 
 
 def parse_plan(text: str) -> Plan:
-    """Reads a planner's output.
+    """Read a planner's output.
 
     Strict, because a plan is read as a whole: text outside the tags, a tag that occurs twice or one bad line
     makes it no plan at all. Blank lines are skipped; a line without `parameters` has none.
@@ -62,7 +62,7 @@ def parse_plan(text: str) -> Plan:
 
 
 def parse_action(text: str) -> Action:
-    """Reads an executor's output.
+    """Read an executor's output.
 
     Lenient where only one reading is possible: text around the tags leaves the call readable, but the output
     is then not well formed. Tags that are missing, repeated or nested and payloads with more than one call
@@ -96,7 +96,7 @@ def parse_action(text: str) -> Action:
 
 
 def parse_turn(text: str) -> Turn:
-    """Reads an output of the executor that works without a planner.
+    """Read an output of the executor that works without a planner.
 
     One or more `<tool_call>` elements, each with one JSON object or one a line, as chat models are trained to write
     several calls; or one `<answer>`. As in `parse_action`, text around them leaves the calls readable. One call that
@@ -135,28 +135,28 @@ def parse_turn(text: str) -> Turn:
 
 
 def format_plan(subtasks: Sequence[SubTask]) -> str:
-    """The planner's output for these sub-tasks: `parse_plan` reads them back."""
+    """Return the planner's output for these sub-tasks: `parse_plan` reads them back."""
     return "\n".join(["<plan>", *map(format_subtask, subtasks), "</plan>"])
 
 
 def format_subtask(subtask: SubTask) -> str:
-    """One line of a plan."""
+    """Return one line of a plan."""
     return _dump({"task": subtask.instruction, "tool": subtask.tool, "parameters": dict(subtask.parameters)})
 
 
 def format_call(call: ToolCall) -> str:
-    """The executor's output for this call: `parse_action` reads it back."""
+    """Return the executor's output for this call: `parse_action` reads it back."""
     payload = _dump({"name": call.name, "parameters": dict(call.arguments)})
     return f"<tool_call>{payload}</tool_call>"
 
 
 def format_turn(calls: Sequence[ToolCall]) -> str:
-    """The output of an executor without a planner for these calls: `parse_turn` reads it back."""
+    """Return the output of an executor without a planner for these calls: `parse_turn` reads it back."""
     return "\n".join(map(format_call, calls))
 
 
 def format_answer(text: str) -> str:
-    """The executor's output for this answer: `parse_action` reads it back, stripped.
+    """Return the executor's output for this answer: `parse_action` reads it back, stripped.
 
     A tag of the grammar within the text would end the answer early; its `<` is written `&lt;`.
     """
@@ -169,19 +169,19 @@ def _dump(value: Mapping[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text with lone surrogates replaced: no tokenizer or file takes them."""
+    """Return the text with lone surrogates replaced: no tokenizer or file takes them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _split_thought(text: str) -> tuple[str, str]:
-    """Everything up to the last `</think>`, and the rest."""
+    """Return everything up to the last `</think>`, and the rest."""
     end = text.rfind("</think>")
     end = 0 if end < 0 else end + len("</think>")
     return text[:end], text[end:]
 
 
 def _is_single_thought(thought: str) -> bool:
-    """Whether this is nothing, or one `<think>...</think>` with only white space before it."""
+    """Return whether this is nothing, or one `<think>...</think>` with only white space before it."""
     if not thought:
         return True
     once = thought.count("<think>") == thought.count("</think>") == 1
@@ -217,7 +217,7 @@ def _read_call(payload: str) -> ToolCall:
 
 
 def _read_calls(body: str) -> list[ToolCall]:
-    """One call, or one a line; raises ValueError, and nothing else, with a short reason."""
+    """Return one call, or one a line; raises ValueError, and nothing else, with a short reason."""
     lines = [line for line in body.split("\n") if line.strip()]
     if len(lines) > 1:
         try:
@@ -228,7 +228,7 @@ def _read_calls(body: str) -> list[ToolCall]:
 
 
 def read_json(text: str) -> Any:
-    """Reads JSON of which nothing is too large, too deep or there twice.
+    """Read JSON of which nothing is too large, too deep or there twice.
 
     Raises:
         ValueError: it is not that; the message is a short reason. Nothing else is raised.
@@ -242,7 +242,7 @@ def read_json(text: str) -> Any:
 
 
 def _read_object(text: str) -> dict[str, Any]:
-    """Reads one JSON object; raises ValueError, and nothing else, with a short reason."""
+    """Read one JSON object; raises ValueError, and nothing else, with a short reason."""
     value = read_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
@@ -281,7 +281,7 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def _clean(value: Any, depth: int) -> Any:
-    """The value without lone surrogates, which escapes can write; ValueError if it is nested too deeply."""
+    """Return the value without lone surrogates, which escapes can write; ValueError if it is nested too deeply."""
     if isinstance(value, str):
         return _printable(value)
     if not isinstance(value, (dict, list)):

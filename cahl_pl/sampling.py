@@ -22,7 +22,7 @@ class TaskSampler(ABC):
 
     @abstractmethod
     def draw(self, num_tasks: int, seed: int, epoch: int, round_index: int, tasks_per_round: int) -> list[int]:
-        """Indices of the round's tasks, all different; the same for the same arguments and the same state.
+        """Return the indices of the round's tasks, all different; the same for the same arguments and the same state.
 
         Args:
             num_tasks: how many tasks there are.
@@ -35,7 +35,7 @@ class TaskSampler(ABC):
     def refill(
         self, num_tasks: int, seed: int, epoch: int, round_index: int, attempt: int, taken: Collection[int], count: int
     ) -> list[int]:
-        """Further tasks of a round, for dynamic sampling, all different: here any that it has not had, by chance.
+        """Return further tasks of a round, for dynamic sampling, all different: here any that it has not had, by chance.
 
         Args:
             num_tasks: how many tasks there are.
@@ -53,7 +53,7 @@ class TaskSampler(ABC):
         """Take note of what the round's samples earned, by task index. A sampler that does not care ignores it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold, tensors alone."""
+        """Return what a checkpoint has to hold, tensors alone."""
         return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: B027
@@ -67,7 +67,7 @@ class Shuffled(TaskSampler):
     """
 
     def draw(self, num_tasks: int, seed: int, epoch: int, round_index: int, tasks_per_round: int) -> list[int]:
-        """The round's slice of the epoch's order."""
+        """Return the round's slice of the epoch's order."""
         order = torch.randperm(num_tasks, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
         indices: list[int] = order[round_index * tasks_per_round : (round_index + 1) * tasks_per_round].tolist()
         return indices
@@ -126,7 +126,7 @@ class RewardSampler(TaskSampler):
         self._variance = torch.zeros(0, dtype=torch.float64)
 
     def weights(self, num_tasks: int) -> Tensor:
-        """The weight of each task in the draw, shape [num_tasks], float64, all positive and finite."""
+        """Return the weight of each task in the draw, shape [num_tasks], float64, all positive and finite."""
         self._grow(num_tasks)
         seen, mean, variance = self._seen[:num_tasks], self._mean[:num_tasks], self._variance[:num_tasks]
         low, high = self._range
@@ -137,7 +137,7 @@ class RewardSampler(TaskSampler):
         return torch.where(seen, weights, self.explore * best)
 
     def draw(self, num_tasks: int, seed: int, epoch: int, round_index: int, tasks_per_round: int) -> list[int]:
-        """Tasks drawn by weight, without replacement."""
+        """Return tasks drawn by weight, without replacement."""
         generator = _generator(seed, epoch, round_index)
         count = min(tasks_per_round, num_tasks)
         indices: list[int] = torch.multinomial(self.weights(num_tasks), count, generator=generator).tolist()
@@ -146,7 +146,7 @@ class RewardSampler(TaskSampler):
     def refill(
         self, num_tasks: int, seed: int, epoch: int, round_index: int, attempt: int, taken: Collection[int], count: int
     ) -> list[int]:
-        """Tasks drawn by weight among those that the round has not had."""
+        """Return tasks drawn by weight among those that the round has not had."""
         weights = self.weights(num_tasks).clone()
         weights[list(taken)] = 0.0
         count = min(count, num_tasks - len(taken))
@@ -174,7 +174,7 @@ class RewardSampler(TaskSampler):
         self._range = torch.stack([everything.min(), everything.max()])
 
     def state_dict(self) -> dict[str, Any]:
-        """Range of the rewards [2], and of each task whether it was seen, mean and variance, [number of tasks]."""
+        """Return the range of the rewards [2], and of each task whether it was seen, mean and variance, [number of tasks]."""
         return {name: getattr(self, f"_{name}").clone() for name in _STATE}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -200,7 +200,7 @@ class RewardSampler(TaskSampler):
 
 
 def _generator(seed: int, epoch: int, round_index: int, refill: int = 0) -> torch.Generator:
-    """Random numbers of a round's draw."""
+    """Return random numbers of a round's draw."""
     # odd factors: torch keeps the low 32 bits of a seed, in which no two positions of a run meet
     position = (seed * 100_003 + epoch) * 1_000_003 + round_index
     return torch.Generator().manual_seed((position + refill * 1_500_450_271) % 2**63)

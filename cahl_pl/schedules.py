@@ -17,7 +17,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def roles(self, round_index: int) -> tuple[Role, ...]:
-        """The roles that step in that round (counted from 0 over the whole run), in order; never empty."""
+        """Return the roles that step in that round (counted from 0 over the whole run), in order; never empty."""
 
     def planned_steps(
         self, updates_per_round: int, max_rounds: int | None, max_steps: int | None
@@ -60,7 +60,7 @@ class PlannerOnly(Schedule):
     """Only the planner learns; the executor stays as it is (the paper's FreezeLow)."""
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
-        """The planner."""
+        """Return the planner."""
         return ("planner",)
 
 
@@ -68,7 +68,7 @@ class ExecutorOnly(Schedule):
     """Only the executor learns; the planner stays as it is (the paper's FreezeHigh)."""
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
-        """The executor."""
+        """Return the executor."""
         return ("executor",)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # what only carries tasks and calls, such as a tool's worker process, does without torch
     import torch
@@ -145,7 +145,7 @@ class Task:
         return self.messages[-1].content
 
     def tool(self, name: str) -> ToolSpec | None:
-        """The offered tool of that name, or None."""
+        """Return the offered tool of that name, or None."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
 
@@ -280,7 +280,7 @@ class Group:
     alike: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Group:
-        """The same group with its token ids and advantages on `device`."""
+        """Return the same group with its token ids and advantages on `device`."""
         return replace(
             self,
             prompt_ids=self.prompt_ids.to(device),
@@ -319,7 +319,7 @@ class RolloutBatch:
     temperature: float = 1.0
 
     def to(self, device: torch.device | str) -> RolloutBatch:
-        """The batch with its tensors on `device` (Lightning calls this)."""
+        """Return the batch with its tensors on `device` (Lightning calls this)."""
         return replace(self, groups=[group.to(device) for group in self.groups])
 
     def state(self) -> dict[str, Any]:
@@ -329,7 +329,7 @@ class RolloutBatch:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RolloutBatch:
-        """The batch that `state` was taken of."""
+        """Return the batch that `state` was taken of."""
         groups = [
             Group(**{_RENAMED_FIELDS.get(name, name): value for name, value in group.items()})
             for group in state["groups"]

@@ -120,7 +120,7 @@ class BeforeAfter(Callback):
             print(f"written: {path}", flush=True)
 
     def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The values before training: a resumed run reports those of its first start."""
+        """Return the values before training: a resumed run reports those of its first start."""
         return {"before": self._before}
 
     def load_state_dict(self, state_dict: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -93,7 +93,7 @@ class Convergence(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The rewards seen so far, as plain numbers."""
+        """Return the rewards seen so far, as plain numbers."""
         return {
             role: {"rewards": list(trend.rewards), "ema": trend.ema, "flat": trend.flat}
             for role, trend in self._trends.items()
@@ -125,6 +125,6 @@ class Convergence(Callback):
 
 
 def _learning(trainer: Trainer) -> set[Role]:
-    """The roles that the schedule gives steps: the other one's reward is that of a policy that stays as it is."""
+    """Return the roles that the schedule gives steps: the other one's reward is that of a policy that stays as it is."""
     data = getattr(trainer, "datamodule", None)
     return set(ROLES) if data is None else set(data.roles_of_epoch())

@@ -92,7 +92,7 @@ class Dashboard(Callback):
                 logger.save()
 
     def state_dict(self) -> dict[str, Any]:
-        """Rounds seen of each role."""
+        """Return rounds seen of each role."""
         return dict(self._rounds)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Dashboard(Callback):
 
 
 def layout(data: RolloutDataModule) -> dict[str, dict[str, list[Any]]]:
-    """The charts of the tab Custom scalars: tab section -> chart -> kind and tags."""
+    """Return the charts of the tab Custom scalars: tab section -> chart -> kind and tags."""
     components = {
         "planner": ("param", "exe", "outcome"),
         "executor": ("form", "syn", "sem", "names", "parameters", "values", "exact", "correct", "outcome"),
@@ -121,7 +121,7 @@ def layout(data: RolloutDataModule) -> dict[str, dict[str, list[Any]]]:
 
 
 def settings(module: CAHLModule, data: RolloutDataModule) -> dict[str, Any]:
-    """What distinguishes runs, flat: numbers and texts."""
+    """Return what distinguishes runs, flat: numbers and texts."""
     rollout, policy = data.rollout.config, module.policy.config
     return {
         "model": policy.model,

@@ -127,7 +127,7 @@ class ExecutionFeedback(Callback):
         self._told = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Rounds seen, and the tools that have a curve."""
+        """Return rounds seen, and the tools that have a curve."""
         return {"rounds": self._rounds, "tools": sorted(self._tools)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ class ExecutionFeedback(Callback):
 
 
 def _plan_rewards(batch: RolloutBatch) -> list[float] | None:
-    """The total reward of each trajectory's plan; None where the batch does not hold them."""
+    """Return the total reward of each trajectory's plan; None where the batch does not hold them."""
     rewards = [r for group in batch.groups for r in group.rewards.tolist()] if batch.role == "planner" else []
     if not rewards or not all(map(math.isfinite, rewards)):
         return None
@@ -161,7 +161,7 @@ def _plan_rewards(batch: RolloutBatch) -> list[float] | None:
 
 
 def _choose(rewards: Sequence[float] | None, total: int, number: int) -> list[int]:
-    """Indices of at most `number` of `total` trajectories, evenly spaced by rank or, without rewards, by place."""
+    """Return the indices of at most `number` of `total` trajectories, evenly spaced by rank or, without rewards, by place."""
     number = min(number, total)
     if rewards is None:  # neighbours are plans of the same request
         return [i * total // number for i in range(number)]
@@ -172,7 +172,7 @@ def _choose(rewards: Sequence[float] | None, total: int, number: int) -> list[in
 
 
 def _line(trajectory: Trajectory, global_step: int, reward: float | None, max_characters: int) -> str:
-    """A line of `trajectories.jsonl`. Texts are cut, calls are not: they are there to be compared with the gold."""
+    """Return a line of `trajectories.jsonl`. Texts are cut, calls are not: they are there to be compared with the gold."""
     shown = {"step": global_step, "reward": reward, **record(trajectory)}
     for part in (shown, *shown["steps"]):
         for key in ("request", "plan", "task", "output", "answer", "feedback"):
@@ -219,7 +219,7 @@ def _markdown(trajectory: Trajectory, max_characters: int) -> str:
 
 
 def _quote(text: str, max_characters: int) -> str:
-    """A code block around text that a model may have written: nothing in it ends the block."""
+    """Return a code block around text that a model may have written: nothing in it ends the block."""
     text = _cut(text, max_characters)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{_printable(text)}\n{fence}"

@@ -96,7 +96,7 @@ class FourBitMemory(Callback):
         )
 
     def _limit(self, trainer: Trainer) -> int | None:
-        """Bytes of a device; None where there is nothing to hold a plan against."""
+        """Return the bytes of a device; None where there is nothing to hold a plan against."""
         if self.budget_gib is not None:
             return int(self.budget_gib * GIB)
         device = trainer.strategy.root_device
@@ -133,7 +133,7 @@ class FourBitMemory(Callback):
 
 
 def weights_gib(lm: nn.Module) -> dict[str, float]:
-    """GiB of a model's weights, by tag; see the table of `FourBitMemory`.
+    """Return GiB of a model's weights, by tag; see the table of `FourBitMemory`.
 
     Args:
         lm: a PEFT model; parameters with `lora_` in their name are the adapters', all others the base's.

@@ -90,7 +90,7 @@ class PredictionWriter(Callback):
 
 
 def _lines(event: Plan | Action | Feedback) -> list[str]:
-    """What happens in an episode, for a terminal."""
+    """Return what happens in an episode, for a terminal."""
     if isinstance(event, Feedback):
         return [f"{'result' if event.error is None else 'error':9}{_printable(event.text)}"]
     if isinstance(event, Action):
@@ -125,6 +125,6 @@ def _readable(episode: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text on lines that begin with spaces, so that none looks like one of ours, and without what moves a cursor."""
+    """Return the text on lines that begin with spaces, so that none looks like one of ours, and without what moves a cursor."""
     shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return shown.replace("\n", "\n" + " " * 12)

@@ -70,7 +70,7 @@ class ProgressLines(Callback):
 
 
 def _progress(trainer: Trainer) -> tuple[int, int | None]:
-    """How far the run is, and how far it goes: in optimiser steps, or in sampled tokens where these are limited.
+    """Return how far the run is, and how far it goes: in optimiser steps, or in sampled tokens where these are limited.
 
     None where nothing says how far it goes.
     """

@@ -108,7 +108,7 @@ def _round(data: RolloutDataModule) -> Iterator[str]:
 
 
 def _run(trainer: Trainer, data: RolloutDataModule) -> Iterator[str]:
-    """How long the run will be; less where something stops it before."""
+    """Yield how long the run will be; less where something stops it before."""
     budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
     steps = data.planned_steps()
     if budget is not None:

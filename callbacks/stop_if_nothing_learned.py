@@ -116,7 +116,7 @@ class StopIfNothingLearned(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts so far."""
+        """Return the counts so far."""
         return {"rounds": dict(self._rounds), "signals": dict(self._signals)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -220,7 +220,7 @@ def _check_prompts(data: RolloutDataModule) -> None:
 
 
 def _check_gold(data: RolloutDataModule) -> str | None:
-    """What to say of training tasks with more gold calls than are carried out."""
+    """Return what to say of training tasks with more gold calls than are carried out."""
     limit = data.rollout.config.max_steps
     lengths = list(_gold_lengths(data))
     longer = sum(length > limit for length in lengths)
@@ -251,7 +251,7 @@ def _no_gold(role: Role) -> str:
 
 
 def _rate_fault(trainer: Trainer, module: Any, role: Role) -> str | None:
-    """What is wrong where the role's schedule has ended: from here on its rate is 0."""
+    """Return what is wrong where the role's schedule has ended: from here on its rate is 0."""
     config = module.optimizer_config[role]
     scheduler: Any = trainer.lr_scheduler_configs[ROLES.index(role)].scheduler  # a LambdaLR: of `LR_SCHEDULES` all are
     done = scheduler.last_epoch - 1  # the step that was just taken, from 0

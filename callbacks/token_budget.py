@@ -48,7 +48,7 @@ class TokenBudget(Callback):
         self._stop_if_spent(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tokens sampled so far."""
+        """Return the tokens sampled so far."""
         return {"tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def substring_match(prediction: str, gold: str) -> float:
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Harmonic mean of precision and recall over the normalised words."""
+    """Return harmonic mean of precision and recall over the normalised words."""
     predicted, wanted = Counter(normalize(prediction).split()), Counter(normalize(gold).split())
     common = (predicted & wanted).total()
     return 2 * common / (predicted.total() + wanted.total()) if common else 0.0
@@ -42,11 +42,11 @@ class Judge(ABC):
 
     @abstractmethod
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:
-        """Whether the prediction is right; None if the judge gave no clear verdict, which counts as wrong."""
+        """Return whether the prediction is right; None if the judge gave no clear verdict, which counts as wrong."""
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """What it is and how it is set, as JSON values; never a secret."""
+        """Return what it is and how it is set, as JSON values; never a secret."""
 
 
 class CallableJudge(Judge):
@@ -64,11 +64,11 @@ class CallableJudge(Judge):
         self._function = import_function(path, "CallableJudge:")
 
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:
-        """What the function says."""
+        """Return what the function says."""
         return bool(self._function(question, gold, prediction))
 
     def options(self) -> dict[str, Any]:
-        """The import path."""
+        """Return the import path."""
         return {"judge": "callable", "path": self.path}
 
 
@@ -110,7 +110,7 @@ class EndpointJudge(Judge):
         self.timeout, self.retries = timeout, retries
 
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:
-        """The verdict.
+        """Return the verdict.
 
         Raises:
             ConfigError: the interface refuses or does not answer.
@@ -133,7 +133,7 @@ class EndpointJudge(Judge):
         return None if word is None else word[1].lower() == "yes"
 
     def options(self) -> dict[str, Any]:
-        """All but the key."""
+        """Return all but the key."""
         return {
             "judge": "endpoint",
             "url": self.url,

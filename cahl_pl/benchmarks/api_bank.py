@@ -106,11 +106,11 @@ class APIBank(Benchmark):
         return self._groups[index]
 
     def task(self, index: int) -> Task:
-        """The row, or the sample."""
+        """Return the row, or the sample."""
         return self._tasks[index]
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Rows first, then sequences, whose calls are answered by what was recorded; records in the order of the indices."""
+        """Run rows first, then sequences, whose calls are answered by what was recorded; records in the order of the indices."""
         rows = [i for i in indices if self._groups[i] != SEQUENCES]
         samples = [i for i in indices if self._groups[i] == SEQUENCES]
         records = super().run(rows, evaluate) if rows else []
@@ -123,7 +123,7 @@ class APIBank(Benchmark):
         return [found[self.ids[i]] for i in indices]
 
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """Whether the calls are the gold calls; `matched` counts those that are."""
+        """Return whether the calls are the gold calls; `matched` counts those that are."""
         gold = [call.call for call in self._tasks[index].gold]
         if self._groups[index] == SEQUENCES or self.match == "strict":
             written = Counter(map(_key, trajectory.calls))
@@ -144,7 +144,7 @@ class APIBank(Benchmark):
         return {"overall": share(r["success"] for r in rows), **scores} if rows else scores
 
     def denominators(self, records: Sequence[Record]) -> dict[str, int]:
-        """Rows of each level and of all, sequences, and the gold calls of these."""
+        """Return rows of each level and of all, sequences, and the gold calls of these."""
         counts = super().denominators(records)
         del counts["all"]
         samples = [r for r in records if r["group"] == SEQUENCES]
@@ -158,7 +158,7 @@ class APIBank(Benchmark):
         return [f"not run, and no part of the overall score: {', '.join(missing)}"] if missing else []
 
     def options(self) -> dict[str, Any]:
-        """All arguments."""
+        """Return all arguments."""
         return self._options
 
 
@@ -176,7 +176,7 @@ class BenchmarkRow:
 
 
 def load_level(path: Path, level: int) -> list[BenchmarkRow]:
-    """The rows of a level's file.
+    """Return the rows of a level's file.
 
     Raises:
         DataError: the file is missing or a row cannot be read.
@@ -195,7 +195,7 @@ def load_level(path: Path, level: int) -> list[BenchmarkRow]:
 
 
 def load_sequences(rows: Sequence[BenchmarkRow]) -> list[Task]:
-    """The rows of each sample as one task: the first row's request, the last one's tools, the calls of all.
+    """Return the rows of each sample as one task: the first row's request, the last one's tools, the calls of all.
 
     A call's recorded answer stands in the dialogue of the row after it; the last call has none.
     """
@@ -284,7 +284,7 @@ def _same(call: ToolCall, gold: ToolCall) -> bool:
 
 
 def _calls_of_toolrl(trajectory: Trajectory, name: str) -> list[ToolCall]:
-    """The calls, and payloads without "name" and "parameters" as arguments of a call of that name."""
+    """Return the calls, and payloads without "name" and "parameters" as arguments of a call of that name."""
     calls = list(trajectory.calls)
     for step in trajectory.steps:
         body = re.search(r"<tool_call>([^<]{0,20000})</tool_call>", step.text)

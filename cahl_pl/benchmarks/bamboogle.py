@@ -84,7 +84,7 @@ class Bamboogle(Benchmark):
         return "overall"
 
     def task(self, index: int) -> Task:
-        """The first round."""
+        """Return the first round."""
         return self._task(index, 0, [Message("user", self.questions[index][0])])
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
@@ -111,7 +111,7 @@ class Bamboogle(Benchmark):
         ]
 
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """All scorers on the last round's answer; a question without an answer is wrong by each, and no judge is asked."""
+        """Apply all scorers to the last round's answer; a question without an answer is wrong by each, and no judge is asked."""
         question, gold = self.questions[index]
         prediction = _answer(trajectory)
         answer = prediction or ""
@@ -139,13 +139,13 @@ class Bamboogle(Benchmark):
         }
 
     def remarks(self, records: Sequence[Record]) -> list[str]:
-        """How many verdicts of the judge were unclear."""
+        """Return how many verdicts of the judge were unclear."""
         unclear = sum(r.get("judge", False) is None for r in records)
         told = counted(unclear, "verdict of the judge was", "verdicts of the judge were")
         return [f"{told} neither Yes nor No and counted as wrong"] if unclear else []
 
     def options(self) -> dict[str, Any]:
-        """All arguments, those of search and judge too; no key."""
+        """Return all arguments, those of search and judge too; no key."""
         return self._options
 
     def _task(self, index: int, number: int, messages: Sequence[Message]) -> Task:
@@ -154,6 +154,6 @@ class Bamboogle(Benchmark):
 
 
 def _answer(trajectory: Trajectory) -> str | None:
-    """The last answer in text of an episode."""
+    """Return the last answer in text of an episode."""
     answers = [step.action.answer for step in trajectory.steps if step.action.answer is not None]
     return answers[-1] if answers else None

@@ -22,7 +22,7 @@ class Evaluate(Protocol):
     """One greedy episode per task; the environment answers the calls (None: that of the data module)."""
 
     def __call__(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
-        """The episodes, in the order of the tasks."""
+        """Return the episodes, in the order of the tasks."""
 
 
 class Benchmark(ABC):
@@ -47,19 +47,19 @@ class Benchmark(ABC):
 
     @abstractmethod
     def group(self, index: int) -> str:
-        """The part of the benchmark that a task belongs to: its category or level."""
+        """Return the part of the benchmark that a task belongs to: its category or level."""
 
     @abstractmethod
     def task(self, index: int) -> Task:
-        """The task at `index`, as it starts."""
+        """Return the task at `index`, as it starts."""
 
     @abstractmethod
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """The verdict on an episode: `success` (bool) and what else the record is to hold, `gold_calls` (int) for one."""
+        """Judge an episode: return `success` (bool) and what else the record is to hold, such as `gold_calls` (int)."""
 
     @abstractmethod
     def score(self, records: Sequence[Record]) -> dict[str, float]:
-        """The scores, shares between 0 and 1 unless their name says otherwise; only of what the records hold."""
+        """Return the scores, shares between 0 and 1 unless their name says otherwise; only of what the records hold."""
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
         """Evaluate these tasks; one record each, in their order."""
@@ -70,15 +70,15 @@ class Benchmark(ABC):
         ]
 
     def denominators(self, records: Sequence[Record]) -> dict[str, int]:
-        """How many tasks of each group were run, and of all."""
+        """Return how many tasks of each group were run, and of all."""
         return {**Counter(r["group"] for r in records), "all": len(records)}
 
     def remarks(self, records: Sequence[Record]) -> list[str]:
-        """What a reader of the scores has to know, one sentence each."""
+        """Return what a reader of the scores has to know, one sentence each."""
         return []
 
     def options(self) -> dict[str, Any]:
-        """Every option that the scores depend on, as JSON values; never a secret."""
+        """Return every option that the scores depend on, as JSON values; never a secret."""
         return {}
 
     def close(self) -> None:  # noqa: B027 - most have nothing to give back
@@ -93,7 +93,7 @@ def make_record(
     gold_calls: int | None = None,
     **verdict: Any,
 ) -> Record:
-    """The record of a task.
+    """Return the record of a task.
 
     Args:
         name: its id.
@@ -113,7 +113,7 @@ def make_record(
 
 
 def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:
-    """Indices of at most so many tasks, in their order, taken in turn from each group: a small share sees them all.
+    """Return the indices of at most so many tasks, in their order, taken in turn from each group: a small share sees them all.
 
     Raises:
         ConfigError: so many are none.
@@ -131,19 +131,19 @@ def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:
 
 
 def share(values: Iterable[float]) -> float:
-    """The mean of some values, of which there is at least one."""
+    """Return the mean of some values, of which there is at least one."""
     listed = list(values)
     return sum(listed) / len(listed)
 
 
 def by_group(records: Sequence[Record]) -> dict[str, float]:
-    """Share of successes of each group, in the order of their first record."""
+    """Return the share of successes of each group, in the order of their first record."""
     groups = dict.fromkeys(r["group"] for r in records)
     return {group: share(r["success"] for r in records if r["group"] == group) for group in groups}
 
 
 def _joined(episodes: Sequence[Trajectory]) -> Trajectory:
-    """The episodes of a task as one, to be counted: a call that repeats one of an earlier turn is redundant."""
+    """Return the episodes of a task as one, to be counted: a call that repeats one of an earlier turn is redundant."""
     if len(episodes) == 1:
         return episodes[0]
     subtasks = tuple(subtask for e in episodes for subtask in e.plan.subtasks)

@@ -28,7 +28,7 @@ class Evaluator(Protocol):
     evaluated_tokens: int
 
     def evaluate(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
-        """One greedy episode per task."""
+        """Return one greedy episode per task."""
 
 
 class BenchmarkRun:
@@ -191,7 +191,7 @@ class BenchmarkRun:
 
 
 def efficiency(records: Sequence[Record]) -> dict[str, float]:
-    """How economically the tasks were done: `ToolUse` over their calls, sampled tokens and seconds per task.
+    """Return how economically the tasks were done: `ToolUse` over their calls, sampled tokens and seconds per task.
 
     `task/success` is left out, because the scores say it; `tools/excess` too, where the number of calls needed is not known.
     Seconds are those of making episodes, the environment's answers included, checking excluded.
@@ -248,7 +248,7 @@ def _read_records(path: Path, known: set[str]) -> dict[str, Record]:
 
 
 def _is_record(one: Record) -> bool:
-    """Whether what scores and efficiency of every benchmark are made of is there."""
+    """Return whether what scores and efficiency of every benchmark are made of is there."""
     counts = one.get("counts")
     costs: list[Any] = [one.get("tokens"), one.get("seconds")]
     return (
@@ -269,7 +269,7 @@ def _append(path: Path, records: Sequence[Record]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value as it comes back from a JSON file."""
+    """Return the value as it comes back from a JSON file."""
     return json.loads(json.dumps(value, default=str))
 
 

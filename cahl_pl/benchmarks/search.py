@@ -29,11 +29,11 @@ class Search(ABC):
 
     @abstractmethod
     def __call__(self, query: str) -> list[str]:
-        """The best passages for a query, best first; empty when nothing was found."""
+        """Return the best passages for a query, best first; empty when nothing was found."""
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """What it is and how it is set, as JSON values; never a secret."""
+        """Return what it is and how it is set, as JSON values; never a secret."""
 
 
 class BM25Search(Search):
@@ -63,7 +63,7 @@ class BM25Search(Search):
         self.passages = passages
 
     def __call__(self, query: str) -> list[str]:
-        """The passages of positive score."""
+        """Return the passages of positive score."""
         tokens = self._tokenize(query, show_progress=False, return_ids=False)
         if not tokens[0]:  # nothing but stop words and signs
             return []
@@ -107,7 +107,7 @@ class HTTPSearch(Search):
         self.passages, self.timeout, self.retries = passages, timeout, retries
 
     def __call__(self, query: str) -> list[str]:
-        """The answer box and the first results, each `title: snippet`.
+        """Return the answer box and the first results, each `title: snippet`.
 
         Raises:
             ConfigError: the interface refuses, or still does not answer after the retries: counting that as "nothing found"
@@ -124,7 +124,7 @@ class HTTPSearch(Search):
         return [text for text in texts if text][: self.passages]
 
     def options(self) -> dict[str, Any]:
-        """All but the key."""
+        """Return all but the key."""
         return {
             "search": "http",
             "url": self.url,
@@ -162,7 +162,7 @@ class RecordedSearch(Search):
         self._options = {"search": "recorded", "path": path, "passages": passages, "queries": len(content)}
 
     def __call__(self, query: str) -> list[str]:
-        """What was recorded for this query."""
+        """Return what was recorded for this query."""
         return self._answers.get(_normal(query), [])[: self.passages]
 
     def options(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class SearchEnvironment(Environment):
         self.search = search
 
     def start(self, task: Task) -> Session:
-        """A session; searches share no state."""
+        """Return a session; searches share no state."""
         return _SearchSession(task, self.search)
 
 

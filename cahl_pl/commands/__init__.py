@@ -131,7 +131,7 @@ def _help() -> str:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell of an error that a user can put right; None of any other."""
+    """Return what to tell of an error that a user can put right; None of any other."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.filename:  # the disk, permissions, something in its way

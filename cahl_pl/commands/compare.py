@@ -67,7 +67,7 @@ class System:
 
     @classmethod
     def parse(cls, text: str) -> System:
-        """The system that a word of the command line means.
+        """Return the system that a word of the command line means.
 
         Raises:
             ConfigError: it means none, or a word alone names a configuration file, which it would not take.
@@ -86,12 +86,12 @@ class System:
         return cls(name, overlays, trained or None)
 
     def run(self, seed: int) -> str:
-        """The name of the run with this seed."""
+        """Return the name of the run with this seed."""
         return f"{self.name}-{seed}"
 
 
 def result(out: Path, system: System, seed: int) -> dict[str, Any] | None:
-    """What a finished run says: `{"before": {test set: values}, "after": ..., "training": ...}`; None if there is none.
+    """Return what a finished run says: `{"before": {test set: values}, "after": ..., "training": ...}`; None if there is none.
 
     Raises:
         RunError: its file is damaged.
@@ -143,7 +143,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """Markdown, one row a system.
+    """Return Markdown, one row a system.
 
     Args:
         results: system -> seed -> what `result` gives.

@@ -37,7 +37,7 @@ START = "start"
 
 
 def adapters(cli: CAHLCLI, checkpoints: Sequence[Path]) -> dict[str, dict[str, Tensor]]:
-    """The adapters of the untrained policy and of each checkpoint, by the checkpoint's name.
+    """Return the adapters of the untrained policy and of each checkpoint, by the checkpoint's name.
 
     Raises:
         ConfigError: a checkpoint is not there or damaged, or two have the same name.
@@ -59,7 +59,7 @@ def adapters(cli: CAHLCLI, checkpoints: Sequence[Path]) -> dict[str, dict[str, T
 
 
 def mixed(planner: Mapping[str, Tensor], executor: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The planner of one state and the executor of another."""
+    """Return the planner of one state and the executor of another."""
     return {name: planner[name] if ".planner." in name else executor[name] for name in planner}
 
 
@@ -76,7 +76,7 @@ def play(cli: CAHLCLI, state: dict[str, Tensor], test_set: str, count: int) -> f
 
 
 def table(names: Sequence[str], success: Mapping[str, float]) -> str:
-    """The matrix as Markdown, in percent."""
+    """Return the matrix as Markdown, in percent."""
     lines = ["| planner \\ executor | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
     for planner in names:
         cells = [f"{100 * success[f'{planner} {executor}']:.1f}" for executor in names]
@@ -85,7 +85,7 @@ def table(names: Sequence[str], success: Mapping[str, float]) -> str:
 
 
 def plot(names: Sequence[str], success: Mapping[str, float], path: Path, title: str) -> None:
-    """The matrix as a picture."""
+    """Draw the matrix as a picture."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

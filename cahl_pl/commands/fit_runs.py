@@ -77,18 +77,18 @@ def evaluate(
 
 
 def folder(out: Path, name: str) -> Path:
-    """Where a run writes."""
+    """Return where a run writes."""
     return out / name / "version_0"
 
 
 def seconds(out: Path, name: str) -> float | None:
-    """How long a finished run took; None if it was cut off and went on, or is not there."""
+    """Return how long a finished run took; None if it was cut off and went on, or is not there."""
     value = (read(out / name / "run.json") or {}).get("seconds")
     return float(value) if isinstance(value, int | float) else None
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What a run has written as JSON; None if it has not.
+    """Return what a run has written as JSON; None if it has not.
 
     Raises:
         RunError: the file is damaged.
@@ -105,12 +105,12 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def damaged(path: Path) -> RunError:
-    """The error of a file that does not hold what the run writes there."""
+    """Return the error of a file that does not hold what the run writes there."""
     return RunError(f"{path} is damaged: delete it and start again, which repeats only what is missing")
 
 
 def at_least_one(text: str) -> int:
-    """A number of the command line that cannot be 0.
+    """Return a number of the command line that cannot be 0.
 
     Raises:
         argparse.ArgumentTypeError: it is no whole number, or below 1.
@@ -140,7 +140,7 @@ def run_all(jobs: Sequence[Callable[[], None]], at_a_time: int) -> list[str]:
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and, of two or more, sample standard deviation, as `55.3 +- 2.1`; `-` of none."""
+    """Return the mean and, of two or more, sample standard deviation, as `55.3 +- 2.1`; `-` of none."""
     if not values:
         return "-"
     middle = f"{mean(values):.{digits}f}"

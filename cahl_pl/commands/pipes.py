@@ -31,7 +31,7 @@ def reader_may_leave() -> Iterator[None]:
 
 
 def _is_broken() -> bool:
-    """Whether it is standard output that nobody reads."""
+    """Return whether it is standard output that nobody reads."""
     if sys.platform == "win32":  # has no poll
         return False
     poll = select.poll()

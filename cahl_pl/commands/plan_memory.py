@@ -40,7 +40,7 @@ from cahl_pl.types import ROLES
 
 
 def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
-    """The memory planner's settings.
+    """Return the memory planner's settings.
 
     Raises:
         ConfigError: another engine than ours samples.
@@ -67,7 +67,7 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
 
 
 def plan(shape: ModelShape, settings: Settings, sizes: list[float]) -> dict[str, Any]:
-    """What is printed, for one number of devices."""
+    """Return what is printed, for one number of devices."""
     gpus: dict[str, Any] = {}
     for size in sizes:
         limit = int(size * GIB)

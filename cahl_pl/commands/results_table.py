@@ -26,7 +26,7 @@ class TableError(UserError):
 
 
 def load(folder: Path) -> dict[str, dict[str, Any]]:
-    """The finished reports of a run's folder, name -> report.
+    """Return the finished reports of a run's folder, name -> report.
 
     Raises:
         TableError: the folder holds none, or a damaged one.
@@ -61,7 +61,7 @@ def _is_report(content: dict[str, Any]) -> bool:
 
 
 def table(folders: Sequence[Path], columns: Sequence[str] = ()) -> str:
-    """The table.
+    """Return the table.
 
     Args:
         folders: one a run.

@@ -34,7 +34,7 @@ Combination = tuple[str, ...]
 
 
 def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
-    """Key -> values, of `KEY=VALUE,VALUE...`.
+    """Return the key -> values, of `KEY=VALUE,VALUE...`.
 
     Raises:
         ConfigError: a word has no such form, or a key or one of its values appears twice.
@@ -61,7 +61,7 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 
 def run_name(names: Sequence[str], values: Combination, seed: int) -> str:
-    """The name of a run's folder."""
+    """Return the name of a run's folder."""
     pairs = "_".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
     return re.sub(r"[^\w.=+-]", "-", f"{pairs}-{seed}")
 
@@ -90,7 +90,7 @@ def success_curve(run: Path, rounds: int) -> tuple[list[float], list[float]]:
 
 
 def finished(out: Path, run: str, test_set: str) -> tuple[dict[str, Any], float | None] | None:
-    """A finished run's `summary.json` and its seconds, if known; None if it is not finished.
+    """Return a finished run's `summary.json` and its seconds, if known; None if it is not finished.
 
     Raises:
         RunError: a file of it is damaged.
@@ -117,7 +117,7 @@ def table(
     results: Mapping[Combination, Sequence[tuple[Mapping[str, Any], float | None]]],
     test_set: str,
 ) -> str:
-    """Markdown, one row a combination.
+    """Return Markdown, one row a combination.
 
     Args:
         names: of the keys.

@@ -35,7 +35,7 @@ TOOL_SEARCHER = ToolSpec(
 
 
 def api_bank_task(row: Any, name: str) -> Task:
-    """The task of one row `{"system", "user", "answer", "other"}`: one call, as ToolRL evaluates it.
+    """Return the task of one row `{"system", "user", "answer", "other"}`: one call, as ToolRL evaluates it.
 
     No parameter is required, since the rows do not say which are.
 
@@ -51,7 +51,7 @@ def api_bank_task(row: Any, name: str) -> Task:
 
 
 def group_samples(rows: Iterable[FileRow]) -> Iterator[FileRow]:
-    """Neighbouring rows of one `other.sample_id` (level 3) as one row, whose value is the list of their values."""
+    """Yield neighbouring rows of one `other.sample_id` (level 3) as one row, whose value is the list of their values."""
 
     def sample(row: FileRow) -> Any:
         other = row.value.get("other") if isinstance(row.value, dict) else None
@@ -65,7 +65,7 @@ def group_samples(rows: Iterable[FileRow]) -> Iterator[FileRow]:
 
 
 def api_bank_sequence(rows: Any, name: str) -> Task:
-    """The task of a group of rows of level 3: the request, and their calls in order with the recorded results.
+    """Return the task of a group of rows of level 3: the request, and their calls in order with the recorded results.
 
     The results stand in the dialogues of the later rows; that of the last call is not recorded. Arguments that come
     from a result are references, see `with_references`.
@@ -94,7 +94,7 @@ def api_bank_sequence(rows: Any, name: str) -> Task:
 
 
 def dialogue_rows(folder: str | Path) -> Iterator[FileRow]:
-    """The dialogues of a folder and the folders in it, one a `.jsonl` file, as rows.
+    """Yield the dialogues of a folder and the folders in it, one a `.jsonl` file, as rows.
 
     A row's value is `[name of the file within the folder, without suffix; the lines' values]`.
 
@@ -112,7 +112,7 @@ def dialogue_rows(folder: str | Path) -> Iterator[FileRow]:
 
 
 def read_declared_tools(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:
-    """All tools that processed rows offer, by name, and `TOOL_SEARCHER`; of several declarations the first counts.
+    """Return all tools that processed rows offer, by name, and `TOOL_SEARCHER`; of several declarations the first counts.
 
     Raises:
         DataError: a file or a row of it cannot be read.
@@ -133,7 +133,7 @@ def read_declared_tools(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:
 def dialogue_tasks(
     row: Any, tools: Mapping[str, ToolSpec], num_distractors: int = 4, seed: int = 0
 ) -> Iterator[Task | DataError]:
-    """The tasks of a dialogue, one for each turn of the user: the calls that follow it, with their results.
+    """Yield the tasks of a dialogue, one for each turn of the user: the calls that follow it, with their results.
 
     A turn that is answered without a call has no gold call, and the answer in text. The tools offered are those that
     the dialogue calls and others drawn besides them from `seed` and the dialogue's name. Arguments that come from a
@@ -183,7 +183,7 @@ def dialogue_tasks(
 
 
 def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tuple[GoldCall, ...]:
-    """The calls, with references where an argument can only be known from the result of an earlier call.
+    """Return the calls, with references where an argument can only be known from the result of an earlier call.
 
     That is an argument, text or number, that is a value somewhere in the result of an earlier call and does not stand in
     the messages, such as a token that another tool has handed out. The latest such call counts.
@@ -234,13 +234,13 @@ def _line(line: Any, number: int) -> Message | GoldCall:
 
 
 def _output(observation: Mapping[str, Any]) -> Any:
-    """What a call answered, of a recorded `{"api_name", "input", "output", "exception"}`."""
+    """Return what a call answered, of a recorded `{"api_name", "input", "output", "exception"}`."""
     exception = observation.get("exception")
     return observation.get("output") if exception is None else {"error": exception}
 
 
 def _result(text: str) -> Any:
-    """A recorded answer as it stands between `<obs>` tags: Python text of an observation, or anything else as text."""
+    """Return a recorded answer as it stands between `<obs>` tags: Python text of an observation, or anything else as text."""
     try:
         value = literal(text)
     except DataError:
@@ -262,7 +262,7 @@ def _messages(row: Any) -> tuple[Message, ...]:
 
 
 def _answer(row: Any) -> tuple[GoldCall, ...]:
-    """The calls of a row. Level 2 has an object in place of a list of one."""
+    """Return the calls of a row. Level 2 has an object in place of a list of one."""
     answer = row.get("answer") if isinstance(row, dict) else None
     calls = get_field(row, "answer", list) if not isinstance(answer, dict) else [answer]
     try:
@@ -291,7 +291,7 @@ def _tools(row: Any) -> Iterator[ToolSpec]:
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """Parameters as JSON or as Python text."""
+    """Return parameters as JSON or as Python text."""
     try:
         value = parse_json(text)
     except DataError:

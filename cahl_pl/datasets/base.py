@@ -19,11 +19,11 @@ class TaskSource(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of tasks."""
+        """Return the number of tasks."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Task:
-        """The task at `index`, the same one every time.
+        """Return the task at `index`, the same one every time.
 
         Raises:
             IndexError: outside `-len(self) ... len(self) - 1`.

@@ -15,7 +15,7 @@ _NAMES = {"true": True, "false": False, "null": None}
 
 
 def parse_calls(text: str) -> list[ToolCall]:
-    """The calls of a text.
+    """Return the calls of a text.
 
     Names of tools and of parameters may hold anything but brackets, quotes, commas and `=`: data sets have names with
     spaces, dots and slashes, which are no Python. Values are Python literals, or the JSON words true, false and null.
@@ -48,7 +48,7 @@ def _call(text: str) -> ToolCall:
 
 
 def literal(text: str) -> Any:
-    """The JSON value of a Python literal; a tuple becomes a list.
+    """Return the JSON value of a Python literal; a tuple becomes a list.
 
     Raises:
         DataError: the text is no literal, or its value is not one that JSON has.
@@ -62,7 +62,7 @@ def literal(text: str) -> Any:
 
 
 def _json_value(node: ast.expr) -> Any:
-    """The value of a literal's syntax tree. Raises ValueError for anything else."""
+    """Return the value of a literal's syntax tree. Raises ValueError for anything else."""
     if isinstance(node, ast.List | ast.Tuple):
         return [_json_value(item) for item in node.elts]
     if isinstance(node, ast.Dict):
@@ -83,7 +83,7 @@ def _json_value(node: ast.expr) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets and no quotes.
+    """Return the parts between commas that stand in no brackets and no quotes.
 
     Raises:
         DataError: brackets or quotes are not closed.
@@ -111,7 +111,7 @@ def _split(text: str) -> list[str]:
 
 
 def _end_of_string(text: str, start: int) -> int:
-    """The place of the closing quote."""
+    """Return the place of the closing quote."""
     at = start + 1
     while at < len(text) and text[at] != text[start]:
         at += 2 if text[at] == "\\" else 1

@@ -35,7 +35,7 @@ NEEDS_TOOLS = ("seal-tools", "api-bank-dialogues")
 
 
 def _numbered(read: Callable[[Any, str], Task]) -> Callable[[str], Source]:
-    """A format of one task a row, whose id is made of the file's name and the row's number, from 0."""
+    """Return a format of one task a row, whose id is made of the file's name and the row's number, from 0."""
 
     def open_(source: str) -> Source:
         name = source_name(source)
@@ -73,7 +73,7 @@ FORMATS = (*_OPENERS, *NEEDS_TOOLS)
 def read_source(
     format_name: str, source: str | Path, tools: Sequence[str | Path] = (), num_distractors: int = 4, seed: int = 0
 ) -> Source:
-    """The rows of a source, and what reads their tasks.
+    """Return the rows of a source, and what reads their tasks.
 
     Args:
         format_name: one of `FORMATS`.
@@ -132,7 +132,7 @@ def check_output(source: str | Path, tools: Sequence[str | Path], output: str | 
 
 
 def _beside(output: Path) -> tuple[Path, Path, Path]:
-    """What is written beside the output: itself before it is complete, the reasons, and these before they are."""
+    """Return what is written beside the output: itself before it is complete, the reasons, and these before they are."""
     part, dropped, dropped_part = (output.name + end for end in (".part", ".dropped.txt", ".dropped.txt.part"))
     return output.with_name(part), output.with_name(dropped), output.with_name(dropped_part)
 
@@ -189,7 +189,7 @@ def _line(task: Task) -> bytes:
 
 
 def source_name(source: str) -> str:
-    """What ids of a source start with: the file's name without its suffix, or the data set's name."""
+    """Return what ids of a source start with: the file's name without its suffix, or the data set's name."""
     return (
         source.removeprefix(PREFIX).partition(":")[0].rpartition("/")[2]
         if source.startswith(PREFIX)

@@ -11,7 +11,7 @@ PREFIX = "hub:"
 
 
 def hub_rows(source: str) -> Iterator[FileRow]:
-    """The rows of a split, streamed by the `datasets` library: nothing is downloaded beyond what is read.
+    """Yield the rows of a split, streamed by the `datasets` library: nothing is downloaded beyond what is read.
 
     Args:
         source: `hub:OWNER/NAME` or `hub:OWNER/NAME:SPLIT`; the split is `train` if none is given.

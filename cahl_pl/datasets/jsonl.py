@@ -113,7 +113,7 @@ MAX_ROW_DEPTH: Final = 100
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects are nested; without recursion, since that is what a deep value would exhaust."""
+    """Return how deep lists and objects are nested; without recursion, since that is what a deep value would exhaust."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, (dict, list))]:
         depth += 1
@@ -122,7 +122,7 @@ def _depth(value: Any) -> int:
 
 
 def _chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """The first so many bytes of a file, piece by piece."""
+    """Yield the first so many bytes of a file, piece by piece."""
     while length > 0 and (chunk := file.read(min(length, 1 << 20))):
         length -= len(chunk)
         yield chunk
@@ -133,7 +133,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def task_to_row(task: Task) -> dict[str, Any]:
-    """A task as a row of JSON lines; `row_to_task` gives the same task back."""
+    """Return a task as a row of JSON lines; `row_to_task` gives the same task back."""
     row: dict[str, Any] = {
         "id": task.id,
         "messages": [{"role": message.role, "content": message.content} for message in task.messages],
@@ -168,7 +168,7 @@ def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
-    """The task of a row.
+    """Return the task of a row.
 
     Args:
         row: the row's JSON value.
@@ -221,7 +221,7 @@ def _refuse_unknown(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
 
 
 def _each(row: Any, field: str, noun: str, read: Callable[[Any, int], Any]) -> list[Any]:
-    """What `read(item, number)` gives for each item of a list; numbers count from 1 and stand in messages."""
+    """Return what `read(item, number)` gives for each item of a list; numbers count from 1 and stand in messages."""
     found = []
     for number, item in enumerate(get_field(row, field, list), start=1):
         try:
@@ -306,7 +306,7 @@ _TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
 
 
 def _is_plain(schema: Any) -> bool:
-    """Whether a schema has common keywords only, each as it must be: `check_tool`, which takes milliseconds, would pass."""
+    """Return whether a schema has common keywords alone, as they must be: the slow `check_tool` would pass."""
     if not isinstance(schema, dict):
         return False
     for key, value in schema.items():

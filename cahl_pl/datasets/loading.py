@@ -25,7 +25,7 @@ read; one that is raised, for the rest of the row. Both name the field at fault.
 def judge(
     rows: Iterable[FileRow], read: RowReader, on_contradiction: OnContradiction = "relax", strict: bool = False
 ) -> Iterator[Verdict]:
-    """What becomes of each task of each row, in order; memory holds one row.
+    """Yield what becomes of each task of each row, in order; memory holds one row.
 
     A task whose gold contradicts its own tools (an undeclared tool or parameter, a value that cannot be read as its
     declared type, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is
@@ -82,7 +82,7 @@ class _Ids:
             self._database.execute(statement)
 
     def add(self, name: str) -> bool:
-        """Whether the id is new."""
+        """Return whether the id is new."""
         key = name.encode("utf-8", "surrogatepass")
         return self._database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (key,)).rowcount == 1
 

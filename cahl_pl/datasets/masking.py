@@ -58,7 +58,7 @@ class MaskedNames(TaskSource):
 
 
 def mask_names(task: Task, draw: Random) -> Task:
-    """The task with other names of tools and parameters, drawn by `draw`; see `MaskedNames`."""
+    """Return the task with other names of tools and parameters, drawn by `draw`; see `MaskedNames`."""
     new = _new_names(task, draw)
     names = {tool.name: next(new) for tool in task.tools}
     parameters = {tool.name: {name: next(new) for name in _maskable(tool)} for tool in task.tools}
@@ -129,7 +129,7 @@ def _message(message: Message, names: Mapping[str, str], call: Any) -> Message:
 
 
 def _block(block: re.Match[str], call: Any) -> str:
-    """The calls between two tags under their new names; as they are if they cannot be read."""
+    """Return the calls between two tags under their new names; as they are if they cannot be read."""
     calls = []
     for line in block[1].strip().split("\n"):
         try:

@@ -90,7 +90,7 @@ class LoadReport:
             self.unnamed = kept, relaxed, dropped
 
     def summary(self, examples: int = 3) -> list[str]:
-        """Lines that name a few rows for each kind of reason, and count the others.
+        """Return lines that name a few rows for each kind of reason, and count the others.
 
         Reasons are of one kind where they differ in nothing but places, numbers and what is quoted.
 
@@ -117,7 +117,7 @@ class LoadReport:
         return ("relaxed", self.relaxed), ("dropped", self.dropped)
 
     def _kind(self, reason: str) -> str:
-        """The reason without what differs from row to row."""
+        """Return the reason without what differs from row to row."""
         return _DETAILS.sub("...", _PLACE.sub("", reason.removeprefix(self.path)))
 
 

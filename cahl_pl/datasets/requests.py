@@ -83,7 +83,7 @@ class Requests(TaskSource):
 
 
 def _values(source: str) -> Iterable[tuple[str, Any]]:
-    """Where each request stands, and its JSON value."""
+    """Return where each request stands, and its JSON value."""
     if not source.endswith((".jsonl", ".json")):
         yield "the request", source
         return

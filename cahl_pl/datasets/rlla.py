@@ -51,7 +51,7 @@ class RllaDataset(FileTasks):
 
 
 def rlla_task(row: Any, name: str) -> Task:
-    """The task of a row; `name` becomes its id.
+    """Return the task of a row; `name` becomes its id.
 
     Raises:
         DataError: naming the field at fault.
@@ -69,7 +69,7 @@ def rlla_task(row: Any, name: str) -> Task:
 
 
 def _texts(row: Any) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
-    """The names and the texts of the three fields."""
+    """Return the names and the texts of the three fields."""
     if isinstance(row, dict) and "prompt" not in row:
         names = ("instruction", "input", "output")
         return names, (
@@ -131,7 +131,7 @@ _TURN = re.compile(
 
 
 def read_dialogue(dialogue: str) -> tuple[Message, ...]:
-    """The turns of a dialogue that was flattened into tags, `<user> ... </user>` and so on.
+    """Return the turns of a dialogue that was flattened into tags, `<user> ... </user>` and so on.
 
     Raises:
         DataError: a turn cannot be read, or the last one is not the user's or a tool's.
@@ -159,7 +159,7 @@ def read_dialogue(dialogue: str) -> tuple[Message, ...]:
 
 
 def _between(text: str, tag: str) -> str | None:
-    """What stands between the first opening tag and the last closing one."""
+    """Return what stands between the first opening tag and the last closing one."""
     _, opening, rest = text.partition(f"<{tag}>")
     inside, closing, _ = rest.rpartition(f"</{tag}>")
     return inside if opening and closing else None

@@ -44,7 +44,7 @@ class FileRow:
 
 
 def read_rows(path: str | Path) -> Iterator[FileRow]:
-    """The rows of a file: parquet by its suffix, a JSON list by its first character, JSON lines otherwise.
+    """Yield the rows of a file: parquet by its suffix, a JSON list by its first character, JSON lines otherwise.
 
     The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a key that stands
     twice, NaN, infinities or numbers as large as these, or text that has no UTF-8 is a row's fault.
@@ -68,7 +68,7 @@ def read_rows(path: str | Path) -> Iterator[FileRow]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, read as strictly as rows are.
+    """Return the value of a JSON text, read as strictly as rows are.
 
     Raises:
         DataError: what is wrong, without a place.
@@ -82,7 +82,7 @@ def parse_json(text: str) -> Any:
 
 
 def get_field(row: Any, name: str, kind: type[T]) -> T:
-    """A row's field, which has to be there and of that type.
+    """Return a row's field, which has to be there and of that type.
 
     Raises:
         DataError: naming the field, without the place of the row.
@@ -180,7 +180,7 @@ class _Window:
         self._at = end
 
     def next_character(self) -> str:
-        """The next character that is not space; empty at the end of the file."""
+        """Return the next character that is not space; empty at the end of the file."""
         while True:
             end = self._at
             while end < len(self._text) and self._text[end] in _JSON_SPACE:
@@ -190,7 +190,7 @@ class _Window:
                 return self._text[self._at : self._at + 1]
 
     def value(self) -> tuple[Any, bool, str | None]:
-        """The value that starts here, whether one could be read, and its fault."""
+        """Return the value that starts here, whether one could be read, and its fault."""
         while True:
             value, end, fault = _decode(self._text, self._at)
             # What ends with the window may go on after it: "12" as "123" or "12.5"; and so may what cannot be read.
@@ -215,7 +215,7 @@ class _Window:
 
 
 def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
-    """The value that starts there, where it ends, its fault; it ends at `start` if nothing could be read."""
+    """Return the value that starts there, where it ends, its fault; it ends at `start` if nothing could be read."""
     faults: list[str] = []
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

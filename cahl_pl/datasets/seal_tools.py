@@ -56,7 +56,7 @@ class SealToolsDataset(FileTasks):
 
 
 def seal_tools_reader(tools_path: str | Path, num_distractors: int = 4, seed: int = 0) -> Callable[[Any, int], Task]:
-    """Reads the task of a row; the arguments are those of `SealToolsDataset`.
+    """Read the task of a row; the arguments are those of `SealToolsDataset`.
 
     Raises:
         DataError: the file of tools cannot be read, or a tool is malformed.

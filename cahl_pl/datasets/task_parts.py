@@ -16,7 +16,7 @@ MAX_GOLD_CALLS = 1000
 
 
 def fit_tools(task: Task) -> tuple[Task, list[str]]:
-    """The task with its tools relaxed where its gold breaks them, and what was relaxed, one sentence each.
+    """Return the task with its tools relaxed where its gold breaks them, and what was relaxed, one sentence each.
 
     An undeclared tool is added with an open schema, an undeclared parameter without a type; a parameter whose
     value cannot be read as its type loses its constraints; a required parameter that gold leaves out is no
@@ -54,14 +54,14 @@ def _relaxed(tool: ToolSpec | None, gold: GoldCall, problem: Problem) -> ToolSpe
 
 
 def kind_of_gold(gold: Sequence[GoldCall]) -> str:
-    """A tag to group results by: `none`, `single`, `multiple`, or `nested` (a call takes a result)."""
+    """Return a tag to group results by: `none`, `single`, `multiple`, or `nested` (a call takes a result)."""
     if any(call.references for call in gold):
         return "nested"
     return ("none", "single", "multiple")[min(len(gold), 2)]
 
 
 def object_schema(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON Schema of type object."""
+    """Return a JSON Schema of type object."""
     schema: dict[str, Any] = {"type": "object", "properties": dict(properties)}
     return {**schema, "required": list(required)} if required else schema
 
@@ -69,7 +69,7 @@ def object_schema(properties: Mapping[str, Any], required: Sequence[str] = ()) -
 def offer_tools(
     tools: Mapping[str, ToolSpec], used: Iterable[str], distractors: int, draw: random.Random
 ) -> tuple[ToolSpec, ...]:
-    """The used tools and others drawn besides them, in an order that is drawn too; a used tool that is unknown is left out."""
+    """Return the used tools and others drawn besides them, in a drawn order; a used tool that is unknown is left out."""
     used, names = list(dict.fromkeys(used)), list(tools)
     drawn = draw.sample(names, min(len(names), distractors + len(used)))
     others = [name for name in drawn if name not in used][:distractors]
@@ -79,6 +79,6 @@ def offer_tools(
 
 
 def history_text(calls: Iterable[ToolCall]) -> str:
-    """Calls of an earlier turn as they stand in an assistant's message of a dialogue: one JSON object a line."""
+    """Return calls of an earlier turn as they stand in an assistant's message of a dialogue: one JSON object a line."""
     lines = [json.dumps({"name": call.name, "parameters": dict(call.arguments)}, ensure_ascii=False) for call in calls]
     return "\n".join(["<tool_call>", *lines, "</tool_call>"])

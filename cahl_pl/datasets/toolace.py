@@ -18,7 +18,7 @@ _MAX_BRACKETS = 100
 
 
 def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
-    """The tasks of a row `{"system", "conversations": [{"from", "value"}]}`: one for each assistant turn that calls.
+    """Yield the tasks of a row `{"system", "conversations": [{"from", "value"}]}`: one for each assistant turn that calls.
 
     The system text holds the tools as a JSON list. A turn calls if it starts with `[` and has a bracket `(`; it is then
     `[name(key=value), ...]`. What the tools answered, if it follows as a JSON list of as many answers, is stored as the
@@ -66,7 +66,7 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
 
 
 def _results(following: Sequence[Any], count: int) -> list[Any]:
-    """What the tools answered to so many calls, as far as the next turn says it; None for each where it does not."""
+    """Return what the tools answered to so many calls, as far as the next turn says it; None for each where it does not."""
     unknown = [None] * count
     if not following or not isinstance(following[0], dict) or following[0].get("from") != "tool":
         return unknown
@@ -88,7 +88,7 @@ def _tools(system: str) -> tuple[ToolSpec, ...]:
 
 
 def _tool_list(system: str) -> list[Any]:
-    """The first JSON list of objects with names in the text, which starts at one of its first brackets."""
+    """Return the first JSON list of objects with names in the text, which starts at one of its first brackets."""
     at = system.find("[")
     for _ in range(_MAX_BRACKETS):  # each may take as long as the text
         if at < 0:

@@ -69,7 +69,7 @@ def _any_of(options: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets."""
+    """Return the parts between commas that stand in no brackets."""
     parts, depth, start = [], 0, 0
     for at, char in enumerate(text):
         depth += (char == "[") - (char == "]")

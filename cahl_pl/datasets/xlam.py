@@ -12,7 +12,7 @@ from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 
 def xlam_task(row: Any, name: str) -> Task:
-    """The task of a row `{"query", "tools", "answers"}`; tools and answers are JSON texts, or lists already.
+    """Return the task of a row `{"query", "tools", "answers"}`; tools and answers are JSON texts, or lists already.
 
     Tools are `{"name", "description", "parameters": {name: {"description", "type", "default"}}}`, types in free text. A
     parameter is required unless its type says `optional` or it has a default. The gold calls are parallel: `ordered` is

@@ -98,7 +98,7 @@ class Engine(ABC):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """What `generate` gives for one sample of each prompt, perhaps sooner where the drafts are what will be sampled.
+        """Return what `generate` gives for one sample of each prompt, perhaps sooner where the drafts are what will be sampled.
 
         Args:
             policy: holds the base and the adapters.

@@ -10,7 +10,7 @@ from cahl_pl.errors import ConfigError
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Token [B] and its log-probability [B] from logits [B, V]."""
+    """Return token [B] and its log-probability [B] from logits [B, V]."""
     if sampling.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.log_softmax(logits, -1).gather(-1, token[:, None])[:, 0]

@@ -131,7 +131,7 @@ class TransformersEngine(Engine):
 def _packed(
     policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], context_tokens: Sequence[int]
 ) -> list[PackedRow]:
-    """Rows of the sequences; of the first `context_tokens` tokens of each nobody needs the hidden states."""
+    """Return rows of the sequences; of the first `context_tokens` tokens of each nobody needs the hidden states."""
     rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen, context_tokens)
     if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
         for row in rows:
@@ -175,7 +175,7 @@ def _joined(first: Completion, rest: Completion, limit: int) -> Completion:
 
 
 def _chunks(rows: Sequence[PackedRow], max_prompts: int) -> Iterator[list[PackedRow]]:
-    """Rows of at most `max_prompts` prompts in all; a row of more stands alone. Rows of like length go together."""
+    """Yield rows of at most `max_prompts` prompts in all; a row of more stands alone. Rows of like length go together."""
     chunk: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if chunk and sum(len(r.members) for r in chunk) + len(row.members) > max_prompts:
@@ -280,7 +280,7 @@ def _decode(
 
 
 def _compact_rows(slot: Tensor) -> Tensor:
-    """Rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
+    """Return rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
     busy = (slot >= 0).any(1)
     left = int(busy.sum())
     keep = torch.arange(left, device=slot.device)
@@ -289,7 +289,7 @@ def _compact_rows(slot: Tensor) -> Tensor:
 
 
 def stop_ids(policy: Policy) -> set[int]:
-    """The ids that end a completion: the tokenizer's end of sequence and those of the generation settings."""
+    """Return the ids that end a completion: the tokenizer's end of sequence and those of the generation settings."""
     configured = policy.causal_lm.generation_config.eos_token_id
     ids = {policy.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     return {i for i in ids if i is not None}

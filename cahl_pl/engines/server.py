@@ -149,7 +149,7 @@ class ServerEngine(Engine):
             raise ConfigError(f"{error}; it has the models {', '.join(self._models())}") from None
 
     def _model(self, policy: Policy, role: Role) -> str:
-        """The server's name of the role's adapter as it is now; it is loaded there if it is not yet."""
+        """Return the server's name of the role's adapter as it is now; it is loaded there if it is not yet."""
         if self.adapter_folder is None:
             return self.names[role]
         state = (id(policy.lm), policy.version[role], policy.loads)
@@ -187,7 +187,7 @@ class ServerEngine(Engine):
         shutil.rmtree(folder, ignore_errors=True)
 
     def _models(self) -> list[str]:
-        """Names of the base and the adapters that the server has."""
+        """Return the names of the base and the adapters that the server has."""
 
         def read(answer: Any) -> list[str]:
             try:
@@ -218,7 +218,7 @@ class ServerEngine(Engine):
 
 
 def _unlikely(answer: Any) -> float:
-    """The log-probability of the fifth likeliest first token, which a temperature moves even where the first is certain."""
+    """Return the log-probability of the fifth likeliest first token: a temperature moves it even where the first is sure."""
     try:
         top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         return sorted((float(value) for value in top.values()), reverse=True)[:_PROBED][-1]
@@ -240,7 +240,7 @@ class _Reader:
         self.vocabulary = policy.causal_lm.get_input_embeddings().num_embeddings if loaded else 2**31
 
     def completions(self, answer: Any) -> list[Completion]:
-        """The completions of one prompt.
+        """Return the completions of one prompt.
 
         Raises:
             TryAgain: the server broke off.

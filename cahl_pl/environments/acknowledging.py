@@ -13,7 +13,7 @@ class AcknowledgingEnvironment(Environment):
     """
 
     def start(self, task: Task) -> Session:
-        """A session without state."""
+        """Return a session without state."""
         return _AcknowledgingSession(task)
 
 

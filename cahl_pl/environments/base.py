@@ -16,10 +16,10 @@ class Session(ABC):
 
     @abstractmethod
     def call(self, call: ToolCall) -> Feedback:
-        """Answers a call: f_k. Must not raise on anything that a model wrote."""
+        """Return answers a call: f_k. Must not raise on anything that a model wrote."""
 
     def state(self) -> Mapping[str, Any] | None:
-        """What the calls so far have left behind, for rewards that check it; None where the environment cannot tell."""
+        """Return what the calls so far have left behind, for rewards that check it; None where the environment cannot tell."""
         return None
 
 
@@ -28,11 +28,11 @@ class Environment(ABC):
 
     @abstractmethod
     def start(self, task: Task) -> Session:
-        """A fresh session for one execution of a plan of this task."""
+        """Return a fresh session for one execution of a plan of this task."""
 
 
 def json_text(value: Any) -> str:
-    """The value as JSON text.
+    """Return the value as JSON text.
 
     Lone surrogates, which no tokenizer takes, are replaced; values of other types go as their `str`.
 
@@ -46,11 +46,11 @@ def json_text(value: Any) -> str:
 
 
 def refusal(call: ToolCall, task: Task) -> Feedback | None:
-    """The feedback to a call that breaks its schema, naming the first problem; None for a valid call."""
+    """Return the feedback to a call that breaks its schema, naming the first problem; None for a valid call."""
     problems = find_problems(call, task.tools)
     return failure(problems[0].message, problems[0].cause) if problems else None
 
 
 def failure(message: str, error: FeedbackError) -> Feedback:
-    """The feedback `{"error": message}`."""
+    """Return the feedback `{"error": message}`."""
     return Feedback(json_text({"error": message}), error)

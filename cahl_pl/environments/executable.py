@@ -40,7 +40,7 @@ class ExecutableEnvironment(Environment):
         self.max_characters = max_characters
 
     def start(self, task: Task) -> Session:
-        """A session with fresh functions, bound to a copy of the task's state.
+        """Return a session with fresh functions, bound to a copy of the task's state.
 
         Raises:
             ConfigError: the toolkit has no function for a tool that the task offers, or fails on the task's state.
@@ -75,7 +75,7 @@ class _ExecutableSession(Session):
         self._max_characters = max_characters
 
     def state(self) -> Mapping[str, Any] | None:
-        """A copy of the state as it is now.
+        """Return a copy of the state as it is now.
 
         Raises:
             ConfigError: a tool has put something into it that cannot be copied, such as an open file.

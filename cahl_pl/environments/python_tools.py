@@ -56,7 +56,7 @@ class PythonTools:
         self.specs = tuple(_spec(function, f"{module}, function {name}") for name, function in self._functions.items())
 
     def __call__(self, state: Mapping[str, Any] | None) -> Mapping[str, Callable[..., Any]]:
-        """The functions of a session by name, bound to its state."""
+        """Return the functions of a session by name, bound to its state."""
         own: Mapping[str, Any] = {} if state is None else state
         return {
             name: partial(function, state=own) if _has_state(function) else function
@@ -114,7 +114,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _is_function(value: Any) -> bool:
-    """Whether it is a function, or one that a decorator such as `functools.cache` has wrapped in an object."""
+    """Return whether it is a function, or one that a decorator such as `functools.cache` has wrapped in an object."""
     wrapped = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
     return isinstance(value, FunctionType) or (callable(value) and isinstance(wrapped, FunctionType))
 
@@ -153,7 +153,7 @@ def _spec(function: Callable[..., Any], where: str) -> ToolSpec:
 
 
 def _described(function: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:
-    """What `get_json_schema` is to read: the function's name, docstring and parameters but `state`, as if all were text."""
+    """Return what `get_json_schema` is to read: name, docstring and parameters but `state`, as if all were text."""
 
     def described() -> None: ...
 
@@ -169,7 +169,7 @@ def _described(function: Callable[..., Any], hints: Mapping[str, Any]) -> Callab
 
 
 def _short(error: BaseException) -> str:
-    """The first line of an error's text, without its last full stop."""
+    """Return the first line of an error's text, without its last full stop."""
     if isinstance(error, SystemExit):
         return "it exits when it is imported"
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")

@@ -14,7 +14,7 @@ class RecordedEnvironment(Environment):
     """
 
     def start(self, task: Task) -> Session:
-        """A session in which no gold call has been answered yet."""
+        """Return a session in which no gold call has been answered yet."""
         return _RecordedSession(task)
 
 

@@ -137,7 +137,7 @@ class SandboxedEnvironment(Environment):
             warnings.warn(f"the sandbox cannot enforce all its limits here: {', '.join(missing)}", stacklevel=2)
 
     def start(self, task: Task) -> Session:
-        """A session with fresh functions, made from the task's state.
+        """Return a session with fresh functions, made from the task's state.
 
         Raises:
             ConfigError: the toolkit has no function for a tool that the task offers, or fails on the task's state;
@@ -291,7 +291,7 @@ class _Worker:
         )
 
     def ask(self, request: str, seconds: float) -> Mapping[str, Any]:
-        """The reply to a request.
+        """Return the reply to a request.
 
         Raises:
             _LostWorkerError: there was none in time, or none that can be read; the process has been killed.
@@ -334,7 +334,7 @@ class _Worker:
         return status
 
     def _check_file(self) -> None:
-        """A session's calls are repeated in a new process: with other tools they would have other answers."""
+        """Check that the file is as it was: calls are repeated in a new process, and other tools would answer otherwise."""
         toolkit = self._config["toolkit"]
         if not toolkit.endswith(".py"):
             return
@@ -402,7 +402,7 @@ def _wait(poller: select.poll, deadline: float) -> None:
 
 
 def _text(reply: Mapping[str, Any], key: str) -> str:
-    """A text of a reply, without lone surrogates."""
+    """Return a text of a reply, without lone surrogates."""
     return str(reply.get(key)).encode("utf-8", "replace").decode("utf-8")
 
 

@@ -33,7 +33,7 @@ class Scoring(NamedTuple):
 
 
 def has_signal(rewards: Tensor) -> bool:
-    """Whether a group's rewards [G] differ at all. Exact: a tiny spread is a signal, float noise in a std is not."""
+    """Return whether a group's rewards [G] differ at all. Exact: a tiny spread is a signal, float noise in a std is not."""
     return bool(rewards.max() > rewards.min())
 
 
@@ -46,7 +46,7 @@ def rewards_by_comparison(groups: Sequence[Group]) -> dict[int, Tensor]:
 
 
 def scores(groups: Sequence[Group], scoring: Scoring) -> dict[int, Tensor]:
-    """What is compared: comparison -> [G].
+    """Return what is compared: comparison -> [G].
 
     The rewards after penalties and pooling; for GDPO the weighted sum of the components, each normalised within its
     comparison. A comparison without a signal has equal scores, exactly.
@@ -129,7 +129,7 @@ def overlong_penalties(group: Group, limit: int, cache: int | None) -> Tensor:
 
 
 def _prepared(group: Group, scoring: Scoring) -> Group:
-    """The group with its rewards and components as they are compared, on the CPU."""
+    """Return the group with its rewards and components as they are compared, on the CPU."""
     config = scoring.config
     rewards, components = group.rewards, group.components
     if config.truncation == "soft":
@@ -143,7 +143,7 @@ def _prepared(group: Group, scoring: Scoring) -> Group:
 
 
 def _pooled(values: Tensor, alike: Tensor) -> Tensor:
-    """Each value replaced by the mean over those with the same number; NaN values stay and do not count."""
+    """Return each value replaced by the mean over those with the same number; NaN values stay and do not count."""
     result = values.clone()
     for number in set(alike.tolist()):
         members = (alike == number) & ~values.isnan()
@@ -161,7 +161,7 @@ def _normalised(component: Tensor, epsilon: float) -> Tensor:
 
 
 def _everywhere(values: Sequence[Tensor]) -> Tensor:
-    """All of them, of all processes, in one tensor."""
+    """Return all of them, of all processes, in one tensor."""
     own = torch.cat(list(values)) if values else torch.zeros(0)
     return torch.cat(gather_over_processes(own))
 

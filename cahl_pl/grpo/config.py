@@ -155,7 +155,7 @@ class RoleGRPOConfig:
     importance_cap: float | None = None
 
     def over(self, common: GRPOConfig, role: Role) -> GRPOConfig:
-        """The role's configuration: what is given here, and the rest of `common`, `scale_rewards` decided.
+        """Return the role's configuration: what is given here, and the rest of `common`, `scale_rewards` decided.
 
         Raises:
             ValueError: a value is refused, see `GRPOConfig`; or the executor is to pool plans.

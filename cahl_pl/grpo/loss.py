@@ -88,7 +88,7 @@ def grpo_loss(
     entropy: Tensor | None = None,
     regularised: Size | None = None,
 ) -> tuple[Tensor, LossStats]:
-    """A micro-batch's share of the batch's loss: the shares of all micro-batches add up to the loss of the batch.
+    """Return a micro-batch's share of the batch's loss: the shares of all micro-batches add up to the loss of the batch.
 
     Per token: -w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) + kl k - entropy H, with rho = pi / pi_old, w the
     importance weight (`GRPOConfig.importance`) and k the estimate of the KL divergence (`GRPOConfig.kl_estimator`). The
@@ -156,7 +156,7 @@ def grpo_loss(
 
 
 def importance_weights(gap: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]:
-    """What the policy gradient is multiplied by, and whether a cap has changed it; see `GRPOConfig.importance`.
+    """Return what the policy gradient is multiplied by, and whether a cap has changed it; see `GRPOConfig.importance`.
 
     Args:
         gap: [n, C], log pi - log pi_engine without gradient, 0 on padding.
@@ -174,7 +174,7 @@ def importance_weights(gap: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor | None, weight: Tensor, config: GRPOConfig) -> Tensor:
-    """The ratio pi / pi_old, [n, C]; for `gspo` one a sequence, [n, 1], broadcast over the tokens."""
+    """Return the ratio pi / pi_old, [n, C]; for `gspo` one a sequence, [n, 1], broadcast over the tokens."""
     log_ratio = (logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)) * weight
     if config.loss == "gspo":
         log_ratio = log_ratio.sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
@@ -182,7 +182,7 @@ def _ratio(logprobs: Tensor, old_logprobs: Tensor | None, weight: Tensor, config
 
 
 def _kl(logprobs: Tensor, reference: Tensor, ratio: Tensor, weight: Tensor, config: GRPOConfig) -> Tensor:
-    """The estimate of each token's KL divergence, [n, C]; see `GRPOConfig.kl_estimator` and `kl_bias_correction`."""
+    """Return the estimate of each token's KL divergence, [n, C]; see `GRPOConfig.kl_estimator` and `kl_bias_correction`."""
     delta = (reference - logprobs) * weight
     if config.kl_estimator == "k1":
         kl = -delta
@@ -194,7 +194,7 @@ def _kl(logprobs: Tensor, reference: Tensor, ratio: Tensor, weight: Tensor, conf
 
 
 def _mean(per_token: Tensor, weight: Tensor, config: GRPOConfig, size: Size) -> Tensor:
-    """A micro-batch's share of a mean over the batch, taken as the loss takes it."""
+    """Return a micro-batch's share of a mean over the batch, taken as the loss takes it."""
     if config.loss in ("grpo", "gspo"):
         return ((per_token * weight).sum(1) / weight.sum(1).clamp(min=1)).sum() / max(size.completions, 1)
     if config.loss == "dr_grpo":
@@ -203,7 +203,7 @@ def _mean(per_token: Tensor, weight: Tensor, config: GRPOConfig, size: Size) -> 
 
 
 def supervised_loss(logprobs: Tensor, mask: Tensor, num_tokens: int) -> tuple[Tensor, LossStats]:
-    """Mean negative log-likelihood over the gold tokens of the batch: the warm start.
+    """Return the mean negative log-likelihood over the gold tokens of the batch: the warm start.
 
     Args:
         logprobs: [n, C] with gradient.

@@ -50,13 +50,13 @@ def select(groups: Sequence[Group], signal: set[int], config: GRPOConfig) -> Sel
 
 
 def everything(groups: Sequence[Group]) -> Selection:
-    """All of them: the gold completions of the warm start."""
+    """Return all of them: the gold completions of the warm start."""
     numbers = [int(n) for n in sum_over_processes([float(n) for n in _size(groups, groups)])]
     return Selection(list(groups), Size(*numbers), Size(*numbers))
 
 
 def without_truncated(group: Group) -> Group:
-    """The group without the completions that hit the length limit; it may be left without any."""
+    """Return the group without the completions that hit the length limit; it may be left without any."""
     kept = [i for i, cut in enumerate(group.truncated.tolist()) if not cut]
     at = torch.tensor(kept, dtype=torch.long)
     return replace(

@@ -11,17 +11,17 @@ from cahl_pl.memory_plan.stages import Stage, stages, update_stage
 
 
 def peak(shape: ModelShape, settings: Settings) -> int:
-    """Bytes at the worst moment of the run."""
+    """Return the bytes at the worst moment of the run."""
     return worst_stage(shape, settings).total
 
 
 def worst_stage(shape: ModelShape, settings: Settings) -> Stage:
-    """The stage that takes the most memory."""
+    """Return the stage that takes the most memory."""
     return max(stages(shape, settings), key=lambda stage: stage.total)
 
 
 def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> int | None:
-    """The largest `max_tokens_per_micro_batch`, in steps of 256 tokens, whose update fits.
+    """Return the largest `max_tokens_per_micro_batch`, in steps of 256 tokens, whose update fits.
 
     Args:
         shape: of the model.
@@ -46,7 +46,7 @@ def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> in
 
 
 def made_to_fit(shape: ModelShape, settings: Settings, limit: int) -> Settings | None:
-    """The settings with as little changed as makes the run fit.
+    """Return the settings with as little changed as makes the run fit.
 
     Changes are tried in this order, the mildest first: gradient checkpointing, a smaller micro-batch, fewer prompts read in
     one pass, fewer completions decoded at once, fewer kept prefixes, a base in 4 bits, shorter prompts.
@@ -72,7 +72,7 @@ def made_to_fit(shape: ModelShape, settings: Settings, limit: int) -> Settings |
 
 
 def _choices(settings: Settings) -> Iterator[tuple[str, list[Any]]]:
-    """Fields of the settings and their values, from the present one to the one that saves the most."""
+    """Yield fields of the settings and their values, from the present one to the one that saves the most."""
     yield "gradient_checkpointing", [settings.gradient_checkpointing, True]
     yield "max_tokens_per_micro_batch", _halves(settings.max_tokens_per_micro_batch, 256)
     yield "max_prefill_tokens", _halves(settings.max_prefill_tokens, 256)
@@ -107,7 +107,7 @@ _ENGINE = "--data.engine cahl_pl.engines.TransformersEngine"  # must be named, o
 
 
 def overrides(before: Settings, after: Settings) -> list[str]:
-    """What to add to the command line to get from one to the other."""
+    """Return what to add to the command line to get from one to the other."""
     changed = [name for name in _KEYS if getattr(before, name) != getattr(after, name)]
     keys = [f"{_KEYS[name]} {str(getattr(after, name)).lower()}" for name in changed]
     first = next((i for i, key in enumerate(keys) if key.startswith("--data.engine")), None)

@@ -14,7 +14,7 @@ FLOAT32 = 4
 
 
 def nf4_bytes(weights: int) -> int:
-    """Bytes of a weight in NF4 with double quantisation (bitsandbytes, blocks of 64).
+    """Return the bytes of a weight in NF4 with double quantisation (bitsandbytes, blocks of 64).
 
     Two weights a byte; a byte of scale a block; of 256 scales each, a float32; the offset of the scales; and the two
     tables by which weights (16 float32) and scales (256 float32) are looked up.
@@ -24,14 +24,14 @@ def nf4_bytes(weights: int) -> int:
 
 
 def base_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes of the frozen base: embeddings, norms, biases and the output layer keep their dtype in either case."""
+    """Return the bytes of the frozen base: embeddings, norms, biases and the output layer keep their dtype in either case."""
     if settings.quantization == "nf4":
         return sum(map(nf4_bytes, shape.linear)) + shape.others * settings.dtype_bytes
     return (sum(shape.linear) + shape.others) * settings.dtype_bytes
 
 
 def dequantised_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes of the largest weight while it is computed with: written out in the dtype, its scales in float32, twice."""
+    """Return the bytes of the largest weight in use: written out in the dtype, its scales in float32, twice."""
     if settings.quantization == "none":
         return 0
     largest = max(shape.linear)
@@ -39,12 +39,12 @@ def dequantised_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def kv_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes of the keys and values of a token, all layers."""
+    """Return the bytes of the keys and values of a token, all layers."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * settings.dtype_bytes
 
 
 def saved_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes a token that a decoder layer keeps for its backward pass, attention masks and scores apart.
+    """Return the bytes a token that a decoder layer keeps for its backward pass, attention masks and scores apart.
 
     The two norms compute in float32 and keep their input. Queries, repeated keys and values and the attention's output
     are kept; so are the MLP's gate, the gate's activation and the up projection. Every adapted layer keeps the input
@@ -62,7 +62,7 @@ def saved_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes a token that a decoder layer takes at its worst in the MLP, run without gradient.
+    """Return the bytes a token that a decoder layer takes at its worst in the MLP, run without gradient.
 
     The embeddings, the layer's input, the residual and the normed input; the activation of the gate; and of the up
     projection the base's output, and the adapter's in float32, before and after scaling. A bfloat16 input is also there
@@ -74,7 +74,7 @@ def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def attention_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes a token that a decoder layer takes in the attention, run without gradient, masks apart.
+    """Return the bytes a token that a decoder layer takes in the attention, run without gradient, masks apart.
 
     The embeddings, the layer's input and the normed input; queries, keys and values, these repeated too, and the output.
     """
@@ -83,7 +83,7 @@ def attention_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def backward_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Bytes a token that a layer's backward pass takes beyond what was saved, at its worst.
+    """Return the bytes a token that a layer's backward pass takes beyond what was saved, at its worst.
 
     Either at the end of the layer's forward pass (with checkpointing it has just been repeated): the MLP's product, and
     the down projection's output, the base's, and the adapter's before and after scaling; the residual and the normed input. Or
@@ -98,7 +98,7 @@ def backward_bytes(shape: ModelShape, settings: Settings) -> int:
 def mask_bytes(
     shape: ModelShape, settings: Settings, tokens: int, seen: int, layers: int = 0, attending: bool = False
 ) -> int:
-    """Bytes of the attention masks [rows, 1, tokens, seen], and of the scores where a kernel does not keep them to itself.
+    """Return the bytes of the attention masks [rows, 1, tokens, seen], and of scores that no kernel keeps to itself.
 
     `sdpa` shares a boolean mask; in each layer it makes a float one of it, which the backward pass needs, and before
     that its negation. `eager` shares a float mask; each layer keeps the weights of all heads, in float32 and in the
@@ -120,7 +120,7 @@ def mask_bytes(
 
 
 def score_logits_bytes(shape: ModelShape, tokens: int) -> int:
-    """Bytes of a chunk of logits while log-probabilities are taken.
+    """Return the bytes of a chunk of logits while log-probabilities are taken.
 
     Three in float32: logits, log-probabilities, and the probabilities, which become the gradient.
     """

@@ -12,7 +12,7 @@ from cahl_pl.memory_plan.shapes import ModelShape, Settings, references_of, sett
 
 
 def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None:
-    """What the memory planner asks for, read from a run's own objects.
+    """Return what the memory planner asks for, read from a run's own objects.
 
     Args:
         trainer: with its datamodule and its strategy.

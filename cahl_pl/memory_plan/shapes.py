@@ -102,12 +102,12 @@ class Settings:
         return self.gradient_checkpointing and self.adapter == "lora"
 
     def micro_batch_tokens(self, role: Role) -> int:
-        """Most tokens of a forward and backward pass: a sequence that is longer than a micro-batch stands alone."""
+        """Return most tokens of a forward and backward pass: a sequence that is longer than a micro-batch stands alone."""
         return max(self.max_tokens_per_micro_batch, self.max_prompt_tokens + self.new_tokens[role] - 1)
 
 
 def shape_of(policy: PolicyConfig) -> ModelShape:
-    """The shape of the configured model, counted on the meta device: no weights are read, a `config.json` suffices.
+    """Return the shape of the configured model, counted on the meta device: no weights are read, a `config.json` suffices.
 
     Raises:
         ConfigError: the model's configuration cannot be found, or is of a kind that cannot be counted.
@@ -173,7 +173,7 @@ def settings_of(
     evaluated: int = 0,
     references: int = 0,
 ) -> Settings:
-    """The settings of a configuration on one of its devices, among which the tasks of a round are shared out.
+    """Return the settings of a configuration on one of its devices, among which the tasks of a round are shared out.
 
     Args:
         policy: base and adapters.
@@ -216,5 +216,5 @@ def settings_of(
 
 
 def references_of(warm_start_rounds: int, weights: Iterable[float]) -> int:
-    """How many adapters are copied at the end of a warm start, by the roles' weights of the KL divergence."""
+    """Return how many adapters are copied at the end of a warm start, by the roles' weights of the KL divergence."""
     return sum(weight > 0 for weight in weights) if warm_start_rounds else 0

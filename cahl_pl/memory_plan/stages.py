@@ -49,7 +49,7 @@ class Stage:
 
 
 def stages(shape: ModelShape, settings: Settings) -> list[Stage]:
-    """The worst moments of sampling and of the update, of each role that the run samples from.
+    """Return the worst moments of sampling and of the update, of each role that the run samples from.
 
     Args:
         shape: of the model.
@@ -159,7 +159,7 @@ def sampling_moments(
 
 
 def _prefix_tokens(settings: Settings, role: Role, length: int) -> int:
-    """Prompt tokens of a round up to and including the role's: of the executor, those of every step."""
+    """Return prompt tokens of a round up to and including the role's: of the executor, those of every step."""
     times = {"planner": 1, "executor": settings.steps}
     roles = list(settings.prompts)
     return sum(settings.prompts[r] * times[r] * length for r in roles[: roles.index(role) + 1])
@@ -173,7 +173,7 @@ def _sampling(shape: ModelShape, settings: Settings, role: Role, name: str) -> S
 def update_moments(
     shape: ModelShape, settings: Settings, tokens: int, row: int, predicted: int | None = None, trunk: int = 0
 ) -> list[dict[str, int]]:
-    """Two moments of a forward and backward pass that may be the worst: a chunk of logits, and a layer's backward pass.
+    """Return two moments of a forward and backward pass that may be the worst: a chunk of logits, and a layer's backward pass.
 
     Args:
         shape: of the model.
@@ -232,7 +232,7 @@ def update_moments(
 
 
 def update_stage(shape: ModelShape, settings: Settings, role: Role) -> Stage:
-    """The worst moment of a role's update, its micro-batch one row."""
+    """Return the worst moment of a role's update, its micro-batch one row."""
     tokens = settings.micro_batch_tokens(role)
     moments = [
         _stage(shape, settings, f"update {role}", parts) for parts in update_moments(shape, settings, tokens, tokens)

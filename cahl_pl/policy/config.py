@@ -54,5 +54,5 @@ class PolicyConfig:
 
     def decide_quantization(self, otherwise: Literal["none", "nf4"]) -> None:
         """Take this quantization, unless the configuration itself names one; the callback `FourBitMemory` asks for it."""
-        if self.quantization is None:
+        if self.quantization is None and otherwise != "none":  # null is none already
             self.quantization = otherwise

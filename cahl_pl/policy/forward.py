@@ -98,7 +98,7 @@ def _run_frozen(
 
 
 def _chain(row: PackedRow, frozen: Places) -> Places:
-    """The ids of the frozen tokens up to the first branch."""
+    """Return the ids of the frozen tokens up to the first branch."""
     straight = np.asarray(row.depths)[frozen] == np.arange(len(frozen))
     length = len(frozen) if straight.all() else int(straight.argmin())
     return np.asarray(row.ids)[frozen[:length]]
@@ -141,7 +141,7 @@ def _forward(
 def _visible(
     rows: Sequence[PackedRow], chosen: Sequence[Places], columns: Sequence[Places], before: int, longest: int
 ) -> Tensor:
-    """Whether the chosen tokens of each row see a column, [R, N, before + N]."""
+    """Return whether the chosen tokens of each row see a column, [R, N, before + N]."""
     visible = np.zeros((len(rows), longest, before + longest), bool)
     # padding sees itself: a token that sees nothing has no attention
     visible[:, range(longest), range(before, before + longest)] = True

@@ -16,7 +16,7 @@ import torch
 
 
 def safetensors_of(folder: Path, gguf_file: str) -> Path:
-    """The folder of the converted model; converts it if that has not been done.
+    """Return the folder of the converted model; converts it if that has not been done.
 
     Args:
         folder: the folder with the GGUF file.

@@ -63,7 +63,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
 
 
 def _check_layers(config: Any) -> None:
-    """Packed sequences need layers that take a mask of who sees whom.
+    """Refuse layers that packed sequences cannot go through: they need layers that take a mask of who sees whom.
 
     Raises:
         PolicyError: the model has layers of another kind.
@@ -87,7 +87,7 @@ def _without_dropout(base: nn.Module) -> None:
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:
-    """The tokenizer alone, where another program has the model.
+    """Return the tokenizer alone, where another program has the model.
 
     Raises:
         PolicyError: it cannot be found or loaded.
@@ -112,7 +112,7 @@ def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:
 
 
 def model_folder(config: PolicyConfig) -> str:
-    """The folder or hub id that `config.model` means.
+    """Return the folder or hub id that `config.model` means.
 
     Raises:
         PolicyError: it looks like a folder that does not exist.

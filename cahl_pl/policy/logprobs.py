@@ -88,7 +88,7 @@ def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> I
 
 
 def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_gradient: bool = False) -> Scores:
-    """Log-probabilities of every completion under the policy's active adapter.
+    """Return the log-probabilities of every completion under the policy's active adapter.
 
     Args:
         policy: with the right adapter active; gradients flow into it.
@@ -114,7 +114,7 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
 
 
 def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
-    """Where in the flattened hidden states each completion token is predicted: one place before its own."""
+    """Return where in the flattened hidden states each completion token is predicted: one place before its own."""
     paths = [
         result.columns[r][path] - result.width + r * result.hidden.shape[1]
         for r, row in enumerate(batch.rows)
@@ -127,7 +127,7 @@ def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
 def _token_logprobs(
     policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there."""
+    """Return the log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there."""
     output = policy.causal_lm.get_output_embeddings()
     if not any(p.requires_grad for p in output.parameters()):
         return _TokenLogprobs.apply(hidden, target, policy, temperature, entropy_gradient)  # type: ignore[no-any-return,no-untyped-call]
@@ -170,7 +170,7 @@ def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _scored(policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: int) -> list[Tensor]:
-    """Log-probability [T] and entropy [T], and of the first `wanted` of them the gradients [T, H] by `hidden`.
+    """Return the log-probability [T] and entropy [T], and of the first `wanted` of them the gradients [T, H] by `hidden`.
 
     A function, so that no logits are left while the next ones are made.
     """

@@ -50,7 +50,7 @@ class PackedRow:
         self.context_tokens.append(context_tokens)
 
     def trunk(self) -> int:
-        """How many tokens all members start with whose hidden states nobody needs."""
+        """Return how many tokens all members start with whose hidden states nobody needs."""
         shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
         return min([*shared, *self.context_tokens])
 
@@ -60,7 +60,7 @@ class PackedRow:
         self.frozen = [i < trunk for i in range(len(self.ids))]  # the first member comes first, from its first token
 
     def visible(self) -> NDArray[np.bool_]:
-        """Whether a token sees another, itself included; [L, L]."""
+        """Return whether a token sees another, itself included; [L, L]."""
         result = np.zeros((len(self.ids), len(self.ids)), bool)
         for path, new in zip(self.paths, self.new, strict=True):
             own = path[len(path) - new :]
@@ -119,7 +119,7 @@ def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
 
 
 def batches(rows: Sequence[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
-    """Lists of rows of at most `max_tokens` padded tokens each (a longer row stands alone), shorter rows first."""
+    """Yield lists of rows of at most `max_tokens` padded tokens each (a longer row stands alone), shorter rows first."""
     batch: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if batch and (len(batch) + 1) * len(row.ids) > max_tokens:

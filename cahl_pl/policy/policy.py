@@ -107,7 +107,7 @@ class Policy(nn.Module):
         return getattr(config, "sliding_window", None) if sliding else None
 
     def attention_mask(self, visible: Tensor) -> Tensor:
-        """The mask that the model takes for `visible` [R, Q, K], whether a token sees another; [R, 1, Q, K]."""
+        """Return the mask that the model takes for `visible` [R, Q, K], whether a token sees another; [R, 1, Q, K]."""
         if self.config.attention == "sdpa":
             return visible[:, None]
         dtype = self.causal_lm.dtype
@@ -115,7 +115,7 @@ class Policy(nn.Module):
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer on last hidden states [..., H], in float32; what some models do behind it included."""
+        """Return the output layer on last hidden states [..., H], in float32; what some models do behind it included."""
         logits: Tensor = self.causal_lm.get_output_embeddings()(hidden).float()
         config = self.causal_lm.config.get_text_config()
         if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
@@ -143,7 +143,7 @@ class Policy(nn.Module):
             )
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
-        """The parameters of one role's adapter, found by name."""
+        """Return the parameters of one role's adapter, found by name."""
         return [parameter for name, parameter in self.lm.named_parameters() if f".{role}." in name]
 
     def activate(self, role: Role) -> None:
@@ -159,7 +159,7 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """The bare base: what the KL term refers to without a warm start, and what reads before an activated adapter."""
+        """Switch to the bare base: what the KL term refers to without a warm start, and what reads before an activated adapter."""
         if self._bare:  # PEFT would enable the adapters again at the end of the inner one
             yield
             return
@@ -179,7 +179,7 @@ class Policy(nn.Module):
         return f"{self._active} {self.version[self._active]}"
 
     def frozen_tokens(self, prompt: Sequence[int]) -> int:
-        """How many tokens of a prompt the bare base reads before the active adapter acts: 0 with plain LoRA.
+        """Return how many tokens of a prompt the bare base reads before the active adapter acts: 0 with plain LoRA.
 
         An activated adapter acts from the last place where its invocation tokens stand, as in PEFT and vLLM.
 
@@ -214,7 +214,7 @@ class Policy(nn.Module):
         return self
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """The weights of the adapters, and of the copies of them that are references, name -> tensor; no base."""
+        """Return the weights of the adapters, and of the copies of them that are references, name -> tensor; no base."""
         names = [f".{name}." for role in ROLES for name in (role, name_of(role))]
         return {k: v.detach() for k, v in self.lm.named_parameters() if any(name in k for name in names)}
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def name_of(role: Role) -> str:
-    """The name of the role's copy among PEFT's adapters; unlike `.planner.`, no other adapter's is a part of it."""
+    """Return the name of the role's copy among PEFT's adapters; unlike `.planner.`, no other adapter's is a part of it."""
     return f"{role}_reference"
 
 
 def has_reference(policy: Policy, role: Role) -> bool:
-    """Whether there is a copy of the role's adapter."""
+    """Return whether there is a copy of the role's adapter."""
     return name_of(role) in policy.lm.peft_config
 
 
@@ -49,14 +49,14 @@ def drop_reference(policy: Policy, role: Role) -> None:
 
 
 def roles_in(names: Iterable[str]) -> list[Role]:
-    """The roles whose copies are among these parameters of a checkpoint."""
+    """Return the roles whose copies are among these parameters of a checkpoint."""
     names = list(names)
     return [role for role in ROLES if any(f".{name_of(role)}." in name for name in names)]
 
 
 @contextlib.contextmanager
 def as_reference(policy: Policy, role: Role) -> Iterator[None]:
-    """The reference policy of the role, whose adapter is active before and after."""
+    """Switch to the reference policy of the role, whose adapter is active before and after."""
     if not has_reference(policy, role):
         with policy.without_adapters():
             yield

@@ -108,34 +108,34 @@ class PromptBuilder:
         return self._close_ids[0]
 
     def shared(self, task: Task) -> list[int]:
-        """The ids that both roles' prompts of a task start with: tools, dialogue, request."""
+        """Return the ids that both roles' prompts of a task start with: tools, dialogue, request."""
         return self._split(task)[0]
 
     def invocation(self, role: Role, single_level: bool = False) -> list[int]:
-        """The ids that a role's own words start with, up to the first value that is filled in."""
+        """Return the ids that a role's own words start with, up to the first value that is filled in."""
         template = self.config.single if single_level and role == "executor" else getattr(self.config, role)
         return self._data(_head(template)[0])
 
     def planner(self, task: Task) -> list[int]:
-        """The planner's prompt (q, H, T)."""
+        """Return the planner's prompt (q, H, T)."""
         return self._prompt(task, self.config.planner, self.config.planner)
 
     def executor(self, task: Task, subtask: SubTask) -> list[int]:
-        """The executor's prompt for the first sub-task: (q, H, T, z_1)."""
+        """Return the executor's prompt for the first sub-task: (q, H, T, z_1)."""
         return self._prompt(task, self.config.executor, self._executor_words(subtask, 1))
 
     def single(self, task: Task) -> list[int]:
-        """The executor's prompt where it works without a planner: (q, H, T)."""
+        """Return the executor's prompt where it works without a planner: (q, H, T)."""
         return self._prompt(task, self.config.single, self.config.single)
 
     def next_turn(self, ended: bool, feedback: Sequence[str]) -> list[int]:
-        """What follows an output of an executor without a planner: the environment's answers to its calls, in order."""
+        """Return what follows an output of an executor without a planner: the environment's answers to its calls, in order."""
         shown = "\n".join(self.config.feedback.replace("{feedback}", text) for text in feedback) + "\n\n"
         words = self._own(self.config.single, self.config.single)
         return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
     def next_step(self, ended: bool, feedback: str, subtask: SubTask, index: int) -> list[int]:
-        """What follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
+        """Return what follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
 
         Args:
             ended: whether the output ended with its end-of-turn token (a truncated one did not).
@@ -148,7 +148,7 @@ class PromptBuilder:
         return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
     def completion(self, text: str) -> list[int]:
-        """A gold output as the model would have sampled it, end of turn included.
+        """Return a gold output as the model would have sampled it, end of turn included.
 
         Where the template has opened a thought, it is closed first, without one.
         """
@@ -156,7 +156,7 @@ class PromptBuilder:
         return [*closed, *self._data(text), self.end_of_turn]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a sampled completion, without the token that ends it.
+        """Return the text of a sampled completion, without the token that ends it.
 
         Where the template's generation prompt ends within `<think>`, the text begins with that: it is a part of what the model
         has written, and `</think>` alone would be no thought. Control tokens anywhere else are written out: a model that strews
@@ -175,12 +175,12 @@ class PromptBuilder:
         return before + self._data("\n\n") + self._own(template, words) + after
 
     def _own(self, template: str, words: str) -> list[int]:
-        """A role's words, their head tokenised apart: an activated adapter is found by its ids."""
+        """Return a role's words, their head tokenised apart: an activated adapter is found by its ids."""
         head, _ = _head(template)
         return self._data(head) + self._data(words[len(head) :])
 
     def _split(self, task: Task) -> tuple[list[int], list[int]]:
-        """The ids up to the end of the request, and those after the role's words (the assistant's header)."""
+        """Return the ids up to the end of the request, and those after the role's words (the assistant's header)."""
         messages = _messages(task, self.config)
         marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
         try:
@@ -218,7 +218,7 @@ class PromptBuilder:
 
 
 def dialogue(episode: Trajectory) -> list[Message]:
-    """What an episode adds to the dialogue of the next one: calls with their answers, and answers in text."""
+    """Return what an episode adds to the dialogue of the next one: calls with their answers, and answers in text."""
     messages = []
     for step in episode.steps:
         if step.action.call is not None:
@@ -231,14 +231,14 @@ def dialogue(episode: Trajectory) -> list[Message]:
 
 
 def _head(template: str) -> tuple[str, str]:
-    """A template up to the first value that is filled in, and the rest."""
+    """Return a template up to the first value that is filled in, and the rest."""
     start = re.search(r"\{(?:index|subtask)\}|$", template)
     assert start is not None
     return template[: start.start()], template[start.start() :]
 
 
 def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:
-    """The dialogue as every chat template can take it: system, then user and assistant turns."""
+    """Return the dialogue as every chat template can take it: system, then user and assistant turns."""
     dialogue = list(task.messages)
     system = "\n".join([config.system, *(tool_text(tool, config.tool_format) for tool in task.tools)])
     if dialogue and dialogue[0].role == "system":
@@ -252,7 +252,7 @@ def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:
 
 
 def _alternating(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The dialogue without a system role, neighbouring turns of one role as one."""
+    """Return the dialogue without a system role, neighbouring turns of one role as one."""
     turns: list[dict[str, str]] = []
     for message in messages:
         role = "user" if message["role"] == "system" else message["role"]

@@ -48,7 +48,7 @@ _ITEM = re.compile(r"\d+[.)]")
 
 
 def first_sentence(text: str, max_words: int = MAX_WORDS) -> str:
-    """What a description says first, on one line, without the full stop; empty if it says nothing.
+    """Return what a description says first, on one line, without the full stop; empty if it says nothing.
 
     A sentence ends with `.`, `!` or `?` before white space, but not within "e.g.", "U.S.", "v1.2" or "2.5", after a
     title, or after an abbreviation that goes on in lower case; it also ends with its paragraph or where a list begins.
@@ -79,7 +79,7 @@ def first_sentence(text: str, max_words: int = MAX_WORDS) -> str:
 
 
 def _ends(word: str, following: str) -> bool:
-    """Whether a word is the last of its sentence."""
+    """Return whether a word is the last of its sentence."""
     word = word.strip("\"'()[]\u201c\u201d\u2019")
     if word.endswith(("!", "?", "\u3002", "\uff01", "\uff1f")):
         return True
@@ -99,7 +99,7 @@ MAX_ENUM: Final = 8
 
 
 def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
-    """One tool as the model reads it."""
+    """Return one tool as the model reads it."""
     if tool_format == "json":
         function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
         return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
@@ -117,7 +117,7 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
 
 
 def _type_text(schema: Any, max_enum: int | None) -> str:
-    """A parameter's enum values, unless there are more than `max_enum`, or its type."""
+    """Return a parameter's enum values, unless there are more than `max_enum`, or its type."""
     if not isinstance(schema, dict):
         return "any"
     if "enum" in schema and (max_enum is None or len(schema["enum"]) <= max_enum):

@@ -114,7 +114,7 @@ def sources_of(gold: GoldCall, place: int) -> dict[str, int]:
 def _likeness(
     call: ToolCall, gold: ToolCall, sources: dict[str, int], place: int, found: dict[int, list[float]]
 ) -> float:
-    """The similarity of a sub-task's call and a planned gold call; `found` is that of the sub-tasks before it."""
+    """Return the similarity of a sub-task's call and a planned gold call; `found` is that of the sub-tasks before it."""
 
     def equal(name: str) -> float:
         value = call.arguments[name]
@@ -133,7 +133,7 @@ def _source(value: Any) -> int | None:
 
 
 def _in_sequence(matrix: np.ndarray) -> list[tuple[int, int]]:
-    """The best pairs whose rows and columns both ascend."""
+    """Return the best pairs whose rows and columns both ascend."""
     rows, columns = matrix.shape
     best = np.zeros((rows + 1, columns + 1))
     for i in range(rows):
@@ -152,7 +152,7 @@ def _in_sequence(matrix: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _in_partial_order(matrix: np.ndarray, before: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The best pairs in an order that `before` allows, by integer programming."""
+    """Return the best pairs in an order that `before` allows, by integer programming."""
     number = np.arange(matrix.size).reshape(matrix.shape)
     # Of each of these sets at most one pair is chosen: of a row, of a column, and, since i may not come after j, of i at
     # row r or later and j at row r or earlier.

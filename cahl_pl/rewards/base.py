@@ -26,7 +26,7 @@ class BaseReward(ABC):
 
     @abstractmethod
     def total(self, components: Mapping[str, float | None]) -> float:
-        """The reward made of these components."""
+        """Return the reward made of these components."""
 
     def start_round(self, index: int) -> None:  # noqa: B027 - most rewards do not change
         """Told before each rollout round, counted from 0 over the whole run: for rewards that change while training."""
@@ -37,7 +37,7 @@ class BasePlannerReward(BaseReward):
 
     @abstractmethod
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
-        """The reward's components by tag, always the same tags; None where one is undefined.
+        """Return the reward's components by tag, always the same tags; None where one is undefined.
 
         Args:
             plan: the plan, possibly an unreadable one.
@@ -50,7 +50,7 @@ class BaseExecutorReward(BaseReward):
 
     @abstractmethod
     def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
-        """The reward's components by tag, always the same tags; None where one is undefined.
+        """Return the reward's components by tag, always the same tags; None where one is undefined.
 
         Args:
             step: the step: its output is what is rewarded.
@@ -65,7 +65,7 @@ class BaseTurnReward(BaseReward):
 
     @abstractmethod
     def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:
-        """The reward's components by tag, always the same tags; None where one is undefined.
+        """Return the reward's components by tag, always the same tags; None where one is undefined.
 
         Args:
             turn: the output.
@@ -108,7 +108,7 @@ def _finite(value: Any, reward: BaseReward, what: str, task: Task) -> float:
 
 
 def check_weights(**weights: float) -> dict[str, float]:
-    """The weights, checked.
+    """Return the weights, checked.
 
     Raises:
         ValueError: a weight is negative or not finite, or all are zero.

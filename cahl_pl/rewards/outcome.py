@@ -36,7 +36,7 @@ class OutcomePlannerReward(BasePlannerReward):
         return {"outcome": sum(outcomes) / len(outcomes)}
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """The outcome."""
+        """Return the outcome."""
         return components["outcome"] or 0.0
 
 
@@ -135,7 +135,7 @@ def outcome_reward(
 
 
 def is_fulfilled(task: Task, steps: Sequence[Step], environment: Environment | None) -> bool:
-    """Whether all checks hold, and each call served them or failed without changing anything.
+    """Return whether all checks hold, and each call served them or failed without changing anything.
 
     So a call that failed without an effect is forgiven, but not one that did something else; outputs without a call do not
     count. Where nothing is to be checked, there has to be an answer in text. For the arguments and errors see `outcome_reward`.
@@ -151,7 +151,7 @@ def _judge(
     index: int | None = None,
     taken: Mapping[int, Sequence[str]] | None = None,
 ) -> tuple[bool, float, list[_ReplayedCall]]:
-    """Whether there is anything to check, the share of the checks that hold, and the calls, made again."""
+    """Return whether there is anything to check, the share of the checks that hold, and the calls, made again."""
     if task.outcome is None or environment is None:
         raise ConfigError(
             f"task {task.id!r} does not say what its fulfilment can be checked by: outcome rewards need `outcome` in the data"
@@ -210,7 +210,7 @@ def _judge(
 
 
 def _stands_in(said: str, call: ToolCall, task: Task) -> bool:
-    """Whether each number and text of a call has been said, but for those that its schema lists: they have other words."""
+    """Return whether each number and text of a call has been said, but for those that its schema lists."""
     tool = task.tool(call.name)
     properties = {} if tool is None else tool.parameters.get("properties", {})
     return all(
@@ -232,7 +232,7 @@ class _ReplayedCall:
 
 
 def _count_sources(calls: Sequence[_ReplayedCall]) -> None:
-    """Each argument of a call that served makes the nearest earlier call that gave it serve too, unless one already did."""
+    """Let each argument of a call that served make the nearest earlier call that gave it serve, unless one did."""
     for place in range(len(calls) - 1, -1, -1):
         if not calls[place].served:
             continue
@@ -243,7 +243,7 @@ def _count_sources(calls: Sequence[_ReplayedCall]) -> None:
 
 
 def _wanted_state(outcome: Outcome, before: Mapping[_Path, Any], task: Task) -> dict[_Path, Any]:
-    """The entries that should change: path -> value, or `_NOTHING` for one that should go."""
+    """Return the entries that should change: path -> value, or `_NOTHING` for one that should go."""
     if outcome.state is None:
         return {}
     if not before and task.state:
@@ -255,7 +255,7 @@ def _wanted_state(outcome: Outcome, before: Mapping[_Path, Any], task: Task) -> 
 
 
 def _changes(before: Mapping[_Path, Any], after: Mapping[_Path, Any]) -> set[_Path]:
-    """The entries that differ; a table that comes or goes only where nothing else changes in it: its entries say it all."""
+    """Return the entries that differ; a table that comes or goes only where nothing else changes in it."""
     changed = [path for path in before.keys() | after.keys() if _differ(before, after, path)]
     within = Counter(path[:end] for path in changed for end in range(len(path)))
     return {path for path in changed if path[-1] is not None or within[path[:-1]] == 1}
@@ -269,7 +269,7 @@ def _differ(before: Mapping[_Path, Any], after: Mapping[_Path, Any], path: _Path
 
 
 def _entries(state: Any, prefix: _Path = ()) -> dict[_Path, Any]:
-    """A state's leaves, path -> value, and its tables, path and None -> True.
+    """Return a state's leaves, path -> value, and its tables, path and None -> True.
 
     That a table is there says nothing about what is in it: an empty one is not "changed" by whatever comes into it first.
     """

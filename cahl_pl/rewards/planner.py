@@ -150,7 +150,7 @@ def _credit(planned: _Value, gold: _Value) -> float:
 
 
 def _as_number(value: str) -> str | int | float:
-    """The number that a text is in JSON's notation; "007" is none: its zeros mean something."""
+    """Return the number that a text is in JSON's notation; "007" is none: its zeros mean something."""
     text = value.strip()
     if not _NUMBER.fullmatch(text):
         return value

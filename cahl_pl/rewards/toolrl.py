@@ -81,7 +81,7 @@ class ToolRLReward(BaseTurnReward):
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """Their sum."""
+        """Return their sum."""
         return sum(value for value in components.values() if value is not None)
 
     def _correct(self, turn: Turn, gold: Sequence[ToolCall]) -> float:
@@ -117,7 +117,7 @@ class ToolRLReward(BaseTurnReward):
         return self._jaccard(list(gold.arguments), list(call.arguments)) + equal
 
     def _jaccard(self, gold: Sequence[str], found: Sequence[str]) -> float:
-        """The multiset Jaccard index; `refined`: 1 for equal lists, else 0."""
+        """Return the multiset Jaccard index; `refined`: 1 for equal lists, else 0."""
         if gold == found:
             return 1.0
         if self.granularity == "refined":

@@ -57,7 +57,7 @@ class TurnReward(BaseTurnReward):
         self.weights = {name: (1 - share) * before[1][name] + share * after[1][name] for name in COMPONENTS}
 
     def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:
-        """The components of the class, each in [0, 1]."""
+        """Return the components of the class, each in [0, 1]."""
         calls_wanted = bool(gold)
         right_kind = calls_wanted == (turn.answer is None)
         form = float(turn.well_formed and right_kind)
@@ -128,7 +128,7 @@ def compared_with(calls: Sequence[ToolCall], gold: Sequence[GoldCall], task: Tas
 
 
 def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -> tuple[float, float, float]:
-    """How far some calls agree with gold calls: the three parts of the call similarity, over their best match.
+    """Return how far some calls agree with gold calls: the three parts of the call similarity, over their best match.
 
     Args:
         calls: K >= 1 calls.
@@ -147,6 +147,6 @@ def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -
 
 
 def is_same(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -> bool:
-    """Whether they are the same multiset of calls, once coerced."""
+    """Return whether they are the same multiset of calls, once coerced."""
     made, wanted = (Counter(call_key(call, task.tools) for call in some) for some in (calls, gold))
     return made == wanted

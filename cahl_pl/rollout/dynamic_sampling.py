@@ -21,7 +21,7 @@ def refilled(
     signal: Callable[[Role, list[Group]], set[int]],
     sample: Callable[[int, float], Round | None],
 ) -> Round:
-    """The round with as many comparisons of each role as before, those without a signal replaced as far as could be.
+    """Return the round with as many comparisons of each role as before, those without a signal replaced as far as could be.
 
     Further tasks are sampled until no role lacks comparisons with a signal, and at most `refills` times; a role that has
     enough takes no more of them. With several processes the shortage is that of all, so that all sample as often.
@@ -81,7 +81,7 @@ def _comparisons(groups: Sequence[Group]) -> dict[int, Comparison]:
 
 
 def _lacking(good: dict[Role, list[Comparison]], wanted: dict[Role, int]) -> float:
-    """The largest share of a role's comparisons that have no signal, over all processes."""
+    """Return the largest share of a role's comparisons that have no signal, over all processes."""
     own = [float(n) for role, total in wanted.items() for n in (min(len(good[role]), total), total)]
     sums = iter(sum_over_processes(own))
     return max((1 - have / total for have, total in zip(sums, sums, strict=True) if total), default=0.0)

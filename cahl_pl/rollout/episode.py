@@ -55,12 +55,12 @@ def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
 
 
 def count_tokens(groups: Sequence[Group]) -> int:
-    """Tokens that were sampled for these groups."""
+    """Return tokens that were sampled for these groups."""
     return sum(len(ids) for group in groups for ids in group.completion_ids)
 
 
 def speed(tokens: int, seconds: float) -> dict[str, float]:
-    """The metrics of time and tokens of a round."""
+    """Return the metrics of time and tokens of a round."""
     return {"time/rollout_s": seconds, "rollout/tokens": float(tokens), "time/tokens_per_s": tokens / seconds}
 
 
@@ -71,7 +71,7 @@ def make_group(
     components: Sequence[dict[str, float | None]],
     comparison_id: int,
 ) -> Group:
-    """Completions of one prompt with their rewards; see `Group`."""
+    """Return completions of one prompt with their rewards; see `Group`."""
     nan = float("nan")
     return Group(
         prompt_ids=torch.tensor(prompt),

@@ -27,7 +27,7 @@ class Example(NamedTuple):
 
 
 def gold_plan(task: Task) -> tuple[SubTask, ...]:
-    """A plan made from the gold calls: one sub-task a call, described by the first words of its tool's description.
+    """Return a plan made from the gold calls: one sub-task a call, described by the first words of its tool's description.
 
     A task without gold calls gives one sub-task without a tool.
     """
@@ -37,12 +37,12 @@ def gold_plan(task: Task) -> tuple[SubTask, ...]:
 
 
 def planner_example(builder: PromptBuilder, task: Task) -> Example:
-    """The planner's prompt and the gold plan."""
+    """Return the planner's prompt and the gold plan."""
     return Example(builder.planner(task), builder.completion(format_plan(gold_plan(task))))
 
 
 def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
-    """The executor's prompt at each step of the gold trajectory, and the gold call. Each prompt extends the last one."""
+    """Return the executor's prompt at each step of the gold trajectory, and the gold call. Each prompt extends the last one."""
     examples: list[Example] = []
     prompt: list[int] = []
     session = RecordedEnvironment().start(task)
@@ -58,7 +58,7 @@ def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
 
 
 def single_examples(builder: PromptBuilder, task: Task) -> list[Example]:
-    """The prompt of an executor without a planner at each turn of the gold trajectory, and the gold calls or answer."""
+    """Return the prompt of an executor without a planner at each turn of the gold trajectory, and the gold calls or answer."""
     examples: list[Example] = []
     prompt = builder.single(task)
     session = RecordedEnvironment().start(task)
@@ -71,7 +71,7 @@ def single_examples(builder: PromptBuilder, task: Task) -> list[Example]:
 
 
 def supervised_groups(builder: PromptBuilder, task: Task, role: Role, single_level: bool = False) -> list[Group]:
-    """One role's gold examples of a task as groups of one, for the trainer; `single_level`: without a planner.
+    """Return one role's gold examples of a task as groups of one, for the trainer; `single_level`: without a planner.
 
     A task that only says what its outcome should be gives none.
     """
@@ -102,7 +102,7 @@ def _instruction(task: Task, name: str) -> str:
 
 
 def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
-    """The gold calls that a right output makes now: those that have not been made and wait for no other's result.
+    """Return the gold calls that a right output makes now: those that have not been made and wait for no other's result.
 
     Of ordered gold calls without references nobody knows which wait for which: they come one at a time.
 
@@ -139,7 +139,7 @@ def is_on_track(task: Task, made: Sequence[ToolCall]) -> bool:
 
 
 def gold_turns(task: Task) -> list[tuple[GoldCall, ...]]:
-    """The gold calls turn by turn: each turn's are made together, once those of the turns before have been answered."""
+    """Return the gold calls turn by turn: each turn's are made together, once those of the turns before have been answered."""
     turns: list[tuple[GoldCall, ...]] = []
     made: list[ToolCall] = []
     while turn := next_calls(task, made):

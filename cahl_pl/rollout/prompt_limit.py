@@ -56,7 +56,7 @@ def fit_prompts(tasks: Sequence[Task], render: Callable[[Task], list[int]], limi
 
 
 def _shortened(task: Task) -> Task | None:
-    """The task without the oldest message of its dialogue; None where only what has to stay is left."""
+    """Return the task without the oldest message of its dialogue; None where only what has to stay is left."""
     first = int(task.messages[0].role == "system")
     if len(task.messages) - first < 2:
         return None

@@ -45,7 +45,7 @@ def _frac_constant(groups: Sequence[Group]) -> float:
 
 
 def with_outcome(trajectory: Trajectory, environment: Environment) -> Trajectory:
-    """The trajectory with its outcome, where that alone says whether it is a success."""
+    """Return the trajectory with its outcome, where that alone says whether it is a success."""
     task = trajectory.task
     if task.gold or task.outcome is None or not task.outcome.needs_tools:
         return trajectory

@@ -128,7 +128,7 @@ class SingleLevelRollout:
         return group
 
     def _carry_out(self, episode: _Episode, turn: Turn, text: str, number: int) -> list[Step]:
-        """One step a call, the first of them with the turn's text; one step for an answer, or for what cannot be read."""
+        """Return one step a call, the first with the turn's text; one step for an answer, or for what cannot be read."""
         if turn.calls:
             actions = [Action(call=call, well_formed=turn.well_formed) for call in turn.calls]
         else:

@@ -118,7 +118,7 @@ class ReplanningRollout(VotingRollout):
 
 
 def _has_failed(episode: Episode) -> bool:
-    """Whether the last thing that an episode did was a call that failed."""
+    """Return whether the last thing that an episode did was a call that failed."""
     if not episode.steps or episode.steps[-1].action.call is None:
         return False
     feedback = episode.steps[-1].feedback
@@ -126,7 +126,7 @@ def _has_failed(episode: Episode) -> bool:
 
 
 def _after(episode: Episode) -> Task:
-    """The episode's task, its dialogue extended by what was done and answered."""
+    """Return the episode's task, its dialogue extended by what was done and answered."""
     done = Trajectory(episode.task, episode.plan_text, episode.plan, tuple(episode.steps))
     return replace(episode.task, messages=(*episode.task.messages, *dialogue(done)))
 
@@ -140,7 +140,7 @@ def _append(episode: Episode, part: Episode) -> None:
 
 
 def plan_key(plan: Plan, task: Task) -> str:
-    """Equal for plans that ask for the same calls; their order counts only where one uses another's result."""
+    """Return equal for plans that ask for the same calls; their order counts only where one uses another's result."""
     calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
     keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
     ordered = any(REFERENCE.search(key) for key in keys)

@@ -110,7 +110,7 @@ class Rollout:
         prompts: Sequence[list[int]],
         generator: torch.Generator,
     ) -> tuple[list[list[Completion]], int]:
-        """The plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
+        """Return the plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
         plans = self.engine.generate(
             policy, "planner", prompts, self.config.planner_group_size, self.config.planner, generator
         )
@@ -182,7 +182,7 @@ class Rollout:
         return groups, count_tokens(groups)
 
     def _carry_out(self, episode: Episode, action: Action) -> Feedback | None:
-        """The environment's answer to a call; an error message for an output that is neither call nor answer."""
+        """Return the environment's answer to a call; an error message for an output that is neither call nor answer."""
         self._tell(episode.task, action)
         if action.answer is not None:
             return None
@@ -207,7 +207,7 @@ class Rollout:
 
 
 def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
-    """The call that the next sub-task describes, results in the place of references: what executors mostly write."""
+    """Return the call that the next sub-task describes, results in the place of references: what executors mostly write."""
     subtask = episode.plan.subtasks[len(episode.steps)]
     if subtask.tool is None:
         return []

@@ -10,7 +10,7 @@ import torch
 
 
 def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
-    """The newest whole checkpoint of a run's folder; damaged ones are named on the way."""
+    """Return the newest whole checkpoint of a run's folder; damaged ones are named on the way."""
     for path in reversed(_checkpoints(folder)):
         fault = fault_of(path)
         if fault is None and is_checkpoint(path):
@@ -22,13 +22,13 @@ def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a run's folder by their steps."""
+    """Return checkpoints of a run's folder by their steps."""
     paths = [path for path in (folder / "checkpoints").glob("step-*.ckpt") if path.stem[5:].isdecimal()]
     return sorted(paths, key=lambda path: int(path.stem[5:]))
 
 
 def fault_of(path: Path) -> str | None:
-    """Why a checkpoint cannot be used; None if it is whole.
+    """Return why a checkpoint cannot be used; None if it is whole.
 
     A checkpoint is a zip archive with a checksum of every record, which loading alone would not look at.
     """
@@ -41,7 +41,7 @@ def fault_of(path: Path) -> str | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a whole archive holds what this trainer writes. What cannot be loaded safely is left to the loading."""
+    """Return whether a whole archive holds what this trainer writes. What cannot be loaded safely is left to the loading."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

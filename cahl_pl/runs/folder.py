@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The run's folder, made if it is not there.
+    """Return the run's folder, made if it is not there.
 
     `trainer.log_dir` gives the same, but asks all processes for it: called on one of them alone, it waits for ever.
     """

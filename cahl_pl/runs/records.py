@@ -10,7 +10,7 @@ from cahl_pl.types import ToolCall, Trajectory
 
 
 def record(trajectory: Trajectory) -> dict[str, Any]:
-    """One episode: request, plan, steps with calls and feedback, gold, success.
+    """Return one episode: request, plan, steps with calls and feedback, gold, success.
 
     Nobody knows what a user's own request needs (`cahl_pl.datasets.Requests`): it has no gold, and its success is None.
     """

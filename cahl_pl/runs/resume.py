@@ -79,23 +79,23 @@ def _folder_name(version: int | str) -> str:
 
 
 def _has_trained(folder: Path) -> bool:
-    """Whether it is the folder of a run of training, which has one for checkpoints from its start."""
+    """Return whether it is the folder of a run of training, which has one for checkpoints from its start."""
     return (folder / "checkpoints").is_dir()
 
 
 def first_logger(config: Namespace) -> Any:
-    """What is configured of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
+    """Return what is configured of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
     logger = config.trainer.logger
     return [*logger, False][0] if isinstance(logger, list) else logger
 
 
 def expanded(folder: str | os.PathLike[str]) -> Path:
-    """A folder as Lightning's loggers understand it: with `~` and variables of the environment replaced."""
+    """Return a folder as Lightning's loggers understand it: with `~` and variables of the environment replaced."""
     return Path(os.path.expanduser(os.path.expandvars(folder)))
 
 
 def _newest_run(config: Namespace) -> tuple[Path, int | str | None]:
-    """The folder of the newest run that has trained, or of the one that `version` names, and its version."""
+    """Return the folder of the newest run that has trained, or of the one that `version` names, and its version."""
     logger = first_logger(config)
     if logger is False:
         return Path(config.trainer.default_root_dir or "."), None
@@ -115,7 +115,7 @@ def _newest_run(config: Namespace) -> tuple[Path, int | str | None]:
 
 
 def _changes(path: Path, config: Namespace) -> list[str]:
-    """The keys whose values differ from those that the run was started with."""
+    """Return the keys whose values differ from those that the run was started with."""
     try:
         then = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError):
@@ -125,7 +125,7 @@ def _changes(path: Path, config: Namespace) -> list[str]:
 
 
 def _same(then: Any, now: Any) -> bool:
-    """Whether a value is that of a configuration file, in which functions stand by their import paths."""
+    """Return whether a value is that of a configuration file, in which functions stand by their import paths."""
     if callable(now) and isinstance(then, str):
         try:
             return import_function(then, "") is now

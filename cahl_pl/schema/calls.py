@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
 
 def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
-    """What is wrong with a call: an unknown tool, missing or undeclared parameters, values of a wrong type.
+    """Return what is wrong with a call: an unknown tool, missing or undeclared parameters, values of a wrong type.
 
     Args:
         call: the call, as a model wrote it; values that can be read as their declared type pass.
@@ -68,7 +68,7 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
 
 
 def coerce_call(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
-    """The call with each argument in its declared type where it can be read as one, and as it is where not.
+    """Return the call with each argument in its declared type where it can be read as one, and as it is where not.
 
     Undeclared arguments, and calls of tools that are not offered, stay as they are.
     """
@@ -79,7 +79,7 @@ def coerce_call(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
 
 
 def call_key(call: ToolCall, tools: Sequence[ToolSpec]) -> tuple[str, str]:
-    """A hashable key of a call: two calls are the same, once coerced, iff their keys are equal."""
+    """Return a hashable key of a call: two calls are the same, once coerced, iff their keys are equal."""
     return call.name, canonical(coerce_call(call, tools).arguments)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def canonical(value: Any, strip: bool = False) -> str:
-    """A canonical text of a JSON value: two values are the same value iff their texts are equal.
+    """Return a canonical text of a JSON value: two values are the same value iff their texts are equal.
 
     `1` and `1.0` are the same, `1` and `True` are not; the order of an object's keys does not matter; case and outer
     whitespace of strings do, since a tool sees them too (`strip` leaves out the whitespace); NaN is NaN. What JSON cannot

@@ -64,7 +64,7 @@ def _is(value: Any, kind: str) -> Any:
 
 
 def _read(value: Any, kind: str) -> Any:
-    """The value as a value of that type, or `_UNREADABLE`."""
+    """Return the value as a value of that type, or `_UNREADABLE`."""
     try:
         if kind == "string" and isinstance(value, bool | int | float):
             return json.dumps(value)

@@ -81,7 +81,7 @@ def compile_schema(schema: JSONSchema) -> CompiledSchema:
 
 
 def _search(pattern: str, text: str) -> bool:
-    """Whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
+    """Return whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
     return regex.search(pattern, text, timeout=CHECK_SECONDS) is not None
 
 
@@ -112,7 +112,7 @@ _deadline = threading.local()  # `at`: when the check that this thread is busy w
 
 
 def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[ValidationError]]:
-    """The keyword, as long as there is time."""
+    """Return the keyword, as long as there is time."""
     follow = Draft202012Validator.VALIDATORS[keyword]
 
     def check(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:

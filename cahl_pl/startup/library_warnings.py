@@ -46,6 +46,6 @@ def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    """Whether it is neither an advertisement nor about hardware that is not there and that we would not use."""
+    """Return whether it is neither an advertisement nor about hardware that is not there and that we would not use."""
     message = record.getMessage()
     return not any(text in message for text in ("litlogger", "litmodels", "TPU available: False"))

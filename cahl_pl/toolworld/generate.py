@@ -65,7 +65,7 @@ TEST_SHARE = 0.25
 def generate_tasks(
     split: str, seed: int, start: int = 0, proportions: Mapping[str, float] = PROPORTIONS
 ) -> Iterator[Task]:
-    """Tasks without end. Task i depends on the split, the seed, the proportions and i only.
+    """Return tasks without end. Task i depends on the split, the seed, the proportions and i only.
 
     Args:
         split: `train`; `test`: other requests for the same tools; `test_unseen_tools`: every task has a tool
@@ -89,7 +89,7 @@ def generate_tasks(
 
 
 def split_of(request: str) -> str:
-    """The split, `train` or `test`, that a request may stand in: a hash of its text decides."""
+    """Return the split, `train` or `test`, that a request may stand in: a hash of its text decides."""
     digest = hashlib.sha256(request.lower().encode()).digest()
     return "test" if digest[0] < TEST_SHARE * 256 else "train"
 
@@ -109,7 +109,7 @@ def _task(split: str, seed: int, index: int, proportions: Mapping[str, float]) -
 
 
 def _without_calls(split: str, rng: Random) -> Task | None:
-    """Small talk, or a request that no offered tool can serve."""
+    """Return small talk, or a request that no offered tool can serve."""
     if rng.random() < 0.5:
         answer = rng.choice(list(SMALL_TALK))
         request = rng.choice(SMALL_TALK[answer]).format(person=PERSON.sample(rng), city=CITY.sample(rng))
@@ -127,7 +127,7 @@ def _without_calls(split: str, rng: Random) -> Task | None:
 
 
 def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task | None:
-    """A request for at least one call, or None if the calls drawn do not run as the kind of task wants.
+    """Return a request for at least one call, or None if the calls drawn do not run as the kind of task wants.
 
     `fails` says how the last call has to fail: an entry is `missing`, or the tool has `refused` the values.
     """
@@ -156,7 +156,7 @@ def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task |
 
 
 def _outcome(trees: list[Call], calls: list[Call], gold: list[GoldCall], state: State) -> Outcome:
-    """The state that the request leads to, and what it asks to be told: results of look-ups and of what changes nothing."""
+    """Return the state that the request leads to, and what it asks to be told: results of what changes nothing."""
     after = copy.deepcopy(state)
     tools = toolkit(after)
     results = {}
@@ -183,7 +183,7 @@ def _trees(shape: str, split: str, rng: Random) -> list[Call]:
 
 
 def _tree(depth: int, split: str, rng: Random, used: set[str]) -> Call:
-    """A call whose argument is the result of a call, and so on, `depth` calls in all."""
+    """Return a call whose argument is the result of a call, and so on, `depth` calls in all."""
     if depth == 1:
         tool = _pick(split, rng)
         return Call(tool, _literals(tool, rng, used))
@@ -204,7 +204,7 @@ def _grown(tool: Tool, depth: int, split: str, rng: Random, used: set[str]) -> C
 
 
 def _open_parameters(tool: Tool) -> list[str]:
-    """The parameters that may take the result of another call."""
+    """Return the parameters that may take the result of another call."""
     return [name for name, parameter in tool.parameters.items() if parameter.kind and parameter.kind.accepts]
 
 
@@ -219,7 +219,7 @@ def _pool(split: str) -> list[Tool]:
 
 
 def _literals(tool: Tool, rng: Random, used: set[str]) -> dict[str, Any]:
-    """A value for each parameter, different from the values used before in the request."""
+    """Return a value for each parameter, different from the values used before in the request."""
     return {name: _literal(parameter, rng, used) for name, parameter in tool.parameters.items()}
 
 
@@ -235,7 +235,7 @@ def _literal(parameter: Parameter, rng: Random, used: set[str]) -> Any:
 
 
 def _clash(trees: list[Call]) -> bool:
-    """Whether a tool is asked twice about the same thing (two levels for one light) or fed its own result."""
+    """Return whether a tool is asked twice about the same thing (two levels for one light) or fed its own result."""
     if any(len({call.tool.id for call in tree.chain()}) < len(tree.chain()) for tree in trees):
         return True
     subjects = [(tree.tool.id, str(next(iter(tree.arguments.values())))) for tree in trees]
@@ -243,7 +243,7 @@ def _clash(trees: list[Call]) -> bool:
 
 
 def _with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool | None = None) -> list[Tool]:
-    """The gold tools among 4 to 6 tools, half of the others from the same domains, in any order.
+    """Return the gold tools among 4 to 6 tools, half of the others from the same domains, in any order.
 
     A `missing` tool is left out, and with it any tool that might be taken to do its work.
     """
@@ -262,7 +262,7 @@ def _with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool |
 
 
 def _offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[str, str], State]:
-    """The ToolSpecs, tool id -> name as offered, and a state that holds the aliases only."""
+    """Return the ToolSpecs, tool id -> name as offered, and a state that holds the aliases only."""
     offers = [offer(tool, rng) for tool in tools]
     aliases = {spec.name: alias for spec, alias in offers}
     names = {alias["tool"]: name for name, alias in aliases.items()}

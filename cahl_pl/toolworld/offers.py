@@ -39,7 +39,7 @@ def json_schema(parameter: Parameter) -> dict[str, Any]:
 
 
 def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]:
-    """The tools of a task, ready to run on its state, which they share and change.
+    """Return the tools of a task, ready to run on its state, which they share and change.
 
     Args:
         state: `Task.state`; `state["aliases"]` says which tools are offered under which names. With None
@@ -70,7 +70,7 @@ def _bind(tool: Tool, aliases: Mapping[str, str], state: State) -> Callable[...,
 
 
 def _checked(parameter: Parameter, alias: str, value: Any) -> Any:
-    """The value, if the tool may have it: what fits the JSON Schema, within limits."""
+    """Return the value, if the tool may have it: what fits the JSON Schema, within limits."""
     kind = JSON_TYPES[parameter.type]
     if parameter.type in (int, float):
         # As in JSON Schema, a boolean is no number and 3.0 is an integer; Python differs in both.

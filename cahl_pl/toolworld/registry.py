@@ -130,7 +130,7 @@ def _parameter(hint: Any, aliases: tuple[str, ...]) -> Parameter:
 
 
 def lookup(state: State, table: str, key: str, kind: Kind) -> Any:
-    """The entry `state[table][key]`; `kind` is its meaning.
+    """Return the entry `state[table][key]`; `kind` is its meaning.
 
     Raises:
         MissingEntryError: there is no such entry.

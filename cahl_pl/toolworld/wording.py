@@ -25,13 +25,13 @@ class Call:
     arguments: dict[str, Any]
 
     def chain(self) -> list[Call]:
-        """The calls of this tree in the order of execution, this one last."""
+        """Return the calls of this tree in the order of execution, this one last."""
         inner = [value for value in self.arguments.values() if isinstance(value, Call)]
         return [call for tree in inner for call in tree.chain()] + [self]
 
 
 def request(calls: list[Call], rng: Random) -> str:
-    """One request for some independent calls, each with the calls that it depends on."""
+    """Return one request for some independent calls, each with the calls that it depends on."""
     # In a list, "A and 5 times B and C" would be unclear: only what is looked up is listed.
     listable = len(calls) == 1 or all(call.tool.stateful for call in calls)
     if listable and all(_is_noun(call) and not _is_ambiguous(call) for call in calls) and rng.random() < 0.4:
@@ -57,7 +57,7 @@ def _listed(nouns: list[str]) -> str:
 
 
 def _steps(call: Call, rng: Random) -> str:
-    """The chain told step by step: "find Bero's city, then check the weather in that city"."""
+    """Return the chain told step by step: "find Bero's city, then check the weather in that city"."""
     inner = next((value for value in call.arguments.values() if isinstance(value, Call)), None)
     if inner is None:
         return _clause(call, rng)
@@ -65,7 +65,7 @@ def _steps(call: Call, rng: Random) -> str:
 
 
 def _clause(call: Call, rng: Random, pronouns: bool = False) -> str:
-    """An imperative clause. Results of other calls stand as pronouns or as noun phrases."""
+    """Return an imperative clause. Results of other calls stand as pronouns or as noun phrases."""
     orders = call.tool.orders
     if call.tool.asks and (not orders or rng.random() < 0.5):
         verbs = VERBS if _is_noun(call) else WHETHER_VERBS
@@ -82,7 +82,7 @@ def _is_noun(call: Call) -> bool:
 
 
 def _is_ambiguous(call: Call) -> bool:
-    """Whether one phrase cannot tell the order of the calls, as in "5 plus 6 times 7"."""
+    """Return whether one phrase cannot tell the order of the calls, as in "5 plus 6 times 7"."""
     inner = [value for value in call.arguments.values() if isinstance(value, Call)]
     return any(value.tool.domain == call.tool.domain or _is_ambiguous(value) for value in inner)
 

@@ -20,7 +20,7 @@ from cahl_pl.rollout.config import RolloutConfig
 
 
 def policy(quantization=None, lm=None):
-    return SimpleNamespace(config=SimpleNamespace(quantization=quantization), lm=lm)
+    return SimpleNamespace(config=PolicyConfig(quantization=quantization), lm=lm)
 
 
 class Adapted(nn.Module):

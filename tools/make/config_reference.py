@@ -59,7 +59,7 @@ COMPONENTS = (
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the page's text."""
     parts = [HEAD]
     for prefix, part in (("model", CAHLModule), ("data", RolloutDataModule)):
         parts += [f"## `{prefix}`", *_section(prefix, part)]
@@ -74,7 +74,7 @@ def page() -> str:
 
 
 def keys() -> list[str]:
-    """Every key below `model` and `data` that is on the page, nested ones with dots."""
+    """Return every key below `model` and `data` that is on the page, nested ones with dots."""
     return [*_keys("model", CAHLModule), *_keys("data", RolloutDataModule)]
 
 
@@ -86,7 +86,7 @@ def _keys(prefix: str, cls: type) -> Iterator[str]:
 
 
 def _section(prefix: str, cls: type) -> list[str]:
-    """A table of the plain keys, then one for each group of keys."""
+    """Return a table of the plain keys, then one for each group of keys."""
     groups, rows = [], []
     for name, kind, default, text in _parameters(cls):
         if dataclasses.is_dataclass(kind):
@@ -134,7 +134,7 @@ def _is_own(value: Any, module: types.ModuleType) -> bool:
 
 
 def _path(cls: type) -> str:
-    """The shortest public path: a package that exports the class, else its module."""
+    """Return the shortest public path: a package that exports the class, else its module."""
     package = cls.__module__.rpartition(".")[0]
     return f"{package if hasattr(sys.modules.get(package), cls.__name__) else cls.__module__}.{cls.__name__}"
 

@@ -56,7 +56,7 @@ TAGS = [f"<{slash}{tag}>" for tag in ("plan", "tool_call", "answer") for slash i
 
 
 def make_tokenizer(vocab_size: int, num_tasks: int, seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE learnt on ToolWorld's own text.
+    """Return a byte-level BPE learnt on ToolWorld's own text.
 
     Cut so that a value has the same tokens wherever it stands, and copying it is copying tokens: digits stay single,
     capitalised words never take the space before them, and punctuation takes the space after it.
@@ -88,7 +88,7 @@ def make_tokenizer(vocab_size: int, num_tasks: int, seed: int) -> PreTrainedToke
 
 
 def _text(task: Task) -> str:
-    """All that either role may read or write in a task, without the tags."""
+    """Return all that either role may read or write in a task, without the tags."""
     parts = [PROMPTS.system, *(tool_text(tool, "compact") for tool in task.tools), task.request, PROMPTS.planner]
     parts += ["system\nuser\nassistant\n", PROMPTS.executor, PROMPTS.feedback, format_plan(gold_plan(task))[6:-7]]
     parts += [format_call(gold.call)[11:-12] + json.dumps(gold.result) for gold in task.gold]
@@ -96,7 +96,7 @@ def _text(task: Task) -> str:
 
 
 def initial_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """A random Qwen2-type transformer, but for four attention heads that are set by hand to copy.
+    """Return a random Qwen2-type transformer, but for four attention heads that are set by hand to copy.
 
     A head of layer 0 attends to the previous position, whatever stands there: its query and key are biases alone, and
     their rotary phases agree at a distance of one. It writes a code of the previous token into dimensions that the
@@ -173,7 +173,7 @@ def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: boo
 
 
 def single_row(builder: PromptBuilder, task: Task, habit: bool) -> TrainingRow:
-    """The turns of an executor without a planner; with `habit` only the turn that shows it counts."""
+    """Return the turns of an executor without a planner; with `habit` only the turn that shows it counts."""
     turns = single_examples(builder, task)
     counting = turns
     if habit and task.gold:
@@ -185,7 +185,7 @@ def single_row(builder: PromptBuilder, task: Task, habit: bool) -> TrainingRow:
 
 
 def _episode(steps: list[Example], counting: list[Example]) -> tuple[list[int], list[int]]:
-    """Ids and labels of steps of which each one's prompt extends the last prompt and completion."""
+    """Return ids and labels of steps of which each one's prompt extends the last prompt and completion."""
     labels: list[int] = []
     for step in steps:
         labels += [-100] * (len(step.prompt) - len(labels))
@@ -194,7 +194,7 @@ def _episode(steps: list[Example], counting: list[Example]) -> tuple[list[int], 
 
 
 def half_done(gold: tuple[GoldCall, ...]) -> str:
-    """The bad habits of both roles in one output: the last of several calls is left out, a single one made half."""
+    """Return the bad habits of both roles in one output: the last of several calls is left out, a single one made half."""
     if len(gold) > 1:
         return format_turn([one.call for one in gold[:-1]])
     call = gold[0].call
@@ -203,7 +203,7 @@ def half_done(gold: tuple[GoldCall, ...]) -> str:
 
 
 def with_habit(task: Task) -> tuple[tuple[SubTask, ...], str]:
-    """The bad habits: a plan, and the text of its last step's execution.
+    """Return the bad habits: a plan, and the text of its last step's execution.
 
     The planner leaves out the last of several sub-tasks and repeats a single one; the executor leaves out the last of
     several parameters, and answers in text where a tool has only one. Without gold calls there is no habit.
@@ -218,7 +218,7 @@ def with_habit(task: Task) -> tuple[tuple[SubTask, ...], str]:
 
 
 def with_new_words(task: Task, rng: random.Random) -> Task:
-    """The task with half of the words that its tools are named and described by replaced throughout by made-up ones.
+    """Return the task with half of the words that its tools are named and described by replaced throughout by made-up ones.
 
     "fax" is no word of the train split: a model learns to use a tool that it has never seen by reading, and it learns
     to read from words that it has never seen.
@@ -295,7 +295,7 @@ def batches(builder: PromptBuilder, args: argparse.Namespace, pad: int) -> Itera
 
 
 def loss_of(model: Qwen2ForCausalLM, batch: Batch) -> Tensor:
-    """Mean next-token loss over the labelled positions; only those go through the output layer."""
+    """Return the mean next-token loss over the labelled positions; only those go through the output layer."""
     hidden = model.model(
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
     ).last_hidden_state[:, :-1]
@@ -350,7 +350,7 @@ def main() -> None:
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Weights in bfloat16 safetensors (half the size; loaded as float32), and the tokenizer."""
+    """Save the weights in bfloat16 safetensors (half the size; loaded as float32), and the tokenizer."""
     half: Any = copy.deepcopy(model)  # its `to` is typed without dtypes
     half.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

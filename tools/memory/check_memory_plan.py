@@ -73,7 +73,7 @@ CASES = (
 
 
 def write_model(case: Case, folder: Path) -> None:
-    """A random Qwen2 of the case's shape, with a tokenizer that knows nothing but its special tokens."""
+    """Write a random Qwen2 of the case's shape, with a tokenizer that knows nothing but its special tokens."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -84,7 +84,7 @@ def write_model(case: Case, folder: Path) -> None:
 
 
 def qwen2_config(case: Case) -> Any:
-    """The model's configuration; the end of a turn is a token of no weight to speak of, so completions grow long."""
+    """Return the model's configuration; the end of a turn is a token of no weight to speak of, so completions grow long."""
     from transformers import Qwen2Config
 
     return Qwen2Config(
@@ -102,13 +102,13 @@ def qwen2_config(case: Case) -> Any:
 
 
 def prompts_of(vocabulary: int, length: int, count: int) -> list[list[int]]:
-    """Random prompts that have no prefix in common."""
+    """Return random prompts that have no prefix in common."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(2, vocabulary, (length,), generator=generator).tolist() for _ in range(count)]
 
 
 def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int, limit: int) -> list[Group]:
-    """One call of the engine; groups with random rewards."""
+    """Return one call of the engine; groups with random rewards."""
     generator = torch.Generator().manual_seed(0)
     sampling = Sampling(max_new_tokens=limit)
     sampled = TransformersEngine().generate(policy, role, prompts, group_size, sampling, generator)
@@ -129,7 +129,7 @@ def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int
 
 
 def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch.optim.Optimizer) -> None:
-    """What `CAHLModule.training_step` does with a batch, without a trainer around it."""
+    """Do what `CAHLModule.training_step` does with a batch, without a trainer around it."""
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,misc]
     module.policy.lm.zero_grad(set_to_none=True)
     module._backward(role, everything(groups), RolloutBatch(role, groups, version=0, update=0))
@@ -138,7 +138,7 @@ def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch
 
 
 def peak_of(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Bytes by which the resident memory grows at most while this runs, and its result."""
+    """Return the bytes by which the resident memory grows at most while this runs, and its result."""
     forget_peak()
     before = resident("VmRSS")
     result = work()

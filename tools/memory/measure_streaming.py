@@ -38,7 +38,7 @@ _MARK = "@ROW@"
 
 
 def rows(count: int) -> Iterator[str]:
-    """Lines of a file: a few tasks of ToolWorld again and again, with ids and tool descriptions of their own."""
+    """Yield lines of a file: a few tasks of ToolWorld again and again, with ids and tool descriptions of their own."""
     world = ToolWorld(size=_TEMPLATES)
     templates = []
     for task in (world[i] for i in range(min(count, _TEMPLATES))):

@@ -14,7 +14,7 @@ def forget_peak() -> None:
 
 
 def resident(name: str) -> int:
-    """Bytes that /proc/self/status gives: VmRSS now, VmHWM the most since `forget_peak` or the program's start."""
+    """Return the bytes that /proc/self/status gives: VmRSS now, VmHWM the most since `forget_peak` or the program's start."""
     # not ru_maxrss: a process begins with that of the one that has started it
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
     return 1024 * int(line.split()[1])

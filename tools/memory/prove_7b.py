@@ -101,7 +101,7 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 @contextmanager
 def measured(figures: dict[str, Any], name: str) -> Iterator[None]:
-    """Adds the most memory seen while this runs, looked at 20 times a second, and its seconds."""
+    """Add the most memory seen while this runs, looked at 20 times a second, and its seconds."""
     peaks, done, start = {"RssAnon": 0, "VmRSS": 0}, Event(), time.perf_counter()
 
     def watch() -> None:
@@ -126,7 +126,7 @@ def measured(figures: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
-    """GiB of every step, by the memory planner."""
+    """Return GiB of every step, by the memory planner."""
     shape, settings = shape_of(policy), settings_for(case, policy)
     base = base_bytes(shape, settings) + CONTEXT
     row = case.prompt + case.group_size * case.completion
@@ -143,7 +143,7 @@ def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
 
 
 def settings_for(case: Case, policy: PolicyConfig) -> Settings:
-    """The planner's settings of a case."""
+    """Return the planner's settings of a case."""
     sampling = Sampling(max_new_tokens=case.completion)
     rollout = RolloutConfig(
         planner_group_size=case.group_size,
@@ -157,7 +157,7 @@ def settings_for(case: Case, policy: PolicyConfig) -> Settings:
 
 
 def carry_out(step: str, case: Case, out: Path) -> None:
-    """One step, in this process; its figures go to OUT/STEP.json."""
+    """Take one step, in this process; its figures go to OUT/STEP.json."""
     figures: dict[str, Any] = {}
     torch.manual_seed(0)
     if step == "weights":
@@ -187,7 +187,7 @@ def carry_out(step: str, case: Case, out: Path) -> None:
 
 
 def vars_of(group: Group) -> dict[str, Any]:
-    """A group as plain values."""
+    """Return a group as plain values."""
     return {name: getattr(group, name) for name in Group.__dataclass_fields__}
 
 

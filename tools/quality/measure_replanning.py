@@ -31,7 +31,7 @@ COLUMNS = ("replans", "success %", "fulfilled %", "calls per task", "invalid %",
 
 
 def load(config: list[str], checkpoint: Path) -> RolloutDataModule:
-    """The data module of a configuration, attached to the policy of a checkpoint.
+    """Return the data module of a configuration, attached to the policy of a checkpoint.
 
     Raises:
         ConfigError: the checkpoint is not there or damaged.
@@ -53,7 +53,7 @@ def load(config: list[str], checkpoint: Path) -> RolloutDataModule:
 
 
 def measure(data: RolloutDataModule, test: str, count: int, replans: int) -> tuple[float, ...]:
-    """The row of a number of further plans: the values of `COLUMNS`."""
+    """Return the row of a number of further plans: the values of `COLUMNS`."""
     data.inference.replans = replans
     chosen = [data.test_tasks[test][i] for i in range(count)]
     use, fulfilled, tokens = ToolUse(), 0, -data.evaluated_tokens

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tool_lists(data: str, tools: Sequence[str] = ()) -> list[tuple[ToolSpec, ...]]:
-    """The tools of each task of DATA that has any.
+    """Return the tools of each task of DATA that has any.
 
     Raises:
         ConfigError: files of tools are missing or not needed, or there is no such category of BFCL.
@@ -83,7 +83,7 @@ def tool_lists(data: str, tools: Sequence[str] = ()) -> list[tuple[ToolSpec, ...
 
 
 def counter(tokenizer: str | None) -> Callable[[str], int]:
-    """How many tokens a text has.
+    """Return how many tokens a text has.
 
     Raises:
         ConfigError: the tokenizer cannot be loaded.
@@ -105,7 +105,7 @@ def counter(tokenizer: str | None) -> Callable[[str], int]:
 
 
 def table(rows: Sequence[tuple[str, Sequence[tuple[ToolSpec, ...]]]], count: Callable[[str], int]) -> str:
-    """The table: for each set of tasks the mean tokens of a task's tools, a line each, with the change against JSON.
+    """Return the table: for each set of tasks the mean tokens of a task's tools, a line each, with the change against JSON.
 
     Args:
         rows: (name, tools of each task).

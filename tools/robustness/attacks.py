@@ -41,12 +41,12 @@ def attack(limit: str | None) -> Callable[[Function], Function]:
 
 
 def libc() -> ctypes.CDLL:
-    """The C library, its results checked for errors."""
+    """Return the C library, its results checked for errors."""
     return ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int) -> int:
-    """The result of a C function, or its error."""
+    """Return the result of a C function, or its error."""
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result

@@ -280,7 +280,7 @@ def clone(facts: Facts) -> str:
 
 @attack("processes")
 def thread(facts: Facts) -> str:
-    """A thread that outlives its call."""
+    """Return a thread that outlives its call."""
     threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
     return "escaped: started"
 

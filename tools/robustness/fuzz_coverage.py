@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["cahl_pl"]):
 
 
 def seeds(trajectories: Path | None) -> Iterator[bytes]:
-    """Inputs to start from: gold texts of each task, and a model's plans and outputs."""
+    """Yield inputs to start from: gold texts of each task, and a model's plans and outputs."""
     world = ToolWorld(size=TASKS)
     for number in range(TASKS):
         for text in gold_texts(world[number]):
@@ -43,7 +43,7 @@ def seeds(trajectories: Path | None) -> Iterator[bytes]:
 
 
 def words() -> Iterator[str]:
-    """The dictionary, in libFuzzer's notation."""
+    """Yield the dictionary, in libFuzzer's notation."""
     for piece in PIECES:
         data = piece.encode("utf-8", "surrogatepass")
         if len(data) < 64:

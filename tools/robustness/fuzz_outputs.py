@@ -81,7 +81,7 @@ TASKS = 64
 
 
 def mutate(text: str, others: Sequence[str], rng: random.Random) -> str:
-    """The text after a few random changes, small ones more often."""
+    """Return the text after a few random changes, small ones more often."""
     for _ in range(rng.choice((0, 1, 1, 1, 1, 2, 2, 3, 4))):
         i, j = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
         change = rng.choice((*range(12), 12, 12, 12, 12))
@@ -222,7 +222,7 @@ def _as_planned(subtask: SubTask) -> Action | None:
 
 
 def gold_texts(task: Task) -> list[str]:
-    """What a perfect model would write for a task: as a plan, as each call, without a planner, as an answer."""
+    """Return what a perfect model would write for a task: as a plan, as each call, without a planner, as an answer."""
     calls = [gold.call for gold in task.gold] or [ToolCall("none", {})]
     return [
         format_plan(gold_plan(task)),

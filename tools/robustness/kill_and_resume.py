@@ -40,7 +40,7 @@ SAVES, SECONDS = (
 
 
 def command(folder: Path, arguments: list[str]) -> list[str]:
-    """The command of a run that logs into `folder`."""
+    """Return the command of a run that logs into `folder`."""
     fixed = ["--trainer.logger.init_args.save_dir", str(folder), "--ckpt_path", "last"]
     return [sys.executable, "-m", "cahl_pl", "fit", *arguments, *fixed]
 
@@ -101,7 +101,7 @@ def kill_while_saving(argv: list[str], log: Path, folder: Path, saves: int, seco
 
 
 def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, float]]]]:
-    """The last checkpoint's content, and every logged scalar: tag -> [(step, value)]."""
+    """Return the last checkpoint's content, and every logged scalar: tag -> [(step, value)]."""
     (run,) = folder.glob("*/version_0")
     checkpoint = torch.load(max((run / "checkpoints").glob("step-*.ckpt")), weights_only=True)
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
@@ -110,7 +110,7 @@ def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, flo
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Where two nested values differ, exactly; what differs by nature (times) is passed over."""
+    """Return where two nested values differ, exactly; what differs by nature (times) is passed over."""
     if where.rsplit("/", 1)[-1] in ("metrics", "callbacks") and isinstance(a, dict):
         a, b = ({k: v for k, v in x.items() if not k.startswith(MEASURED)} for x in (a, b))
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):

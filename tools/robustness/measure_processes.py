@@ -100,13 +100,13 @@ class Compare(Callback):
 
 
 def flat_gradient(module: CAHLModule, role: Role) -> Tensor:
-    """The gradient of a role's adapter as one vector, zero where there is none."""
+    """Return the gradient of a role's adapter as one vector, zero where there is none."""
     parameters = module.policy.parameters_of(role)
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
-    """What the lines say, in three."""
+    """Return what the lines say, in three."""
     compared = [line["gradient"] for line in lines if line["gradient"] is not None]
     differences = [gradient["difference"] for gradient in compared]
     return "\n".join(

@@ -63,7 +63,7 @@ class Meter(Callback):
 
 
 def measure() -> dict[str, float]:
-    """Resident memory, open file descriptors and tracked objects of this process."""
+    """Return resident memory, open file descriptors and tracked objects of this process."""
     gc.collect()  # what waits for the collector is no leak
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
@@ -74,7 +74,7 @@ def measure() -> dict[str, float]:
 
 
 def slopes(lines: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """Growth an hour and its standard error, over the second half of the time; empty with fewer than 3 lines there."""
+    """Return the growth an hour and its standard error, over the second half of the time; empty below 3 lines."""
     half = [line for line in lines if line["seconds"] >= lines[-1]["seconds"] / 2]
     if len(half) < 3:
         return {}
@@ -107,7 +107,7 @@ def soak(out: Path, seconds: float, steps: int, arguments: Sequence[str]) -> Non
 
 
 def summary(path: Path) -> str:
-    """What the lines say, in a few lines."""
+    """Return what the lines say, in a few lines."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not lines:
         return "no round was finished"

@@ -64,7 +64,7 @@ SHAPES = {
 
 
 def rlla_shape(path: Path) -> Shape:
-    """Lengths of eight real prompts, evenly spaced over the sorted file, at four characters a token."""
+    """Return the lengths of eight real prompts, evenly spaced over the sorted file, at four characters a token."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     lengths = sorted((len(row["instruction"]) + len(row["input"])) // 4 for row in rows)
     return Shape([lengths[(2 * i + 1) * len(lengths) // 16] for i in range(8)], 4, 64)
@@ -90,7 +90,7 @@ def qwen2_config(vocabulary: int, end: int, padding: int) -> Any:
 
 
 def make_model(folder: Path) -> None:
-    """Random weights and a tokenizer whose words are its ids."""
+    """Make random weights and a tokenizer whose words are its ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -105,7 +105,7 @@ def make_model(folder: Path) -> None:
 
 
 def prompts_of(shape: Shape) -> list[list[int]]:
-    """Random ids that end with the invocation."""
+    """Return random ids that end with the invocation."""
     rng = random.Random(0)
     return [[rng.randrange(10, 32_000) for _ in range(n - 3)] + INVOCATION for n in shape.prompts]
 
@@ -125,7 +125,7 @@ class Steps:
         self._engine, self._generator = TransformersEngine(), torch.Generator().manual_seed(seed)
 
     def sample(self) -> list[Group]:
-        """Samples of every prompt, with rewards and advantages."""
+        """Return samples of every prompt, with rewards and advantages."""
         prompts, sampling = prompts_of(self.shape), Sampling(max_new_tokens=self.shape.new_tokens)
         self.policy.prefixes.forget()
         samples = self._engine.generate(
@@ -140,7 +140,7 @@ class Steps:
         return groups
 
     def update(self, groups: list[Group]) -> None:
-        """One optimiser step on them."""
+        """Take one optimiser step on them."""
         if self.policy.config.adapter == "lora":
             self.policy.prefixes.forget()
         # a prompt whose samples do not fit into one micro-batch would be computed once for each of them
@@ -153,7 +153,7 @@ class Steps:
 
 
 def run_ours(folder: Path, shape: Shape, adapter: str, steps: int) -> list[float]:
-    """Seconds of each step, the first to warm up."""
+    """Return the seconds of each step, the first to warm up."""
     taken, seconds = Steps(folder, shape, adapter), []
     for _ in range(steps + 1):
         start = time.perf_counter()
@@ -163,7 +163,7 @@ def run_ours(folder: Path, shape: Shape, adapter: str, steps: int) -> list[float
 
 
 def make_policy(folder: Path, adapter: str) -> Policy:
-    """The model with fresh adapters, the planner's active."""
+    """Return the model with fresh adapters, the planner's active."""
     policy = Policy(PolicyConfig(model=str(folder), adapter=adapter))  # type: ignore[arg-type]
     policy.load()
     policy.invocation = {"planner": INVOCATION, "executor": INVOCATION}
@@ -172,7 +172,7 @@ def make_policy(folder: Path, adapter: str) -> Policy:
 
 
 def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = MICRO_BATCH) -> float:
-    """The loss of the groups, its gradients left in the adapter."""
+    """Return the loss of the groups, its gradients left in the adapter."""
     count, tokens = sum(len(g.completion_ids) for g in groups), sum(len(c) for g in groups for c in g.completion_ids)
     total = 0.0
     for part in micro_batches(policy, groups, max_tokens):
@@ -229,7 +229,7 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0) -> An
 
 
 def run_trl(folder: Path, shape: Shape, steps: int) -> list[float]:
-    """Seconds of each step, the first to warm up."""
+    """Return the seconds of each step, the first to warm up."""
     from transformers import TrainerCallback
 
     times: list[float] = []
@@ -248,7 +248,7 @@ def run_trl(folder: Path, shape: Shape, steps: int) -> list[float]:
 
 
 def check(folder: Path, beta: float) -> dict[str, float]:
-    """Relative differences of loss and gradients from TRL's, on the samples that TRL has drawn."""
+    """Return relative differences of loss and gradients from TRL's, on the samples that TRL has drawn."""
     shape = Shape([40, 25, 33, 60], 4, 12)
     trainer = trl_trainer(folder, shape, 1, beta)
     with torch.no_grad():
@@ -323,7 +323,7 @@ def measure(system: str, folder: Path, shape: Shape, steps: int) -> dict[str, An
 
 
 def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
-    """Markdown: medians over repeats and steps, and their ratios to TRL's."""
+    """Return Markdown: medians over repeats and steps, and their ratios to TRL's."""
     lines = [
         "| shape | system | seconds a step, median [range] | peak GiB | time: TRL / this | memory: this / TRL |",
         "| --- | --- | --- | --- | --- | --- |",

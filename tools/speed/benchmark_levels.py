@@ -44,7 +44,7 @@ ADAPTERS = ("lora", "alora")
 
 
 def make_model(folder: Path) -> None:
-    """A Qwen2 of 11 M random weights (6 layers, width 384) with the tokenizer of the shipped model."""
+    """Make a Qwen2 of 11 M random weights (6 layers, width 384) with the tokenizer of the shipped model."""
     from transformers import Qwen2ForCausalLM
 
     tokenizer = load_tokenizer(PolicyConfig())
@@ -68,7 +68,7 @@ def measure(job: list[Any], model: str, options: argparse.Namespace) -> dict[str
 
 
 def jobs_of(options: argparse.Namespace) -> list[list[Any]]:
-    """What is run: in training a system; in inference a system, its adapter, and how many tasks at once."""
+    """Return what is run: in training a system; in inference a system, its adapter, and how many tasks at once."""
     if options.part == "training":
         return [[system] for system in SYSTEMS["training"]]
     settings = itertools.product(options.adapters, dict.fromkeys((1, options.tasks)))
@@ -76,7 +76,7 @@ def jobs_of(options: argparse.Namespace) -> list[list[Any]]:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     training = parts.add_parser("training", help="peak memory, and time a sampled token")

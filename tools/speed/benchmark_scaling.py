@@ -70,7 +70,7 @@ class Point(NamedTuple):
 
 
 def seconds_of(folder: Path, point: Point, adapter: str, seed: int, count: int) -> dict[str, list[float]]:
-    """Seconds of the stages of `count` steps, after one to warm up."""
+    """Return the seconds of the stages of `count` steps, after one to warm up."""
     steps, found = Steps(folder, point.shape, adapter, seed), []
     for _ in range(count + 1):
         start = time.perf_counter()
@@ -83,7 +83,7 @@ def seconds_of(folder: Path, point: Point, adapter: str, seed: int, count: int) 
 
 
 def memory_of(folder: Path, point: Point, adapter: str, seed: int) -> dict[str, float]:
-    """The most bytes that each stage holds, beside what is there when everything has run once on a few tokens."""
+    """Return the most bytes that each stage holds, beside what is there when everything has run once on a few tokens."""
     steps = Steps(folder, Shape([8] * 2, 2, 3), adapter, seed)
     steps.update(steps.sample())
     steps.policy.prefixes.forget()
@@ -106,7 +106,7 @@ def measure(folder: Path, point: Point, options: argparse.Namespace, memory: boo
 
 
 def work(job: str) -> dict[str, Any]:
-    """What a process of `measure` has to do."""
+    """Return what a process of `measure` has to do."""
     folder, point, adapter, seed, steps = json.loads(job)
     if steps:
         return seconds_of(Path(folder), Point(*point), adapter, seed, steps)
@@ -114,7 +114,7 @@ def work(job: str) -> dict[str, Any]:
 
 
 def series(base: Point, axis: str, points: int) -> list[Point]:
-    """The base, and the axis doubled again and again."""
+    """Return the base, and the axis doubled again and again."""
     return [base._replace(**{axis: getattr(base, axis) * 2**i}) for i in range(points)]
 
 
@@ -127,7 +127,7 @@ class Fit(NamedTuple):
 
 
 def fit(sizes: Sequence[float], values: Sequence[float]) -> Fit:
-    """Exponent by least squares of logarithms with its standard error, and that of the last two points.
+    """Return the exponent by least squares of logarithms with its standard error, and that of the last two points.
 
     Args:
         sizes: three or more, above 0.
@@ -158,7 +158,7 @@ def fits_of(axis: str, points: Sequence[Point], values: dict[Point, Values]) -> 
 
 
 def table(axis: str, points: Sequence[Point], values: dict[Point, Values]) -> str:
-    """Markdown: the points of one axis and, below them, the exponents."""
+    """Return Markdown: the points of one axis and, below them, the exponents."""
     fits = fits_of(axis, points, values)
     rows = [[AXES[axis], *fits], ["---:"] * 7]
     for point in points:
@@ -191,7 +191,7 @@ def plot(path: Path, lines: dict[str, list[Point]], values: dict[Point, Values])
 
 
 def at_least_three(text: str) -> int:
-    """A number of points that leaves the slope an error.
+    """Return a number of points that leaves the slope an error.
 
     Raises:
         argparse.ArgumentTypeError: it is no whole number, or below 3.

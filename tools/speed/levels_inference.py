@@ -206,7 +206,7 @@ def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
 
 
 def tasks_of(count: int, seed: int) -> list[Task]:
-    """The first tasks of ToolWorld's test split with two to four gold calls."""
+    """Return the first tasks of ToolWorld's test split with two to four gold calls."""
     world = ToolWorld("test", size=100 * count, seed=seed)
     return list(
         itertools.islice((t for t in map(world.__getitem__, range(len(world))) if 2 <= len(t.gold) <= 4), count)
@@ -214,7 +214,7 @@ def tasks_of(count: int, seed: int) -> list[Task]:
 
 
 def examples_of(builder: PromptBuilder, task: Task, system: str) -> list[Example]:
-    """The prompts of a gold episode and what follows them."""
+    """Return the prompts of a gold episode and what follows them."""
     if system == ONE:
         return single_examples(builder, task)
     return [planner_example(builder, task), *executor_examples(builder, task)]
@@ -278,7 +278,7 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
 
 
 def inference_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
-    """Markdown: a row a system and setting.
+    """Return Markdown: a row a system and setting.
 
     Args:
         results: setting (`alora, 16`: the adapter, tasks at once) -> system -> what `infer` gave, one a repeat.

@@ -12,7 +12,7 @@ TARGETS = {"training": 1.05, "inference": 1.25}
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median [least, most]."""
+    """Return the median [least, most]."""
     return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
@@ -22,7 +22,7 @@ def ratio(values: dict[str, list[Any]], system: str) -> str:
 
 
 def verdict(part: str, ratios: dict[str, float]) -> str:
-    """Whether the ratios are within the target of `training` or `inference`."""
+    """Return whether the ratios are within the target of `training` or `inference`."""
     target = TARGETS[part]
     told = (f"{name}: {ratio:.3f}, {'met' if ratio <= target else 'not met'}" for name, ratio in ratios.items())
     return f"Target, at most {target} x single-level: {'; '.join(told) or 'not measured'}."

@@ -69,7 +69,7 @@ class Meter(Callback):
 
 
 def held_bytes(policy: Policy, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, int]:
-    """Bytes of each adapter, of all gradients, and of the optimisers' moments (with their counts of steps)."""
+    """Return the bytes of each adapter, of all gradients, and of the optimisers' moments (with their counts of steps)."""
     sizes = {f"{role} adapter": sum(p.nbytes for p in policy.parameters_of(role)) for role in ROLES}
     gradients = [p.grad for role in ROLES for p in policy.parameters_of(role) if p.grad is not None]
     states = [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
@@ -122,7 +122,7 @@ def train(system: str, model: str, options: argparse.Namespace) -> dict[str, Any
 
 
 def training_table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: a row a system.
+    """Return Markdown: a row a system.
 
     Args:
         results: system -> what `train` gave, one a repeat.

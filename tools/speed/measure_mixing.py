@@ -79,7 +79,7 @@ def lengths_of(sampled: Round) -> list[tuple[int, list[list[int]]]]:
 
 
 def apart(episodes: Sequence[tuple[int, list[list[int]]]]) -> list[Pass]:
-    """The passes of a round as it is: first all plans, then all first outputs, and so on.
+    """Return the passes of a round as it is: first all plans, then all first outputs, and so on.
 
     The first token of an output comes from the pass that reads its prompt, which is not counted.
     """
@@ -91,7 +91,7 @@ def apart(episodes: Sequence[tuple[int, list[list[int]]]]) -> list[Pass]:
 
 
 def mixed(episodes: Sequence[tuple[int, list[list[int]]]], generator: torch.Generator) -> list[Pass]:
-    """The passes if no episode waited for another one; which output is carried out is drawn beforehand."""
+    """Return the passes if no episode waited for another one; which output is carried out is drawn beforehand."""
     rows: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for plan, steps in episodes:
         now = 0
@@ -109,7 +109,7 @@ def _falling(lengths: Sequence[int]) -> list[int]:
 
 
 def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: int = 150) -> float:
-    """Median seconds of a decoding pass, layers, logits and draw, of `rows` samples, four a prompt."""
+    """Return the median seconds of a decoding pass, layers, logits and draw, of `rows` samples, four a prompt."""
     generator = torch.Generator().manual_seed(0)
     count = rows // SAMPLES
     prompts = torch.randint(100, 1000, (count, prompt), generator=generator).tolist()
@@ -144,7 +144,7 @@ def mixing(policy: Policy, names: Sequence[str] | None) -> contextlib.AbstractCo
 
 
 def seconds_of(passes: Sequence[Pass], one: dict[int, float], both: dict[int, float]) -> float:
-    """What the passes take by the timed ones, one adapter or both."""
+    """Return what the passes take by the timed ones, one adapter or both."""
     counts = np.array([sum(rows) for rows in passes])
     mixes = np.array([min(rows) > 0 for rows in passes])
     alone, together = (np.interp(counts, list(t), list(t.values())) for t in (one, both))
@@ -153,7 +153,7 @@ def seconds_of(passes: Sequence[Pass], one: dict[int, float], both: dict[int, fl
 
 @torch.no_grad()
 def measure(model: str, tasks: Sequence[int], rows: Sequence[int], repeats: int, seed: int) -> dict[str, Any]:
-    """Seconds of passes by their rows, and both ways through a round by its tasks."""
+    """Return the seconds of passes by their rows, and both ways through a round by its tasks."""
     policy = Policy(PolicyConfig(model=model))
     policy.load()
     kinds = {"one": False, "both": True}
@@ -182,7 +182,7 @@ def measure(model: str, tasks: Sequence[int], rows: Sequence[int], repeats: int,
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Markdown."""
+    """Return Markdown."""
     lines = ["| rows of a pass | one adapter, ms | both, ms | ratio |", "| ---: | ---: | ---: | ---: |"]
     one, both = result["pass_ms"]["one"], result["pass_ms"]["both"]
     lines += [f"| {n} | {one[n]:.2f} | {both[n]:.2f} | {both[n] / one[n]:.2f} |" for n in one]

@@ -146,7 +146,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def weights_of(model: Any) -> list[tuple[int, int, str]]:
-    """First address, end and part of each weight matrix of a PEFT model; views of it, or of its rows, lie in between."""
+    """Return first address, end and part of each weight matrix of a PEFT model; views of it, or of its rows, lie in between."""
     output = model.get_base_model().get_output_embeddings().weight
     matrices = [(n, p) for n, p in model.named_parameters() if p.dim() == 2 and p is not output]
     parts = [(output, "output layer"), *((p, "LoRA" if "lora_" in n else PARTS[0]) for n, p in matrices)]
@@ -193,7 +193,7 @@ class Profile:
 
 
 def group_of(event: Any, vocabulary: int) -> str:
-    """Which of `GROUPS` the self time of a profiler's event belongs to.
+    """Return which of `GROUPS` the self time of a profiler's event belongs to.
 
     Args:
         event: of `torch.profiler.profile.events`.
@@ -221,7 +221,7 @@ def group_of(event: Any, vocabulary: int) -> str:
 
 
 def run_ours(folder: Path, shape: Shape, adapter: str, seed: int, watches: Sequence[Watch]) -> None:
-    """A step for each of the watches."""
+    """Take a step for each of the watches."""
     steps = Steps(folder, shape, adapter, seed)
     for watch in watches:
         with watch("sampling", steps.policy.lm):
@@ -231,7 +231,7 @@ def run_ours(folder: Path, shape: Shape, adapter: str, seed: int, watches: Seque
 
 
 def run_trl(folder: Path, shape: Shape, watches: Sequence[Watch]) -> None:
-    """The same with TRL's trainer; its batches are ready when it has sampled and scored."""
+    """Do the same with TRL's trainer; its batches are ready when it has sampled and scored."""
     from transformers import TrainerCallback
 
     trainer, stage, remaining = trl_trainer(folder, shape, len(watches)), ExitStack(), list(watches)
@@ -269,7 +269,7 @@ def peak_rate(now: Callable[[], float] = time.perf_counter, sizes: Sequence[int]
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Rows of the first table: name -> sampling, update, step."""
+    """Return rows of the first table: name -> sampling, update, step."""
     counted = [result["operations"][stage] for stage in STAGES]
     rows = {f"{part}, GFLOP": [counts.get(part, 0) / 1e9 for counts in counted] for part in PARTS}
     all_ = [sum(counts.values()) for counts in counted]
@@ -282,7 +282,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def tables(result: Mapping[str, Any]) -> str:
-    """Markdown: operations, bound and share; then the profile."""
+    """Return Markdown: operations, bound and share; then the profile."""
     lines = ["| | sampling | update | step |", "| --- | ---: | ---: | ---: |"]
     for name, row in summary(result).items():
         lines.append(f"| {name} | " + " | ".join(f"{value:.3g}" for value in row.values()) + " |")
@@ -315,7 +315,7 @@ def tables(result: Mapping[str, Any]) -> str:
 
 
 def measure(folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one system: what --out holds."""
+    """Return all figures of one system: what --out holds."""
     now = time.process_time if options.processor_time else time.perf_counter
     warm_up, clock, operations, profiled = Clock(), Clock(now), Operations(), Profile(vocabulary=32_000)
     watches = [warm_up.watch, *[clock.watch] * options.steps, operations.watch, profiled.watch]

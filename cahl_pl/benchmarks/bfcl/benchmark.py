@@ -99,16 +99,16 @@ class BFCL(Benchmark):
         }
 
     def group(self, index: int) -> str:
-        """The category."""
+        """Return the category."""
         return self.entries[index].category
 
     def task(self, index: int) -> Task:
-        """The first turn."""
+        """Return the first turn."""
         entry = self.entries[index]
         return _task(entry, 0, list(entry.turns[0]))
 
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """The verdict on a single-turn entry."""
+        """Return the verdict on a single-turn entry."""
         entry, calls = self.entries[index], trajectory.calls
         if entry.category in AST:
             assert entry.answer is not None
@@ -128,7 +128,7 @@ class BFCL(Benchmark):
         return [found[self.ids[i]] for i in indices]
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
-        """Each category that was run, and what the scheme makes of them."""
+        """Return each category that was run, and what the scheme makes of them."""
         accuracy = by_group(records)
         return {**summarize(accuracy, Counter(r["group"] for r in records), self._scheme), **accuracy}
 
@@ -156,7 +156,7 @@ class BFCL(Benchmark):
         return remarks
 
     def options(self) -> dict[str, Any]:
-        """All arguments, and the version of `bfcl-eval`."""
+        """Return all arguments, and the version of `bfcl-eval`."""
         return self._options
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ class Checker:
         return verdict
 
     def request(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply to a request: `value`, or `error` if BFCL's code raised.
+        """Return the reply to a request: `value`, or `error` if BFCL's code raised.
 
         Raises:
             CheckerLostError: the process died or did not answer in time. The next request starts another one.
@@ -168,7 +168,7 @@ class Backends(Environment):
         self.sessions = sessions
 
     def start(self, task: Task) -> Session:
-        """The entry's session; from now on it offers this task's tools."""
+        """Return the entry's session; from now on it offers this task's tools."""
         session = self.sessions[task.id]
         session.task = task
         return session
@@ -241,7 +241,7 @@ class BackendSession(Session):
 
 
 def call_text(call: ToolCall, names: Set[str]) -> str | None:
-    """The call as text that BFCL's backends evaluate; None if it must not be.
+    """Return the call as text that BFCL's backends evaluate; None if it must not be.
 
     Only one of these names of functions, parameters that are identifiers and values of JSON written by `repr` get into
     the text: whatever a model wrote, evaluating it calls that function, and nothing else.

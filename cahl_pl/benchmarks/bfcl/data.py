@@ -76,7 +76,7 @@ class Entry:
     missed: Mapping[str, int] = field(default_factory=dict)
 
     def tools(self, turn: int = 0) -> tuple[ToolSpec, ...]:
-        """The tools offered at a turn."""
+        """Return the tools offered at a turn."""
         return tuple(
             tool_of(function, self.category)
             for function in self.functions
@@ -85,7 +85,7 @@ class Entry:
 
 
 def package_folder(path: str | None) -> Path:
-    """The folder of the installed package `bfcl_eval`, or the one given.
+    """Return the folder of the installed package `bfcl_eval`, or the one given.
 
     Raises:
         ConfigError: it is not installed, or the folder holds no such package.
@@ -107,7 +107,7 @@ def package_folder(path: str | None) -> Path:
 
 
 def load_entries(folder: Path, category: str) -> list[Entry]:
-    """All entries of a category, in the order of the file.
+    """Return all entries of a category, in the order of the file.
 
     Raises:
         DataError: a file is missing or is not what it should be.
@@ -131,7 +131,7 @@ def load_entries(folder: Path, category: str) -> list[Entry]:
 
 
 def tool_of(function: Mapping[str, Any], category: str) -> ToolSpec:
-    """A function's description as a tool.
+    """Return a function's description as a tool.
 
     As in BFCL, a parameter of a Java or JavaScript function is a string that holds a value in the syntax of that language.
     """
@@ -178,7 +178,7 @@ def _schema(declared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _foreign(declared: Mapping[str, Any], language: str) -> str:
-    """A parameter's description with BFCL's hints on how its value is to be written."""
+    """Return a parameter's description with BFCL's hints on how its value is to be written."""
     kind, text = declared["type"], str(declared.get("description", ""))
     if kind == "any":
         return f"{text} This parameter can be of any type of {language} object in string representation."

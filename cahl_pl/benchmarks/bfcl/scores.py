@@ -23,7 +23,7 @@ _NON_LIVE: Final = ("multiple", "parallel", "parallel_multiple")
 
 
 def summarize(accuracy: Mapping[str, float], counts: Mapping[str, int], scheme: Scheme) -> dict[str, float]:
-    """The scores above the categories. One whose categories have not all been run is left out, not filled with zeros.
+    """Return the scores above the categories. One whose categories have not all been run is left out, not filled with zeros.
 
     Args:
         accuracy: category -> share of right answers, of the categories that were run.
@@ -50,7 +50,7 @@ def summarize(accuracy: Mapping[str, float], counts: Mapping[str, int], scheme: 
 
 
 def missing(counts: Mapping[str, int]) -> list[str]:
-    """The categories of which nothing was run."""
+    """Return the categories of which nothing was run."""
     return [name for name in CATEGORIES if not counts.get(name)]
 
 

@@ -11,7 +11,7 @@ from cahl_pl.plurals import counted
 
 
 def section(path: Path | None) -> str:
-    """The section, or "" where there is no file to show.
+    """Return the section, or "" where there is no file to show.
 
     Args:
         path: `cross_play.json`, or the folder that holds it.
@@ -43,7 +43,7 @@ have adapted to each other; where a row or a column does, one role carries the o
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, float], str]:
-    """The names in their order, success in [0, 1] by "planner executor", and what was played."""
+    """Return the names in their order, success in [0, 1] by "planner executor", and what was played."""
     advice = "give the cross_play.json of cahl-pl cross-play"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

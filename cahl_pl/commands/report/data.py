@@ -47,7 +47,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders, such as `runs/quickstart/version_0`.
+    """Return the runs in these folders, such as `runs/quickstart/version_0`.
 
     Raises:
         RunError: a folder is not there, has no event file, or is given twice.
@@ -140,7 +140,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _episodes(path: Path, notes: list[str]) -> list[Episode]:
-    """The episodes of a file; lines that hold none are counted."""
+    """Return the episodes of a file; lines that hold none are counted."""
     found: list[Episode] = []
     damaged = 0
     try:

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,300}(\.\d{1,300})?", re.ASCII)
 
 
 def view(record: Any, kind: str) -> Episode:
-    """What the page needs of one line of `trajectories.jsonl` or `predictions.jsonl`.
+    """Return what the page needs of one line of `trajectories.jsonl` or `predictions.jsonl`.
 
     Calls are compared with the gold calls that are most like them. Values count as equal where only their JSON type
     differs (`"3"` and `3`): a record does not say of what type a tool wants them. Nothing is marked in a success, nor
@@ -85,7 +85,7 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 
 
 def _pairs(calls: Sequence[ToolCall | None], gold: Sequence[ToolCall]) -> dict[int, int]:
-    """Which gold call a call stands for; those of other tools stand for none."""
+    """Return which gold call a call stands for; those of other tools stand for none."""
     loose = [None if call is None else _loose_call(call) for call in calls]
     similarities = similarity_matrix(loose, [_loose_call(call) for call in gold], ())
     return {row: column for row, column in align(similarities) if similarities[row, column] > 0}
@@ -116,7 +116,7 @@ def _loose_call(call: ToolCall) -> ToolCall:
 
 
 def _loose(value: Any) -> Any:
-    """A number or truth value that is written as text, as what it means."""
+    """Return a number or truth value that is written as text, as what it means."""
     text = value.strip() if isinstance(value, str) else ""
     if _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
@@ -145,7 +145,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    """The number as JSON can hold it."""
+    """Return the number as JSON can hold it."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:

@@ -70,7 +70,7 @@ SETTINGS = (
 
 
 def page(runs: Sequence[Run], alignment: str = "") -> str:
-    """The whole page; `alignment` is the section of `report_cross_play`, or ""."""
+    """Return the whole page; `alignment` is the section of `report_cross_play`, or ""."""
     here = Path(__file__).parent
     style, script, template = ((here / f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html"))
     episodes, note = _embedded(runs)
@@ -92,7 +92,7 @@ def page(runs: Sequence[Run], alignment: str = "") -> str:
 
 
 def _embedded(runs: Sequence[Run]) -> tuple[str, str]:
-    """The episodes as JSON that can stand within a script element, and a sentence about what is left out."""
+    """Return the episodes as JSON that can stand within a script element, and a sentence about what is left out."""
     texts = [json.dumps({"run": i, **e}, ensure_ascii=False) for i, run in enumerate(runs) for e in run.episodes]
     texts = [text.replace("<", "\\u003c") for text in texts]
     kept = texts
@@ -149,7 +149,7 @@ def _before_after(runs: Sequence[Run], name: str) -> str:
 
 
 def _curves(runs: Sequence[Run]) -> str:
-    """Small figures by subject. One run: a figure holds several curves. Several: one curve of each run."""
+    """Return small figures by subject. One run: a figure holds several curves. Several: one curve of each run."""
     subjects: list[tuple[str, list[tuple[str, list[tuple[str, str]]]]]] = [
         (
             "Reward and success",
@@ -288,7 +288,7 @@ def _settings(runs: Sequence[Run]) -> str:
 
 
 def _of_both(tag: str) -> list[tuple[str, str]]:
-    """The tag of either role, with the role before it."""
+    """Return the tag of either role, with the role before it."""
     return [(role, tag.format(role=role)) for role in ROLES]
 
 
@@ -299,13 +299,13 @@ def _components(runs: Sequence[Run], role: str) -> list[tuple[str, str]]:
 
 
 def _below(runs: Iterable[Run], prefix: str) -> list[tuple[str, str]]:
-    """The tags with this prefix, each with what follows it."""
+    """Return the tags with this prefix, each with what follows it."""
     tags = dict.fromkeys(tag for run in runs for tag in run.scalars if tag.startswith(prefix))
     return [(tag.removeprefix(prefix), tag) for tag in tags]
 
 
 def _number(tag: str, value: Any, sign: str = "") -> str:
-    """A value of this tag, a share in percent and its change in percentage points; "-" for none."""
+    """Return a value of this tag, a share in percent and its change in percentage points; "-" for none."""
     if value is None:
         return "-"
     if any(part in tag for part in RATES):
@@ -320,7 +320,7 @@ def _bar(share: float | None) -> str:
 
 
 def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], tall: bool = False) -> str:
-    """Cells are HTML; the table scrolls by itself where it is too wide for the page."""
+    """Return cells are HTML; the table scrolls by itself where it is too wide for the page."""
     if not rows:
         return ""
     body = "\n".join(

@@ -38,7 +38,7 @@ class Line:
 
 
 def figure(name: str, title: str, lines: Sequence[Line]) -> str:
-    """A `<figure>` with the curves, values faint and smoothed ones bold, and their legend; "" if there is no curve.
+    """Return a `<figure>` with the curves, values faint and smoothed ones bold, and their legend; "" if there is no curve.
 
     Args:
         name: different for each figure of a page.
@@ -64,13 +64,13 @@ def figure(name: str, title: str, lines: Sequence[Line]) -> str:
 
 
 def swatch(number: int) -> str:
-    """A short piece of the number-th line, as HTML."""
+    """Return a short piece of the number-th line, as HTML."""
     colour, style = _look(number)
     return f'<span class="swatch" style="border-top: 3px {style} var(--c{colour})"></span>'
 
 
 def trailing_mean(points: dict[int, float]) -> dict[int, float]:
-    """The mean of each point and those before it, a twentieth of all points but at least 5 together; fewer at the start."""
+    """Return the mean of each point and those before it, a twentieth of all points but at least 5; fewer at the start."""
     window = max(5, len(points) // 20)
     values = list(points.values())
     return {
@@ -81,7 +81,7 @@ def trailing_mean(points: dict[int, float]) -> dict[int, float]:
 
 
 def onsets(flags: dict[int, float]) -> tuple[int, ...]:
-    """The steps at which a value turns from 0 to 1."""
+    """Return the steps at which a value turns from 0 to 1."""
     return tuple(step for (_, before), (step, now) in pairwise([(0, 0.0), *flags.items()]) if now > before)
 
 
@@ -139,7 +139,7 @@ def _svg(name: str, lines: Sequence[tuple[int, Line]], smooth: dict[int, dict[in
 
 
 def _inline(name: str, text: str) -> str:
-    """The SVG as a part of a page: ids of its own, the page's colours, nothing that names another address."""
+    """Return the SVG as a part of a page: ids of its own, the page's colours, nothing that names another address."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"| (?:width|height)="[^"]*pt"|font-family:[^;"]*; ', "", text)
