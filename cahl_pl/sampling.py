@@ -1,4 +1,4 @@
-"""Which tasks a training round draws."""
+"""Sampling of tasks: which of them a training round draws. How tokens are sampled: `cahl_pl.engines.base.Sampling`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two policies in the memory of one: the base in 4 bits, and what that takes."""
+"""Measure memory and stop runs that would not fit; load the base in 4 bits."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class APIBank(Benchmark):
         return self._tasks[index]
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Run rows first, then sequences, whose calls are answered by what was recorded; records in the order of the indices."""
+        """Run rows first, then sequences, whose calls are answered by what was recorded; return records in the given order."""
         rows = [i for i in indices if self._groups[i] != SEQUENCES]
         samples = [i for i in indices if self._groups[i] == SEQUENCES]
         records = super().run(rows, evaluate) if rows else []

@@ -111,7 +111,7 @@ class Bamboogle(Benchmark):
         ]
 
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """Apply all scorers to the last round's answer; a question without an answer is wrong by each, and no judge is asked."""
+        """Apply all scorers to the last round's answer; where there is none all say wrong, and no judge is asked."""
         question, gold = self.questions[index]
         prediction = _answer(trajectory)
         answer = prediction or ""

@@ -1,4 +1,4 @@
-"""Runs of `fit` and `test`, each in a process of its own and done once however often asked for: what comparing tools share."""
+"""Run `fit` and `test` in subprocesses; finished runs are reused."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from cahl_pl.types import Role
 
 @dataclass
 class Sampling:
-    """How tokens are drawn.
+    """Settings of token sampling. Which tasks a round draws: `cahl_pl.sampling`.
 
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token.
@@ -59,7 +59,7 @@ class Engine(ABC):
     """Samples completions with one of the two adapters."""
 
     def check_training(self) -> None:  # noqa: B027 - nothing to check for most
-        """Called before training.
+        """Check, before training, that this engine can train.
 
         Raises:
             ConfigError: this engine cannot sample from adapters that change.

@@ -90,7 +90,7 @@ def main() -> None:
 def answer(
     request: Mapping[str, Any], toolkit: Toolkit, sessions: dict[int, Functions], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The reply to a request: `start` makes the functions of a session, any other calls one of them."""
+    """Return the reply to a request: `start` makes the functions of a session, any other calls one of them."""
     session = request["session"]
     try:
         if "start" in request:
@@ -111,7 +111,7 @@ def answer(
 
 
 def run(function: Callable[..., Any], arguments: Mapping[str, Any], max_characters: int) -> dict[str, Any]:
-    """The reply to a call: the result as JSON text, or an error's message; one character too long where it is too long."""
+    """Return the reply to a call: the result as JSON text, or an error's message; cut to one character above the limit."""
     try:
         result = function(**arguments)
     except BaseException as error:
@@ -125,7 +125,7 @@ def run(function: Callable[..., Any], arguments: Mapping[str, Any], max_characte
 
 
 def message(error: BaseException) -> str:
-    """The error's text, or its type where it has none or none that can be read."""
+    """Return the error's text, or its type where it has none or none that can be read."""
     try:
         return str(error) or type(error).__name__
     except BaseException:
@@ -146,7 +146,7 @@ def send(replies: int, token: bytes, reply: Mapping[str, Any]) -> None:
 
 
 def import_toolkit(path: str) -> Toolkit:
-    """The function at an import path, or the toolkit of a file's public functions, as `PythonTools` makes it."""
+    """Return the function at an import path, or the toolkit of a file's public functions, as `PythonTools` makes it."""
     if path.endswith(".py"):
         return file_toolkit(path)
     module, _, name = path.rpartition(".")
@@ -157,7 +157,7 @@ def import_toolkit(path: str) -> Toolkit:
 
 
 def file_toolkit(path: str) -> Toolkit:
-    """The public functions that a file defines; a parameter named `state` is bound to the session's state."""
+    """Return the public functions that a file defines; a parameter named `state` is bound to the session's state."""
     spec = importlib.util.spec_from_file_location("tools", path)
     assert spec is not None
     assert spec.loader is not None  # since the path ends with .py

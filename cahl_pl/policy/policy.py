@@ -159,7 +159,7 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """Switch to the bare base: what the KL term refers to without a warm start, and what reads before an activated adapter."""
+        """Switch to the bare base: the reference without a warm start, and what reads before an activated adapter."""
         if self._bare:  # PEFT would enable the adapters again at the end of the inner one
             yield
             return

@@ -9,7 +9,7 @@ from cahl_pl.rollout.test_time import plan_key
 
 
 def mark_equal_plans(result: Round) -> None:
-    """Number the plans of each planner group, equal ones equally (`Group.alike`). A plan that cannot be read is like none."""
+    """Set `Group.alike` of each planner group: equal plans get equal numbers. A plan that cannot be read is like none."""
     total = sum(len(group.completion_ids) for group in result.groups["planner"])
     if not total:
         return

@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, without what differs at every start."""
+    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`, without what differs at every start."""
     if not isinstance(value, dict):
         return {prefix: value}
     result: dict[str, Any] = {}

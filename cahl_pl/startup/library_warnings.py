@@ -1,4 +1,4 @@
-"""Silence for what a user can do nothing about: notices of the libraries below, each with its reason."""
+"""Third-party warnings that are suppressed, each with its reason."""
 
 from __future__ import annotations
 

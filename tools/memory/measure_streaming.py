@@ -63,7 +63,7 @@ class Curve:
         self._begun = 0
 
     def next_row(self) -> None:
-        """Called before each row is read, and after the last one."""
+        """Note a row: before each one is read, and after the last one."""
         if 0 < self._begun <= self._count and self._begun % self._every == 0:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # Linux
             self.mib.append(resident / 2**20)

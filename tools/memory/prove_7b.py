@@ -63,7 +63,7 @@ STEPS = ("weights", "round", "updates")
 
 
 def write_weights(case: Case, folder: Path) -> None:
-    """Configuration, tokenizer and shards; those that are there already stay."""
+    """Write configuration, tokenizer and shards; those that are there already stay."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 

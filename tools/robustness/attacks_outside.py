@@ -280,7 +280,7 @@ def clone(facts: Facts) -> str:
 
 @attack("processes")
 def thread(facts: Facts) -> str:
-    """Return a thread that outlives its call."""
+    """A thread that outlives its call."""
     threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
     return "escaped: started"
 

@@ -147,7 +147,7 @@ Values = dict[str, dict[str, float]]
 
 
 def columns() -> Iterator[tuple[str, str]]:
-    """Unit and stage of the tables' columns."""
+    """Return unit and stage of the tables' columns."""
     return ((unit, stage) for unit in ("s", "MiB") for stage in STAGES)
 
 

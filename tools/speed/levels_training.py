@@ -54,7 +54,7 @@ class Meter(Callback):
         self.held: dict[str, int] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Base and adapters are loaded; nothing has been sampled."""
+        """Note the memory: base and adapters are loaded; nothing has been sampled."""
         self.loaded = resident("VmRSS")
 
     def on_train_batch_end(

@@ -129,7 +129,7 @@ def _settings(path: Path, notes: list[str]) -> tuple[str, dict[str, str]]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
+    """Return `{"a": {"b": 1}}` as `{"a.b": "1"}`."""
     if not isinstance(value, dict):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         return {prefix: text}
