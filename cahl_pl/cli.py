@@ -35,7 +35,7 @@ from cahl_pl.runs.scores import print_scores
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong with a configuration in one sentence, not by the usage of a hundred options."""
+    """Parser that says what is wrong with a configuration in one sentence, not by the usage of a hundred options."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
@@ -56,7 +56,7 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml`, once the run's folder is known to be this run's alone and nothing can be refused any more."""
+    """Writer of `config.yaml`, once the folder is known to be this run's alone and nothing can be refused any more."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the folder; where nothing is trained, write."""

@@ -37,7 +37,7 @@ from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
-    """Draws tasks, asks for rollouts and streams role batches.
+    """Data module that draws tasks, asks for rollouts and streams role batches.
 
     An epoch is one pass over the training tasks. It is cut into rounds of `tasks_per_round` tasks; the schedule says
     which roles step after each round. The loader has a length, so that Lightning never fetches ahead of the optimiser.

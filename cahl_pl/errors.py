@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """What a user can put right: the command line prints its one sentence, without a traceback."""
+    """Error that a user can put right: the command line prints its one sentence, without a traceback."""
 
 
 class ConfigError(UserError, ValueError):

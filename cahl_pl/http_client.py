@@ -44,7 +44,7 @@ class _Request(NamedTuple):
 
 
 class Client:
-    """Sends JSON to one server.
+    """Client that sends JSON to one server.
 
     Args:
         base_url: address of the server, with or without `/v1` at its end.

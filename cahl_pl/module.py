@@ -42,7 +42,7 @@ from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
 
 
 class CAHLModule(LightningModule):
-    """Trains both roles of CAHL by GRPO.
+    """Training of both roles of CAHL by GRPO.
 
     Each training step gets one role's batch from the data module, makes that role's adapter active, takes one optimiser
     step of it, and leaves the other adapter's bytes as they are.

@@ -41,7 +41,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Imports the new module where the old one is asked for; comes last, so that it costs nothing else anything."""
+    """Finder of the new module where the old one is asked for; comes last, so that it costs nothing else anything."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

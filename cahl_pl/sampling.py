@@ -14,7 +14,7 @@ from cahl_pl.errors import ConfigError
 
 
 class TaskSampler(ABC):
-    """Draws the tasks of each training round.
+    """Sampler of the tasks of each training round.
 
     With several processes every one of them draws the whole round and takes its share of it, so all have to hold the
     same state: `update` must get the same rewards, those of all processes, on each of them.

@@ -86,7 +86,7 @@ class GoldCall:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a request's fulfilment can be checked by, whichever calls lead to it: no reference call is in it.
+    """Outcome that a request's fulfilment can be checked by, whichever calls lead to it: no reference call is in it.
 
     Attributes:
         results: what the user wants to be told, as tools answer it; an error that a right call meets counts too.
@@ -207,7 +207,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What the environment answers to a call: f_k.
+    """Answer of the environment to a call: f_k.
 
     Attributes:
         text: what the model reads.
@@ -296,7 +296,7 @@ _RENAMED_FIELDS: Final = {"peers": "comparison_id"}
 
 @dataclass(slots=True)
 class RolloutBatch:
-    """What one training step trains on: one role's groups, from one rollout round.
+    """Batch of one training step: one role's groups, from one rollout round.
 
     Attributes:
         role: whose adapter learns from it.

@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 class BeforeAfter(Callback):
-    """Runs the data module's test sets before the first step and after the last one.
+    """Runs of the data module's test sets before the first step and after the last one.
 
     Writes `summary.json` into the run's folder, `{"test": {"before": 0.41, "after": 0.63}, ...}` (task success), with
     every other value under `"details"`, and prints a table. `details["training"]` holds `steps`, the optimiser steps of both

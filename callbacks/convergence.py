@@ -25,7 +25,7 @@ class _Trend:
 
 
 class Convergence(Callback):
-    """Follows each role's mean reward and says when it has stopped moving.
+    """Watch over each role's mean reward that says when it has stopped moving.
 
     Each role's adapter changes what the other is rewarded for, so neither curve alone shows whether training
     has settled. Per role, once a round, from `<role>/reward/mean` of the batch averaged over processes:

@@ -29,7 +29,7 @@ SIDE_BY_SIDE = (
 
 
 class Dashboard(Callback):
-    """Fills TensorBoard's tabs Custom scalars, Histograms and HParams; nothing happens with other loggers.
+    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams; nothing happens with other loggers.
 
     - Custom scalars: planner and executor in one chart, for each tag that both have; the components of each role's reward
       in one chart; invalid calls by cause in one chart.

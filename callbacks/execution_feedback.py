@@ -20,7 +20,7 @@ from cahl_pl.types import RolloutBatch, Trajectory
 
 
 class ExecutionFeedback(Callback):
-    """Logs how the calls of a rollout round fared, and sample episodes as text and as data.
+    """Log of how the calls of a rollout round fared, and of sample episodes as text and as data.
 
     Once a round, with its first batch: the values of
     `cahl_pl.metrics.ToolUse` over all processes; `tools/success/<tool>`, the share of a tool's calls whose

@@ -17,7 +17,7 @@ from cahl_pl.types import RolloutBatch
 
 
 class FourBitMemory(Callback):
-    """Loads the frozen base in 4 bits and logs the memory that training takes, against a budget.
+    """The frozen base in 4 bits, and a log of the memory that training takes, against a budget.
 
     | tag (all in GiB) | value |
     | --- | --- |

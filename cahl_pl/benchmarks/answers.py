@@ -38,7 +38,7 @@ def f1(prediction: str, gold: str) -> float:
 
 
 class Judge(ABC):
-    """Decides whether an answer is right where comparing words cannot."""
+    """Judge of answers, where comparing words cannot tell whether one is right."""
 
     @abstractmethod
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:

@@ -12,7 +12,7 @@ from cahl_pl.metrics import ToolUse
 
 
 class Evaluation:
-    """Counts what is evaluated, batch by batch, of several sets of tasks and benchmarks.
+    """Counts of what is evaluated, batch by batch, of several sets of tasks and benchmarks.
 
     Args:
         evaluator: makes the episodes.

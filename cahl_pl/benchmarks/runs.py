@@ -23,7 +23,7 @@ from cahl_pl.types import Task, Trajectory
 
 
 class Evaluator(Protocol):
-    """Who makes episodes, and counts the tokens that it samples for them."""
+    """Maker of episodes that counts the tokens it samples for them."""
 
     evaluated_tokens: int
 
@@ -32,7 +32,7 @@ class Evaluator(Protocol):
 
 
 class BenchmarkRun:
-    """Runs a benchmark batch by batch.
+    """One run of a benchmark, batch by batch.
 
     With a folder, `<name>.jsonl` holds one record a line and `<name>.json` the settings from the start and the report from
     the end. A run that finds its own records there goes on after them: what is recorded is not run again, and half a

@@ -25,7 +25,7 @@ _MAX_QUERY = 400
 
 
 class Search(ABC):
-    """Finds passages."""
+    """Search for passages."""
 
     @abstractmethod
     def __call__(self, query: str) -> list[str]:
@@ -135,7 +135,7 @@ class HTTPSearch(Search):
 
 
 class RecordedSearch(Search):
-    """Answers from a JSON file `{query: [passage, ...]}`; a query that is not in it finds nothing.
+    """Search in a JSON file `{query: [passage, ...]}`; a query that is not in it finds nothing.
 
     Case and white space of queries do not matter.
 
@@ -171,7 +171,7 @@ class RecordedSearch(Search):
 
 
 class SearchEnvironment(Environment):
-    """Offers one tool, `search`.
+    """Environment of one tool, `search`.
 
     Args:
         search: who answers.

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ParsedCLI(CAHLCLI):
-    """Reads a configuration and builds nothing from it."""
+    """A command line that reads a configuration and builds nothing from it."""
 
     def before_instantiate_classes(self) -> None:
         """Nothing is refused."""

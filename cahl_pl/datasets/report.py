@@ -19,7 +19,7 @@ _DETAILS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+""")
 
 
 class Verdict(NamedTuple):
-    """What becomes of a task of a row.
+    """Verdict on a task of a row: taken, and how, or refused.
 
     Attributes:
         row: the row.
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of the rows of a file. Every row is in exactly one list; `str` gives a summary, by reason.
+    """Report of the rows of a file. Every row is in exactly one list; `str` gives a summary, by reason.
 
     Attributes:
         path: the file.

@@ -56,7 +56,7 @@ class Completion:
 
 
 class Engine(ABC):
-    """Samples completions with one of the two adapters."""
+    """Sampler of completions with one of the two adapters."""
 
     def check_training(self) -> None:  # noqa: B027 - nothing to check for most
         """Check, before training, that this engine can train.

@@ -227,7 +227,7 @@ def _unlikely(answer: Any) -> float:
 
 
 class _Reader:
-    """Makes completions of a server's answers, which are not trusted."""
+    """Reader that makes completions of a server's answers, which are not trusted."""
 
     def __init__(self, policy: Policy, count: int, limit: int, training: bool) -> None:
         self.tokenizer = policy.tokenizer

@@ -7,7 +7,7 @@ from cahl_pl.types import Feedback, Task, ToolCall
 
 
 class AcknowledgingEnvironment(Environment):
-    """Answers every call that its schema allows with `{"status": "ok"}`.
+    """Environment that answers every call that its schema allows with `{"status": "ok"}`.
 
     For benchmarks that only compare calls: an answer that depended on the gold would give it away.
     """

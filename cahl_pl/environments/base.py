@@ -24,7 +24,7 @@ class Session(ABC):
 
 
 class Environment(ABC):
-    """Answers the calls of an execution."""
+    """Source of answers to the calls of an execution."""
 
     @abstractmethod
     def start(self, task: Task) -> Session:

@@ -19,7 +19,7 @@ Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Mapping[str, Callable[
 
 
 class ExecutableEnvironment(Environment):
-    """Runs each call as a Python function; a tool that raises, or exits, answers with an error.
+    """Environment that runs each call as a Python function; a tool that raises, or exits, answers with an error.
 
     The functions run in this process with all its rights and no time limit: offer only tools that are safe
     to run on any argument.

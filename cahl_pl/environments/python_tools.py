@@ -65,7 +65,7 @@ class PythonTools:
 
 
 class PythonToolsEnvironment(ExecutableEnvironment):
-    """Answers calls by running the functions of a module; see `PythonTools` and `ExecutableEnvironment`.
+    """Environment that runs the functions of a module; see `PythonTools` and `ExecutableEnvironment`.
 
     Args:
         module: a Python file or a module.

@@ -8,7 +8,7 @@ from cahl_pl.types import Feedback, Task, ToolCall
 
 
 class RecordedEnvironment(Environment):
-    """Answers a gold call with its stored result, each once, and any other call with the error `unmatched`.
+    """Environment that answers a gold call with its stored result, each once, and any other call with the error `unmatched`.
 
     A gold call with no stored result is answered `{"status": "ok"}`.
     """

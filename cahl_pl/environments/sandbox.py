@@ -50,7 +50,7 @@ VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 
 class SandboxedEnvironment(Environment):
-    """Runs each call as a Python function in a worker process that is locked in.
+    """Environment that runs each call as a Python function in a worker process that is locked in.
 
     A call that takes too long, crashes or uses too much costs that call, which is answered with the error `tool`; its
     worker is killed and replaced. Calls of a session that the lost worker had answered are repeated in the new one

@@ -129,7 +129,7 @@ class GRPOConfig:
 
 @dataclass
 class RoleGRPOConfig:
-    """What one role has in place of `model.grpo`: the same keys, each null (as there) unless it is given.
+    """Settings of one role in place of `model.grpo`: the same keys, each null (as there) unless it is given.
 
     Raises:
         ValueError: see `GRPOConfig`.

@@ -16,7 +16,7 @@ from cahl_pl.grpo.config import GRPOConfig
 
 
 class Size(NamedTuple):
-    """What a loss is a mean over: completions and their tokens, of the whole batch, all processes."""
+    """Size that a loss is a mean over: completions and their tokens, of the whole batch, all processes."""
 
     completions: int
     tokens: int

@@ -15,7 +15,7 @@ from cahl_pl.types import Group
 
 @dataclass(frozen=True)
 class Selection:
-    """What a step trains on.
+    """Groups that a step trains on.
 
     Attributes:
         groups: this process's.

@@ -58,7 +58,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Settings:
-    """What else memory depends on, for one device.
+    """Settings that memory depends on besides shapes, for one device.
 
     Attributes:
         quantization: of the base's linear layers.

@@ -13,7 +13,7 @@ STEPS_WITHOUT_GRADIENT: Final = 20
 
 
 class FirstGradientCheck:
-    """Looks at the gradients of each role until it has seen some that are right."""
+    """Check of each role's gradients, until some were right."""
 
     def __init__(self) -> None:
         self._checked: set[Role] = set()

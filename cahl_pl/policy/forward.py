@@ -32,7 +32,7 @@ SHORTEST_TRUNK = 64
 
 @dataclass
 class Pass:
-    """What a pass gives.
+    """Output of one forward pass.
 
     Attributes:
         hidden: last hidden states of the rows' bodies behind their trunks, [R, B, H], padded on the right.

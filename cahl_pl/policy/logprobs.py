@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """What one forward and backward pass takes: rows, and the samples that are their members, in that order."""
+    """Input of one forward and backward pass: rows, and the samples that are their members, in that order."""
 
     rows: list[PackedRow]
     samples: list[Sample]
@@ -139,7 +139,7 @@ def _token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Takes the gradients while the logits are there, so that they need neither be kept nor computed again.
+    """Log-probabilities that take their gradients while the logits are there, which are neither kept nor computed again.
 
     A token's values depend on its own hidden state alone: the gradient of the sum of all is, row by row, that of each, and
     the backward pass multiplies it with what arrives for the token.

@@ -79,7 +79,7 @@ class PromptConfig:
 
 
 class PromptBuilder:
-    """Renders both roles' prompts for one tokenizer.
+    """Builder of both roles' prompts for one tokenizer.
 
     Raises:
         ConfigError: the tokenizer has no chat template and none is configured, or the configured file is missing.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class BaseReward(ABC):
-    """What all rewards have in common.
+    """Base of all rewards.
 
     Attributes:
         environment: what the rollouts' calls are answered by, for rewards that carry calls out; set by the rollout.
@@ -61,7 +61,7 @@ class BaseExecutorReward(BaseReward):
 
 
 class BaseTurnReward(BaseReward):
-    """What one output is worth of an executor that works without a planner."""
+    """Reward of one output of an executor that works without a planner."""
 
     @abstractmethod
     def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ Expects: TypeAlias = Literal["call", "answer"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is expected of the output for one sub-task.
+    """Target of the output for one sub-task.
 
     Attributes:
         expects: a call, or an answer in text.

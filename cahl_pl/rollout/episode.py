@@ -19,7 +19,7 @@ Watch: TypeAlias = Callable[[Task, Plan | Action | Feedback], None]
 
 @dataclass
 class Round:
-    """What one rollout round gives.
+    """Result of one rollout round.
 
     Attributes:
         groups: each role's groups, rewards filled in.

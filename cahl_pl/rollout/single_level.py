@@ -38,7 +38,7 @@ class _Episode:
 
 
 class SingleLevelRollout:
-    """Samples and scores episodes of an executor that works alone.
+    """Rollout of an executor that works alone: samples and scores episodes.
 
     At each turn G_l outputs are sampled of one prompt; one of them, drawn uniformly, is carried out and continues the
     episode, until it is an answer in text or, with `after_error: stop`, one that has gone wrong (`is_on_track`). An output is

@@ -15,7 +15,7 @@ from cahl_pl.types import RolloutBatch
 
 
 class BatchStream:
-    """Yields one role's batch at a time, and samples a round when it has none left.
+    """Stream of one role's batch at a time, which samples a round when it has none left.
 
     Args:
         seed: of the sampling.

@@ -22,7 +22,7 @@ from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Traject
 
 
 class VotingRollout(Rollout):
-    """Carries out, for each request, the plan that most drawn-up plans agree on.
+    """Rollout that carries out, for each request, the plan that most drawn-up plans agree on.
 
     Only the winner is carried out: no tool runs for a plan that was not chosen. Plans that cannot be read have no vote; of
     plans with as many votes the earliest wins.
@@ -72,7 +72,7 @@ class VotingRollout(Rollout):
 
 
 class ReplanningRollout(VotingRollout):
-    """Asks the planner again when a call has failed, at most `inference.replans` times a request.
+    """Rollout that asks the planner again when a call has failed, at most `inference.replans` times a request.
 
     The dialogue of the next prompt holds the calls made so far and their answers, and "$1" is then the first sub-task of the
     new plan. It is carried out in the same session, so that what earlier calls have changed stays changed. The episode joins

@@ -34,7 +34,7 @@ REFERENCE: Final = re.compile(r'"\$[0-9]+"')
 
 
 class Rollout:
-    """Samples and scores episodes.
+    """Rollout of planner and executor: samples and scores episodes.
 
     Args:
         engine: samples tokens.

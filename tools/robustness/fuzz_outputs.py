@@ -235,7 +235,7 @@ def gold_texts(task: Task) -> list[str]:
 
 @reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fuzz, and say what came of it."""
+    """Fuzz, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -30,7 +30,7 @@ class CheckerLostError(RuntimeError):
 
 
 class Checker:
-    """Runs BFCL's checkers and backends in a process, which is started when needed and again when it is lost.
+    """A process with BFCL's checkers and backends, started when needed and again when it is lost.
 
     Args:
         folder: the package's folder.
