@@ -22,6 +22,7 @@ from cahl_pl.parsing import format_call, format_subtask
 from cahl_pl.prompts.tool_text import ToolFormat, tool_text
 from cahl_pl.types import Message, Role, SubTask, Task, Trajectory
 
+_PLACES = re.compile(r"\{(index|subtask|tool)\}")
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 
 PLANNER_INSTRUCTION = """\
@@ -52,10 +53,14 @@ class PromptConfig:
     Attributes:
         tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
             a line, several times shorter; `brief`, the signature with the first sentence of the description alone, at
-            most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values.
+            most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the name
+            and that sentence without any parameters, where the executor reads them in `{tool}`.
         system: text before the list of tools.
         planner: what the planner reads after the request.
-        executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in.
+        executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in, and `{tool}`, if it is
+            there, by the tool that the sub-task names, or by nothing where it names none that is offered.
+        executor_tool_format: how `{tool}` is written: with `tool_format: names`, the planner sees what tools are for, and the
+            executor how the chosen one is called.
         single: what the executor reads instead, where it works without a planner.
         feedback: how an environment's answer is shown; `{feedback}` is filled in.
         chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none.
@@ -68,6 +73,7 @@ class PromptConfig:
     system: str = "You are a helpful assistant with access to these tools:"
     planner: str = PLANNER_INSTRUCTION
     executor: str = EXECUTOR_INSTRUCTION
+    executor_tool_format: ToolFormat = "json"
     single: str = SINGLE_INSTRUCTION
     feedback: str = "Result: {feedback}"
     chat_template: str | None = None
@@ -122,7 +128,7 @@ class PromptBuilder:
 
     def executor(self, task: Task, subtask: SubTask) -> list[int]:
         """Return the executor's prompt for the first sub-task: (q, H, T, z_1)."""
-        return self._prompt(task, self.config.executor, self._executor_words(subtask, 1))
+        return self._prompt(task, self.config.executor, self._executor_words(task, subtask, 1))
 
     def single(self, task: Task) -> list[int]:
         """Return the executor's prompt where it works without a planner: (q, H, T)."""
@@ -134,17 +140,18 @@ class PromptBuilder:
         words = self._own(self.config.single, self.config.single)
         return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
-    def next_step(self, ended: bool, feedback: str, subtask: SubTask, index: int) -> list[int]:
+    def next_step(self, ended: bool, feedback: str, task: Task, subtask: SubTask, index: int) -> list[int]:
         """Return what follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
 
         Args:
             ended: whether the output ended with its end-of-turn token (a truncated one did not).
             feedback: the environment's answer, empty for none.
+            task: offers the tools.
             subtask: the next sub-task.
             index: its number in the plan, from 1.
         """
         shown = self.config.feedback.replace("{feedback}", feedback) + "\n\n" if feedback else ""
-        words = self._own(self.config.executor, self._executor_words(subtask, index))
+        words = self._own(self.config.executor, self._executor_words(task, subtask, index))
         return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
 
     def completion(self, text: str) -> list[int]:
@@ -165,10 +172,15 @@ class PromptBuilder:
         ended = len(ids) > 0 and not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
         return self._opened + str(self.tokenizer.decode(ids[: -1 if ended else None], skip_special_tokens=False))
 
-    def _executor_words(self, subtask: SubTask, index: int) -> str:
-        # replace, not format: the instruction is full of braces, and so is the sub-task
-        words = self.config.executor.replace("{index}", str(index))
-        return words.replace("{subtask}", format_subtask(subtask))
+    def _executor_words(self, task: Task, subtask: SubTask, index: int) -> str:
+        planned = [tool for tool in task.tools if tool.name == subtask.tool]
+        values = {
+            "index": str(index),
+            "subtask": format_subtask(subtask),
+            "tool": "\n".join(tool_text(tool, self.config.executor_tool_format) for tool in planned),
+        }
+        # not str.format: the instruction is full of braces; in one pass: so are the values
+        return _PLACES.sub(lambda place: values[place[1]], self.config.executor)
 
     def _prompt(self, task: Task, template: str, words: str) -> list[int]:
         before, after = self._split(task)
@@ -232,9 +244,9 @@ def dialogue(episode: Trajectory) -> list[Message]:
 
 def _head(template: str) -> tuple[str, str]:
     """Return a template up to the first value that is filled in, and the rest."""
-    start = re.search(r"\{(?:index|subtask)\}|$", template)
-    assert start is not None
-    return template[: start.start()], template[start.start() :]
+    place = _PLACES.search(template)
+    start = place.start() if place else len(template)
+    return template[:start], template[start:]
 
 
 def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:

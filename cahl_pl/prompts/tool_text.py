@@ -91,7 +91,7 @@ def _ends(word: str, following: str) -> bool:
     return not (lower in _ABBREVIATIONS and following[:1].islower())
 
 
-ToolFormat: TypeAlias = Literal["json", "compact", "brief"]
+ToolFormat: TypeAlias = Literal["json", "compact", "brief", "names"]
 """How a tool is written for the model: see `PromptConfig`."""
 
 MAX_ENUM: Final = 8
@@ -103,6 +103,9 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
     if tool_format == "json":
         function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
         return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
+    if tool_format == "names":
+        sentence = first_sentence(tool.description)
+        return f"{tool.name}: {sentence}" if sentence else tool.name
     brief = tool_format == "brief"
     required = tool.parameters.get("required", ())
     parameters = [

@@ -49,7 +49,7 @@ def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     for index, subtask in enumerate(gold_plan(task), start=1):
         if examples:
             feedback = session.call(task.gold[index - 2].call).text
-            prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, subtask, index)]
+            prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, task, subtask, index)]
         else:
             prompt = builder.executor(task, subtask)
         text = format_call(task.gold[index - 1].call) if task.gold else format_answer(task.answer or _DEFAULT_ANSWER)

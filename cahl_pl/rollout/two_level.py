@@ -168,7 +168,7 @@ class Rollout:
                     episode.prompt = [
                         *episode.prompt,
                         *completion.ids.tolist(),
-                        *builder.next_step(completion.ended, shown, episode.plan.subtasks[k + 1], k + 2),
+                        *builder.next_step(completion.ended, shown, episode.task, episode.plan.subtasks[k + 1], k + 2),
                     ]
         # only now: a reward may depend on how the episode ends
         groups = []

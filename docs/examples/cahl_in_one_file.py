@@ -99,7 +99,7 @@ def plan_and_execute(
             episode.steps.append(Step(steps[chosen].subtask, steps[chosen].text, steps[chosen].action, feedback))
             if k + 1 < len(episode.plan.subtasks):  # the prompt only grows
                 said, shown = group[chosen], feedback.text if feedback else ""
-                asked = builder.next_step(said.ended, shown, episode.plan.subtasks[k + 1], k + 2)
+                asked = builder.next_step(said.ended, shown, episode.task, episode.plan.subtasks[k + 1], k + 2)
                 episode.prompt = [*episode.prompt, *said.ids.tolist(), *asked]
 
     groups: dict[Role, list[Group]] = {"planner": [], "executor": []}

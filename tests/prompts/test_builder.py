@@ -85,7 +85,7 @@ def test_an_episode_reads_as_the_template_renders_it(builder):
     """The ids of two steps, appended one to the other, are the text of the template for the same turns."""
     output, feedback = "<tool_call>{}</tool_call>", '{"sum": 5}'
     ids = builder.executor(TASK, FIRST) + builder.completion(output)
-    ids += builder.next_step(True, feedback, SECOND, 2)
+    ids += builder.next_step(True, feedback, TASK, SECOND, 2)
     words = [
         EXECUTOR_INSTRUCTION.replace("{index}", str(i)).replace("{subtask}", format_subtask(z))
         for i, z in ((1, FIRST), (2, SECOND))
@@ -101,7 +101,7 @@ def test_an_episode_reads_as_the_template_renders_it(builder):
 
 
 def test_a_truncated_output_is_closed_and_silence_is_no_feedback(builder):
-    ended, truncated = (builder.next_step(e, "", SECOND, 2) for e in (True, False))
+    ended, truncated = (builder.next_step(e, "", TASK, SECOND, 2) for e in (True, False))
     assert truncated == [builder.end_of_turn, *ended]
     assert text(builder, [builder.end_of_turn]) == "<|im_end|>"
     assert "Result" not in text(builder, ended)
@@ -144,7 +144,7 @@ def test_special_tokens_in_data_stay_text(builder, place):
     else:
         request = HOSTILE
     task = Task("t", (Message("user", "Hey"), Message("assistant", history), Message("user", request)), (tool,))
-    ids = builder.executor(task, subtask) + builder.completion(output) + builder.next_step(True, feedback, subtask, 2)
+    ids = builder.executor(task, subtask) + builder.completion(output) + builder.next_step(True, feedback, task, subtask, 2)
     start, end, other = builder.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
     control = [i for i in ids if i in (start, end, other)]
     # system, user, assistant, user with the request, assistant, user with the feedback, open assistant turn
@@ -161,7 +161,7 @@ def test_a_lone_surrogate_is_replaced(builder, place):
         tools=(replace(ADD, description=lone if place == "tool" else ""),),
     )
     subtask = SubTask(lone if place == "subtask" else "do", None)
-    ids = builder.executor(task, subtask) + builder.next_step(True, lone if place == "feedback" else "", subtask, 2)
+    ids = builder.executor(task, subtask) + builder.next_step(True, lone if place == "feedback" else "", task, subtask, 2)
     assert "a?b" in text(builder, ids)
 
 
@@ -305,8 +305,8 @@ def test_the_invocation_stands_in_every_prompt_of_its_role(builder):
         "planner": builder.planner(TASK),
         "executor": prompt,
         # later steps too: the words come again, behind feedback or without it
-        "executor later": [*prompt, *builder.next_step(True, "found", SECOND, 2)],
-        "executor without feedback": [*prompt, *builder.next_step(True, "", SECOND, 2)],
+        "executor later": [*prompt, *builder.next_step(True, "found", TASK, SECOND, 2)],
+        "executor without feedback": [*prompt, *builder.next_step(True, "", TASK, SECOND, 2)],
     }.items():
         words = builder.invocation(role.split()[0])
         starts = [i for i in range(len(ids)) if ids[i : i + len(words)] == words]
@@ -406,3 +406,25 @@ def test_the_warm_start_closes_a_thought_that_the_template_opened(tokenizer):
     written = builder.decode(builder.completion(format_call(CALL)))
     assert written == "<think>\n\n</think>\n\n" + format_call(CALL)
     assert parse_action(written).well_formed
+
+
+def test_the_executor_may_read_the_tool_that_it_is_to_call(tokenizer):
+    words = "Step {index}: {subtask}\n{tool}"
+    config = PromptConfig(tool_format="names", executor=words, executor_tool_format="compact")
+    builder = PromptBuilder(tokenizer, config)
+    planner, first = text(builder, builder.planner(TASK)), text(builder, builder.executor(TASK, FIRST))
+    assert "\nadd: Add two numbers<" in planner
+    assert "add(a" not in planner
+    assert '"add {index} them"' in first  # what is filled in is not filled in again
+    assert "}\n" + tool_text(ADD, "compact") + "<" in first
+    named = SubTask("add {tool}", "add")
+    later = text(builder, builder.next_step(True, "5", TASK, named, 2))
+    assert later.count("add(a: integer") == 1
+    assert builder.invocation("executor") == builder.tokenizer("Step ", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("tool", [None, "subtract"])
+def test_a_tool_that_is_not_offered_has_no_text(tokenizer, tool):
+    config = PromptConfig(tool_format="names", executor="{subtask}\n[{tool}]")
+    builder = PromptBuilder(tokenizer, config)
+    assert "\n[]<|im_end|>" in text(builder, builder.executor(TASK, SubTask("do it", tool)))
