@@ -144,7 +144,11 @@ def test_special_tokens_in_data_stay_text(builder, place):
     else:
         request = HOSTILE
     task = Task("t", (Message("user", "Hey"), Message("assistant", history), Message("user", request)), (tool,))
-    ids = builder.executor(task, subtask) + builder.completion(output) + builder.next_step(True, feedback, task, subtask, 2)
+    ids = (
+        builder.executor(task, subtask)
+        + builder.completion(output)
+        + builder.next_step(True, feedback, task, subtask, 2)
+    )
     start, end, other = builder.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
     control = [i for i in ids if i in (start, end, other)]
     # system, user, assistant, user with the request, assistant, user with the feedback, open assistant turn
@@ -161,7 +165,9 @@ def test_a_lone_surrogate_is_replaced(builder, place):
         tools=(replace(ADD, description=lone if place == "tool" else ""),),
     )
     subtask = SubTask(lone if place == "subtask" else "do", None)
-    ids = builder.executor(task, subtask) + builder.next_step(True, lone if place == "feedback" else "", task, subtask, 2)
+    ids = builder.executor(task, subtask) + builder.next_step(
+        True, lone if place == "feedback" else "", task, subtask, 2
+    )
     assert "a?b" in text(builder, ids)
 
 
