@@ -28,13 +28,13 @@ from cahl_pl.engines import Completion, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.grpo.advantages import Scoring, fill_advantages
 from cahl_pl.grpo.config import GRPOConfig
-from cahl_pl.library_warnings import quiet_libraries
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards import ExecutorReward, PlannerReward
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.rollout.two_level import Rollout
+from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.toolworld.prompts import PROMPTS
 from cahl_pl.types import Group, Task
