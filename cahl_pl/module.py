@@ -13,32 +13,25 @@ from lightning.pytorch.strategies import ParallelStrategy
 
 from cahl_pl.benchmarks.evaluation import Evaluation
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.distributed import AdapterDDPStrategy, broadcast, sum_gradients
+from cahl_pl.distributed import AdapterDDPStrategy, broadcast
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
-from cahl_pl.grpo.advantages import Scoring, fill_advantages, has_signal, scores
+from cahl_pl.grpo.advantages import Scoring, has_signal, scores
 from cahl_pl.grpo.config import GRPOConfig, RoleGRPOConfig
-from cahl_pl.grpo.loss import LossStats, grpo_loss, supervised_loss
-from cahl_pl.grpo.selection import Selection, everything, select
 from cahl_pl.optimizers import (
     DECAYING,
     OptimizerConfig,
     check_state,
-    forget_moments,
     hold_to,
     make_optimizer,
-    scheduled_rate,
-    set_rate,
 )
 from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.policy.first_gradients import FirstGradientCheck
-from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.precision import check_precision
-from cahl_pl.policy.reference import as_reference, keep_reference
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.runs.records import record
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
+from cahl_pl.updates import Updates
 
 
 class CAHLModule(LightningModule):
@@ -87,9 +80,7 @@ class CAHLModule(LightningModule):
         self.optimizer_config: dict[Role, OptimizerConfig] = {"planner": planner, "executor": executor}
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_skipped_steps = max_skipped_steps
-        self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)  # steps in a row that were not finite
-        self._warm: set[Role] = set()  # roles whose last step was one of the warm start
-        self._first_gradients = FirstGradientCheck()
+        self.updates = Updates(self.policy, self.grpo, max_tokens_per_micro_batch)
         self._checkpoint_step = 0  # of the checkpoint that was loaded last
         self._evaluation: Evaluation | None = None
 
@@ -184,43 +175,20 @@ class CAHLModule(LightningModule):
                 f"a {role} batch sampled by version {batch.version} (update {batch.update} on it) met version "
                 f"{self.policy.version[role]} of the {role}: the data loader must not fetch ahead of the optimiser"
             )
-        index = ROLES.index(role)
-        optimizer = self.optimizers()[index]  # type: ignore[index]
-        scheduler = self.lr_schedulers()[index]  # type: ignore[index]
-        config = self.optimizer_config[role]
-        supervised = batch.objective == "supervised"
-        set_rate(optimizer, config, config.warm_start_lr if supervised else scheduled_rate(scheduler))
-        if supervised:
-            self._warm.add(role)
-        elif role in self._warm:
-            self._end_warm_start(role, optimizer)
-
-        selected = everything(batch.groups) if supervised else self._select(role, batch.groups)
-        self.policy.lm.zero_grad(set_to_none=True)
-        metrics = dict(batch.metrics)
-        if selected.regularised.tokens:
-            parameters = self.policy.parameters_of(role)
-            stats = self._backward(role, selected, batch)
-            sum_gradients(parameters)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            # the norm is that of all processes' gradients: all of them skip, or none
-            finite = bool(torch.isfinite(norm))
-            if not finite:  # a step on it would destroy the adapter
-                optimizer.zero_grad(set_to_none=True)
-            measured = {"warm_start/loss": stats.loss} if supervised else stats.metrics(self.grpo[role])
-            if batch.update == 0 and not supervised:  # later the policy itself has moved away from what was sampled
-                measured |= stats.gap_metrics(self.grpo[role])
-            measured |= {"grad_norm": norm.item(), "skipped": float(not finite)}
-            metrics |= {f"{role}/{tag}": value for tag, value in measured.items()}
-            self._count_skipped(role, batch, finite)
-        # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
-        optimizer.step()
-        if not supervised:
-            scheduler.step()
+        index, scoring = ROLES.index(role), self.scoring(role)
+        metrics = self.updates.take(
+            batch,
+            self.optimizers()[index],  # type: ignore[index]
+            self.lr_schedulers()[index],  # type: ignore[index]
+            self.optimizer_config[role],
+            scoring,
+            self.manual_backward,
+        )
         self.policy.version[role] += 1
-        metrics[f"{role}/lr"] = optimizer.param_groups[0]["lr"]
         metrics[f"{role}/version"] = float(self.policy.version[role])
         self._log_step(role, metrics)
+        if metrics.get(f"{role}/skipped"):
+            self._tell_skipped(role, batch)
 
     def _log_step(self, role: Role, metrics: dict[str, float]) -> None:
         """Write a step's values; the x-axis is `trainer.global_step`, optimiser steps of both roles.
@@ -234,33 +202,20 @@ class CAHLModule(LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics({**metrics, "epoch": float(self.trainer.current_epoch)}, self.trainer.global_step)
 
-    def _count_skipped(self, role: Role, batch: RolloutBatch, finite: bool) -> None:
-        """Count a role's steps in a row that were not finite.
+    def _tell_skipped(self, role: Role, batch: RolloutBatch) -> None:
+        """Warn of a step that was not finite.
 
         Raises:
-            NonFiniteError: there were too many; the last one's batch has been saved.
+            NonFiniteError: there were too many in a row; the last one's batch has been saved.
         """
-        self.skipped[role] = 0 if finite else self.skipped[role] + 1
-        if finite:
-            return
-        print(
-            f"warning: the {role}'s gradients are not finite: step {self.trainer.global_step + 1} is skipped",
-            flush=True,
-        )
-        if self.skipped[role] >= self.max_skipped_steps:
+        print(f"warning: the {role}'s gradients are not finite: step {self.trainer.global_step} is skipped", flush=True)
+        if self.updates.skipped[role] >= self.max_skipped_steps:
             path = run_folder(self.trainer) / f"{role}-batch-{self.trainer.global_rank}.pt"
             torch.save(batch.state(), path)
             raise NonFiniteError(
-                f"{self.skipped[role]} steps of the {role} in a row had gradients that are not finite; the last batch is in "
-                f"{path}: lower model.{role}.lr or max_grad_norm, and go on from an earlier checkpoint"
+                f"{self.updates.skipped[role]} steps of the {role} in a row had gradients that are not finite; the last batch "
+                f"is in {path}: lower model.{role}.lr or max_grad_norm, and go on from an earlier checkpoint"
             )
-
-    def _end_warm_start(self, role: Role, optimizer: Any) -> None:
-        """End a role's warm start: what its adapter is now is what its KL divergence is taken to."""
-        self._warm.remove(role)
-        forget_moments(optimizer.optimizer)
-        if self.grpo[role].kl > 0:
-            keep_reference(self.policy, role)
 
     def scoring(self, role: Role) -> Scoring:
         """Return what decides the advantages of the role's groups."""
@@ -276,45 +231,6 @@ class CAHLModule(LightningModule):
         return {
             comparison_id for comparison_id, score in scores(groups, self.scoring(role)).items() if has_signal(score)
         }
-
-    def _select(self, role: Role, groups: list[Group]) -> Selection:
-        return select(groups, fill_advantages(groups, self.scoring(role)), self.grpo[role])
-
-    def _backward(self, role: Role, selected: Selection, batch: RolloutBatch) -> LossStats:
-        """Forward and backward of this process's groups in micro-batches; gradients end up in the role's adapter."""
-        self.policy.activate(role)
-        total, config = LossStats(), self.grpo[role]
-        supervised = batch.objective == "supervised"
-        diverse = config.entropy > 0 and not supervised
-        with self.policy.training_mode():
-            groups = [group.to(self.policy.device) for group in selected.groups]
-            for part in micro_batches(self.policy, groups, self.max_tokens_per_micro_batch):
-                reference = None
-                if config.kl > 0 and not supervised:
-                    with torch.no_grad(), as_reference(self.policy, role):
-                        reference = score(self.policy, part, batch.temperature).logprobs
-                scored = score(self.policy, part, batch.temperature, diverse)
-                if supervised:
-                    loss, stats = supervised_loss(scored.logprobs, scored.mask, selected.size.tokens)
-                else:
-                    loss, stats = grpo_loss(
-                        scored.logprobs,
-                        part.logprobs if batch.update > 0 else None,
-                        reference,
-                        part.advantages,
-                        scored.mask,
-                        config,
-                        selected.size,
-                        part.logprobs if batch.update == 0 else None,
-                        scored.entropy if diverse else None,
-                        selected.regularised,
-                    )
-                stats.entropy = scored.entropy.sum().item()
-                total.add(stats)
-                self.manual_backward(loss)
-        if groups:
-            self._first_gradients.check(self.policy.lm, role)
-        return total
 
     # --- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -404,7 +320,7 @@ class CAHLModule(LightningModule):
         """Add the policy's versions, its configuration, and who is in the warm start."""
         checkpoint["policy_version"] = dict(self.policy.version)
         checkpoint["policy_config"] = asdict(self.policy.config)
-        checkpoint["warm"] = [role for role in ROLES if role in self._warm]
+        checkpoint["warm"] = [role for role in ROLES if role in self.updates.warm]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the policy's versions.
@@ -418,4 +334,6 @@ class CAHLModule(LightningModule):
         for role, state in zip(ROLES, checkpoint.get("optimizer_states", ()), strict=False):
             check_state(role, self.optimizer_config[role], state)
         self.policy.version.update(checkpoint["policy_version"])
-        self._warm = set(checkpoint.get("warm", ()))  # an old checkpoint goes on with the bare base as its reference
+        self.updates.warm = set(
+            checkpoint.get("warm", ())
+        )  # an old checkpoint goes on with the bare base as its reference

@@ -25,7 +25,7 @@ FLOORS = (
     "datasets rewards",
     "rollout runs toolworld",
     "benchmarks memory_plan",
-    "datamodule",
+    "datamodule updates",
     "callbacks",
     "module",
     "cli",

@@ -358,7 +358,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_counted(tiny_model, tmp_
     assert not moved(before, after, "planner")
     assert moved(after, later, "executor")
     assert capsys.readouterr().out.count("gradients are not finite") == 1
-    assert module.skipped == {"planner": 1, "executor": 0}
+    assert module.updates.skipped == {"planner": 1, "executor": 0}
     assert all(torch.isfinite(tensor).all() for tensor in module.policy.adapter_state().values())
 
 

@@ -130,9 +130,9 @@ def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int
 
 def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch.optim.Optimizer) -> None:
     """Do what `CAHLModule.training_step` does with a batch, without a trainer around it."""
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign,misc]
+    batch = RolloutBatch(role, groups, version=0, update=0)
     module.policy.lm.zero_grad(set_to_none=True)
-    module._backward(role, everything(groups), RolloutBatch(role, groups, version=0, update=0))
+    module.updates.accumulate(everything(groups), batch, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(module.policy.parameters_of(role), 1.0)
     optimizer.step()
 

@@ -48,6 +48,7 @@ CREDITS: Final = {
 
 ADVANTAGES: Final = {
     "group": GRPOConfig(scale_rewards="group"),
+    "group, pooled": GRPOConfig(scale_rewards="group", pool_equal_plans=True),
     "none": GRPOConfig(scale_rewards="none"),
     "none, pooled": GRPOConfig(scale_rewards="none", pool_equal_plans=True),
 }

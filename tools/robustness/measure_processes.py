@@ -70,7 +70,7 @@ class Compare(Callback):
             lengths = [len(ids) for group in kept for ids in group.completion_ids]
             pl_module.policy.lm.zero_grad(set_to_none=True)  # of the step before
             size = Size(len(lengths), sum(lengths))  # not by `select`, which all processes would have to call
-            pl_module._backward(batch.role, Selection(kept, size, size), batch)
+            pl_module.updates.accumulate(Selection(kept, size, size), batch, pl_module.manual_backward)
             self._alone = flat_gradient(pl_module, batch.role)
             pl_module.policy.lm.zero_grad(set_to_none=True)
 

@@ -1,0 +1,146 @@
+"""One optimiser step of one role: from a batch of groups to a moved adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cahl_pl.distributed import sum_gradients
+from cahl_pl.grpo.advantages import Scoring, fill_advantages
+from cahl_pl.grpo.config import GRPOConfig
+from cahl_pl.grpo.loss import LossStats, grpo_loss, supervised_loss
+from cahl_pl.grpo.selection import Selection, everything, select
+from cahl_pl.optimizers import OptimizerConfig, forget_moments, scheduled_rate, set_rate
+from cahl_pl.policy.first_gradients import FirstGradientCheck
+from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.reference import as_reference, keep_reference
+from cahl_pl.types import ROLES, Role, RolloutBatch
+
+
+class Updates:
+    """Take the optimiser steps of both roles; the other role's adapter keeps its bytes.
+
+    Args:
+        policy: base model and adapters.
+        grpo: advantages and loss of each role.
+        max_tokens: of a micro-batch.
+
+    Attributes:
+        skipped: of each role, steps in a row whose gradients were not finite.
+        warm: roles whose last step was one of the warm start.
+    """
+
+    def __init__(self, policy: Policy, grpo: Mapping[Role, GRPOConfig], max_tokens: int) -> None:
+        self.policy = policy
+        self.grpo = grpo
+        self.max_tokens = max_tokens
+        self.skipped: dict[Role, int] = dict.fromkeys(ROLES, 0)
+        self.warm: set[Role] = set()
+        self._first_gradients = FirstGradientCheck()
+
+    def take(
+        self,
+        batch: RolloutBatch,
+        optimizer: Any,
+        scheduler: Any,
+        config: OptimizerConfig,
+        scoring: Scoring,
+        backward: Callable[[Tensor], None],
+    ) -> dict[str, float]:
+        """Take one step of the batch's role, and return what was measured.
+
+        Args:
+            batch: sampled by the policy as it is, or by that of the round's first update.
+            optimizer: of the role, as Lightning wraps it: its step is counted.
+            scheduler: of the role's learning rate; the warm start has a rate of its own.
+            config: of the role's optimiser.
+            scoring: what decides the role's advantages.
+            backward: Lightning's, which knows the precision.
+
+        Returns:
+            Metrics by tag. `ROLE/skipped` is 1 where gradients were not finite: then nothing has moved.
+        """
+        role, metrics = batch.role, dict(batch.metrics)
+        supervised = batch.objective == "supervised"
+        if supervised:
+            self.warm.add(role)
+        elif role in self.warm:  # what the adapter is now is what its KL divergence is taken to
+            self.warm.remove(role)
+            forget_moments(optimizer.optimizer)
+            if self.grpo[role].kl > 0:
+                keep_reference(self.policy, role)
+
+        if supervised:
+            selected = everything(batch.groups)
+        else:
+            selected = select(batch.groups, fill_advantages(batch.groups, scoring), self.grpo[role])
+        self.policy.lm.zero_grad(set_to_none=True)
+        if selected.regularised.tokens:
+            stats = self.accumulate(selected, batch, backward)
+            parameters = self.policy.parameters_of(role)
+            sum_gradients(parameters)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            # the norm is that of all processes' gradients: all of them skip, or none
+            finite = bool(torch.isfinite(norm))
+            if not finite:  # a step on it would destroy the adapter
+                optimizer.zero_grad(set_to_none=True)
+            self.skipped[role] = 0 if finite else self.skipped[role] + 1
+            measured = {"warm_start/loss": stats.loss} if supervised else stats.metrics(self.grpo[role])
+            if batch.update == 0 and not supervised:  # later the policy itself has moved away from what was sampled
+                measured |= stats.gap_metrics(self.grpo[role])
+            measured |= {"grad_norm": norm.item(), "skipped": float(not finite)}
+            metrics |= {f"{role}/{tag}": value for tag, value in measured.items()}
+        set_rate(optimizer, config, config.warm_start_lr if supervised else scheduled_rate(scheduler))
+        # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
+        optimizer.step()
+        if not supervised:
+            scheduler.step()
+        metrics[f"{role}/lr"] = optimizer.param_groups[0]["lr"]
+        return metrics
+
+    def accumulate(self, selected: Selection, batch: RolloutBatch, backward: Callable[[Tensor], None]) -> LossStats:
+        """Add the gradients of this process's groups to the role's adapter, in micro-batches, and return what they measured.
+
+        Args:
+            selected: the groups, and over how many samples and tokens of all processes their loss is a mean.
+            batch: says the role, the objective and the temperature.
+            backward: called with each micro-batch's loss.
+        """
+        role, total = batch.role, LossStats()
+        config = self.grpo[role]
+        self.policy.activate(role)
+        supervised = batch.objective == "supervised"
+        diverse = config.entropy > 0 and not supervised
+        with self.policy.training_mode():
+            groups = [group.to(self.policy.device) for group in selected.groups]
+            for part in micro_batches(self.policy, groups, self.max_tokens):
+                reference = None
+                if config.kl > 0 and not supervised:
+                    with torch.no_grad(), as_reference(self.policy, role):
+                        reference = score(self.policy, part, batch.temperature).logprobs
+                scored = score(self.policy, part, batch.temperature, diverse)
+                if supervised:
+                    loss, stats = supervised_loss(scored.logprobs, scored.mask, selected.size.tokens)
+                else:
+                    loss, stats = grpo_loss(
+                        scored.logprobs,
+                        part.logprobs if batch.update > 0 else None,
+                        reference,
+                        part.advantages,
+                        scored.mask,
+                        config,
+                        selected.size,
+                        part.logprobs if batch.update == 0 else None,
+                        scored.entropy if diverse else None,
+                        selected.regularised,
+                    )
+                stats.entropy = scored.entropy.sum().item()
+                total.add(stats)
+                backward(loss)
+        if groups:
+            self._first_gradients.check(self.policy.lm, role)
+        return total
