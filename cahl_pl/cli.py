@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +29,9 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
+from cahl_pl.moved import warn_of_moved_names
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
-from cahl_pl.runs.files import check_writable
+from cahl_pl.runs.files import check_writable, remove_empty_run
 from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
 from cahl_pl.runs.scores import print_scores
 
@@ -46,11 +48,13 @@ class Parser(LightningArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration file; one that holds none is named."""
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
         except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
             self.error(f"the configuration {path} cannot be read: {error}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
+        warn_of_moved_names(text, str(path))
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
         return parsed
 
@@ -134,6 +138,8 @@ class CAHLCLI(ConfigurationWinsCLI):
             ConfigError: a configuration is neither a file nor shipped.
         """
         words = sys.argv[1:] if args is None else args
+        for word in words if isinstance(words, list) else []:
+            warn_of_moved_names(word, "command line")
         argv, sys.argv = sys.argv, sys.argv[:1]
         try:
             super().parse_arguments(parser, find_configs_in(words) if isinstance(words, list) else words)
@@ -159,6 +165,19 @@ class CAHLCLI(ConfigurationWinsCLI):
             raise ConfigError(
                 "nothing would write what is predicted: add --trainer.callbacks+=cahl_pl.callbacks.PredictionWriter"
             )
+
+    def run_verb(self, run: Callable[[], None]) -> None:
+        """Run; where it is refused before anything was done, leave no folder that was not there before."""
+        folder = next((Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir), None)
+        made = folder is not None and not folder.exists()
+        try:
+            run()
+        except UserError:
+            if made and folder is not None and self.trainer.is_global_zero and self.trainer.global_step == 0:
+                for logger in self.trainer.loggers:
+                    logger.finalize("failed")  # closes its files
+                remove_empty_run(folder)
+            raise
 
     def _print_scores(self) -> None:
         if self.trainer.is_global_zero:
@@ -224,6 +243,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
         save_config_kwargs={"overwrite": True},
         parser_class=Parser,
         parser_kwargs={
+            "prog": "cahl-pl",
             "version": __version__,
             "description": "CAHL: a planner and an executor on one frozen base, trained by GRPO.",
         },
@@ -249,6 +269,38 @@ def known_keys(parser: argparse.ArgumentParser) -> set[str]:
     return keys
 
 
+CLASSES = {
+    "data.train": ("cahl_pl.datasets.JsonlDataset", "path"),
+    "data.environment": ("cahl_pl.environments.ExecutableEnvironment", "toolkit"),
+    "data.requests": ("cahl_pl.datasets.Requests", "source"),
+    "data.validation": ("cahl_pl.datasets.JsonlDataset", "path"),
+    "trainer.logger": ("lightning.pytorch.loggers.TensorBoardLogger", "save_dir"),
+    "trainer.callbacks": ("cahl_pl.callbacks.BeforeAfter", None),
+    "data.engine": ("cahl_pl.engines.TransformersEngine", None),
+    "data.schedule": ("cahl_pl.schedules.Alternate", None),
+}
+"""A key that takes a class -> one of its classes, and the option of it that a file or a folder belongs to."""
+
+
+def _what_is_missing(keys: list[str]) -> str:
+    """Say how required keys are mostly given: by a configuration."""
+    verb = keys[0].partition(".")[0] if keys[0].startswith(("fit.", *(f"{name}." for name in VERBS))) else None
+    names = [key.removeprefix(f"{verb}.") for key in keys]
+    example = f"cahl-pl {verb} -c quickstart" if verb else "-c quickstart"
+    options = " ".join(f"--{name} {CLASSES.get(name, ('VALUE',))[0]}" for name in names)
+    return (
+        f"nothing says what {' and '.join(names)} {'is' if len(names) == 1 else 'are'}: give a configuration with -c, a file "
+        f"or the name of one that ships, as in {example}; or {options}"
+    )
+
+
+def _no_class(key: str, given: str) -> str:
+    """Say of a value in a class's place what belongs there."""
+    known, option = CLASSES.get(key, ("MODULE.CLASS", None))
+    sentence = f"--{key} takes the import path of a class, such as {known}, and {given!r} is none"
+    return f"{sentence}; what its class reads is an option of it: --{key} {known} --{key}.{option} VALUE" if option else sentence
+
+
 def _sentence(message: str, known: set[str]) -> str:
     """Return one sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one."""
     unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([^\s=']+)", message)
@@ -256,6 +308,9 @@ def _sentence(message: str, known: set[str]) -> str:
         near = difflib.get_close_matches(unknown[1], known, 1)
         hint = f"did you mean {near[0]}?" if near else "--help lists them"
         return f"there is no configuration key {unknown[1]}; {hint}"
+    missing = re.match(r"the following arguments are required: (.+)", message)
+    if missing:
+        return _what_is_missing(missing[1].split(", "))
     key = re.match(r'Parser key "([^"]+)":', message)
     rest = message[key.end() :] if key else message
     nested = re.search(r"NestedArg\(key='([^']+)'", rest)
@@ -273,6 +328,9 @@ def _sentence(message: str, known: set[str]) -> str:
                 "its class"
             )
         rest = f"{problem[1]}: {problem[2]}"
+    no_class = re.search(r"Expected a dot import path string: (.+)", rest)
+    if no_class and key:
+        return _no_class(key[1], no_class[1].strip())
     rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
     rest = re.sub(r"Expected an? (.+?)\. Got value:", r"expected \1 but got", rest, flags=re.DOTALL)
     return " ".join([f"{key[1]}:" if key else "", *rest.split()]).strip()

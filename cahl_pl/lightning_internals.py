@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -17,6 +19,13 @@ class ConfigurationWinsCLI(LightningCLI):
         # Lightning would merge the checkpoint's stored hyper-parameters over the configuration and the command line.
         # We store none, and what the user typed must hold.
         return
+
+    def run_verb(self, run: Callable[[], None]) -> None:
+        """Run the subcommand; subclasses put around it what they want."""
+        run()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_verb(partial(super()._run_subcommand, subcommand))
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

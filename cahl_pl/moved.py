@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -59,6 +60,24 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Give the new module its own spec back, which the import system has replaced; it has been run before."""
         module.__spec__ = self._spec
+
+
+def warn_of_moved_names(text: str, place: str) -> None:
+    """Warn of every old name in a configuration, by its line; the import that follows has nothing to add.
+
+    Args:
+        text: of a YAML file, or a word of the command line.
+        place: what the warning names: the file, or `command line`.
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        for name in re.findall(r"\bcahl_pl((?:\.[a-z_0-9]+)+)", line.partition("#")[0]):
+            old = name[1:]
+            if old in MOVED:
+                told = f"{line.strip()}: cahl_pl.{old} is now cahl_pl.{MOVED[old]}: write that name there"
+                warnings.warn_explicit(told, FutureWarning, place, number)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FutureWarning)
+                    importlib.import_module(f"cahl_pl.{old}")
 
 
 def find_moved_modules() -> None:

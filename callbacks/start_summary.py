@@ -80,7 +80,8 @@ def _model(module: LightningModule) -> Iterator[str]:
     trainable = {role: sum(p.numel() for p in policy.parameters_of(role)) for role in ROLES}
     adapters = ", ".join(f"{role} {count:,}" for role, count in trainable.items())
     config = policy.config
-    yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {config.quantization or 'none'} quantization"
+    held = "in 4 bits (nf4)" if config.quantization == "nf4" else f"in {config.dtype}"
+    yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {held}"
     yield f"trainable  {adapters} parameters (LoRA rank {config.lora_rank})"
 
 

@@ -42,3 +42,17 @@ def test_classes_are_the_same_under_both_names():
 def test_a_name_that_never_was_is_still_missing():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("cahl_pl.nothing_of_the_kind")
+
+
+def test_an_old_configuration_is_told_by_its_file_and_line(tmp_path):
+    file = tmp_path / "old.yaml"
+    file.write_text("data:\n  # cahl_pl.forward\n  engine: cahl_pl.engines.transformers.TransformersEngine\n")
+    sys.modules.pop("cahl_pl.engines.transformers", None)
+    with pytest.warns(FutureWarning) as told:
+        main(["-c", "quickstart", "-c", str(file)], run=False)
+    (warning,) = told
+    assert (warning.filename, warning.lineno) == (str(file), 3)
+    assert str(warning.message) == (
+        "engine: cahl_pl.engines.transformers.TransformersEngine: cahl_pl.engines.transformers is now "
+        "cahl_pl.engines.local: write that name there"
+    )

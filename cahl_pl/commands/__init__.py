@@ -15,6 +15,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cahl_pl import __version__
 from cahl_pl.commands.pipes import reader_may_leave
@@ -75,6 +76,22 @@ def console(words: Sequence[str] | None = None) -> None:
             sys.exit(status)
 
 
+class VerbParser(argparse.ArgumentParser):
+    """Says in one sentence what is missing or wrong, with the example that the verb's help begins with."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and exit with status 2."""
+        missing = message.removeprefix("the following arguments are required: ")
+        what = f"{self.prog} needs {missing}" if missing != message else f"{self.prog}: {message}"
+        self.exit(2, f"error: {what}; for example: {self._example()}\n")
+
+    def _example(self) -> str:
+        """The first command of the description, in one line."""
+        verb = self.prog.rpartition(" ")[2]
+        found = re.search(rf"^ +python -m cahl_pl ({verb}(?:.*\\\n)*.*)$", self.description or "", re.M)
+        return " ".join(["cahl-pl", *(found[1].replace("\\\n", " ").split() if found else [verb, "--help"])])
+
+
 def verb_parser(verb: str, text: str, takes_configuration: bool = False) -> argparse.ArgumentParser:
     """Return the parser of a verb's own options.
 
@@ -86,7 +103,7 @@ def verb_parser(verb: str, text: str, takes_configuration: bool = False) -> argp
     more = (
         "Every other option belongs to the configuration: `-c` with a file or a shipped name, or any key, as for `fit`."
     )
-    return argparse.ArgumentParser(
+    return VerbParser(
         prog=f"cahl-pl {verb}",
         description=_filled(text),
         epilog=more if takes_configuration else None,

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -80,3 +81,15 @@ def write_json(path: Path, content: Any) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def remove_empty_run(folder: Path) -> None:
+    """Remove the folder of a run that was refused at its start; one that holds anything of worth stays as it is."""
+    started = ("config.yaml", "hparams.yaml", "data.txt", ".lock")  # written before anything is computed
+    kept = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in started and not path.name.startswith("events.out.tfevents.")
+    ]
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)

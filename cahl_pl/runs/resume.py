@@ -16,6 +16,14 @@ from cahl_pl.runs.checkpoints import _checkpoints, newest
 VERBS = ("validate", "test", "predict")
 """The subcommands that train nothing."""
 
+MEASURED = (
+    *(f"data.{name}" for name in ("engine", "environment", "inference", "prompts", "single_level")),
+    *(f"data.{name}" for name in ("requests", "test", "validation")),
+    *(f"data.rollout.{name}" for name in ("max_", "too_long", "planner.max_", "executor.max_")),
+    "model.policy.",
+)
+"""What the keys begin with that `validate`, `test` and `predict` depend on; the others are those of training."""
+
 
 def resume_last(config: Namespace, training: bool = True) -> None:
     """Replace `ckpt_path: last` by the newest whole checkpoint of the newest run, and log into that run's folder.
@@ -51,6 +59,8 @@ def resume_last(config: Namespace, training: bool = True) -> None:
         return
     print(f"{'going on from' if training else 'checkpoint:'} {checkpoint}", flush=True)
     for change in _changes(folder / "config.yaml", config):
+        if not (training or change.startswith(MEASURED)):
+            continue
         print(f"  changed since then: {change}", flush=True)
 
 

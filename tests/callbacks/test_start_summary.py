@@ -44,7 +44,7 @@ def module(policy):
 def test_counts_are_printed_and_every_row_is_written(trainer, module, policy, capsys, tmp_path):
     StartSummary(show=2).on_fit_start(trainer, module)
     lines = capsys.readouterr().out.splitlines()
-    assert "(qwen2), none quantization" in lines[0]
+    assert "(qwen2), in float32" in lines[0]
     assert lines[3:] == [
         "round      8 tasks x 2 plans x 4 outputs a step, 3 rounds an epoch (the last one of 4 tasks)",
         "run        12 optimiser steps in 6 rounds: planner 6, executor 6",

@@ -50,7 +50,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Return the runs in these folders, such as `runs/quickstart/version_0`.
 
     Raises:
-        RunError: a folder is not there, has no event file, or is given twice.
+        RunError: a folder is not there, has no event file or nothing else to show, or is given twice.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -63,7 +63,14 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             )
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RunError("a run is given twice: give each once")
-    return [_read(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
+    runs = [_read(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
+    for folder, run in zip(folders, runs, strict=True):
+        if not (run.scalars or run.summary or run.episodes):
+            raise RunError(
+                f"there is nothing to report of {folder}: the run has logged no step, measured nothing and written no episode; "
+                "give a run that has trained"
+            )
+    return runs
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
