@@ -298,7 +298,9 @@ def _no_class(key: str, given: str) -> str:
     """Say of a value in a class's place what belongs there."""
     known, option = CLASSES.get(key, ("MODULE.CLASS", None))
     sentence = f"--{key} takes the import path of a class, such as {known}, and {given!r} is none"
-    return f"{sentence}; what its class reads is an option of it: --{key} {known} --{key}.{option} VALUE" if option else sentence
+    if option:
+        sentence += f"; what its class reads is an option of it: --{key} {known} --{key}.{option} VALUE"
+    return sentence
 
 
 def _sentence(message: str, known: set[str]) -> str:

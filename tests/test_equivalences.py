@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cahl_pl import module
 from cahl_pl.cli import main
 from cahl_pl.engines import Engine, TransformersEngine, local
+from cahl_pl.policy.logprobs import micro_batches
 from tests.stored.rounds import ARGUMENTS, STORED, curve_of, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,13 +56,28 @@ def stored() -> dict[str, float]:
         pytest.param(("--model.policy.attention=eager",), id="eager"),
     ],
 )
-def test_the_curve_is_the_stored_one(tmp_path, stored, arguments):
+def test_the_curve_is_the_stored_one(tmp_path, stored, arguments, monkeypatch):
+    packed = []
+
+    def parts(*args):
+        for part in micro_batches(*args):
+            packed.append(len(part.samples))
+            yield part
+
+    monkeypatch.setattr(module, "micro_batches", parts)
     run(tmp_path, *REPLAYED, *arguments)
+    assert (max(packed) == 1) == ("--model.max_tokens_per_micro_batch=1" in arguments)
     assert curve_of(tmp_path) == pytest.approx(stored, **CLOSE)
 
 
 def test_another_scale_of_the_advantages_is_another_curve(tmp_path, stored):
-    run(tmp_path, *REPLAYED, "--model.grpo.epsilon=1e-3", "--model.planner_grpo.scale_rewards=group", "--trainer.max_steps=2")
+    run(
+        tmp_path,
+        *REPLAYED,
+        "--model.grpo.epsilon=1e-3",
+        "--model.planner_grpo.scale_rewards=group",
+        "--trainer.max_steps=2",
+    )
     found = curve_of(tmp_path)
     for key in ("1 planner/grad_norm", "2 executor/grad_norm"):
         assert found[key] != pytest.approx(stored[key], **CLOSE)
@@ -75,9 +92,9 @@ def test_two_processes_give_the_stored_curve(tmp_path, stored):
         "init_args": {"save_dir": "two", "name": "run", "version": 0},
     }
     words = ["fit", "-c", "quickstart", f"--trainer.logger={json.dumps(logger)}", *REPLAYED]
+    words += ["--trainer.devices=2", "--trainer.strategy=adapter_ddp", f"--ckpt_path={checkpoint}"]
     result = subprocess.run(
-        [sys.executable, "-m", "cahl_pl", *words, "--trainer.devices=2", "--trainer.strategy=adapter_ddp"]
-        + [f"--ckpt_path={checkpoint}"],
+        [sys.executable, "-m", "cahl_pl", *words],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -92,37 +109,14 @@ def test_two_processes_give_the_stored_curve(tmp_path, stored):
         assert found[key] == pytest.approx(stored[key], **CLOSE), key
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The folder of a run that samples: two rounds, with a checkpoint between them."""
-    folder = tmp_path_factory.mktemp("whole")
-    run(folder, *SAMPLED, SAVING % 2)
-    return folder
-
-
-def test_a_run_in_two_parts_is_the_run(tmp_path, whole):
+def test_a_run_in_two_parts_is_the_run(tmp_path):
     """Stopped after its first round and started again: the second part samples and logs what the whole run has there."""
-    checkpoint = whole / "run" / "version_0" / "checkpoints" / "step-000002.ckpt"
-    run(tmp_path, *SAMPLED, f"--ckpt_path={checkpoint}")
-    rest = curve_of(tmp_path)
+    run(tmp_path / "whole", *SAMPLED, SAVING % 2)
+    checkpoint = tmp_path / "whole" / "run" / "version_0" / "checkpoints" / "step-000002.ckpt"
+    run(tmp_path / "rest", *SAMPLED, f"--ckpt_path={checkpoint}")
+    rest = curve_of(tmp_path / "rest")
     assert {key[0] for key in rest} == {"3", "4"}
-    assert rest == {key: value for key, value in curve_of(whole).items() if key[0] in "34"}
-
-
-def test_samples_of_prompts_that_are_not_packed_are_the_same(tmp_path, whole, monkeypatch):
-    rows = []
-
-    def alone(sequences, hidden_size, max_tokens, *rest):
-        rows.append(pack(sequences, hidden_size, 1, *rest))
-        return rows[-1]
-
-    pack = local.pack
-    monkeypatch.setattr(local, "pack", alone)
-    run(tmp_path, *SAMPLED, "--trainer.max_steps=2")
-    assert rows
-    assert all(len(row.members) == 1 for found in rows for row in found)
-    packed = {key: value for key, value in curve_of(whole).items() if key[0] in "12"}
-    assert curve_of(tmp_path) == pytest.approx(packed, **CLOSE)
+    assert rest == {key: value for key, value in curve_of(tmp_path / "whole").items() if key[0] in "34"}
 
 
 def test_drafts_do_not_change_what_is_measured(tmp_path, monkeypatch):
@@ -138,13 +132,12 @@ def test_drafts_do_not_change_what_is_measured(tmp_path, monkeypatch):
             (row,) = csv.DictReader(file)
         return row
 
-    checked = []
-    verify = local._verify
-    monkeypatch.setattr(local, "_verify", lambda *args: checked.append(args[2]) or verify(*args))
-    with_drafts = measured("with")
-    assert any(draft for drafts in checked for draft in drafts)
-    checked.clear()
-    monkeypatch.setattr(TransformersEngine, "generate_from_drafts", Engine.generate_from_drafts)
-    assert measured("without") == with_drafts
-    assert not checked
+    drafts, verify = [], local._verify
+    monkeypatch.setattr(local, "_verify", lambda *args: drafts.extend(filter(None, args[2])) or verify(*args))
+    with_drafts = measured("with_drafts")
     assert 0 < float(with_drafts["test/task/success"]) < 1
+    assert drafts
+    drafts.clear()
+    monkeypatch.setattr(TransformersEngine, "generate_from_drafts", Engine.generate_from_drafts)
+    assert measured("without_drafts") == with_drafts
+    assert not drafts

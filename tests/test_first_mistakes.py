@@ -50,15 +50,19 @@ def test_verbs_that_read_a_configuration_ask_for_one_too(told, verb):
         (
             "data.train",
             "/nowhere",
-            "--data.train takes the import path of a class, such as cahl_pl.datasets.JsonlDataset, and '/nowhere' is none; what "
-            "its class reads is an option of it: --data.train cahl_pl.datasets.JsonlDataset --data.train.path VALUE",
+            "--data.train takes the import path of a class, such as cahl_pl.datasets.JsonlDataset, and '/nowhere' is none; "
+            "what its class reads is an option of it: --data.train cahl_pl.datasets.JsonlDataset --data.train.path VALUE",
         ),
         (
             "trainer.callbacks",
             "Nope",
             "--trainer.callbacks takes the import path of a class, such as cahl_pl.callbacks.BeforeAfter, and 'Nope' is none",
         ),
-        ("data.sampler", "Nope", "--data.sampler takes the import path of a class, such as MODULE.CLASS, and 'Nope' is none"),
+        (
+            "data.sampler",
+            "Nope",
+            "--data.sampler takes the import path of a class, such as MODULE.CLASS, and 'Nope' is none",
+        ),
     ],
 )
 def test_a_value_in_the_place_of_a_class_is_one_sentence(told, key, value, sentence):
@@ -84,7 +88,9 @@ def test_a_verb_without_its_options_says_what_is_missing(told, verb):
 
 
 def test_wrong_options_of_a_verb_are_one_sentence(told):
-    assert told("convert-data", "xyz", "a", "b").startswith("cahl-pl convert-data: argument FORMAT: invalid choice: 'xyz'")
+    assert told("convert-data", "xyz", "a", "b").startswith(
+        "cahl-pl convert-data: argument FORMAT: invalid choice: 'xyz'"
+    )
     assert told("env", "--nope") == "cahl-pl env: unrecognized arguments: --nope; for example: cahl-pl env"
 
 

@@ -3,8 +3,9 @@
 The rules that keep two adapters on one base honest (each was seen to fail silently when broken):
 
 - an adapter is made active once per phase, and forward and backward of one loss run under the same active adapter;
-- PEFT's `set_adapter` and `disable_adapter` flip `requires_grad`; it is restored after each of them, and optimisers
-  collect their parameters by name;
+- who may set `requires_grad` of a weight: this class alone. It is off in the base and on in both adapters, always; PEFT's
+  `set_adapter` and `disable_adapter` flip it, so it is restored after each of them, and optimisers collect their
+  parameters by name;
 - nothing is ever merged into the base: merging into 4-bit weights loses information.
 """
 

@@ -1,4 +1,18 @@
-"""Find and check the checkpoints of a run."""
+"""Find and check the checkpoints of a run.
+
+A checkpoint is Lightning's, one dictionary, and never holds the base. Who puts what into it:
+
+    state_dict                          both adapters: `CAHLModule.state_dict`, of `Policy.adapter_state`
+    policy_version, policy_config, warm
+                                        steps of each role, what the adapters fit on, who imitates:
+                                        `CAHLModule.on_save_checkpoint`
+    RolloutDataModule                   position in the data, of each process its generator and the waiting batches of the
+                                        round, the sampler: `RolloutDataModule.state_dict`
+    callbacks                           what each callback has counted: its own `state_dict`
+    optimizer_states, lr_schedulers, loops, global_step, epoch      Lightning's own
+
+The callback `Checkpoints` writes it.
+"""
 
 from __future__ import annotations
 

@@ -56,6 +56,27 @@ def test_the_newest_run_goes_on_in_its_folder_and_changes_are_named(config, tmp_
     ]
 
 
+def test_a_verb_that_does_not_train_hears_of_what_it_depends_on(config, tmp_path, capsys):
+    folder = tmp_path / "run" / "version_0"
+    last = checkpoint(folder, 20)
+    config.model.policy = Namespace(model="new")
+    config.data = Namespace(prompts=Namespace(system="Now"), rollout=Namespace(max_steps=3, planner_group_size=4))
+    config.trainer.max_steps = 60
+    then = {
+        "model": {"planner": {"lr": 0.001}, "policy": {"model": "old"}},
+        "data": {"prompts": {"system": "Then"}, "rollout": {"max_steps": 5, "planner_group_size": 2}},
+        "trainer": {"max_steps": 2},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(then))
+    resume_last(config, training=False)
+    assert capsys.readouterr().out.splitlines() == [
+        f"checkpoint: {last}",
+        "  changed since then: data.prompts.system: Then -> Now",
+        "  changed since then: data.rollout.max_steps: 5 -> 3",
+        "  changed since then: model.policy.model: old -> new",
+    ]
+
+
 def test_the_folder_is_the_one_that_the_logger_writes_to(config, tmp_path, monkeypatch):
     last = checkpoint(tmp_path / "run" / "version_3", 20)
     other = checkpoint(tmp_path / "run" / "seed1" / "sub", 10)

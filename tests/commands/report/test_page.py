@@ -286,6 +286,18 @@ def browser():
         chromium.close()
 
 
+def test_a_run_without_anything_to_show_is_refused(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0, default_hp_metric=False)
+    logger.log_hyperparams({})
+    logger.finalize("success")
+    out = tmp_path / "report.html"
+    with pytest.raises(
+        data.RunError, match=f"there is nothing to report of {tmp_path}/run/version_0: .* give a run that has"
+    ):
+        page.main([str(tmp_path / "run" / "version_0"), "--out", str(out)])
+    assert not out.exists()
+
+
 def test_in_a_browser(browser, write, make_run):
     hostile = call(HOSTILE, **{HOSTILE: HOSTILE})
     lines = [
