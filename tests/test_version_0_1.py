@@ -43,7 +43,8 @@ def test_training_goes_on_with_the_batch_that_waited(old, tmp_path):
     words = [*SAME, "--data.test=null", "--trainer.max_steps=3", f"--trainer.default_root_dir={tmp_path}"]
     cli = main(["fit", *words, f"--ckpt_path={OLD}"])
     assert cli.model.policy.version == {"planner": 2, "executor": 1}
-    assert (cli.datamodule.epoch, cli.datamodule.round) == (0, 2)
+    position = cli.datamodule.state_dict()
+    assert (position["epoch"], position["round"]) == (0, 2)
 
 
 def test_it_is_measured(tmp_path):
