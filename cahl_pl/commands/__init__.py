@@ -86,7 +86,7 @@ class VerbParser(argparse.ArgumentParser):
         self.exit(2, f"error: {what}; for example: {self._example()}\n")
 
     def _example(self) -> str:
-        """The first command of the description, in one line."""
+        """Return the first command of the description, in one line."""
         verb = self.prog.rpartition(" ")[2]
         found = re.search(rf"^ +python -m cahl_pl ({verb}(?:.*\\\n)*.*)$", self.description or "", re.M)
         return " ".join(["cahl-pl", *(found[1].replace("\\\n", " ").split() if found else [verb, "--help"])])

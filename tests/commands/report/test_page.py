@@ -9,8 +9,9 @@ import shutil
 from itertools import pairwise
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from cahl_pl.commands.report import data, episodes, plots
+from cahl_pl.commands.report import data, episodes, page, plots
 
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror=broken()><!-- \u2028 & $digest \ud800"
 
