@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cahl_pl import module
+from cahl_pl import updates
 from cahl_pl.cli import main
 from cahl_pl.engines import Engine, TransformersEngine, local
 from cahl_pl.policy.logprobs import micro_batches
@@ -64,7 +64,7 @@ def test_the_curve_is_the_stored_one(tmp_path, stored, arguments, monkeypatch):
             packed.append(len(part.samples))
             yield part
 
-    monkeypatch.setattr(module, "micro_batches", parts)
+    monkeypatch.setattr(updates, "micro_batches", parts)
     run(tmp_path, *REPLAYED, *arguments)
     assert (max(packed) == 1) == ("--model.max_tokens_per_micro_batch=1" in arguments)
     assert curve_of(tmp_path) == pytest.approx(stored, **CLOSE)
@@ -75,7 +75,6 @@ def test_another_scale_of_the_advantages_is_another_curve(tmp_path, stored):
         tmp_path,
         *REPLAYED,
         "--model.grpo.epsilon=1e-3",
-        "--model.planner_grpo.scale_rewards=group",
         "--trainer.max_steps=2",
     )
     found = curve_of(tmp_path)

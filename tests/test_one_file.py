@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines import Sampling
 from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.grpo.config import RoleGRPOConfig
 from cahl_pl.module import CAHLModule, OptimizerConfig
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder, PromptConfig
@@ -43,7 +44,10 @@ def test_one_round_is_that_of_the_trainer(page, tmp_path):
     """Two tasks, the shipped model: rewards, loss and gradient norm of both roles, to the last digits of float32."""
     seed_everything(0, verbose=False)
     module = CAHLModule(
-        PolicyConfig(model="toolworld"), planner=OptimizerConfig(lr=1e-3), executor=OptimizerConfig(lr=1.5e-3)
+        PolicyConfig(model="toolworld"),
+        planner=OptimizerConfig(lr=1e-3),
+        executor=OptimizerConfig(lr=1.5e-3),
+        planner_grpo=RoleGRPOConfig(pool_equal_plans=False),
     )
     rollout = RolloutConfig(
         planner_group_size=4,

@@ -22,7 +22,7 @@ class Scoring(NamedTuple):
     """All that decides the advantages of a role.
 
     Attributes:
-        config: of the role, `scale_rewards` decided.
+        config: of the role.
         weights: of the reward's components; a component that is not in it weighs 1.
         limit: tokens of a completion at most, `max_new_tokens`.
     """
@@ -78,7 +78,7 @@ def fill_advantages(groups: Sequence[Group], scoring: Scoring) -> set[int]:
         divisor = _std(everything) + config.epsilon
         values = [(score - mean) / divisor if has_signal(score) else torch.zeros_like(score) for score in compared]
     else:
-        scale = config.scale_rewards or "group"
+        scale = config.scale_rewards
         batch_std = _std(_everywhere(compared)) if scale == "batch" else None
         values = advantages(compared, scale, config.epsilon, batch_std)
     rest = dict(zip(joined, values, strict=True))

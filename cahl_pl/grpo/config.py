@@ -39,14 +39,14 @@ class GRPOConfig:
             KL(pi_ref || pi).
         entropy: weight of the mean entropy of a token, which is added to what is maximised: above 0 keeps outputs diverse.
         scale_rewards: divide a group's centred rewards by the standard deviation of the `group`, of the whole `batch` (all
-            processes), or not at all (`none`). Null: `none` for the planner, whose small and noisy groups a division would
-            make equally loud, `group` for the executor.
+            processes), or not at all (`none`).
         epsilon: added to that standard deviation.
         aggregate_rewards: `sum_then_normalize`: advantages are made of the total reward. `normalize_then_sum` (GDPO, arXiv
             2601.05242): each component of the reward is normalised within its group, their weighted sum over the batch;
             `scale_rewards` then has no meaning. Weights are those of the reward (`w_...`), or 1 where it has none.
-        pool_equal_plans: plans of a request that ask for the same calls share the mean of their rewards: they differ by chance
-            alone. The executor has nothing of the kind.
+        pool_equal_plans: plans of a request that tell the executor the same share the mean of their rewards: what they earn
+            differs by chance alone, which a division by the group's deviation would make as loud as anything else. The
+            executor has nothing of the kind.
         truncation: what becomes of a completion that has hit `max_new_tokens`. `punish`: it is scored as it is. `mask`: its
             reward counts in its group, but it is not trained on (TRL's `mask_truncated_completions`). `soft`: DAPO's penalty
             of long completions is added to the reward: 0 up to max_new_tokens - overlong_cache tokens, and from there
@@ -72,10 +72,10 @@ class GRPOConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_bias_correction: bool = True
     entropy: float = 0.0
-    scale_rewards: Scale | None = None
+    scale_rewards: Scale = "group"
     epsilon: float = 1e-4
     aggregate_rewards: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
-    pool_equal_plans: bool = False
+    pool_equal_plans: bool = True
     truncation: Literal["punish", "mask", "soft"] = "punish"
     overlong_cache: int | None = None
     overlong_penalty: float = 1.0
@@ -155,7 +155,7 @@ class RoleGRPOConfig:
     importance_cap: float | None = None
 
     def over(self, common: GRPOConfig, role: Role) -> GRPOConfig:
-        """Return the role's configuration: what is given here, and the rest of `common`, `scale_rewards` decided.
+        """Return the role's configuration: what is given here, and the rest of `common`.
 
         Raises:
             ValueError: a value is refused, see `GRPOConfig`; or the executor is to pool plans.
@@ -166,9 +166,6 @@ class RoleGRPOConfig:
             )
         own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         try:
-            merged = replace(common, **own)
+            return replace(common, **own)
         except ValueError as error:
             raise ValueError(f"model.{role}_grpo over model.grpo: {error}") from None
-        if merged.scale_rewards is None:
-            merged = replace(merged, scale_rewards="none" if role == "planner" else "group")
-        return merged

@@ -1,11 +1,12 @@
-"""Plans of one request that ask for the same calls: what they earn differs by chance alone (`GRPOConfig.pool_equal_plans`)."""
+"""Plans of one request that say the same: what they earn differs by chance alone (`GRPOConfig.pool_equal_plans`)."""
 
 from __future__ import annotations
 
 import torch
 
 from cahl_pl.rollout.episode import Round
-from cahl_pl.rollout.test_time import plan_key
+from cahl_pl.schema import canonical
+from cahl_pl.types import Plan
 
 
 def mark_equal_plans(result: Round) -> None:
@@ -20,6 +21,11 @@ def mark_equal_plans(result: Round) -> None:
         alike = []
         for i in range(len(group.completion_ids)):
             episode = next(plans)
-            key = plan_key(episode.plan, episode.task) if episode.plan.error is None else f"unreadable {i}"
+            key = _said(episode.plan) if episode.plan.error is None else f"unreadable {i}"
             alike.append(numbers.setdefault(key, i))
         group.alike = torch.tensor(alike)
+
+
+def _said(plan: Plan) -> str:
+    """Return what the executor is told by a plan, equal for plans that tell it the same: its instructions are told too."""
+    return canonical([[s.instruction.strip(), s.tool, dict(s.parameters)] for s in plan.subtasks])

@@ -3,7 +3,8 @@
     python docs/examples/cahl_in_one_file.py
 
 What `python -m cahl_pl fit` adds to this loop: packed sequences and micro-batches, several devices, schedules, checkpoints,
-evaluation and logs. The names of the equations are those of docs/method.md; a test holds this page to the trainer's losses.
+evaluation and logs; and plans that say the same share their reward. The names of the equations are those of docs/method.md;
+a test holds this page to the trainer's losses.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cahl_pl.engines import Completion, Sampling, TransformersEngine
 from cahl_pl.environments import Environment, ExecutableEnvironment
 from cahl_pl.environments.base import Session
 from cahl_pl.grpo.advantages import advantages, has_signal
-from cahl_pl.grpo.config import GRPOConfig, Scale
+from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.grpo.loss import Size, grpo_loss
 from cahl_pl.parsing import parse_action, parse_plan
 from cahl_pl.policy import Policy, PolicyConfig
@@ -33,7 +34,6 @@ from cahl_pl.rollout.episode import make_group
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.types import ROLES, Feedback, Group, Plan, Role, Step, Task, Trajectory
 
-SCALE: dict[Role, Scale] = {"planner": "none", "executor": "group"}  # how advantages are scaled
 LEARNING_RATE: dict[Role, float] = {"planner": 1e-3, "executor": 1.5e-3}
 
 
@@ -131,7 +131,7 @@ def learn(
 
     On policy the loss is the mean of -A_i, about 0 whatever the rewards are; its gradient is what teaches.
     """
-    A = advantages([group.rewards for group in groups], SCALE[role], settings.grpo.epsilon)
+    A = advantages([group.rewards for group in groups], settings.grpo.scale_rewards, settings.grpo.epsilon)
     for group, values in zip(groups, A, strict=True):
         group.advantages = values
     groups = [group for group in groups if has_signal(group.rewards)]  # equal rewards say nothing

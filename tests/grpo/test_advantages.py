@@ -85,7 +85,7 @@ def test_pooled_rewards_of_plans_that_ask_for_the_same_calls():
     assert signal == {0}
     same = group([0.1, 0.7, 0.4], alike=[0, 0, 0])  # the executor's noise alone
     assert filled([same], scale_rewards="none", pool_equal_plans=True) == ([[0.0, 0.0, 0.0]], set())
-    assert filled([same], scale_rewards="none") != ([[0.0, 0.0, 0.0]], set())
+    assert filled([same], scale_rewards="none", pool_equal_plans=False) != ([[0.0, 0.0, 0.0]], set())
     assert mixed.rewards.tolist() == pytest.approx([1.0, 0.2, 0.0, 0.8])  # what is logged stays
 
 
@@ -160,20 +160,22 @@ def test_masked_completions_are_counted_and_not_trained_on():
     assert select(groups, {0, 1}, GRPOConfig()).groups == groups  # punished: as they are
 
 
-def test_plans_that_ask_for_the_same_calls_have_the_same_number():
+def test_plans_that_tell_the_executor_the_same_have_the_same_number():
     task = Task("t", (Message("user", "?"),), ())
-    one, other = SubTask("first words", "f", {"a": 1}), SubTask("other words", "f", {"a": 1})
+    one, other = SubTask("first words", "f", {"a": 1, "b": 2}), SubTask("first words ", "f", {"b": 2, "a": 1})
     plans = [
         Plan((one,)),
-        Plan((SubTask("x", "g", {}),)),
+        Plan((SubTask("other words", "f", {"a": 1, "b": 2}),)),  # the executor reads the words as well
         Plan((other,)),
+        Plan((one, one)),
         Plan(error="no plan"),
         Plan(error="no plan"),
         Plan((SubTask("answer", None),)),
+        Plan((SubTask("answer", None),)),
     ]
     for copies in (1, 3):  # executions of each plan
-        groups = [group([0.0] * 3), group([0.0] * 3, comparison_id=1)]
+        groups = [group([0.0] * 4), group([0.0] * 4, comparison_id=1)]
         trajectories = [Trajectory(task, "", plan) for plan in plans for _ in range(copies)]
         mark_equal_plans(Round({"planner": groups, "executor": []}, trajectories, {}))
-        assert [g.alike.tolist() for g in groups] == [[0, 1, 0], [0, 1, 2]]
+        assert [g.alike.tolist() for g in groups] == [[0, 1, 0, 3], [0, 1, 2, 2]]
     mark_equal_plans(Round({"planner": [], "executor": []}, [], {}))

@@ -29,13 +29,12 @@ def test_what_a_role_leaves_out_is_that_of_both():
 
 def test_scale_of_rewards():
     def scales(common, own=None):
-        return [
-            RoleGRPOConfig(scale_rewards=own).over(GRPOConfig(scale_rewards=common), r).scale_rewards for r in ROLES
-        ]
+        return [RoleGRPOConfig(scale_rewards=own).over(common, r).scale_rewards for r in ROLES]
 
-    assert scales(None) == ["none", "group"]
-    assert scales("batch") == ["batch", "batch"]  # said for both
-    assert scales("batch", "none") == ["none", "none"]
+    assert scales(GRPOConfig()) == ["group", "group"]
+    assert scales(GRPOConfig(scale_rewards="batch")) == ["batch", "batch"]  # said for both
+    assert RoleGRPOConfig(scale_rewards="none").over(GRPOConfig(), "planner").scale_rewards == "none"
+    assert scales(GRPOConfig(scale_rewards="batch"), "none") == ["none", "none"]
 
 
 @pytest.mark.parametrize(("loss", "clip"), [("grpo", (0.2, 0.2)), ("gspo", (3e-4, 4e-4))])
@@ -95,6 +94,6 @@ def test_a_role_on_the_command_line_and_in_yaml(tmp_path, monkeypatch):
     )
     model = main(["-c", str(path), "--model.executor_grpo.clip_high", "0.3", "--trainer.logger=false"], run=False).model
     assert [(c.kl, c.loss, c.clip, c.scale_rewards) for c in (model.grpo["planner"], model.grpo["executor"])] == [
-        (0.0, "dapo", (0.2, 0.2), "none"),
+        (0.0, "dapo", (0.2, 0.2), "group"),
         (0.1, "dapo", (0.2, 0.3), "group"),
     ]

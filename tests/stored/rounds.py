@@ -18,11 +18,11 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from cahl_pl.library_warnings import quiet_libraries
 
 from cahl_pl.cli import main
 from cahl_pl.engines import Engine, TransformersEngine
 from cahl_pl.engines.base import Completion
+from cahl_pl.startup.library_warnings import quiet_libraries
 
 STORED = Path(__file__).with_name("curve.json")
 TAGS = ("loss", "grad_norm", "entropy", "reward/mean")
