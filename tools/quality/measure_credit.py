@@ -27,7 +27,7 @@ from torch import Tensor
 from cahl_pl.engines import Completion, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.grpo.advantages import Scoring, fill_advantages
-from cahl_pl.grpo.config import GRPOConfig
+from cahl_pl.grpo.config import GRPOConfig, Scale
 from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards import ExecutorReward, PlannerReward
@@ -46,11 +46,12 @@ CREDITS: Final = {
 }
 """Ways of paying a plan: name -> keys of `data.rollout`."""
 
-ADVANTAGES: Final = {
-    "group": GRPOConfig(scale_rewards="group"),
-    "group, pooled": GRPOConfig(scale_rewards="group", pool_equal_plans=True),
-    "none": GRPOConfig(scale_rewards="none"),
-    "none, pooled": GRPOConfig(scale_rewards="none", pool_equal_plans=True),
+SCALES: Final[tuple[Scale, ...]] = ("group", "none")
+
+ADVANTAGES: Final[dict[str, GRPOConfig]] = {
+    f"{scale}, pooled" if pooled else scale: GRPOConfig(scale_rewards=scale, pool_equal_plans=pooled)
+    for scale in SCALES
+    for pooled in (False, True)
 }
 """Ways of making advantages: name -> `model.planner_grpo`."""
 
