@@ -64,14 +64,15 @@ class GoldCall:
         name: the tool.
         arguments: the values that the executor has to write, every reference resolved.
         result: what the tool answered when the trajectory was recorded; None where nothing is stored.
-        references: parameter -> `"$i"`, for each argument that is the result of the i-th gold call (from 1).
-            The planner cannot know such a value; it writes the reference.
+        references: parameter -> what the planner writes in place of the value, which it cannot know: `"$i"`, the result of
+            the i-th gold call (from 1), or a part of it, `"$i.city"`, `"$i.items[0].id"`; or a list or an object with such
+            references in it (`cahl_pl.references`).
     """
 
     name: str
     arguments: Mapping[str, Any]
     result: Any = None
-    references: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def call(self) -> ToolCall:
@@ -153,7 +154,8 @@ class Task:
 class SubTask:
     """One step z_k of a plan: an instruction, the chosen tool (None: answer in text) and its parameter mapping.
 
-    A parameter's value may be `"$i"`: the result of the plan's i-th sub-task, counted from 1.
+    A parameter's value may be, or hold, `"$i"`: the result of the plan's i-th sub-task, counted from 1, or a part of it, such
+    as `"$i.city"` or `"$i[0].id"`.
     """
 
     instruction: str

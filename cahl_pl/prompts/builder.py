@@ -30,7 +30,8 @@ Split the request above into the sub-tasks that it needs, in order. Write one JS
 <plan>
 {"task": "what to do", "tool": "name of the tool", "parameters": {"parameter": "value"}}
 </plan>
-Use only the tools offered. A value that is the result of an earlier sub-task is written "$1", "$2", ...
+Use only the tools offered. A value that is the result of an earlier sub-task is written "$1", "$2", ...; a part of it, \
+"$1.field" or "$1[0]".
 If no tool is needed, write one sub-task with "tool": null."""
 
 EXECUTOR_INSTRUCTION = """\

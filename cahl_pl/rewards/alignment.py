@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
 from scipy.sparse import coo_array
 
+from cahl_pl.references import read_reference, references_in
 from cahl_pl.rewards.similarity import call_similarity
 from cahl_pl.schema import canonical, coerce_call
 from cahl_pl.types import GoldCall, Plan, Task, ToolCall
@@ -26,7 +27,7 @@ def precedence(task: Task) -> list[tuple[int, int]]:
     A call comes after those whose results it uses, and no other order is demanded. Where the task says that its calls are
     ordered but none has a reference, what needs what is not known: each comes after all that stand before it.
     """
-    pairs = [(i, j) for j, gold in enumerate(task.gold) for i in sorted(set(sources_of(gold, j).values()))]
+    pairs = [(i, j) for j, gold in enumerate(task.gold) for i in sorted(sources_of(gold, j))]
     if task.ordered and not pairs:
         return [(i, j) for j in range(len(task.gold)) for i in range(j)]
     return pairs
@@ -61,19 +62,19 @@ def align_plan(plan: Plan, task: Task) -> dict[int, int]:
 
     The best match by call similarity that `precedence` allows; among equals near places come first, and a gold call that is
     like no sub-task goes to one left over, in order. A planned `"$k"` equals the gold call's `"$i"` as far as sub-task k is
-    like gold call i: the numbers themselves depend on where a plan puts its steps.
+    like gold call i: the numbers themselves depend on where a plan puts its steps. A way into the result has to be the gold
+    call's, `"$k.city"` for `"$i.city"`; where gold names the whole result, any part of it will do.
 
     Returns:
         Sub-task -> gold call, both from 0.
     """
     places = [k for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
     gold = [coerce_call(one.planned, task.tools) for one in task.gold]
-    sources = [sources_of(one, j) for j, one in enumerate(task.gold)]
     found: dict[int, list[float]] = {}
     for k in places:
         subtask = plan.subtasks[k]
         call = coerce_call(ToolCall(subtask.tool or "", subtask.parameters), task.tools)
-        found[k] = [_likeness(call, gold[j], sources[j], k, found) for j in range(len(gold))]
+        found[k] = [_likeness(call, gold[j], task.gold[j].references, k, found) for j in range(len(gold))]
     matrix = np.array([found[k] for k in places], dtype=float).reshape(len(places), len(gold))
     rows, columns = np.indices(matrix.shape)
     # The square makes keeping the order the cheapest way to resolve ties, pairs of similarity 0 among them.
@@ -86,12 +87,19 @@ def read_references(value: Any, place: int, match: dict[int, int]) -> Any:
     """Return a planned value with each "$k" as `reference` writes the gold call that its sub-task is matched with.
 
     Args:
-        value: a parameter's value in the sub-task at `place`, from 0.
+        value: a parameter's value in the sub-task at `place`, from 0; references may stand in it at any depth.
         place: only earlier sub-tasks have a result by then; another number is plain text.
         match: of `align_plan`; the result of a sub-task that is not in it is that of no gold call.
     """
+    if isinstance(value, Mapping):
+        return {key: read_references(item, place, match) for key, item in value.items()}
+    if isinstance(value, list):
+        return [read_references(item, place, match) for item in value]
     if not isinstance(value, str):
         return value
+    whole = read_reference(value)
+    if whole is not None and whole.call <= place:
+        return reference(match.get(whole.call - 1, -1), whole.path)
 
     def read(found: re.Match[str]) -> str:
         source = int(found[1]) - 1
@@ -100,36 +108,48 @@ def read_references(value: Any, place: int, match: dict[int, int]) -> Any:
     return _REFERENCE.sub(read, value.replace("\0", " "))
 
 
-def reference(source: int) -> str:
-    """Return what stands for the result of a gold call, from 0: no text that a plan or a gold argument holds."""
-    return f"\0${source + 1}"
+def reference(source: int, path: tuple[str | int, ...] = ()) -> str:
+    """Return what stands for a value of the result of a gold call, from 0: no text that a plan or a gold argument holds."""
+    return f"\0${source + 1}" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
 
 
-def sources_of(gold: GoldCall, place: int) -> dict[str, int]:
-    """Return parameter -> the gold call before `place` whose result it is, from 0."""
-    found = {name: _source(reference) for name, reference in gold.references.items()}
-    return {name: source for name, source in found.items() if source is not None and source < place}
+def sources_of(gold: GoldCall, place: int) -> set[int]:
+    """Return the gold calls before `place` whose results the call uses, from 0."""
+    return {one.call - 1 for one in references_in(gold.references) if one.call - 1 < place}
 
 
 def _likeness(
-    call: ToolCall, gold: ToolCall, sources: dict[str, int], place: int, found: dict[int, list[float]]
+    call: ToolCall, gold: ToolCall, references: Mapping[str, Any], place: int, found: dict[int, list[float]]
 ) -> float:
     """Return the similarity of a sub-task's call and a planned gold call; `found` is that of the sub-tasks before it."""
 
     def equal(name: str) -> float:
         value = call.arguments[name]
-        source = _source(value)
-        planned = source is not None and source < place  # else it is text
-        if name in sources:
-            return found[source][sources[name]] if planned and source in found else 0.0
+        if name in references:
+            return _agreement(value, gold.arguments[name], place, found)
+        planned = any(one.call <= place for one in references_in(value))  # else it is text
         return float(not planned and canonical(value) == canonical(gold.arguments[name]))
 
     return call_similarity(call, gold, equal)
 
 
-def _source(value: Any) -> int | None:
-    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    return int(found[1]) - 1 if found and int(found[1]) else None
+def _agreement(value: Any, gold: Any, place: int, found: dict[int, list[float]]) -> float:
+    """How far a planned value with references is the gold one: as far as the sub-tasks referred to are the gold calls."""
+    wanted, planned = read_reference(gold), read_reference(value)
+    if planned is not None and planned.call > place:
+        planned = None  # text
+    if wanted is not None:
+        if planned is None or not wanted.leads_to(planned._replace(call=wanted.call)):
+            return 0.0
+        likeness = found.get(planned.call - 1)
+        return 0.0 if likeness is None or wanted.call > len(likeness) else likeness[wanted.call - 1]
+    if planned is not None:
+        return 0.0
+    if isinstance(value, Mapping) and isinstance(gold, Mapping) and value.keys() == gold.keys():
+        return min((_agreement(value[key], gold[key], place, found) for key in gold), default=1.0)
+    if isinstance(value, list) and isinstance(gold, list) and len(value) == len(gold):
+        return min((_agreement(*pair, place, found) for pair in zip(value, gold, strict=True)), default=1.0)
+    return float(canonical(value) == canonical(gold))
 
 
 def _in_sequence(matrix: np.ndarray) -> list[tuple[int, int]]:

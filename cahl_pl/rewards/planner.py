@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cahl_pl.rewards.alignment import align, align_plan, precedence, read_references, reference, sources_of
+from cahl_pl.rewards.alignment import align, align_plan, precedence, read_references
 from cahl_pl.rewards.base import BasePlannerReward, check_weights, weighted_total
 from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.schema import canonical
@@ -61,7 +61,8 @@ def parameter_reward(plan: Plan, task: Task) -> float | None:
     by max(number of gold values, number of planned values), so that neither a plan that lists many values nor a value that
     holds much text pays. Which parameter of the tool a value is planned for does not matter here: R_h,exe sees to that. A
     gold argument that is an earlier call's result is expected as the reference "$k" to the sub-task that is matched with that
-    call (`align_plan`). Values of sub-tasks without a tool do not count.
+    call (`align_plan`), with the gold call's way into it, or any where gold names the whole result. Values of sub-tasks
+    without a tool do not count.
     Takes time linear in the plan's length, times the number of gold values.
 
     Args:
@@ -72,9 +73,10 @@ def parameter_reward(plan: Plan, task: Task) -> float | None:
         A number in [0, 1]; None where neither the gold calls nor the plan have any value.
     """
     wanted = []
+    own = {j: j for j in range(len(task.gold))}
     for j, call in enumerate(task.gold):
-        results = {name: reference(source) for name, source in sources_of(call, j).items()}
-        wanted += [(call.name, _Value(value)) for value in {**call.planned.arguments, **results}.values()]
+        results = {name: read_references(value, j, own) for name, value in call.references.items()}
+        wanted += [(call.name, _Value(value)) for value in {**call.arguments, **results}.values()]
     places = [(k, subtask) for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
     match = align_plan(plan, task) if any(call.references for call in task.gold) else {}
     planned = [
@@ -134,6 +136,7 @@ class _Value:
         self.key = canonical(value, strip=True)
         self.number_key = canonical(_as_number(value)) if self.is_text else self.key
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        self.reference = text if text.startswith("\0$") else None
         found = _TOKEN.findall(text.lower())
         self.tokens = f" {' '.join(found)} "  # no token holds a space: a run of tokens is a substring of this
         self.length = len(found)
@@ -144,6 +147,9 @@ def _credit(planned: _Value, gold: _Value) -> float:
         return 1.0
     if planned.is_text != gold.is_text and planned.number_key == gold.number_key:
         return 1.0
+    if gold.reference is not None and planned.reference is not None:
+        rest = planned.reference.removeprefix(gold.reference)
+        return float(rest != planned.reference and rest[:1] in (".", "["))
     if gold.length and gold.tokens in planned.tokens:
         return gold.length / planned.length
     return 0.0

@@ -11,6 +11,7 @@ import torch
 from cahl_pl.environments.recorded import RecordedEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.references import references_in
 from cahl_pl.schema import call_key
 from cahl_pl.types import GoldCall, Group, Role, SubTask, Task, ToolCall
 
@@ -123,8 +124,8 @@ def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
             left.append((number, gold))
     if task.ordered and not any(gold.references for gold in task.gold):
         return tuple(gold for _, gold in left[:1])
-    waiting = {f"${number}" for number, _ in left}
-    return tuple(gold for _, gold in left if not waiting & set(gold.references.values()))
+    waiting = {number for number, _ in left}
+    return tuple(gold for _, gold in left if not waiting & {one.call for one in references_in(gold.references)})
 
 
 def is_on_track(task: Task, made: Sequence[ToolCall]) -> bool:

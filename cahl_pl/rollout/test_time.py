@@ -13,10 +13,11 @@ from cahl_pl.environments.base import Environment
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, dialogue
+from cahl_pl.references import references_in
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Episode
-from cahl_pl.rollout.two_level import REFERENCE, Rollout
+from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.schema import canonical, coerce_call
 from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Trajectory
 
@@ -143,5 +144,5 @@ def plan_key(plan: Plan, task: Task) -> str:
     """Return equal for plans that ask for the same calls; their order counts only where one uses another's result."""
     calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
     keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
-    ordered = any(REFERENCE.search(key) for key in keys)
+    ordered = any(True for call in calls for _ in references_in(call.arguments))
     return "\n".join(keys if ordered else sorted(keys))

@@ -8,10 +8,9 @@ A plan that cannot be read, an unknown tool or a failing call is an outcome with
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from cahl_pl.environments.base import Environment, Session
 from cahl_pl.parsing import format_call, parse_action, parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.references import Reference, look_up, read_text, replace_references
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
 from cahl_pl.rollout.config import RolloutConfig
@@ -28,9 +28,6 @@ from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_gr
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
 from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, ToolCall
-
-REFERENCE: Final = re.compile(r'"\$[0-9]+"')
-"""The result of an earlier sub-task, in a plan's JSON, at any depth."""
 
 
 class Rollout:
@@ -211,9 +208,17 @@ def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
     subtask = episode.plan.subtasks[len(episode.steps)]
     if subtask.tool is None:
         return []
-    results = {f'"${i}"': step.feedback.text for i, step in enumerate(episode.steps, start=1) if step.feedback}
-    text = format_call(ToolCall(subtask.tool, subtask.parameters))
-    return builder.completion(REFERENCE.sub(lambda found: results.get(found[0], found[0]), text))
+
+    def put(reference: Reference, text: str) -> Any:
+        step = episode.steps[reference.call - 1] if reference.call <= len(episode.steps) else None
+        if step is None or step.feedback is None:
+            return text
+        try:
+            return look_up(read_text(step.feedback.text), reference.path)
+        except LookupError:
+            return text
+
+    return builder.completion(format_call(ToolCall(subtask.tool, replace_references(subtask.parameters, put))))
 
 
 def _step(subtask: SubTask, text: str) -> Step:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cahl_pl.rewards.alignment import align, align_plan, precedence, read_references, reference
+from cahl_pl.rewards.planner import parameter_reward
 from cahl_pl.types import GoldCall, Plan, SubTask
 
 
@@ -92,6 +93,37 @@ def test_a_chain_of_references_is_followed(task):
     assert [read_references(f"${k}", 6, match) for k in range(1, 7)] == [reference(i) for i in (1, 0, 2, 3, 5, 4)]
     assert read_references("of $1 and $2", 1, match) == f"of {reference(1)} and $2"  # by then there is no second one
     assert read_references("$1.50 or $12", 2, match) == "$1.50 or $12"
-    assert read_references(["$1"], 2, match) == ["$1"]
+    assert read_references(["$1", {"a": "$2"}], 2, match) == [reference(1), {"a": reference(0)}]
+    assert read_references("$1.city", 2, match) == reference(1, ("city",))
+    assert read_references('$1["city"][0]', 2, match) == reference(1, ("city", 0))
     assert read_references("$1", 2, {}) == reference(-1)  # a sub-task that is matched with none
     assert read_references(reference(0), 0, match) == " $1"  # a plan cannot write one
+
+
+@pytest.mark.parametrize(
+    ("gold", "planned", "match"),
+    [
+        ("$1.city", "$1.city", 1.0),
+        ("$1.city", '$1["city"]', 1.0),
+        ("$1", "$1.city", 1.0),  # gold does not say which part
+        ("$1.city", "$1", 0.0),
+        ("$1.city", "$1.country", 0.0),
+        ("$1.city", "$1.citys", 0.0),
+        ("$1.items[0].id", "$1.items[1].id", 0.0),
+        ("$1.items[0].id", "$1.items[0].id", 1.0),
+        (["$1.a", {"x": "$1.b"}], ["$1.a", {"x": "$1.b"}], 1.0),
+        (["$1.a", {"x": "$1.b"}], ["$1.b", {"x": "$1.a"}], 0.0),
+    ],
+)
+def test_a_way_into_a_result_has_to_be_the_gold_one(task, gold, planned, match):
+    calls = (
+        GoldCall("get_news", {"city": "a"}),
+        GoldCall("send_text", {"to": "p", "message": "v"}, references={"message": gold}),
+    )
+    chained = replace(task, gold=calls)
+    plan = Plan((SubTask("", "get_news", {"city": "a"}), SubTask("", "send_text", {"to": "p", "message": planned})))
+    assert align_plan(plan, chained) == {0: 0, 1: 1}
+    whole = parameter_reward(plan, chained)
+    if not (isinstance(gold, list) and not match):  # of a list, the parts count by their words
+        assert whole == pytest.approx((2 + match) / 3)
+    assert (whole == 1) == bool(match)
