@@ -9,30 +9,30 @@ Every converter writes it, and `JsonlDataset` reads it back without keeping the 
 
 from __future__ import annotations
 
-import json
+import difflib
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, cast, get_args, get_type_hints
+from typing import Any, BinaryIO, Final
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.gold_calls import read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
+from cahl_pl.datasets.messages import fold, read_dialogue
 from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
-from cahl_pl.datasets.task_parts import fit_tools, history_text, kind_of_gold
+from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
+from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments.python_tools import PythonTools
-from cahl_pl.errors import DataError, SchemaError
-from cahl_pl.schema import check_tool
-from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolCall, ToolSpec
+from cahl_pl.errors import DataError
+from cahl_pl.references import references_in
+from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
 """Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
 
 _FIELDS = ("id", "messages", "tools", "gold", "ordered", "answer", "state", "outcome", "tags")
-_CALL_FIELDS = ("name", "arguments", "result", "references")
-_MESSAGE_ROLES = get_args(get_type_hints(Message)["role"])
 
 
 class JsonlDataset(TaskSource):
@@ -160,7 +160,16 @@ def _gold_to_row(call: GoldCall) -> dict[str, Any]:
     row: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
     if call.result is not None:
         row["result"] = call.result
-    return row | ({"references": dict(call.references)} if call.references else {})
+    # null: text that looks like a reference is none
+    text = {
+        name: None for name, value in call.arguments.items() if name not in call.references and _looks_like_one(value)
+    }
+    references = {**text, **call.references}
+    return row | ({"references": references} if references else {})
+
+
+def _looks_like_one(value: Any) -> bool:
+    return any(True for _ in references_in(value))
 
 
 def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:
@@ -184,16 +193,17 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
             f"its values are nested more than {MAX_ROW_DEPTH} deep, which what copies and writes them cannot take"
         )
     outcome = None if row.get("outcome") is None else _outcome(get_field(row, "outcome", dict))
+    offered = _tools(row, tools)
     # whoever has outcomes need not have traces
     untraced = outcome is not None and row.get("gold") is None
-    gold = () if untraced else tuple(_each(row, "gold", "call", _gold_call))
+    gold = () if untraced else read_gold(get_field(row, "gold", list), offered)
     tags = _optional(row, "tags", dict, {})
     if not all(isinstance(value, str) for value in tags.values()):
         raise DataError("the field 'tags' must hold text only")
     return Task(
         name,
         _messages(row),
-        _tools(row, tools),
+        offered,
         gold,
         ordered=_optional(row, "ordered", bool, False),
         answer=_optional(row, "answer", str, None),
@@ -217,59 +227,16 @@ def _refuse_unknown(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
     # A field that is misspelt would otherwise be taken for one that is left out.
     unknown = next((name for name in row if name not in known), None)
     if unknown is not None:
-        raise DataError(f"there is no field {unknown!r}; the fields are {', '.join(known)}")
-
-
-def _each(row: Any, field: str, noun: str, read: Callable[[Any, int], Any]) -> list[Any]:
-    """Return what `read(item, number)` gives for each item of a list; numbers count from 1 and stand in messages."""
-    found = []
-    for number, item in enumerate(get_field(row, field, list), start=1):
-        try:
-            found.append(read(item, number))
-        except DataError as error:
-            raise DataError(f"the field {field!r}, {noun} {number}: {error}") from None
-    return found
+        near = difflib.get_close_matches(unknown, known, 1)
+        hint = f"did you mean {near[0]!r}? The fields are" if near else "the fields are"
+        raise DataError(f"there is no field {unknown!r}; {hint} {', '.join(known)}")
 
 
 def _messages(row: Any) -> tuple[Message, ...]:
-    messages = tuple(_each(row, "messages", "message", _message))
+    messages = fold(read_dialogue(row.get("messages") if "messages" in row else get_field(row, "messages", list)))
     if not messages or messages[-1].role not in ("user", "tool"):
         raise DataError("the field 'messages' must end with a user's message or a tool's answer")
     return messages
-
-
-def _message(row: Any, number: int) -> Message:
-    role = get_field(row, "role", str)
-    if role not in _MESSAGE_ROLES or (role == "system" and number > 1):
-        raise DataError(f"the role {role!r} must be one of {', '.join(_MESSAGE_ROLES)}, and system only comes first")
-    calls = _each(row, "tool_calls", "call", _history_call) if row.get("tool_calls") else []
-    if calls and role != "assistant":
-        raise DataError(f"only an assistant has tool_calls, not the role {role!r}")
-    content = _optional(row, "content", str, "") if calls else get_field(row, "content", str)
-    parts = [content] * bool(content) + [history_text(calls)] * bool(calls)
-    return Message(cast(Literal["system", "user", "assistant", "tool"], role), "\n".join(parts) if calls else content)
-
-
-def _history_call(row: Any, number: int) -> ToolCall:
-    function = get_field(row, "function", dict)
-    name, arguments = get_field(function, "name", str), function.get("arguments")
-    if isinstance(arguments, str):  # as OpenAI writes them
-        arguments = parse_json(arguments)
-    return ToolCall(name, get_field({"arguments": arguments}, "arguments", dict))
-
-
-def _gold_call(row: Any, number: int) -> GoldCall:
-    name, arguments = get_field(row, "name", str), get_field(row, "arguments", dict)
-    _refuse_unknown(row, _CALL_FIELDS)
-    references = _optional(row, "references", dict, {})
-    earlier = [f"${i}" for i in range(1, number)]
-    for parameter, reference in references.items():
-        if parameter not in arguments or reference not in earlier:
-            raise DataError(
-                f'the reference of {parameter!r} must be the number of an earlier call, such as "$1", and the parameter '
-                "must be among the arguments, with the value that it had"
-            )
-    return GoldCall(name, arguments, row.get("result"), references)
 
 
 def _tools(row: Mapping[str, Any], default: tuple[ToolSpec, ...] | None) -> tuple[ToolSpec, ...]:
@@ -278,52 +245,17 @@ def _tools(row: Mapping[str, Any], default: tuple[ToolSpec, ...] | None) -> tupl
             raise DataError("the field 'tools' is missing; a module of Python functions can stand in for it")
         return default
     by_name = {tool.name: tool for tool in default or ()}
-
-    def read(item: Any, number: int) -> ToolSpec:
-        if not isinstance(item, str):
-            return _tool(json.dumps(get_field(item, "function", dict)))
-        if item not in by_name:
-            raise DataError(f"no function is named {item!r}; there are: {', '.join(by_name) or 'none'}")
-        return by_name[item]
-
-    return tuple(_each(row, "tools", "tool", read))
-
-
-@lru_cache(maxsize=1024)  # rows share tools, and a schema takes long to check and to compile
-def _tool(text: str) -> ToolSpec:
-    function = json.loads(text)
-    schema = {"type": "object", "properties": {}} if function.get("parameters") is None else function["parameters"]
-    tool = ToolSpec(get_field(function, "name", str), _optional(function, "description", str, ""), schema)
-    if not (isinstance(schema, dict) and schema.get("type") == "object" and _is_plain(schema)):
-        try:
-            check_tool(tool, "schema")
-        except SchemaError as error:
-            raise DataError(str(error)) from None
-    return tool
-
-
-_TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
-
-
-def _is_plain(schema: Any) -> bool:
-    """Return whether a schema has common keywords alone, as they must be: the slow `check_tool` would pass."""
-    if not isinstance(schema, dict):
-        return False
-    for key, value in schema.items():
-        if key == "type":
-            plain = isinstance(value, str) and value in _TYPES
-        elif key in ("description", "title"):
-            plain = isinstance(value, str)
-        elif key == "enum":
-            plain = isinstance(value, list)
-        elif key == "required":
-            plain = isinstance(value, list) and all(isinstance(n, str) for n in value) and len(set(value)) == len(value)
-        elif key == "items":
-            plain = _is_plain(value)
-        elif key == "properties":
-            plain = isinstance(value, dict) and all(map(_is_plain, value.values()))
-        else:
-            plain = key == "default"
-        if not plain:
-            return False
-    return True
+    listed = row["tools"]
+    if isinstance(listed, list) and any(isinstance(item, str) for item in listed):
+        found: list[ToolSpec] = []
+        for number, item in enumerate(listed, start=1):
+            if not isinstance(item, str):
+                found += read_tools([item])
+            elif item in by_name:
+                found.append(by_name[item])
+            else:
+                near = difflib.get_close_matches(item, by_name, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(by_name) or 'none'}"
+                raise DataError(f"the field 'tools', tool {number}: no function is named {item!r}; {hint}")
+        return tuple(found)
+    return read_tools(listed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.gold_calls import check_writable
 from cahl_pl.datasets.report import LoadReport, Verdict, require_tasks
 from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.datasets.task_parts import MAX_GOLD_CALLS, fit_tools
@@ -27,9 +28,10 @@ def judge(
 ) -> Iterator[Verdict]:
     """Yield what becomes of each task of each row, in order; memory holds one row.
 
-    A task whose gold contradicts its own tools (an undeclared tool or parameter, a value that cannot be read as its
-    declared type, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is
-    dropped. So `find_problems(gold.call, task.tools) == []` for every gold call of a task that is taken.
+    A task whose gold contradicts its own tools (a value that cannot be read as its declared type, a required parameter that is
+    left out, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is dropped. Gold
+    that names a tool or a parameter which is not offered, has a value that its schema excludes otherwise, or that no output
+    can be, is a fault. So `find_problems(gold.call, task.tools) == []` for every gold call of a task that is taken.
 
     Args:
         rows: the rows.
@@ -50,14 +52,21 @@ def judge(
                     item = DataError(f"the id {item.id!r} appears twice")
                 if isinstance(item, Task) and len(item.gold) > MAX_GOLD_CALLS:
                     item = DataError(f"there are {len(item.gold)} gold calls, and {MAX_GOLD_CALLS} are the most")
+                name, reasons = f"row {row.index}", list[str]()
+                if isinstance(item, Task):
+                    name = item.id
+                    try:
+                        item, reasons = fit_tools(item)
+                        check_writable(item)
+                    except DataError as error:
+                        item = error
                 if isinstance(item, DataError):
                     reason = f"{row.where}: {item}"
                     if strict:
                         raise DataError(f"{reason}; correct the row, or load with strict=False to leave it out")
-                    yield Verdict(row, f"row {row.index}", None, reason)
+                    yield Verdict(row, name, None, reason)
                     continue
-                task, reasons = fit_tools(item)
-                reason = "; ".join(reasons)
+                task, reason = item, "; ".join(reasons)
                 if reasons and on_contradiction == "drop":
                     yield Verdict(row, task.id, None, f"{row.where}: {reason}")
                 else:

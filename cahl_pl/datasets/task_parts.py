@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from cahl_pl.errors import DataError
 from cahl_pl.schema import Problem, find_problems
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 
 MAX_GOLD_CALLS = 1000
 """Gold calls that a task may have: fitting its tools to them takes quadratic time."""
 
+_RELAXED: Final = ("type", "anyOf", "oneOf", "required", None)
+"""Keywords that are relaxed: those of types, and of what is required; None: the value could not be checked, or not in time."""
+
 
 def fit_tools(task: Task) -> tuple[Task, list[str]]:
     """Return the task with its tools relaxed where its gold breaks them, and what was relaxed, one sentence each.
 
-    An undeclared tool is added with an open schema, an undeclared parameter without a type; a parameter whose
-    value cannot be read as its type loses its constraints; a required parameter that gold leaves out is no
-    longer required. Of tools of the same name the first stays.
+    A parameter whose value cannot be read as its type, or takes too long to check, loses its constraints; a required
+    parameter that gold leaves out is no longer required. Of tools of the same name the first stays.
+
+    Raises:
+        DataError: gold names a tool or a parameter that is not offered, or has a value that its schema excludes for another
+            reason than its type: that is a mistake of the row, which relaxing would train on.
     """
     tools: dict[str, ToolSpec] = {}
     reasons = []
@@ -31,14 +39,37 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
     for number, gold in enumerate(task.gold, start=1):
         while problems := find_problems(gold.call, tuple(tools.values())):
             for problem in problems:
-                tools[gold.name] = _relaxed(tools.get(gold.name), gold, problem)
+                declared = tools.get(gold.name)
+                if declared is None or not _can_be_relaxed(problem):
+                    raise DataError(f"gold call {number}: {problem.message}{_nearest(problem, gold, tools)}")
+                tools[gold.name] = _relaxed(declared, problem)
                 reasons.append(f"gold call {number}: {problem.message}")
     return (replace(task, tools=tuple(tools.values())), reasons) if reasons else (task, [])
 
 
-def _relaxed(tool: ToolSpec | None, gold: GoldCall, problem: Problem) -> ToolSpec:
-    if tool is None:
-        return ToolSpec(gold.name, "", {"type": "object", "properties": {}, "additionalProperties": True})
+def _can_be_relaxed(problem: Problem) -> bool:
+    return problem.cause == "missing" or (problem.cause == "type" and problem.keyword in _RELAXED)
+
+
+def _nearest(problem: Problem, gold: GoldCall, tools: Mapping[str, ToolSpec]) -> str:
+    """What may have been meant, as the end of a sentence."""
+    if problem.cause == "unknown_tool":
+        near = difflib.get_close_matches(gold.name, tools, 1, cutoff=0.5)
+        return f"; did you mean {near[0]!r}?" if near else "; correct the name, or offer the tool"
+    properties = tools[gold.name].parameters.get("properties", {})
+    if problem.cause == "undeclared":
+        near = difflib.get_close_matches(str(problem.parameter), properties, 1, cutoff=0.5)
+        return f"; did you mean {near[0]!r}?" if near else "; correct the name, or declare the parameter"
+    if problem.keyword == "enum":
+        declared = properties.get(problem.parameter)
+        options = declared.get("enum") if isinstance(declared, Mapping) else None
+        texts = [option for option in options or () if isinstance(option, str)]
+        near = difflib.get_close_matches(str(gold.arguments.get(problem.parameter or "")), texts, 1)
+        return f"; did you mean {near[0]!r}?" if near else "; correct the value or the schema"
+    return "; correct the value or the schema"
+
+
+def _relaxed(tool: ToolSpec, problem: Problem) -> ToolSpec:
     schema = dict(tool.parameters)
     properties = dict(schema.get("properties", {}))
     name = problem.parameter

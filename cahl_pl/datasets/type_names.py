@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from typing import Any, Final
+
+from cahl_pl.errors import DataError
+
+JSON_TYPES: Final = ("string", "integer", "number", "boolean", "array", "object", "null")
 
 _TYPE_NAMES = {
     "str": "string",
@@ -25,8 +30,24 @@ _TYPE_NAMES = {
     "mapping": "object",
     "none": "null",
     "null": "null",
+    "nonetype": "null",
 }
+_ANYTHING = ("any", "mixed", "")
 _MAX_TYPE_DEPTH = 8
+
+
+def named_type(text: str) -> dict[str, Any]:
+    """JSON Schema of a type that has to be known, such as `float`, `dict`, `List[int]`, `any`.
+
+    Raises:
+        DataError: it is not; with the nearest name.
+    """
+    found = type_schema(text)
+    if not found and text.strip().lower() not in _ANYTHING and text.partition("[")[0].strip().lower() != "union":
+        near = difflib.get_close_matches(text.strip().lower(), _TYPE_NAMES, 1)
+        hint = f'did you mean "{_TYPE_NAMES[near[0]]}"?' if near else f"use one of {', '.join(JSON_TYPES)}"
+        raise DataError(f"there is no type {text!r}; {hint}")
+    return found
 
 
 def type_schema(text: Any, depth: int = 0) -> dict[str, Any]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from cahl_pl.datasets.rlla import flat_property
+from cahl_pl.datasets.gold_calls import read_gold
 from cahl_pl.datasets.rows import get_field, parse_json
-from cahl_pl.datasets.task_parts import kind_of_gold, object_schema
+from cahl_pl.datasets.task_parts import kind_of_gold
+from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import Message, Task
 
 
 def xlam_task(row: Any, name: str) -> Task:
     """Return the task of a row `{"query", "tools", "answers"}`; tools and answers are JSON texts, or lists already.
 
     Tools are `{"name", "description", "parameters": {name: {"description", "type", "default"}}}`, types in free text. A
-    parameter is required unless its type says `optional` or it has a default. The gold calls are parallel: `ordered` is
-    False. Empty answers mean that no tool fits.
+    parameter is required unless its type says `optional`, it has a default, or its `required` says otherwise; parameters may
+    also be JSON Schema (`read_tool`). The gold calls are parallel: `ordered` is False. Empty answers mean that no tool fits.
 
     Args:
         row: the row.
@@ -26,31 +27,13 @@ def xlam_task(row: Any, name: str) -> Task:
         DataError: naming the field at fault.
     """
     query = get_field(row, "query", str)
-    tools = tuple(_read(row, "tools", _tool))
-    gold = tuple(_read(row, "answers", _gold))
+    tools = read_tools(row.get("tools"), lenient=True)
+    gold = read_gold(_parsed(row.get("answers")), tools, "answers")
     return Task(name, (Message("user", query),), tools, gold, tags={"kind": kind_of_gold(gold)})
 
 
-def _read(row: Any, field: str, read: Any) -> list[Any]:
+def _parsed(value: Any) -> Any:
     try:
-        value = parse_json(row[field]) if isinstance(row.get(field), str) else row.get(field)
-        return [read(item) for item in get_field({field: value}, field, list)]
+        return parse_json(value) if isinstance(value, str) else value
     except DataError as error:
-        raise DataError(f"the field {field!r}: {error}") from None
-
-
-def _tool(tool: Any) -> ToolSpec:
-    declared = get_field(tool, "parameters", dict)
-    properties = {name: flat_property(get_field(declared, name, dict)) for name in declared}
-    required = [name for name in declared if "default" not in declared[name] and not _is_optional(declared[name])]
-    return ToolSpec(
-        get_field(tool, "name", str), str(tool.get("description") or ""), object_schema(properties, required)
-    )
-
-
-def _is_optional(declared: dict[str, Any]) -> bool:
-    return "optional" in str(declared.get("type", "")).lower()
-
-
-def _gold(call: Any) -> GoldCall:
-    return GoldCall(get_field(call, "name", str), get_field(call, "arguments", dict))
+        raise DataError(f"the field 'answers': {error}") from None

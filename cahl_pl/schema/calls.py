@@ -19,11 +19,13 @@ class Problem(NamedTuple):
         cause: `unknown_tool`, `missing`, `undeclared` or `type`.
         parameter: the parameter it is about; None when it is about the whole call.
         message: one short sentence, for the model and for logs.
+        keyword: of a wrong value, the keyword of its schema that it breaks; None where it could not be checked.
     """
 
     cause: FeedbackError
     parameter: str | None
     message: str
+    keyword: str | None = None
 
 
 def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
@@ -57,13 +59,13 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
     values = _coerced(arguments, compiled)
     for name, value in values.items():
         validator = compiled.properties.get(name)
-        message = None if validator is None else first_error(validator, value)
-        if message is not None:
-            problems.append(Problem("type", name, f"parameter {name!r} of {tool.name}: {message}"))
+        error = None if validator is None else first_error(validator, value)
+        if error is not None:
+            problems.append(Problem("type", name, f"parameter {name!r} of {tool.name}: {error[0]}", error[1]))
     if compiled.whole is not None and not problems:
-        message = first_error(compiled.whole, values)
-        if message is not None:
-            problems.append(Problem("type", None, f"arguments of {tool.name}: {message}"))
+        error = first_error(compiled.whole, values)
+        if error is not None:
+            problems.append(Problem("type", None, f"arguments of {tool.name}: {error[0]}", error[1]))
     return problems
 
 

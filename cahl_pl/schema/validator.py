@@ -142,14 +142,17 @@ _Validator = extend(  # type: ignore[no-untyped-call]
 )
 
 
-def first_error(validator: Validator, value: Any) -> str | None:
-    """Return the first thing that is wrong with a value, in one short sentence; None for a valid one. Never raises."""
+def first_error(validator: Validator, value: Any) -> tuple[str, str | None] | None:
+    """Return the first thing that is wrong with a value, in one short sentence, and the keyword that says so.
+
+    Never raises. None for a valid value; no keyword where the value could not be checked.
+    """
     _deadline.at = time.thread_time() + CHECK_SECONDS
     try:
         # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
         error = best_match(islice(validator.iter_errors(value), 1))
     except TimeoutError:
-        return f"the check of this value takes more than {CHECK_SECONDS} seconds"
+        return f"the check of this value takes more than {CHECK_SECONDS} seconds", None
     except Exception:  # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth
-        return "this value cannot be checked: too deep, too long or out of range"
-    return None if error is None else shorten(error.message)
+        return "this value cannot be checked: too deep, too long or out of range", None
+    return None if error is None else (shorten(error.message), str(error.validator))

@@ -22,7 +22,9 @@ def main(arguments: list[str]) -> int:
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
     messages = [{"role": "user", "content": "q"}]
-    odd = {"id": "odd", "messages": messages, "tools": [], "gold": [{"name": "f", "arguments": {}}]}
+    parameters = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    tools = [{"function": {"name": "f", "parameters": parameters}}]
+    odd = {"id": "odd", "messages": messages, "tools": tools, "gold": [{"name": "f", "arguments": {}}]}
     path.write_text(
         "\n".join(json.dumps(row) for row in [{"id": "a", "messages": messages, "tools": [], "gold": []}, odd])
     )
@@ -33,7 +35,7 @@ def test_a_file_without_dropped_rows_passes(path: Path, capsys: pytest.CaptureFi
     assert main([str(path)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        f"{path}: 1 row kept, 1 with a relaxed schema, 0 dropped\n  relaxed odd: gold call 1: no tool"
+        f"{path}: 1 row kept, 1 with a relaxed schema, 0 dropped\n  relaxed odd: gold call 1: missing required parameter"
     )
     assert main([str(path), "--on-contradiction", "drop"]) == 1
 
@@ -49,7 +51,7 @@ def test_a_dropped_row_fails_and_json_tells_the_same(path: Path, capsys: pytest.
         "relaxed": 1,
         "dropped": 1,
     }
-    assert report["relaxed_rows"] == [{"id": "odd", "reason": "gold call 1: no tool is named 'f'; offered: none"}]
+    assert report["relaxed_rows"] == [{"id": "odd", "reason": "gold call 1: missing required parameter 'x' of f"}]
     assert report["dropped_rows"] == [{"id": "row 2", "reason": f"{path}, line 3: the field 'id' is missing"}]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,32 +49,56 @@ def test_tools_that_fit_stay_the_same_object() -> None:
 
 
 def test_schemas_are_relaxed_just_where_gold_breaks_them() -> None:
-    fitted, reasons = fit_tools(task(GoldCall("f", {"n": "many", "x": 1}), GoldCall("g", {"y": 2})))
+    fitted, reasons = fit_tools(task(GoldCall("f", {"n": "many"})))
     assert [dict(tool.parameters) for tool in fitted.tools] == [
         {
             "type": "object",
-            "properties": {"n": {"description": "how many"}, "s": {"type": "string"}, "x": {}},
+            "properties": {"n": {"description": "how many"}, "s": {"type": "string"}},
             "required": [],
         },
-        {"type": "object", "properties": {}, "additionalProperties": True},
     ]
     assert reasons == [
         "gold call 1: missing required parameter 's' of f",
-        "gold call 1: f has no parameter 'x'; declared: n, s",
         "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'",
-        "gold call 2: no tool is named 'g'; offered: f",
     ]
-    assert [find_problems(gold.call, fitted.tools) for gold in fitted.gold] == [[], []]
+    assert [find_problems(gold.call, fitted.tools) for gold in fitted.gold] == [[]]
     # The shared schema that the tool came with is untouched.
     assert TYPED["properties"]["n"]["type"] == "integer"
     assert TYPED["required"] == ["s"]
 
 
 def test_problems_that_only_show_after_others_are_relaxed_too() -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "maxProperties": 0}
-    fitted, reasons = fit_tools(task(GoldCall("f", {"a": "x"}), tools=(ToolSpec("f", "", schema),)))
+    whole = {"type": "object", "properties": {"a": {"type": "integer"}}, "oneOf": [{"required": ["b"]}]}
+    fitted, reasons = fit_tools(task(GoldCall("f", {"a": "x"}), tools=(ToolSpec("f", "", whole),)))
     assert len(reasons) == 2
     assert fitted.tools[0].parameters == {"type": "object", "properties": {"a": {}}}
+
+
+STRICT = object_schema(
+    {"unit": {"type": "string", "enum": ["celsius", "kelvin"]}, "n": {"type": "integer", "maximum": 9}}, ["unit"]
+)
+
+
+@pytest.mark.parametrize(
+    ("gold", "fault"),
+    [
+        (GoldCall("g", {"y": 2}), "no tool is named 'g'; offered: f; correct the name, or offer the tool"),
+        (GoldCall("ff", {"unit": "kelvin"}), "no tool is named 'ff'; offered: f; did you mean 'f'?"),
+        (GoldCall("f", {"unit": "kelvin", "nn": 1}), "f has no parameter 'nn'; declared: unit, n; did you mean 'n'?"),
+        (GoldCall("f", {"unit": "kelvin", "x": 1}), "declared: unit, n; correct the name, or declare the parameter"),
+        (GoldCall("f", {"unit": "celcius"}), "is not one of ['celsius', 'kelvin']; did you mean 'celsius'?"),
+        (GoldCall("f", {"unit": "kelvin", "n": 10}), "10 is greater than the maximum of 9; correct the value or the s"),
+    ],
+)
+def test_a_typo_in_the_gold_is_a_fault(gold: GoldCall, fault: str) -> None:
+    with pytest.raises(DataError, match=re.escape(fault)) as error:
+        fit_tools(task(gold, tools=(ToolSpec("f", "", STRICT),)))
+    assert str(error.value).startswith("gold call 1: ")
+
+
+def test_gold_without_any_tool_is_a_fault() -> None:
+    with pytest.raises(DataError, match="no tool is named 'f'; offered: none; correct the name, or offer the tool"):
+        fit_tools(task(GoldCall("f", {}), tools=()))
 
 
 def test_of_tools_of_the_same_name_the_first_stays() -> None:
@@ -202,9 +228,36 @@ def test_calls_of_the_history_are_written_one_a_line() -> None:
 
 def test_tasks_of_too_many_gold_calls_are_left_out() -> None:
     few, many = (
-        task(*[GoldCall("f", {"s": "x"})] * count, tools=(ToolSpec("f", "", TYPED),)) for count in (1000, 1001)
+        replace(task(*[GoldCall("f", {"s": "x"})] * count, tools=(ToolSpec("f", "", TYPED),)), ordered=True)
+        for count in (1000, 1001)
     )
     (verdict,) = judge([FileRow(0, "here", None, None)], lambda value, index: [few])
     assert verdict.task == few
     (verdict,) = judge([FileRow(0, "here", None, None)], lambda value, index: [many])
     assert (verdict.task, verdict.reason) == (None, "here: there are 1001 gold calls, and 1000 are the most")
+
+
+@pytest.mark.parametrize(
+    ("value", "answer", "count", "fault"),
+    [
+        (10**301, None, 1, "gold call 1 is none that an output can make: a number is too long"),
+        (float("inf"), None, 1, "gold call 1 holds a value that JSON does not have"),
+        ("x", " ", 0, "the field 'answer' is blank; leave it out"),
+        ("x", None, 65, "there are 65 parallel gold calls, and an output holds 64 at most"),
+    ],
+)
+def test_gold_that_no_output_can_be_is_a_fault(value: Any, answer: str | None, count: int, fault: str) -> None:
+    open_tool = ToolSpec("f", "", object_schema({"v": {}}))
+    made = replace(task(*[GoldCall("f", {"v": value})] * count, tools=(open_tool,)), answer=answer)
+    (verdict,) = judge([Row(0, "here", None, None)], lambda _, index: [made])
+    assert verdict.task is None
+    assert verdict.reason.startswith(f"here: {fault}")
+
+
+def test_gold_that_is_nested_too_deeply_is_a_fault() -> None:
+    deep: Any = 1
+    for _ in range(65):
+        deep = [deep]
+    made = task(GoldCall("f", {"v": deep}), tools=(ToolSpec("f", "", object_schema({"v": {}})),))
+    (verdict,) = judge([Row(0, "here", None, None)], lambda _, index: [made])
+    assert (verdict.task, "nested too deeply" in verdict.reason) == (None, True)

@@ -22,7 +22,10 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def test_rows_in_are_rows_out_and_dropped_rows(tmp_path: Path) -> None:
-    odd = XLAM | {"answers": '[{"name": "g", "arguments": {"x": 1}}]'}
+    odd = XLAM | {
+        "tools": '[{"name": "g", "parameters": {"x": {"type": "int"}}}]',
+        "answers": '[{"name": "g", "arguments": {"x": "?"}}]',
+    }
     path = write(tmp_path / "in.jsonl", XLAM, odd, XLAM | {"tools": "["}, 3)
     output = tmp_path / "out.jsonl"
     report = convert(read_source("xlam", path), str(path), output)
@@ -54,9 +57,9 @@ def test_nothing_is_left_behind_where_nothing_was_dropped_or_written(tmp_path: P
 def test_converted_rows_are_the_loaders_tasks(data_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     rlla, seal = data_dir / "rlla" / "rlla_4k_test.parquet", data_dir / "sealtools"
-    assert convert(read_source("rlla", rlla), "rlla", output).counts == (72, 8, 0)
+    assert convert(read_source("rlla", rlla), "rlla", output).counts == (72, 7, 1)
     ours, theirs = JsonlDataset(output, strict=True), RllaDataset(rlla)
-    assert [ours[i] for i in range(80)] == [theirs[i] for i in range(80)]
+    assert [ours[i] for i in range(79)] == [theirs[i] for i in range(79)]
     source = read_source("seal-tools", seal / "dev.jsonl", [seal / "tool.jsonl"], num_distractors=2, seed=3)
     assert convert(source, "seal", output).counts == (692, 8, 0)
     ours, theirs = JsonlDataset(output, strict=True), SealToolsDataset(seal / "dev.jsonl", seal / "tool.jsonl", 2, 3)
@@ -66,10 +69,10 @@ def test_converted_rows_are_the_loaders_tasks(data_dir: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "source", "tools", "counts"),
     [
-        ("rlla", "rlla/rlla_sft.json", "", (370, 30, 0)),
-        ("api-bank", "apibank/level-2-api_processed.json", "", (58, 9, 0)),
+        ("rlla", "rlla/rlla_sft.json", "", (370, 21, 9)),
+        ("api-bank", "apibank/level-2-api_processed.json", "", (58, 3, 6)),
         ("api-bank-sequences", "apibank/level-3-api_processed.json", "", (45, 5, 0)),
-        ("api-bank-dialogues", "apibank/dialogues", "apibank/level-*.json", (829, 30, 6)),
+        ("api-bank-dialogues", "apibank/dialogues", "apibank/level-*.json", (829, 22, 14)),
         ("seal-tools", "sealtools/test_in_domain.jsonl", "sealtools/tool.jsonl", (689, 11, 0)),
     ],
 )
@@ -131,7 +134,10 @@ def test_values_that_json_does_not_have_cost_their_row_only(tmp_path: Path) -> N
     report = convert((rows, read), "made", tmp_path / "out.jsonl")
     assert report.kept == ["t0"]
     assert [name for name, _ in report.dropped] == ["t1", "t2", "t3"]
-    assert report.dropped[0][1] == "row 1: a value that JSON does not have, such as an infinity or a date"
+    assert (
+        report.dropped[0][1]
+        == "row 1: gold call 1 holds a value that JSON does not have, such as an infinity or a date"
+    )
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
 
 

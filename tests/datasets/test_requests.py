@@ -148,7 +148,7 @@ def test_a_bad_line_is_named(tools, write, line, reason):
             "x",
             "flat.json",
             DataError,
-            "^flat.json: the field 'tools', tool 1: the field 'function' is missing; give a list",
+            "^flat.json: the field 'tools', tool 1: the field 'name' is missing; give a list",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_what_cannot_be_used_is_one_sentence(tools, write, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write(name="empty.jsonl")
     write("[", name="bad.json")
-    write([SCHEMA], name="flat.json")
+    write([{"type": "function"}], name="flat.json")
     with pytest.raises(kind, match=reason) as raised:
         Requests(source, tools_)
     assert "\n" not in str(raised.value)

@@ -188,16 +188,16 @@ def test_malformed_rows_are_named_with_place_and_field(tmp_path: Path, broken: A
 
 
 @pytest.mark.parametrize(
-    ("name", "kept", "relaxed", "kinds"),
+    ("name", "kept", "relaxed", "dropped", "kinds"),
     [
-        ("rlla_sft.json", 370, 30, {"none": 54, "single": 187, "multiple": 159}),
-        ("rlla_4k_test.parquet", 72, 8, {"none": 9, "single": 36, "multiple": 35}),
+        ("rlla_sft.json", 370, 21, 9, {"none": 54, "single": 182, "multiple": 155}),
+        ("rlla_4k_test.parquet", 72, 7, 1, {"none": 9, "single": 35, "multiple": 35}),
     ],
 )
-def test_real_rows(data_dir: Path, name: str, kept: int, relaxed: int, kinds: dict[str, int]) -> None:
-    dataset = RllaDataset(data_dir / "rlla" / name, strict=True)
+def test_real_rows(data_dir: Path, name: str, kept: int, relaxed: int, dropped: int, kinds: dict[str, int]) -> None:
+    dataset = RllaDataset(data_dir / "rlla" / name)
     report = dataset.report
-    assert (len(report.kept), len(report.relaxed), len(report.dropped)) == (kept, relaxed, 0)
+    assert (len(report.kept), len(report.relaxed), len(report.dropped)) == (kept, relaxed, dropped)
     tasks = [dataset[i] for i in range(len(dataset))]
     assert len(tasks) == kept + relaxed
     for task in tasks:
@@ -207,7 +207,7 @@ def test_real_rows(data_dir: Path, name: str, kept: int, relaxed: int, kinds: di
         assert task.gold or task.answer
     assert {kind: sum(task.tags["kind"] == kind for task in tasks) for kind in kinds} == kinds
     strict = RllaDataset(data_dir / "rlla" / name, on_contradiction="drop")
-    assert (len(strict), len(strict.report.dropped)) == (kept, relaxed)
+    assert (len(strict), len(strict.report.dropped)) == (kept, relaxed + dropped)
 
 
 def test_real_schemas_are_valid_json_schema(data_dir: Path) -> None:
@@ -218,16 +218,17 @@ def test_real_schemas_are_valid_json_schema(data_dir: Path) -> None:
 
 
 def test_real_contradictions(data_dir: Path) -> None:
-    reasons = dict(RllaDataset(data_dir / "rlla" / "rlla_sft.json").report.relaxed)
+    report = RllaDataset(data_dir / "rlla" / "rlla_sft.json").report
+    reasons, faults = dict(report.relaxed), dict(report.dropped)
     assert reasons["rlla_sft-204"] == "tool 'translate' is offered twice, the first is kept"
     assert reasons["rlla_sft-73"] == "gold call 1: parameter 'max_mass' of v1_planets: 0.5 is not of type 'integer'"
     assert reasons["rlla_sft-227"].endswith("'[[1.0' is not of type 'array'")
-    assert reasons["rlla_sft-130"].startswith(
-        "gold call 2: no tool is named 'LastName varchar'; offered: createTable; "
+    assert faults["rlla_sft-130"].endswith(
+        "gold call 2: no tool is named 'LastName varchar'; offered: createTable; correct the name, or offer the tool"
     )
     assert sum("is offered twice" in reason for reason in reasons.values()) == 1
-    assert sum("has no parameter" in reason for reason in reasons.values()) == 8
-    assert sum("no tool is named" in reason for reason in reasons.values()) == 1
+    assert sum("has no parameter" in reason for reason in faults.values()) == 8
+    assert sum("no tool is named" in reason for reason in faults.values()) == 1
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,27 @@ def test_irrelevance_has_no_gold() -> None:
     [
         ({}, "the field 'query' is missing"),
         (row() | {"tools": "["}, "the field 'tools': not JSON"),
-        (row(answers={"name": "f"}), "the field 'answers': the field 'answers' must be a list, but is a dict"),
-        (row(answers=[{"name": "f", "arguments": "x"}]), "the field 'answers': the field 'arguments' must be a dict"),
-        (row(tools=[{"name": "f", "parameters": {"a": 1}}]), "the field 'tools': the field 'a' must be a dict"),
+        (row(answers={"name": "f"}), "the field 'answers' must be a list, but is a dict"),
+        (row(answers=[{"name": "f", "arguments": "x"}]), "the field 'answers', call 1: the field 'arguments' is text"),
+        (
+            row(tools=[{"name": "f", "parameters": {"a": 1}}]),
+            "the field 'parameters' is no JSON Schema: it has .* 'a' is no",
+        ),
         (row() | {"answers": None}, "the field 'answers' must be a list, but is a NoneType"),
     ],
 )
 def test_malformed_rows_name_the_field(broken: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         xlam_task(broken, "x")
+
+
+def test_parameters_say_whether_they_are_required_and_may_be_json_schema() -> None:
+    flat = {"a": {"type": "int", "required": False}, "u": {"type": "str", "enum": ["C", "F"]}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "u": {"type": "string", "enum": ["C", "F"]}},
+        "required": ["u"],
+    }
+    for parameters in (flat, schema):
+        (tool,) = xlam_task(row(tools=[{"name": "f", "parameters": parameters}], answers=[]), "x").tools
+        assert tool.parameters == schema

@@ -1,0 +1,238 @@
+"""Gold calls of rows: what is written, what it refers to, and whether an output could be it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from cahl_pl.datasets.messages import read_function
+from cahl_pl.datasets.rows import get_field
+from cahl_pl.errors import DataError
+from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
+from cahl_pl.references import Reference, look_up, read_reference, read_text, references_in, replace_references
+from cahl_pl.schema import canonical, find_problems
+from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
+
+_FIELDS: Final = ("name", "arguments", "result", "references")
+
+
+def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tuple[GoldCall, ...]:
+    """The gold calls of a row's field `gold`.
+
+    A call is `{"name", "arguments"}`, or one of OpenAI's `tool_calls`; arguments may be JSON text. An argument that is, or
+    holds, a reference to an earlier call, `"$1"` or `"$1.city"`, is read as one: its value is looked up in the stored result.
+    `references` says the same beside the value itself; there null means that an argument is text after all.
+
+    Args:
+        rows: the field's value.
+        tools: the tools offered, which have to take what is looked up.
+        field: its name, for messages.
+
+    Raises:
+        DataError: naming the call and what is wrong.
+    """
+    gold: list[GoldCall] = []
+    listed = get_field({field: rows}, field, list)
+    for number, row in enumerate(listed, start=1):
+        try:
+            call, result, references = _read(row)
+            gold.append(_referring(call, result, references, gold, len(listed), tools))
+        except DataError as error:
+            raise DataError(f"the field {field!r}, call {number}: {error}") from None
+    return tuple(gold)
+
+
+def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any]]:
+    if isinstance(row, dict) and isinstance(row.get("function"), dict):  # as in an assistant's tool_calls
+        fields = {key: value for key, value in row.items() if key not in ("function", "type", "id", "index")}
+        row = row["function"] | fields
+    call = read_function(row)
+    if not any(key in row for key in ("arguments", "parameters")):
+        raise DataError("the field 'arguments' is missing; a call without any has {}")
+    for key in row:
+        if key not in (*_FIELDS, "parameters"):
+            near = difflib.get_close_matches(key, _FIELDS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_FIELDS)}"
+            raise DataError(f"there is no field {key!r}; {hint}")
+    references = {} if row.get("references") is None else get_field(row, "references", dict)
+    return call, row.get("result"), references
+
+
+def _referring(
+    call: ToolCall,
+    result: Any,
+    given: Mapping[str, Any],
+    earlier: Sequence[GoldCall],
+    total: int,
+    tools: Sequence[ToolSpec],
+) -> GoldCall:
+    """The gold call with its references, each checked against the results before it."""
+    arguments, references = dict(call.arguments), {}
+    for parameter in given:
+        if parameter not in arguments:
+            near = difflib.get_close_matches(parameter, arguments, 1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else "it has to be among the arguments, with the value that it had"
+            )
+            raise DataError(f"the field 'references' names {parameter!r}, which the call does not have; {hint}")
+    for parameter, value in arguments.items():
+        if parameter in given and given[parameter] is None:
+            continue
+        written = given.get(parameter, value)
+        found = _references(parameter, written, len(earlier) + 1, total, parameter in given)
+        if not found:
+            continue
+        references[parameter] = written
+        for reference in found:
+            if earlier[reference.call - 1].result is None:
+                raise DataError(
+                    f"{parameter!r} refers to the result of call {reference.call}, but none is stored: give that call the "
+                    "field 'result', what the tool answered"
+                )
+        if parameter in given and not _holds_reference(value, len(earlier)):
+            _check_value(parameter, value, written, earlier)
+        else:
+            arguments[parameter] = _looked_up(parameter, written, earlier)
+            _check_type(call.name, parameter, arguments[parameter], written, tools)
+    return GoldCall(call.name, arguments, result, references)
+
+
+def _references(parameter: str, written: Any, number: int, total: int, given: bool) -> list[Reference]:
+    """The references in what is written for a parameter of the call at that number; empty where it is text."""
+    found = list(references_in(written))
+    if given and (not found or any(one.call >= number for one in found)):
+        raise DataError(
+            f'the reference of {parameter!r} must be the number of an earlier call, such as "$1" or "$1.city", or a list or '
+            f"an object of such, but is {json.dumps(written)[:60]}"
+        )
+    later = [one for one in found if number <= one.call <= total]
+    if later:
+        raise DataError(
+            f"the argument {parameter!r} refers to call {later[0].call}, which does not come before it; calls are counted from "
+            f'1 (if it is text, say so: "references": {{"{parameter}": null}})'
+        )
+    return found if all(one.call < number for one in found) else []
+
+
+def _holds_reference(value: Any, earlier: int) -> bool:
+    return any(one.call <= earlier for one in references_in(value))
+
+
+def _looked_up(parameter: str, written: Any, earlier: Sequence[GoldCall]) -> Any:
+    def put(reference: Reference, text: str) -> Any:
+        result = earlier[reference.call - 1].result
+        try:
+            return look_up(result, reference.path)
+        except LookupError as error:
+            raise DataError(
+                f"{parameter!r} refers to {text}, which is not in the result of call {reference.call}: {error}"
+            ) from None
+
+    return replace_references(written, put)
+
+
+def _check_type(name: str, parameter: str, value: Any, written: Any, tools: Sequence[ToolSpec]) -> None:
+    """Refuse a result that the parameter does not take: which part of it is meant is not known."""
+    problems = find_problems(ToolCall(name, {parameter: value}), tools)
+    fault = next((p.message for p in problems if p.parameter == parameter and p.cause == "type"), None)
+    if fault is not None:
+        raise DataError(
+            f"{parameter!r} refers to {json.dumps(written)}, and the tool does not take that ({fault}): name the part of the "
+            'result that is meant, such as "$1.city" (if it is text, say so: '
+            f'"references": {{"{parameter}": null}})'
+        )
+
+
+def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[GoldCall]) -> None:
+    """Refuse a value that the result which it is said to come from does not hold."""
+    whole = read_reference(written)
+    if whole is not None and not whole.path:
+        result = earlier[whole.call - 1].result
+        known = list(_leaves(read_text(result) if isinstance(result, str) else result))
+        texts = [text for text in known if isinstance(text, str)]
+        for leaf in _leaves(value):
+            if not any(_equal(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
+                raise DataError(
+                    f"{parameter!r} is {_short(leaf)}, which is not in the result of call {whole.call} that it refers to; "
+                    "correct the value, the result or the reference"
+                )
+        return
+    expected = _looked_up(parameter, written, earlier)
+    if not _equal(value, expected):
+        raise DataError(
+            f"{parameter!r} is {_short(value)}, but {json.dumps(written)} that it refers to is {_short(expected)}; correct the "
+            "value, the result or the reference"
+        )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in a value at any depth, and is no list or object."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+        else:
+            yield item
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """Whether two values are the same, numbers and their texts being so too."""
+    if canonical(value, strip=True) == canonical(other, strip=True):
+        return True
+    scalars = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in (value, other))
+    if scalars and isinstance(value, str) != isinstance(other, str):
+        text, number = (value, other) if isinstance(value, str) else (other, value)
+        try:
+            return float(text) == float(number)
+        except (ValueError, OverflowError):
+            return False
+    return False
+
+
+def _within(value: Any, text: str) -> bool:
+    shown = value.strip() if isinstance(value, str) else json.dumps(value)
+    return bool(shown) and shown.casefold() in text.casefold()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_writable(task: Task) -> None:
+    """Check that outputs exist which are a task's gold: what no model can write would never be paid.
+
+    Raises:
+        DataError: a call or the answer cannot be read back from the text that it would be written as.
+    """
+    if task.answer is not None and parse_action(format_answer(task.answer)).answer is None:
+        raise DataError("the field 'answer' is blank; leave it out, or write what is to be answered")
+    if len(task.gold) > MAX_CALLS and not task.ordered and not _any_references(task.gold):
+        raise DataError(
+            f'there are {len(task.gold)} parallel gold calls, and an output holds {MAX_CALLS} at most; with "ordered": true '
+            "they come one after the other"
+        )
+    for number, gold in enumerate(task.gold, start=1):
+        try:
+            json.dumps(dict(gold.arguments), allow_nan=False)
+            read = parse_action(format_call(gold.call))
+        except (TypeError, ValueError, RecursionError):  # parquet and the hub have values that JSON has not
+            raise DataError(
+                f"gold call {number} holds a value that JSON does not have, such as an infinity or a date"
+            ) from None
+        if (
+            read.call is None
+            or read.call.name != gold.name
+            or canonical(read.call.arguments) != canonical(gold.arguments)
+        ):
+            why = read.error or "it is read as something else"
+            raise DataError(f"gold call {number} is none that an output can make: {why}")
+
+
+def _any_references(gold: Iterable[GoldCall]) -> bool:
+    return any(one.references for one in gold)

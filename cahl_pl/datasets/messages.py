@@ -1,0 +1,314 @@
+"""Dialogues as chat programs write them, and the answers of tools beside the calls that they answer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from cahl_pl.datasets.rows import get_field, parse_json
+from cahl_pl.datasets.task_parts import history_text
+from cahl_pl.errors import DataError
+from cahl_pl.types import Message, ToolCall
+
+Speaker: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+_ROLES: Final[dict[str, Speaker]] = {
+    "system": "system",
+    "developer": "system",  # OpenAI's name for it since 2024
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",  # until 2023
+}
+_FIELDS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call")
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
+
+
+class Call(NamedTuple):
+    """A call of a dialogue, and the id by which its answer is found; None where it has none."""
+
+    call: ToolCall
+    id: str | None = None
+
+
+class Said(NamedTuple):
+    """One turn of a dialogue.
+
+    Attributes:
+        role: who speaks.
+        text: what is said.
+        calls: what an assistant calls.
+        answers: of a tool's answer, the id of the call; None where it has none.
+        name: of a tool's answer, the tool's name where it is said.
+        number: the place in its list, from 1, for messages.
+    """
+
+    role: Speaker
+    text: str
+    calls: tuple[Call, ...] = ()
+    answers: str | None = None
+    name: str | None = None
+    number: int = 0
+
+
+def read_said(row: Any, number: int) -> Said:
+    """A message as in OpenAI's chat API, the legacy `function_call` and the role `function` included.
+
+    Args:
+        row: the message.
+        number: its place, from 1.
+
+    Raises:
+        DataError: in one sentence, naming the field.
+    """
+    role = get_field(row, "role", str)
+    if role not in _ROLES:
+        near = difflib.get_close_matches(role.lower(), [*_ROLES, "human", "gpt"], 1)
+        hint = ""
+        if near:
+            hint = f"; did you mean { ({'human': 'user', 'gpt': 'assistant'}.get(near[0], near[0]))!r}?"
+        raise DataError(f"the role {role!r} must be one of system, user, assistant, tool{hint}")
+    _refuse_misspelt(row)
+    speaker = _ROLES[role]
+    calls = _calls(row)
+    if calls and speaker != "assistant":
+        raise DataError(f"only an assistant has tool_calls, not the role {role!r}")
+    missing = row.get("content") is None and (calls or "function_call" in row or "tool_calls" in row)
+    text = "" if missing else read_content(row.get("content"), "content" in row)
+    answers, name = row.get("tool_call_id"), row.get("name")
+    if answers is not None and not isinstance(answers, str):
+        raise DataError(f"the field 'tool_call_id' must be a str, but is a {type(answers).__name__}")
+    if answers is not None and speaker != "tool":
+        raise DataError(f"only a tool's answer has a tool_call_id, not the role {role!r}")
+    return Said(speaker, text, calls, answers, name if speaker == "tool" and isinstance(name, str) else None, number)
+
+
+def _refuse_misspelt(row: dict[str, Any]) -> None:
+    """Refuse a field that is nearly one of those that are read, or may hold calls: what it says would be lost."""
+    for key, value in row.items():
+        if key in _FIELDS or value is None:
+            continue
+        near = difflib.get_close_matches(key, _FIELDS, 1, cutoff=0.8)
+        if near and near[0] not in row:
+            raise DataError(f"there is no field {key!r} of a message; did you mean {near[0]!r}?")
+        if "call" in key.lower():
+            raise DataError(f"there is no field {key!r} of a message; calls stand in 'tool_calls'")
+
+
+def _calls(row: dict[str, Any]) -> tuple[Call, ...]:
+    found = []
+    if row.get("tool_calls") is not None:
+        for number, one in enumerate(get_field(row, "tool_calls", list), start=1):
+            try:
+                found.append(read_call(one))
+            except DataError as error:
+                raise DataError(f"the field 'tool_calls', call {number}: {error}") from None
+    if row.get("function_call") is not None:
+        if found:
+            raise DataError("the fields 'tool_calls' and 'function_call' are both there: leave one of them out")
+        try:
+            found.append(Call(read_function(get_field(row, "function_call", dict))))
+        except DataError as error:
+            raise DataError(f"the field 'function_call': {error}") from None
+    return tuple(found)
+
+
+def read_call(row: Any) -> Call:
+    """A call of `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}`, or what stands in it.
+
+    Raises:
+        DataError: naming the field.
+    """
+    function = row
+    if isinstance(row, dict) and "function" in row:
+        function = get_field(row, "function", dict)
+    identity = row.get("id") if isinstance(row, dict) else None
+    return Call(read_function(function), identity if isinstance(identity, str) else None)
+
+
+def read_function(row: Any) -> ToolCall:
+    """A call `{"name", "arguments"}`; arguments are an object or JSON text of one, and none at all if `""`, null or left out.
+
+    Raises:
+        DataError: naming the field.
+    """
+    name = get_field(row, "name", str)
+    if not name.strip():
+        raise DataError("the field 'name' is empty: it is to name a tool")
+    keys = [key for key in ("arguments", "parameters") if key in row]
+    if len(keys) > 1:
+        raise DataError("the fields 'arguments' and 'parameters' are both there: leave one of them out")
+    unknown = next(
+        (key for key in row if difflib.get_close_matches(key, ["arguments"], 1, 0.75) and key not in keys), None
+    )
+    if not keys and unknown is not None:
+        raise DataError(f"there is no field {unknown!r} of a call; did you mean 'arguments'?")
+    return ToolCall(name, read_arguments(row.get(keys[0]), keys[0]) if keys else {})
+
+
+def read_arguments(value: Any, field: str = "arguments") -> dict[str, Any]:
+    """Arguments, an object or JSON text of one; none if they are null or blank.
+
+    Raises:
+        DataError: naming the field.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        if not value.strip():
+            return {}
+        try:
+            value = parse_json(value)
+        except DataError as error:
+            raise DataError(
+                f"the field {field!r} is text that is {error}; give an object, or JSON text of one"
+            ) from None
+        if value is None:
+            return {}
+    return get_field({field: value}, field, dict)
+
+
+def read_content(content: Any, given: bool = True) -> str:
+    """The text of a message's content: text, or a list of parts that are text.
+
+    Raises:
+        DataError: there is none, or a part is something else, such as an image.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        kind = type(content).__name__
+        raise DataError(
+            f"the field 'content' must be a str, but is a {kind}" if given else "the field 'content' is missing"
+        )
+    texts = []
+    for number, part in enumerate(content, start=1):
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            kind = repr(part.get("type")) if isinstance(part, dict) else f"a {type(part).__name__}"
+            raise DataError(f"the field 'content', part {number} is {kind}: only parts of text can be read")
+    return "\n".join(texts)
+
+
+def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
+    """The turns of a list of messages.
+
+    Raises:
+        DataError: naming the field and the message.
+    """
+    said = []
+    for number, row in enumerate(get_field({field: value}, field, list), start=1):
+        try:
+            one = read_said(row, number)
+            if one.role == "system" and number > 1:
+                raise DataError("a system message can only come first")
+            said.append(one)
+        except DataError as error:
+            raise DataError(f"the field {field!r}, message {number}: {error}") from None
+    return said
+
+
+def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
+    """The dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
+
+    An answer belongs to the call of its `tool_call_id`; where no turn has ids, to the call at its place.
+
+    Raises:
+        DataError: a call has no answer, or an answer no call; naming the message.
+    """
+    messages: list[Message] = []
+    at = 0
+    while at < len(said):
+        one = said[at]
+        at += 1
+        if one.role == "tool":
+            _check_lone(one, messages, field)
+            messages.append(Message("tool", one.text))
+            continue
+        if not one.calls:
+            messages.append(Message(one.role, one.text))
+            continue
+        parts = [one.text] * bool(one.text) + [history_text(item.call for item in one.calls)]
+        messages.append(Message("assistant", "\n".join(parts)))
+        end = at
+        while end < len(said) and said[end].role == "tool":
+            end += 1
+        for answer in match_answers(one, said[at:end], field):
+            messages.append(Message("tool", answer.text))
+        at = end
+    return tuple(messages)
+
+
+def _check_lone(one: Said, before: Sequence[Message], field: str) -> None:
+    if one.answers is not None:
+        raise DataError(
+            f"{_place(one, field)}: the tool_call_id {one.answers!r} answers no call: none stands before it"
+        )
+    if not before or before[-1].role not in ("assistant", "tool"):
+        raise DataError(f"{_place(one, field)}: a tool's answer has to follow a call of the assistant")
+
+
+def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages") -> list[Said]:
+    """The answers to the calls of a turn, in the calls' order.
+
+    Raises:
+        DataError: a call has no answer, or an answer no call.
+    """
+    ids = [one.id for one in caller.calls]
+    if any(answer.answers is not None for answer in answers):
+        return _match_ids(caller, answers, ids, field)
+    if len(answers) > len(ids):
+        raise DataError(f"{_place(answers[len(ids)], field)}: this tool's answer has no call: {_told(caller)}")
+    for call, answer in zip(caller.calls, answers, strict=False):
+        if answer.name is not None and answer.name != call.call.name:
+            raise DataError(
+                f"{_place(answer, field)}: the answer is by {answer.name!r}, but the call at its place is of "
+                f"{call.call.name!r}; give calls an id, and answers its tool_call_id"
+            )
+    if len(answers) < len(ids):
+        raise DataError(
+            f"{_place(caller, field)}: call {len(answers) + 1} ({_name(caller, len(answers))}) has no answer"
+        )
+    return list(answers)
+
+
+def _match_ids(caller: Said, answers: Sequence[Said], ids: list[str | None], field: str) -> list[Said]:
+    named = [identity for identity in ids if identity is not None]
+    if len(set(named)) < len(named):
+        twice = next(identity for identity in named if named.count(identity) > 1)
+        raise DataError(f"{_place(caller, field)}: two calls have the id {twice!r}")
+    found: dict[str, Said] = {}
+    for answer in answers:
+        if answer.answers is None:
+            raise DataError(
+                f"{_place(answer, field)}: this answer has no tool_call_id, but others to the same calls have"
+            )
+        if answer.answers not in named:
+            near = difflib.get_close_matches(answer.answers, named, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"those of its calls are: {', '.join(named) or 'none'}"
+            raise DataError(f"{_place(answer, field)}: the tool_call_id {answer.answers!r} answers no call; {hint}")
+        if answer.answers in found:
+            raise DataError(f"{_place(answer, field)}: the call {answer.answers!r} is answered twice")
+        found[answer.answers] = answer
+    for place, identity in enumerate(ids):
+        if identity is None or identity not in found:
+            known = f", id {identity!r}" if identity is not None else " without an id"
+            raise DataError(f"{_place(caller, field)}: call {place + 1} ({_name(caller, place)}{known}) has no answer")
+    return [found[identity] for identity in ids if identity is not None]
+
+
+def _place(one: Said, field: str) -> str:
+    return f"the field {field!r}, message {one.number}"
+
+
+def _name(caller: Said, place: int) -> str:
+    return caller.calls[place].call.name
+
+
+def _told(caller: Said) -> str:
+    count = len(caller.calls)
+    return f"message {caller.number} has {count} call{'s' * (count != 1)}"
