@@ -34,6 +34,7 @@ from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable, remove_empty_run
 from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
 from cahl_pl.runs.scores import print_scores
+from cahl_pl.text_options import mark_text, plain_text
 
 
 class Parser(LightningArgumentParser):
@@ -142,7 +143,8 @@ class CAHLCLI(ConfigurationWinsCLI):
             warn_of_moved_names(word, "command line")
         argv, sys.argv = sys.argv, sys.argv[:1]
         try:
-            super().parse_arguments(parser, find_configs_in(words) if isinstance(words, list) else words)
+            super().parse_arguments(parser, mark_text(find_configs_in(words)) if isinstance(words, list) else words)
+            plain_text(self.config)
         finally:  # Lightning starts the processes of other devices by it
             sys.argv = argv
 

@@ -11,7 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 
-from cahl_pl.benchmarks.evaluation import Evaluation
+from cahl_pl.benchmarks.base import Benchmark
+from cahl_pl.benchmarks.runs import BenchmarkRun
+from cahl_pl.benchmarks.settings import run_settings
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import AdapterDDPStrategy, broadcast
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
@@ -285,18 +287,8 @@ class CAHLModule(LightningModule):
                 f"the benchmark {names[0]} runs in one process, so that its records stand in one file: use "
                 "--trainer.devices 1 --trainer.strategy auto"
             )
-        rollout = self._data.rollout.config
-        return {
-            "checkpoint": self.trainer.ckpt_path,
-            "policy": asdict(self.policy.config),
-            "prompts": asdict(self._data.prompts),
-            "max_steps": rollout.max_steps,
-            "max_prompt_tokens": rollout.max_prompt_tokens,
-            "max_new_tokens": {
-                "planner": rollout.planner.max_new_tokens,
-                "executor": rollout.executor.max_new_tokens,
-            },
-        }
+        settings = run_settings(self.policy.config, self._data, self.trainer.ckpt_path)
+        return BenchmarkRun(benchmark, name, folder, settings, self._data)
 
     def _log_evaluation(self) -> None:
         # Lightning counts from 0 again where a checkpoint is only tested

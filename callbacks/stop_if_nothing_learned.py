@@ -94,6 +94,7 @@ class StopIfNothingLearned(Callback):
         """
         data = _data(trainer)
         if batch.objective == "supervised":
+            self._tell_left_out(trainer, data, batch)
             groups = sum_over_processes([float(len(batch.groups))])[0]
             self._count(f"{batch.role} gold", groups > 0, _no_gold(batch.role))
             self._learned = self._learned or groups > 0
@@ -123,6 +124,24 @@ class StopIfNothingLearned(Callback):
         """Go on counting."""
         self._rounds.update(state_dict["rounds"])
         self._signals.update(state_dict["signals"])
+
+    def _tell_left_out(self, trainer: Trainer, data: RolloutDataModule, batch: RolloutBatch) -> None:
+        """Say once that gold is left out of the warm start since it is too long."""
+        tags = ("rollout/tasks_too_long", f"{batch.role}/warm_start/left_out")
+        tasks, outputs = map(int, sum_over_processes([batch.metrics.get(tag, 0.0) for tag in tags]))
+        if (tasks or outputs) and trainer.is_global_zero and "warm start" not in self._told:
+            self._told.add("warm start")
+            what = " and ".join(
+                counted(number, noun)
+                for number, noun in ((tasks, "task"), (outputs, f"output of the {batch.role}"))
+                if number
+            )
+            print(
+                f"{what} of this round of the warm start left out, being longer than data.rollout.max_prompt_tokens = "
+                f"{data.rollout.config.max_prompt_tokens} or {batch.role}.max_new_tokens there; {tags[0]} and {tags[1]} "
+                "count them",
+                flush=True,
+            )
 
     def _count_tasks(self, trainer: Trainer, data: RolloutDataModule, batch: RolloutBatch) -> None:
         names = ("rollout/tasks", "rollout/tasks_too_long", "rollout/tasks_truncated")
@@ -245,8 +264,8 @@ def _gold_lengths(data: RolloutDataModule) -> Iterator[int]:
 
 def _no_gold(role: Role) -> str:
     return (
-        f"of the warm start no task had gold for the {role} to imitate: leave out "
-        "data.warm_start_rounds, or give tasks with gold calls"
+        f"of the warm start no task had gold for the {role} to imitate that is within data.rollout.max_prompt_tokens and "
+        f"data.rollout.{role}.max_new_tokens: raise these, leave out data.warm_start_rounds, or give tasks with gold calls"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ class Requests(TaskSource):
     docs/your-data.md), and `id`, `tools` and `state` where there are any. All are read at once and held in memory.
 
     Args:
-        source: a file, if it ends with `.jsonl` or `.json`; otherwise the text of one request.
+        source: a file, if it ends with `.jsonl` or `.json`, or with `.txt` and is there (a request a line); otherwise the
+            text of one request.
         tools: the tools of requests that do not bring their own: a Python file or module, see `PythonTools`, or a `.json`
             file with a list of tools as in OpenAI's chat API. A line may also list some of a module's functions by name.
         environment: answers the calls. If None, the functions of `tools` do; where tools are described only, nothing runs
@@ -83,14 +85,32 @@ class Requests(TaskSource):
 
 
 def _values(source: str) -> Iterable[tuple[str, Any]]:
-    """Return where each request stands, and its JSON value."""
-    if not source.endswith((".jsonl", ".json")):
+    """Where each request stands, and its JSON value."""
+    if source.endswith(".txt") and os.path.isfile(source):
+        yield from _lines(source)
+        return
+    # a request may end with the name of a file; what holds a space and is no file is one
+    named = source.endswith((".jsonl", ".json")) and (os.path.isfile(source) or not any(map(str.isspace, source)))
+    if not named:
+        if os.path.isfile(source):
+            raise DataError(f"{source}: this is a file; requests stand in .txt, .jsonl or .json, one a line")
         yield "the request", source
         return
     for row in read_rows(source):
         if row.fault is not None:
             raise DataError(f"{row.where}: {row.fault}; correct the line")
         yield row.where, row.value
+
+
+def _lines(path: str) -> Iterable[tuple[str, Any]]:
+    """The lines of a text file that are not blank."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    yield from ((f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _task(value: Any, name: str, tools: tuple[ToolSpec, ...] | None) -> Task:

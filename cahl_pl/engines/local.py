@@ -289,7 +289,14 @@ def _compact_rows(slot: Tensor) -> Tensor:
 
 
 def stop_ids(policy: Policy) -> set[int]:
-    """Return the ids that end a completion: the tokenizer's end of sequence and those of the generation settings."""
+    """The ids that end a completion: the template's end of turn, the tokenizer's end of sequence, the generation settings'.
+
+    A base model's tokenizer and settings may know only the end of a document, and not that of its own template's turns.
+    """
     configured = policy.causal_lm.generation_config.eos_token_id
-    ids = {policy.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    ids = {
+        policy.end_of_turn,
+        policy.tokenizer.eos_token_id,
+        *(configured if isinstance(configured, list) else [configured]),
+    }
     return {i for i in ids if i is not None}

@@ -234,9 +234,10 @@ class _Reader:
         self.count = count
         self.limit = limit
         self.training = training
-        loaded, end = policy.lm is not None, policy.tokenizer.eos_token_id
+        loaded, eos = policy.lm is not None, policy.tokenizer.eos_token_id
+        end = eos if policy.end_of_turn is None else policy.end_of_turn
         self.end = [] if end is None else [end]
-        self.stop = stop_ids(policy) if loaded else set(self.end)
+        self.stop = stop_ids(policy) if loaded else {i for i in (end, eos) if i is not None}
         self.vocabulary = policy.causal_lm.get_input_embeddings().num_embeddings if loaded else 2**31
 
     def completions(self, answer: Any) -> list[Completion]:

@@ -38,6 +38,7 @@ class Policy(nn.Module):
         version: optimiser steps taken by each role's adapter.
         loads: how often weights of adapters were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
+        end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
         prefixes: keys and values to use again.
     """
 
@@ -52,6 +53,7 @@ class Policy(nn.Module):
         self.version: dict[Role, int] = dict.fromkeys(ROLES, 0)
         self.loads = 0
         self.invocation: dict[Role, list[int]] = {}
+        self.end_of_turn: int | None = None
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self._bare = False  # adapters are disabled
 

@@ -11,6 +11,8 @@ Three properties are kept here, because everything after relies on them:
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from cahl_pl.types import Message, Role, SubTask, Task, Trajectory
 
 _PLACES = re.compile(r"\{(index|subtask|tool)\}")
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
+_MARKS = re.compile("\ue000(\\d+)\ue001")
 
 PLANNER_INSTRUCTION = """\
 Split the request above into the sub-tasks that it needs, in order. Write one JSON object per line:
@@ -88,8 +91,13 @@ class PromptConfig:
 class PromptBuilder:
     """Builder of both roles' prompts for one tokenizer.
 
+    Attributes:
+        end_of_turn: the id that ends an assistant turn: the first control token that the template writes behind one, the
+            tokenizer's end of sequence where it writes none.
+
     Raises:
-        ConfigError: the tokenizer has no chat template and none is configured, or the configured file is missing.
+        ConfigError: the tokenizer has no chat template and none is configured, the configured file is missing, or the
+            template cannot be used: it does not compile, or does not show what is said.
     """
 
     def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
@@ -102,17 +110,26 @@ class PromptBuilder:
                 "(a Jinja template or the path of a file), or use an instruction-tuned model"
             )
         # What the template writes between the end of an assistant turn and the start of the next one.
-        _, after = self._render([_mark("user", 0), _mark("assistant", 1), _mark("user", 2)]).split(_MARK.format(1))
-        close, open_ = after.split(_MARK.format(2))
-        self._close_ids = self._literal(close)
+        turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
+        try:
+            parts, open_ = self._place(turns)
+        except Exception as error:
+            raise ConfigError(
+                f"the chat template of {tokenizer.name_or_path!r} cannot be used ({_reason(error)}): give another one in "
+                "data.prompts.chat_template"
+            ) from error
+        self._close_ids = self._literal(parts[2][0])
         self._open_ids = self._literal(open_)
+        self._before_end, self.end_of_turn = self._find_end(turns[:2])
+        at = self._close_ids.index(self.end_of_turn) + 1 if self.end_of_turn in self._close_ids else 0
+        self._after_end = self._close_ids[at:]
         # Some templates open the thought in the generation prompt: an output goes on from there.
         self._opened = open_[open_.rfind("<think>") :] if open_.rfind("<think>") > open_.rfind("</think>") else ""
 
     @property
-    def end_of_turn(self) -> int:
-        """The id that ends an assistant turn."""
-        return self._close_ids[0]
+    def template_key(self) -> str:
+        """What tells one template from another."""
+        return hashlib.sha256(str(self._template).encode("utf-8", "replace")).hexdigest()[:16]
 
     def shared(self, task: Task) -> list[int]:
         """Return the ids that both roles' prompts of a task start with: tools, dialogue, request."""
@@ -139,7 +156,7 @@ class PromptBuilder:
         """Return what follows an output of an executor without a planner: the environment's answers to its calls, in order."""
         shown = "\n".join(self.config.feedback.replace("{feedback}", text) for text in feedback) + "\n\n"
         words = self._own(self.config.single, self.config.single)
-        return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
+        return self._close(ended) + self._data(shown) + words + self._open_ids
 
     def next_step(self, ended: bool, feedback: str, task: Task, subtask: SubTask, index: int) -> list[int]:
         """Return what follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
@@ -152,8 +169,8 @@ class PromptBuilder:
             index: its number in the plan, from 1.
         """
         shown = self.config.feedback.replace("{feedback}", feedback) + "\n\n" if feedback else ""
-        words = self._own(self.config.executor, self._executor_words(task, subtask, index))
-        return self._close_ids[int(ended) :] + self._data(shown) + words + self._open_ids
+        words = self._own(self.config.executor, self._executor_words(subtask, index))
+        return self._close(ended) + self._data(shown) + words + self._open_ids
 
     def completion(self, text: str) -> list[int]:
         """Return a gold output as the model would have sampled it, end of turn included.
@@ -161,7 +178,7 @@ class PromptBuilder:
         Where the template has opened a thought, it is closed first, without one.
         """
         closed = self._literal("\n</think>\n\n") if self._opened else []
-        return [*closed, *self._data(text), self.end_of_turn]
+        return [*closed, *self._data(text), *self._before_end, self.end_of_turn]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a sampled completion, without the token that ends it.
@@ -170,7 +187,9 @@ class PromptBuilder:
         has written, and `</think>` alone would be no thought. Control tokens anywhere else are written out: a model that strews
         them shall not be read as if it did not.
         """
-        ended = len(ids) > 0 and not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
+        ended = len(ids) > 0 and (
+            ids[-1] == self.end_of_turn or not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
+        )
         return self._opened + str(self.tokenizer.decode(ids[: -1 if ended else None], skip_special_tokens=False))
 
     def _executor_words(self, task: Task, subtask: SubTask, index: int) -> str:
@@ -195,29 +214,71 @@ class PromptBuilder:
     def _split(self, task: Task) -> tuple[list[int], list[int]]:
         """Return the ids up to the end of the request, and those after the role's words (the assistant's header)."""
         messages = _messages(task, self.config)
-        marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
         try:
-            text = self._render(marked)
+            parts, rest = self._place(messages)
         except Exception:  # a template without a system role, or one that wants turns to alternate (Gemma, Mistral)
             messages = _alternating(messages)
-            marked = [_mark(m["role"], i) for i, m in enumerate(messages)]
             try:
-                text = self._render(marked)
+                parts, rest = self._place(messages)
             except Exception as error:
                 raise ConfigError(
-                    f"the chat template cannot take the dialogue of task {task.id!r} ({error}): give another one in "
+                    f"the chat template cannot take the dialogue of task {task.id!r} ({_reason(error)}): give another one in "
                     "data.prompts.chat_template, or leave the task out"
                 ) from error
         ids: list[int] = []
-        for i, message in enumerate(messages):
-            literal, text = text.split(_MARK.format(i), 1)
-            ids += self._literal(literal) + self._data(message["content"])
-        return ids, self._literal(text)
+        for literal, place in parts:
+            ids += self._literal(literal) + self._data(messages[place]["content"])
+        return ids, self._literal(rest)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _place(self, messages: list[dict[str, str]]) -> tuple[list[tuple[str, int]], str]:
+        """Where the template puts each message: what it writes before it, and its index; and what it writes at the end.
+
+        The order is the template's: some put the system's text into the last user turn. The last message has to come last.
+
+        Raises:
+            ValueError: a message is left out, or shown twice, or the last one does not come last.
+            Exception: the template refuses these roles; whatever it raises.
+        """
+        fault: Exception | None = None
+        for in_parts in (False, True):  # some templates take lists of parts alone
+            marked = [_mark(message["role"], i, in_parts) for i, message in enumerate(messages)]
+            try:
+                text = self._render(marked)
+            except Exception as error:
+                fault = fault or error
+                continue
+            pieces = _MARKS.split(text)  # text, index, text, ..., text
+            order = [int(index) for index in pieces[1::2]]
+            if sorted(order) == list(range(len(messages))) and order[-1] == len(messages) - 1:
+                return list(zip(pieces[::2], order, strict=False)), pieces[-1]
+        left_out = "the template leaves a message out, shows it twice, or does not show the last one last"
+        raise fault or ValueError(left_out)
+
+    def _find_end(self, turns: list[dict[str, str]]) -> tuple[list[int], int]:
+        """What the template writes behind an assistant turn before the id that ends it, and that id."""
+        text = ""
+        for in_parts in (False, True):
+            marked = [_mark(turn["role"], i, in_parts) for i, turn in enumerate(turns)]
+            with contextlib.suppress(Exception):
+                text = text or self._render(marked, add_generation_prompt=False).partition(_MARK.format(1))[2]
+        ids = self._literal(text)
+        control = set(self.tokenizer.added_tokens_decoder)
+        at = next((i for i, token in enumerate(ids) if token in control), None)
+        if at is None:  # the template teaches no end: the tokenizer's own is taken
+            return [], int(self.tokenizer.eos_token_id)
+        return ids[:at], ids[at]
+
+    def _close(self, ended: bool) -> list[int]:
+        """What the template writes between an output and the next turn; an output that ended has the first part itself."""
+        return self._after_end if ended else self._close_ids
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         return str(
             self.tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         )
 
@@ -282,8 +343,13 @@ def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def _mark(role: str, index: int) -> dict[str, str]:
-    return {"role": role, "content": _MARK.format(index)}
+def _mark(role: str, index: int, in_parts: bool = False) -> dict[str, Any]:
+    text = _MARK.format(index)
+    return {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_template(template: str | None) -> str | None:

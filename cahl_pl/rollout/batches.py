@@ -8,7 +8,8 @@ from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round
 from cahl_pl.rollout.gold import supervised_groups
-from cahl_pl.types import Role, RolloutBatch, Task
+from cahl_pl.rollout.prompt_limit import fit_prompts
+from cahl_pl.types import Group, Role, RolloutBatch, Task
 
 
 def gold_batches(
@@ -17,8 +18,12 @@ def gold_batches(
     builder: PromptBuilder,
     tasks: Sequence[Task],
     single_level: bool,
+    config: RolloutConfig,
 ) -> list[RolloutBatch]:
     """Return the batches of a round of the warm start, which imitates gold plans and calls.
+
+    Prompts are held to the limit of sampled ones: a task that is too long is dealt with as `too_long` says, and of a
+    trajectory that grows beyond it the rest is left out, as is an output that is longer than one may be sampled.
 
     Args:
         steps: the roles that step after the round, in order.
@@ -26,13 +31,34 @@ def gold_batches(
         builder: makes the prompts.
         tasks: of the round.
         single_level: whether the executor works without a planner.
+        config: its limits.
+
+    Raises:
+        ConfigError: with `too_long: fail`, a prompt is too long.
     """
-    groups = {
-        role: [group for task in tasks for group in supervised_groups(builder, task, role, single_level)]
-        for role in set(steps)
-    }
+    render = builder.single if single_level else builder.planner
+    fitting = fit_prompts(tasks, render, config.max_prompt_tokens, config.too_long)
+    groups: dict[Role, list[Group]] = {}
+    left_out: dict[Role, int] = {}
+    for role in set(steps):
+        found = [group for task in fitting.tasks for group in supervised_groups(builder, task, role, single_level)]
+        sampling = config.planner if role == "planner" else config.executor
+        groups[role] = [
+            group
+            for group in found
+            if len(group.prompt_ids) <= config.max_prompt_tokens
+            and len(group.completion_ids[0]) <= sampling.max_new_tokens
+        ]
+        left_out[role] = len(found) - len(groups[role])
     return [
-        RolloutBatch(role, groups[role], versions[role], steps[:i].count(role), "supervised")
+        RolloutBatch(
+            role,
+            groups[role],
+            versions[role],
+            steps[:i].count(role),
+            "supervised",
+            metrics={**fitting.metrics, f"{role}/warm_start/left_out": float(left_out[role])},
+        )
         for i, role in enumerate(steps)
     ]
 

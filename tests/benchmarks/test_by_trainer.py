@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from cahl_pl.benchmarks import APIBank
+from cahl_pl.benchmarks.settings import fingerprint
 from cahl_pl.cli import main
 from cahl_pl.errors import ConfigError
 
@@ -112,8 +114,28 @@ def test_an_interrupted_run_goes_on_where_it_stopped(arguments, tmp_path, monkey
     assert report(tmp_path, "api_bank")["denominators"] == {"overall": 6, "level-1": 2, "level-2": 2, "level-3": 2}
     main(command)
     assert len(asked) == 8
-    with pytest.raises(ConfigError, match=r"api_bank\.jsonl holds records of another run .*max_prompt_tokens"):
-        main([*command, "--data.rollout.max_prompt_tokens", "900"])
+    for key, value, named in (
+        ("rollout.max_prompt_tokens", "900", "run.max_prompt_tokens"),
+        ("rollout.too_long", "truncate", "run.too_long"),
+        ("inference.plans", "3", "run.inference.plans"),
+        ("inference.replans", "1", "run.inference.replans"),
+        ("inference.single_level", "true", "run.inference.single_level"),
+        ("seed", "5", "run.seed"),
+    ):
+        with pytest.raises(ConfigError, match=rf"api_bank\.jsonl holds records of another run .*{re.escape(named)}"):
+            main([*command, f"--data.{key}", value])
+
+
+def test_contents_are_told_apart_whatever_their_names(tmp_path):
+    assert fingerprint(None) is None
+    assert fingerprint("owner/model-on-the-hub") is None
+    for folder, text in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weights").write_text(text * 3_000_000)
+        (tmp_path / f"{folder}.ckpt").write_text("z" * 3_000_000 + text + "z" * 3_000_000)
+    for end in ("", ".ckpt"):
+        first, same, other = (fingerprint(tmp_path / f"{name}{end}") for name in "abc")
+        assert first == same != other
 
 
 def test_a_benchmark_may_validate(arguments, tmp_path):

@@ -88,6 +88,17 @@ def test_lines_of_a_file_may_be_text_or_say_more(tools, write):
     assert ask(requests, 2, "now", zone="UTC").text == '"9:30 UTC"'
 
 
+def test_a_text_file_is_a_request_a_line(tools, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "requests.txt").write_text("\ufeffMail Bob: we are late\n\n- first do a\n")
+    assert [task.request for task in Requests("requests.txt", tools)] == ["Mail Bob: we are late", "- first do a"]
+    (tmp_path / "requests.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"^requests\.csv: this is a file; requests stand in \.txt, \.jsonl or \.json"):
+        Requests("requests.csv", tools)
+    assert Requests("Delete old.json", tools)[0].request == "Delete old.json"  # no such file: it is text
+    assert Requests("notes.txt", tools)[0].request == "notes.txt"
+
+
 def test_tools_that_are_only_described_are_acknowledged(write):
     for requests in (
         Requests("Ring!", write(OFFER, name="tools.json")),
