@@ -10,22 +10,23 @@ from typing import Any, TypeAlias
 
 from cahl_pl.datasets.api_bank import (
     api_bank_sequence,
-    api_bank_task,
     dialogue_rows,
     dialogue_tasks,
     group_samples,
     read_declared_tools,
 )
+from cahl_pl.datasets.formats.nestful import read_specification
+from cahl_pl.datasets.formats.nestful import task as nestful_task
+from cahl_pl.datasets.formats.table import FORMATS as TABLE
+from cahl_pl.datasets.formats.tau_bench import python_rows
+from cahl_pl.datasets.formats.tau_bench import task as tau_bench_task
 from cahl_pl.datasets.hub import PREFIX, hub_rows
 from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
 from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
 from cahl_pl.datasets.report import LoadReport, require_tasks
-from cahl_pl.datasets.rlla import rlla_task
-from cahl_pl.datasets.rows import FileRow, read_rows
+from cahl_pl.datasets.rows import Row, read_rows
 from cahl_pl.datasets.seal_tools import seal_tools_reader
-from cahl_pl.datasets.toolace import toolace_tasks
-from cahl_pl.datasets.xlam import xlam_task
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.types import Task
 
 Source: TypeAlias = tuple[Iterable[FileRow], RowReader]
@@ -34,19 +35,21 @@ NEEDS_TOOLS = ("seal-tools", "api-bank-dialogues")
 """Formats whose rows do not declare their tools: files that do have to be given."""
 
 
-def _numbered(read: Callable[[Any, str], Task]) -> Callable[[str], Source]:
-    """Return a format of one task a row, whose id is made of the file's name and the row's number, from 0."""
+def _table(format_name: str) -> Callable[[str], Source]:
+    """A format whose rows are told by their form; ids are made of the file's name and the row's number, from 0."""
 
     def open_(source: str) -> Source:
-        name = source_name(source)
-        return _rows(source), lambda value, index: (read(value, f"{name}-{index}"),)
+        name, tasks = source_name(source), TABLE[format_name].tasks
+        return _rows(source), lambda value, index: tasks(_object(value, format_name), f"{name}-{index}")
 
     return open_
 
 
-def _toolace(source: str) -> Source:
-    name = source_name(source)
-    return _rows(source), lambda value, index: toolace_tasks(value, f"{name}-{index}")
+def _object(value: Any, format_name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        fields = "" if format_name not in TABLE else f" of the format {format_name}"
+        raise DataError(f"a row{fields} must be an object, not a {type(value).__name__}")
+    return value
 
 
 def _sequences(source: str) -> Source:
@@ -58,11 +61,15 @@ def _jsonl(source: str) -> Source:
     return _rows(source), lambda value, _: (row_to_task(value),)
 
 
+def _tau_bench(source: str) -> Source:
+    name = source_name(source)
+    rows = python_rows(source) if source.endswith(".py") else _rows(source)
+    return rows, lambda value, index: (tau_bench_task(value, f"{name}-{index}"),)
+
+
 _OPENERS: dict[str, Callable[[str], Source]] = {
-    "rlla": _numbered(rlla_task),
-    "xlam": _numbered(xlam_task),
-    "toolace": _toolace,
-    "api-bank": _numbered(api_bank_task),
+    **{name: _table(name) for name in TABLE},
+    "tau-bench": _tau_bench,
     "api-bank-sequences": _sequences,
     "jsonl": _jsonl,
 }
@@ -79,7 +86,7 @@ def read_source(
         format_name: one of `FORMATS`.
         source: a file (a folder for `api-bank-dialogues`), or `hub:OWNER/NAME[:SPLIT]`.
         tools: files that declare the tools, for the formats in `NEEDS_TOOLS`: `tool.jsonl` of Seal-Tools; processed
-            rows of API-Bank, any number of files.
+            rows of API-Bank, any number of files. For `nestful` its specification, where rows bring no tools.
         num_distractors: tools offered besides those that are called, for the formats in `NEEDS_TOOLS`.
         seed: of the draw of these.
 
@@ -89,6 +96,11 @@ def read_source(
     """
     if format_name not in FORMATS:
         raise ConfigError(f"there is no format {format_name!r}; use one of {', '.join(FORMATS)}")
+    if format_name == "nestful" and tools:
+        spec, name = read_specification(tools), source_name(str(source))
+        return _rows(str(source)), lambda value, index: (
+            nestful_task(value, f"{name}-{index}", spec, num_distractors, seed),
+        )
     if bool(tools) != (format_name in NEEDS_TOOLS):
         raise ConfigError(
             f"the format {format_name} "
@@ -104,8 +116,8 @@ def read_source(
         read = seal_tools_reader(tools[0], num_distractors, seed)
         return _rows(str(source)), lambda value, index: (read(value, index),)
     if format_name == "api-bank-dialogues":
-        declared = read_declared_tools(tools)
-        return dialogue_rows(source), lambda value, _: dialogue_tasks(value, declared, num_distractors, seed)
+        known = read_declared_tools(tools)
+        return dialogue_rows(source), lambda value, _: dialogue_tasks(value, known, num_distractors, seed)
     return _OPENERS[format_name](str(source))
 
 

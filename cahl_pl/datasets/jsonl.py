@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
 from cahl_pl.datasets.gold_calls import read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
 from cahl_pl.datasets.messages import fold, read_dialogue
@@ -31,8 +32,6 @@ from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
 """Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
-
-_FIELDS = ("id", "messages", "tools", "gold", "ordered", "answer", "state", "outcome", "tags")
 
 
 class JsonlDataset(TaskSource):
@@ -105,7 +104,7 @@ class JsonlDataset(TaskSource):
         return fit_tools(task)[0]
 
     def _read(self, value: Any, index: int) -> Iterable[Task]:
-        return (row_to_task(value, self._tools),)
+        return (read_any(value, f"{self.path.stem}-{index}", self._tools),)
 
 
 MAX_ROW_DEPTH: Final = 100
@@ -137,13 +136,7 @@ def task_to_row(task: Task) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": task.id,
         "messages": [{"role": message.role, "content": message.content} for message in task.messages],
-        "tools": [
-            {
-                "type": "function",
-                "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)},
-            }
-            for tool in task.tools
-        ],
+        "tools": [_tool_to_row(tool) for tool in task.tools],
         "gold": [_gold_to_row(call) for call in task.gold],
     }
     optional = {
@@ -154,6 +147,11 @@ def task_to_row(task: Task) -> dict[str, Any]:
         "tags": dict(task.tags),
     }
     return row | {name: value for name, value in optional.items() if value not in (False, None, {})}
+
+
+def _tool_to_row(tool: ToolSpec) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
 
 
 def _gold_to_row(call: GoldCall) -> dict[str, Any]:
@@ -176,6 +174,37 @@ def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:
     return {"results": list(outcome.results)} | ({} if outcome.state is None else {"state": outcome.state})
 
 
+def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> Task:
+    """The task of a row in this project's format, or in one that is told by its form.
+
+    Args:
+        row: the row's JSON value.
+        name: the task's id where the row brings none.
+        tools: the tools of rows that have none of their own.
+
+    Raises:
+        DataError: naming the field at fault, or the converter for a row that is not read as it is.
+    """
+    form = form_of(row)
+    if form is None:
+        try:
+            return row_to_task(row, tools)
+        except DataError as error:
+            near = nearest(row) if isinstance(row, dict) and not is_own(row) else None
+            if near in (None, "jsonl"):
+                raise
+            raise DataError(
+                f"{error}; its fields are most like those of {near}: convert-data {near} INPUT OUTPUT"
+            ) from None
+    given = row.get("id")
+    if tools is not None and row.get("tools") is None and "messages" in row:
+        row = row | {"tools": [_tool_to_row(tool) for tool in tools]}
+    task = read_one(row, form, given if isinstance(given, str) and given else name)
+    if task is None:
+        raise DataError(f"the row is one of {form}, of which each is several tasks: convert-data {form} INPUT OUTPUT")
+    return task
+
+
 def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
     """Return the task of a row.
 
@@ -187,7 +216,7 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         DataError: naming the field at fault.
     """
     name = get_field(row, "id", str)
-    _refuse_unknown(row, _FIELDS)
+    _refuse_unknown(row, OWN_FIELDS)
     if _depth(row) > MAX_ROW_DEPTH:
         raise DataError(
             f"its values are nested more than {MAX_ROW_DEPTH} deep, which what copies and writes them cannot take"

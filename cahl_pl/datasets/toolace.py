@@ -20,6 +20,8 @@ _MAX_BRACKETS = 100
 def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
     """Yield the tasks of a row `{"system", "conversations": [{"from", "value"}]}`: one for each assistant turn that calls.
 
+    A turn that answers its user in text is a task without gold: no tool is needed, or what it needs is missing.
+
     The system text holds the tools as a JSON list. A turn calls if it starts with `[` and has a bracket `(`; it is then
     `[name(key=value), ...]`. What the tools answered, if it follows as a JSON list of as many answers, is stored as the
     results. Calls of a turn are parallel: `ordered` is False.
@@ -60,9 +62,13 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
             gold = tuple(GoldCall(c.name, c.arguments, result) for c, result in zip(calls, results, strict=True))
             yield Task(f"{name}-turn-{number}", tuple(history), tools, gold, tags={"kind": kind_of_gold(gold)})
             text = history_text(calls)
+        elif speaker == "assistant" and history and history[-1].role == "user" and broken is None:
+            found = True
+            task_tags = {"kind": kind_of_gold(())}
+            yield Task(f"{name}-turn-{number}", tuple(history), tools, (), answer=text.strip() or None, tags=task_tags)
         history.append(Message(cast(Literal["user", "assistant", "tool"], speaker), text))
     if not found:
-        raise DataError("no turn of the assistant calls a tool")
+        raise DataError("no turn of the assistant calls a tool or answers the user")
 
 
 def _results(following: Sequence[Any], count: int) -> list[Any]:

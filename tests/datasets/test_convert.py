@@ -34,7 +34,7 @@ def test_rows_in_are_rows_out_and_dropped_rows(tmp_path: Path) -> None:
     assert loaded.report.kept == ["in-0", "in-1"]  # relaxed before it was written
     assert (tmp_path / "out.jsonl.dropped.txt").read_text() == (
         f"row 2: {path}, line 3: the field 'tools': not JSON: Expecting value at character 1\n"
-        f"row 3: {path}, line 4: there must be an object with the field 'query', not a int\n"
+        f"row 3: {path}, line 4: a row of the format xlam must be an object, not a int\n"
     )
     report = convert(read_source("xlam", path), str(path), output, on_contradiction="drop")
     assert report.counts == (1, 0, 3)
@@ -94,7 +94,7 @@ def test_the_project_s_own_format_is_normalised(tmp_path: Path) -> None:
 
 
 def test_sources_that_make_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no format 'csv'; use one of rlla, xlam, toolace"):
+    with pytest.raises(ConfigError, match="there is no format 'csv'; use one of xlam, hammer, rlla"):
         read_source("csv", "x")
     with pytest.raises(ConfigError, match="the format seal-tools needs files that declare its tools"):
         read_source("seal-tools", "x")
@@ -102,7 +102,7 @@ def test_sources_that_make_no_sense(tmp_path: Path) -> None:
         read_source("xlam", "x", ["y"])
     with pytest.raises(ConfigError, match="has one file of tools"):
         read_source("seal-tools", "x", ["y", "z"])
-    assert len(FORMATS) == 8
+    assert len(FORMATS) == 18
 
 
 def test_names_of_sources() -> None:

@@ -89,7 +89,7 @@ def test_rows_that_cannot_be_read() -> None:
         ({}, "the field 'system' is missing"),
         ({"system": "no [1] list", "conversations": []}, "the field 'system' holds no JSON list of tools"),
         (
-            {"system": SYSTEM, "conversations": turns("U:Hi", "A:Hello [see below]")},
+            {"system": SYSTEM, "conversations": turns("U:Hi", "A:[ping()]", "T:[1]", "A:Hello [see below]")[:1]},
             "no turn of the assistant calls a tool",
         ),
         (
@@ -134,3 +134,11 @@ def test_brackets_without_end_are_given_up(system: str) -> None:
     with pytest.raises(DataError, match="holds no JSON list of tools"):
         read("U:x", "A:[ping()]", system=system)
     assert time.process_time() - started < 5
+
+
+def test_a_turn_that_answers_its_user_is_a_task_without_gold() -> None:
+    first, second = read("U:Hi", "A:Hello [see below]", "U:Ping", "A:[ping()]", "T:[1]", "A:Done.")
+    assert isinstance(first, Task)
+    assert isinstance(second, Task)
+    assert (first.gold, first.answer, first.tags, len(first.messages)) == ((), "Hello [see below]", {"kind": "none"}, 1)
+    assert (second.gold[0].name, second.answer) == ("ping", None)

@@ -1,0 +1,80 @@
+"""Tasks of recorded dialogues: one for each turn of the assistant that calls tools, or answers its user without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cahl_pl.datasets.messages import Said, fold, match_answers
+from cahl_pl.datasets.task_parts import kind_of_gold
+from cahl_pl.errors import DataError
+from cahl_pl.references import read_text
+from cahl_pl.types import GoldCall, Task, ToolSpec
+
+
+def dialogue_tasks(
+    said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, field: str = "messages"
+) -> Iterator[Task | DataError]:
+    """The tasks of a dialogue.
+
+    A turn that calls is the gold of a task whose dialogue is all before it; the answers that follow are the results, and the
+    calls are parallel. A turn that answers its user in text without a call is a task without gold.
+
+    Args:
+        said: the turns.
+        tools: the tools offered in all of them.
+        name: of the row; the tasks' ids are `<name>-turn-<turn, from 1>`.
+        field: where the turns stand, for messages.
+
+    Raises:
+        DataError: no turn is the assistant's. A turn that cannot be read is yielded as a DataError.
+    """
+    found = False
+    for place, turn in enumerate(said):
+        if turn.role != "assistant" or not (turn.calls or (place and said[place - 1].role == "user")):
+            continue
+        found = True
+        try:
+            yield turn_task(said, place, tools, f"{name}-turn-{place + 1}", field)
+        except DataError as error:
+            yield error
+    if not found:
+        raise DataError(f"the field {field!r} holds no turn of the assistant that calls a tool or answers the user")
+
+
+def last_task(said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, field: str = "messages") -> Task:
+    """The task of a dialogue's last turn that calls, or, where none does, of the last one that answers its user.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    calling = [place for place, turn in enumerate(said) if turn.calls]
+    if calling:
+        return turn_task(said, calling[-1], tools, name, field)
+    replies = [i for i, turn in enumerate(said) if i and turn.role == "assistant" and said[i - 1].role == "user"]
+    if not replies:
+        raise DataError(f"the field {field!r} holds no turn of the assistant that calls a tool or answers the user")
+    return turn_task(said, replies[-1], tools, name, field)
+
+
+def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], name: str, field: str) -> Task:
+    """The task of the turn at a place.
+
+    Raises:
+        DataError: what is before it cannot be read, or an answer after it has no call.
+    """
+    turn = said[place]
+    history = fold(said[:place], field)
+    if not history or history[-1].role not in ("user", "tool"):
+        raise DataError(
+            f"the field {field!r}, message {turn.number}: calls must follow a user's message or a tool's answer"
+        )
+    end = place + 1
+    while end < len(said) and said[end].role == "tool":
+        end += 1
+    answers = said[place + 1 : end]
+    results = (
+        [read_text(one.text) for one in match_answers(turn, answers, field)] if answers else [None] * len(turn.calls)
+    )
+    gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
+    answer = None if gold else turn.text.strip() or None
+    return Task(name, history, tools, gold, answer=answer, tags={"kind": kind_of_gold(gold)})

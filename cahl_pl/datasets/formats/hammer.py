@@ -1,0 +1,59 @@
+"""Hammer's instruct rows (arXiv 2410.04587): tools and query between marks of one text, the calls as a list in a fence."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from cahl_pl.datasets.formats.base import single_format
+from cahl_pl.datasets.formats.tagged import read_value
+from cahl_pl.datasets.gold_calls import read_gold
+from cahl_pl.datasets.rows import get_field
+from cahl_pl.datasets.task_parts import kind_of_gold
+from cahl_pl.datasets.tool_forms import read_tools
+from cahl_pl.errors import DataError
+from cahl_pl.types import Message, Task
+
+_MARK = "[BEGIN OF AVAILABLE TOOLS]"
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+
+
+def is_one(row: dict[str, Any]) -> bool:
+    """Whether its instruction has Hammer's marks."""
+    return isinstance(row.get("instruction"), str) and _MARK in row["instruction"] and "output" in row
+
+
+def task(row: dict[str, Any], name: str) -> Task:
+    """The task of a row. Of its parameters, as of xLAM's, those are required that have no default and are not optional.
+
+    Raises:
+        DataError: naming the field at fault.
+    """
+    text = get_field(row, "instruction", str)
+    tools = read_tools(_value(_between(text, "AVAILABLE TOOLS"), "instruction"), "AVAILABLE TOOLS", lenient=True)
+    query = _between(text, "QUERY").strip()
+    output = get_field(row, "output", str)
+    fenced = _FENCE.search(output)
+    calls = _value(fenced[1] if fenced else output, "output")
+    if isinstance(calls, dict) and set(calls) == {"tool_calls"}:
+        calls = calls["tool_calls"]
+    gold = read_gold(calls, tools, "output")
+    return Task(name, (Message("user", query),), tools, gold, tags={"kind": kind_of_gold(gold)})
+
+
+def _between(text: str, mark: str) -> str:
+    _, begun, rest = text.partition(f"[BEGIN OF {mark}]")
+    inside, ended, _ = rest.partition(f"[END OF {mark}]")
+    if not begun or not ended:
+        raise DataError(f"the field 'instruction': [BEGIN OF {mark}] or its end is missing")
+    return inside
+
+
+def _value(text: str, field: str) -> Any:
+    try:
+        return read_value(text.strip())
+    except DataError as error:
+        raise DataError(f"the field {field!r}: {error}") from None
+
+
+FORMAT = single_format(is_one, task)

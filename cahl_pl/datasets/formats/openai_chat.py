@@ -1,0 +1,34 @@
+"""OpenAI's fine-tuning rows: `{"messages": [...], "tools": [...]}`, the answer being the assistant's last turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
+from cahl_pl.datasets.messages import read_dialogue
+from cahl_pl.datasets.tool_forms import read_tools
+from cahl_pl.errors import DataError
+
+
+def is_one(row: dict[str, Any]) -> bool:
+    """Whether it has messages that are OpenAI's, a turn of the assistant among them, and no gold of its own."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or "gold" in row or "outcome" in row or "system" in row:
+        return False
+    said = all(isinstance(one, dict) and "role" in one for one in messages)
+    return said and any(one["role"] == "assistant" for one in messages)
+
+
+def read(row: dict[str, Any]) -> Dialogue:
+    """The dialogue of a row; `functions` is the name of `tools` until 2023.
+
+    Raises:
+        DataError: naming the field at fault.
+    """
+    field = "functions" if row.get("tools") is None and row.get("functions") is not None else "tools"
+    if row.get(field) is None:
+        raise DataError("the field 'tools' is missing: without the tools that were offered nothing can be called")
+    return Dialogue(read_dialogue(row["messages"]), read_tools(row[field], field))
+
+
+FORMAT = dialogue_format(is_one, read)

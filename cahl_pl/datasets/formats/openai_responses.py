@@ -1,0 +1,69 @@
+"""Items of OpenAI's Responses API: messages, `function_call` and `function_call_output` in one list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
+from cahl_pl.datasets.messages import Call, Said, read_content, read_function, read_said
+from cahl_pl.datasets.rows import get_field
+from cahl_pl.datasets.tool_forms import read_tools
+from cahl_pl.errors import DataError
+
+_ITEMS = ("function_call", "function_call_output")
+_LEFT_OUT = ("reasoning", "item_reference")
+"""Items that are no turn of a dialogue: encrypted thoughts, and what stands elsewhere."""
+
+
+def is_one(row: dict[str, Any]) -> bool:
+    """Whether `input` or `output` holds such items."""
+    items = _items(row)
+    return bool(items) and all(isinstance(item, dict) and ("role" in item or "type" in item) for item in items)
+
+
+def _items(row: dict[str, Any]) -> list[Any]:
+    given = row.get("input")
+    first = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    more = row.get("output", [])
+    return [*first, *more] if isinstance(first, list) and isinstance(more, list) else []
+
+
+def read(row: dict[str, Any]) -> Dialogue:
+    """The dialogue of a row: `instructions`, `input`, and what the model gave, `output`.
+
+    Raises:
+        DataError: naming the field at fault.
+    """
+    said: list[Said] = []
+    if row.get("instructions") is not None:
+        said.append(Said("system", get_field(row, "instructions", str)))
+    for number, item in enumerate(_items(row), start=1):
+        try:
+            _add(said, item, number)
+        except DataError as error:
+            raise DataError(f"the field 'input', item {number}: {error}") from None
+    return Dialogue(said, read_tools(row.get("tools")), "input")
+
+
+def _add(said: list[Said], item: Any, number: int) -> None:
+    kind = item.get("type", "message")
+    if kind in _LEFT_OUT:
+        return
+    if kind == "function_call":
+        call = Call(read_function(item), get_field(item, "call_id", str))
+        last = said[-1] if said else None
+        if last is not None and last.role == "assistant":  # parallel calls are items of their own
+            said[-1] = last._replace(calls=(*last.calls, call))
+        else:
+            said.append(Said("assistant", "", (call,), number=number))
+    elif kind == "function_call_output":
+        output = item.get("output")
+        text = output if isinstance(output, str) else read_content(output, "output" in item)
+        said.append(Said("tool", text, answers=get_field(item, "call_id", str), number=number))
+    elif kind == "message":
+        said.append(read_said(item, number))
+    else:
+        raise DataError(f"there is no item of type {kind!r}; those that are read are message, {', '.join(_ITEMS)}")
+
+
+FORMAT = dialogue_format(is_one, read)

@@ -1,0 +1,122 @@
+"""ShareGPT's turns, `{"from", "value"}`: with `function_call` and `observation`, or with calls in tags (Hermes, Qwen)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
+from cahl_pl.datasets.formats.tagged import (
+    calls_of,
+    holds_answers,
+    read_value,
+    tagged_answers,
+    tagged_tools,
+    tagged_turn,
+    without_tools,
+)
+from cahl_pl.datasets.messages import Said
+from cahl_pl.datasets.rows import get_field
+from cahl_pl.datasets.tool_forms import read_tools
+from cahl_pl.errors import DataError
+
+_SPEAKERS: Final = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "call",
+    "tool_call": "call",
+    "observation": "tool",
+    "tool": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+    "function": "tool",
+}
+
+
+def is_one(row: dict[str, Any]) -> bool:
+    """Whether its `conversations` are such turns, or its messages' text has calls in tags."""
+    turns = _turns(row)
+    return bool(turns) and all(isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns)
+
+
+def _turns(row: dict[str, Any]) -> list[Any]:
+    turns = row.get("conversations", row.get("conversation"))
+    return turns if isinstance(turns, list) else []
+
+
+def is_tagged(row: dict[str, Any]) -> bool:
+    """Whether it has messages with calls or tools in tags, and no gold of its own."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or "gold" in row or "outcome" in row:
+        return False
+    texts = [
+        one["content"]
+        for one in messages
+        if isinstance(one, dict) and one.get("role") in ("assistant", "system") and isinstance(one.get("content"), str)
+    ]
+    last = messages[-1] if messages else None
+    answered = isinstance(last, dict) and last.get("role") == "assistant"
+    return answered and any("<tool_call>" in text or "<tools>" in text for text in texts)
+
+
+def read(row: dict[str, Any]) -> Dialogue:
+    """The dialogue of a row; tools stand in `tools`, or between `<tools>` tags of the system text.
+
+    Raises:
+        DataError: naming the field at fault.
+    """
+    field = "conversations" if "conversations" in row else "conversation"
+    return _dialogue(row, field, "from", "value")
+
+
+def read_tagged(row: dict[str, Any]) -> Dialogue:
+    """The same of a row with `messages`, as chat programs write them."""
+    return _dialogue(row, "messages", "role", "content")
+
+
+def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialogue:
+    said: list[Said] = []
+    system = row.get("system")
+    if isinstance(system, str) and system.strip():
+        said.append(Said("system", system))
+    for number, turn in enumerate(get_field(row, field, list), start=1):
+        try:
+            said += _said(turn, number, speaker, text)
+        except DataError as error:
+            raise DataError(f"the field {field!r}, turn {number}: {error}") from None
+    tools = None if row.get("tools") in (None, "") else read_tools(row["tools"])
+    if said and said[0].role == "system":
+        try:
+            tools = tools if tools is not None else tagged_tools(said[0].text)
+        except DataError as error:
+            raise DataError(f"the system text: {error}") from None
+        said[0] = said[0]._replace(text=without_tools(said[0].text))
+        said = said if said[0].text else said[1:]
+    if tools is None:
+        raise DataError("the field 'tools' is missing, and the system text holds none between <tools> and </tools>")
+    return Dialogue(said, tools, field)
+
+
+def _said(turn: Any, number: int, speaker: str, text: str) -> list[Said]:
+    name, content = get_field(turn, speaker, str), get_field(turn, text, str)
+    kind = _SPEAKERS.get(name)
+    if kind is None:
+        raise DataError(f"{speaker!r} must be one of {', '.join(_SPEAKERS)}, not {name!r}")
+    if kind == "system" and number > 1:
+        raise DataError("a system text can only come first")
+    if kind == "call":
+        if "<tool_call>" in content:
+            return [tagged_turn(content, number)]
+        return [Said("assistant", "", tuple(calls_of(read_value(content))), number=number)]
+    if kind == "assistant":
+        return [tagged_turn(content, number)]
+    if kind == "tool" or (kind == "user" and holds_answers(content)):
+        return tagged_answers(content, number)
+    return [Said("system" if kind == "system" else "user", content, number=number)]
+
+
+FORMAT = dialogue_format(is_one, read)
+TAGGED = dialogue_format(is_tagged, read_tagged)

@@ -1,0 +1,95 @@
+"""The formats whose rows are told by their form: `convert-data` reads them by name, and a file of JSON lines as they are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cahl_pl.datasets.api_bank import api_bank_task
+from cahl_pl.datasets.formats import (
+    anthropic,
+    glaive,
+    hammer,
+    nestful,
+    openai_chat,
+    openai_responses,
+    sharegpt,
+    tau_bench,
+    toolalpaca,
+)
+from cahl_pl.datasets.formats.base import Format, single_format
+from cahl_pl.datasets.rlla import rlla_task
+from cahl_pl.datasets.toolace import toolace_tasks
+from cahl_pl.datasets.xlam import xlam_task
+from cahl_pl.types import Task
+
+
+def _is_toolace(row: dict[str, Any]) -> bool:
+    system = row.get("system")
+    return isinstance(system, str) and "<tools>" not in system and not row.get("tools") and sharegpt.is_one(row)
+
+
+FORMATS: Final[Mapping[str, Format]] = {
+    "xlam": single_format(lambda row: {"query", "tools", "answers"} <= row.keys(), xlam_task),
+    "hammer": hammer.FORMAT,
+    "rlla": single_format(lambda row: {"instruction", "output"} <= row.keys() or "reward_model" in row, rlla_task),
+    "toolace": Format(
+        lambda row: isinstance(row.get("system"), str) and "tools" not in row and sharegpt.is_one(row), toolace_tasks
+    ),
+    "sharegpt": sharegpt.FORMAT,
+    "hermes": sharegpt.TAGGED,
+    "anthropic": anthropic.FORMAT,
+    "openai": openai_chat.FORMAT,
+    "openai-responses": openai_responses.FORMAT,
+    "glaive": glaive.FORMAT,
+    "toolalpaca": toolalpaca.FORMAT,
+    "tau-bench": tau_bench.FORMAT,
+    "nestful": nestful.FORMAT,
+    "api-bank": single_format(lambda row: {"system", "user", "answer"} <= row.keys(), api_bank_task),
+}
+"""Name -> format. A row is of the first format that it has the form of."""
+
+OWN_FIELDS: Final = ("id", "messages", "tools", "gold", "ordered", "answer", "state", "outcome", "tags")
+"""Fields of this project's own rows."""
+
+_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "xlam": ("query", "tools", "answers"),
+    "rlla": ("instruction", "input", "output"),
+    "sharegpt": ("conversations", "system", "tools"),
+    "openai-responses": ("input", "output", "instructions", "tools"),
+    "glaive": ("system", "chat"),
+    "toolalpaca": ("Instructions", "Golden_Answers", "Function_Description"),
+    "seal-tools": ("query", "calling"),
+    "api-bank": ("system", "user", "answer"),
+    "jsonl": OWN_FIELDS,
+}
+
+
+def is_own(row: dict[str, Any]) -> bool:
+    """Whether a row is meant to be in this project's own format."""
+    return any(field in row for field in ("gold", "ordered", "outcome", "state", "tags"))
+
+
+def form_of(row: Any) -> str | None:
+    """The name of the format that a row has the form of; None for one of this project's own, and where none is known."""
+    if not isinstance(row, dict) or is_own(row):
+        return None
+    return next((name for name, one in FORMATS.items() if one.is_one(row)), None)
+
+
+def read_one(row: dict[str, Any], form: str, name: str) -> Task | None:
+    """The one task of a row; None where its format has several a row."""
+    one = FORMATS[form].one
+    return None if one is None else one(row, name)
+
+
+def nearest(row: dict[str, Any]) -> str | None:
+    """The format whose fields are most like a row's; None where none is like them."""
+
+    def likeness(fields: tuple[str, ...]) -> float:
+        scores = [len(difflib.get_close_matches(key.lower(), [f.lower() for f in fields], 1, 0.8)) for key in row]
+        return sum(scores) / max(len(row), len(fields), 1)
+
+    best = max(_FIELDS, key=lambda name: likeness(_FIELDS[name]))
+    return best if likeness(_FIELDS[best]) >= 0.3 else None
