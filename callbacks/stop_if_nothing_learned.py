@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.datasets.fitness import check_sample, spread
 from cahl_pl.distributed import sum_over_processes
 from cahl_pl.errors import ConfigError, NothingLearnedError
 from cahl_pl.grpo.advantages import rewards_by_comparison
@@ -18,6 +19,10 @@ from cahl_pl.types import ROLES, Role, RolloutBatch
 
 MAX_TASKS = 10_000
 """Training tasks whose gold calls are counted at the start, evenly spaced."""
+
+
+SAMPLE = 100
+"""Training tasks that are rendered, and begun in the environment, at the start, evenly spaced."""
 
 
 class StopIfNothingLearned(Callback):
@@ -80,9 +85,9 @@ class StopIfNothingLearned(Callback):
         if steps is not None and not any(index >= data.warm_start_rounds for index, _ in steps):
             return  # all of it imitates gold
         _check_prompts(data)
-        told = _check_gold(data)
-        if told and trainer.is_global_zero:
-            print(told, flush=True)
+        for told in (_check_gold(data), _check_sample(data)):
+            if told and trainer.is_global_zero:
+                print(told, flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
@@ -253,6 +258,16 @@ def _check_gold(data: RolloutDataModule) -> str | None:
         raise ConfigError(f"{who} {excess}, so that nothing could be fulfilled: {advice}")
     verb = "has" if longer == 1 else "have"
     return f"{longer:,} of {counted(len(lengths), 'training task')} {verb} {excess} and cannot be fulfilled: {advice}"
+
+
+def _check_sample(data: RolloutDataModule) -> str | None:
+    """What to say of prompts that are too long; `check-data FILE -c CONFIG` looks at all tasks."""
+    config, number = data.rollout.config, len(data.train_tasks)
+    render = data.builder.single if data.single_level else data.builder.planner
+    tasks = [data.train_tasks[index] for index in spread(number, SAMPLE)]
+    told = check_sample(tasks, lambda task: len(render(task)), config.max_prompt_tokens, data.rollout.environment)
+    some = f" (looked at {len(tasks)} of {number:,} training tasks)" if len(tasks) < number else ""
+    return None if told is None or config.too_long != "drop" else told + some
 
 
 def _gold_lengths(data: RolloutDataModule) -> Iterator[int]:

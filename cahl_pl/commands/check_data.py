@@ -1,22 +1,29 @@
-"""Check a file in this project's task format (docs/your-data.md): which rows would be taken, and which not, and why.
+"""Check a file of tasks (docs/your-data.md): which rows would be taken, and which not, and why.
 
     python -m cahl_pl check-data FILE.jsonl
+    python -m cahl_pl check-data FILE.jsonl -c my_run.yaml
 
-Exits with 1 if a row would be dropped, and with 2 if the file cannot be read at all.
+With a configuration the tasks are also held to it: prompts that are too long, more gold calls than steps, tools that the
+environment lacks, and gold calls that fail when the environment carries them out (--no-run leaves that out). No weights are
+loaded.
+
+Exits with 1 if a row would be dropped, or a task does not go with the configuration, and with 2 if the file cannot be read.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from cahl_pl.commands import verb_parser
 from cahl_pl.datasets import DataError, JsonlDataset
+from cahl_pl.datasets.fitness import Fault, check_tasks
 from cahl_pl.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the report of the file."""
-    parser = verb_parser("check-data", __doc__)
+    parser = verb_parser("check-data", __doc__, takes_configuration=True)
     parser.add_argument("file", metavar="FILE.jsonl")
     parser.add_argument(
         "--tools", metavar="MODULE", help="a Python file or module, for rows without tools of their own"
@@ -25,24 +32,68 @@ def main(arguments: list[str] | None = None) -> int:
         "--on-contradiction",
         choices=["relax", "drop"],
         default="relax",
-        help="relax the schema of a row whose gold breaks it, or drop the row",
+        help="relax the schema of a row whose gold breaks its types, or drop the row",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--no-run", action="store_true", help="with a configuration: do not carry out the gold calls")
+    args, rest = parser.parse_known_args(arguments)
+    if args.file.startswith("-"):
+        raise ConfigError(f"FILE.jsonl comes first, before {args.file}")
     try:
-        report = JsonlDataset(args.file, args.on_contradiction, tools=args.tools).report
+        config = _config(rest) if rest else None
+        tools = args.tools
+        if tools is None and config is not None:
+            tools = (config.data.train.get("init_args") or {}).get("tools")
+        data = JsonlDataset(args.file, args.on_contradiction, tools=tools)
+        total, faults = (0, []) if config is None else _hold(data, config, not args.no_run)
     except (DataError, ConfigError) as error:
         if not args.json:
             raise
         print(json.dumps({"path": args.file, "error": str(error)}))
         return 2
-    kept, relaxed, dropped = report.counts
-    if args.json:
-        named = {
-            kind: [{"id": name, "reason": reason} for name, reason in rows]
-            for kind, rows in (("relaxed_rows", report.relaxed), ("dropped_rows", report.dropped))
-        }
-        print(json.dumps({"path": args.file, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named}))
-    else:
+    _print(data, faults, total, args.json)
+    return 1 if data.report.counts[2] or faults else 0
+
+
+def _config(words: list[str]) -> Any:
+    from cahl_pl.commands.configured import read_config  # here: the imports take seconds
+    from cahl_pl.library_warnings import quiet_libraries
+
+    quiet_libraries()
+    return read_config(words)
+
+
+def _hold(data: JsonlDataset, config: Any, run_gold: bool) -> tuple[int, list[Fault]]:
+    """What is wrong of the tasks under a configuration."""
+    from cahl_pl.commands.configured import build, policy_of
+    from cahl_pl.environments.base import Environment
+    from cahl_pl.policy.loading import load_tokenizer
+    from cahl_pl.prompts import PromptBuilder, PromptConfig
+
+    builder = PromptBuilder(load_tokenizer(policy_of(config)), PromptConfig(**config.data.prompts.as_dict()))
+    render = builder.single if config.data.single_level else builder.planner
+    rollout = config.data.rollout
+    environment = build(Environment, config.data.environment)  # type: ignore[type-abstract]
+    tasks = (data[index] for index in range(len(data)))
+    limits = rollout.max_prompt_tokens, rollout.max_steps
+    return check_tasks(tasks, lambda task: len(render(task)), *limits, environment, run_gold)
+
+
+def _print(data: JsonlDataset, faults: list[Fault], total: int, as_json: bool) -> None:
+    report = data.report
+    if not as_json:
         print(report)
-    return 1 if dropped else 0
+        for fault in faults:
+            print("\n".join(fault.lines(total)))
+        return
+    kept, relaxed, dropped = report.counts
+    named = {
+        kind: [{"id": name, "reason": reason} for name, reason in rows]
+        for kind, rows in (("relaxed_rows", report.relaxed), ("dropped_rows", report.dropped))
+    }
+    found = [{"what": f.what, "number": f.number, "advice": f.advice, "examples": f.examples} for f in faults]
+    print(
+        json.dumps(
+            {"path": report.path, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named, "faults": found}
+        )
+    )

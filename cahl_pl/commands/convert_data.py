@@ -3,7 +3,7 @@
     python -m cahl_pl convert-data FORMAT INPUT OUTPUT.jsonl
 
 INPUT is a file, for api-bank-dialogues a folder, or hub:OWNER/NAME[:SPLIT] of the Hugging Face hub (pip install datasets).
-What was left out, and why, is written to OUTPUT.jsonl.dropped.txt.
+What was left out, and why, is written to OUTPUT.jsonl.dropped.txt; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from cahl_pl.datasets.convert import FORMATS, NEEDS_TOOLS, check_output, convert
 from cahl_pl.plurals import counted
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Convert, and print what became of the rows.
+
+    Returns:
+        1 if a row was left out, else 0.
 
     Raises:
         ConfigError: what is given does not go together.
@@ -30,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help=f"files that declare the tools, for {' and '.join(NEEDS_TOOLS)}",
+        help=f"files that declare the tools, for {' and '.join(NEEDS_TOOLS)}, and nestful's specification",
     )
     parser.add_argument(
         "--num-distractors", type=int, default=4, help="tools offered besides those called; with --tools"
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--on-contradiction",
         choices=["relax", "drop"],
         default="relax",
-        help="relax the schema of a task whose gold breaks it, or drop the task",
+        help="relax the schema of a task whose gold breaks its types, or drop the task",
     )
     args = parser.parse_args(arguments)
     check_output(args.input, args.tools, args.output)
@@ -54,3 +57,4 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"written: {args.output}" + (f" and {args.output}.dropped.txt ({counted(dropped, 'line')})" if dropped else "")
     )
+    return 1 if dropped else 0

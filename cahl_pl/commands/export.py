@@ -16,8 +16,10 @@ then; the key is that of `hf auth login` or the environment variable HF_TOKEN.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
@@ -71,7 +73,17 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     policy.lm.save_pretrained(out, selected_adapters=list(ROLES))
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     for role in ROLES:
+        for path in (out / role).iterdir():  # safetensors keeps its files from every other user, a server's too
+            path.chmod(0o666 & ~_umask())
+    for role in ROLES:
         (out / role / "README.md").write_text(_card(cli, role, checkpoint, command), encoding="utf-8")
+
+
+def _umask() -> int:
+    """The permissions that new files do not get; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def push(out: Path, repository: str) -> str:
@@ -128,6 +140,12 @@ GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-task
 - Optimiser steps of this role: {policy.version[role]}
 - Task success, greedy: {scores}
 - Exported with: `{command}`
+
+The prompts that it was trained with, which it has to be asked with:
+
+```json
+{json.dumps(asdict(data.prompts), indent=1, ensure_ascii=False)}
+```
 """
 
 

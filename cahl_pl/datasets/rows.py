@@ -19,6 +19,7 @@ T = TypeVar("T")
 _JSON_SPACE = " \t\r\n"
 _ENDS = tuple(_JSON_SPACE + ",]")
 _CHUNK = 1 << 20
+_TABLES = (".csv", ".tsv", ".xls", ".xlsx")
 _BATCH_ROWS = 256
 
 
@@ -60,6 +61,10 @@ def read_rows(path: str | Path) -> Iterator[FileRow]:
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
+    if path.suffix.lower() in _TABLES:
+        raise DataError(
+            f"{path}: this is a table, and rows of tasks are nested: write JSON lines or a JSON list, one object a row"
+        )
     try:
         with path.open("rb") as file:
             yield from _list_rows(path, file) if _starts_a_list(file) else _line_rows(path, file)
@@ -105,16 +110,24 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
-                    yield FileRow(index, f"{path}, row {index}", value, None)
+                    yield Row(index, f"{path}, row {index}", _without_nulls(value), None)
                     index += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
         raise DataError(f"{path}: not a parquet file that can be read ({first_line}); download it again") from None
 
 
+def _without_nulls(value: Any, top: bool = True) -> Any:
+    """A value of parquet without the null fields of its structs: one struct type has the keys of all rows."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item, False) for key, item in value.items() if top or item is not None}
+    return [_without_nulls(item, False) for item in value] if isinstance(value, list) else value
+
+
 def _starts_a_list(file: BinaryIO) -> bool:
-    if file.read(2) == b"\x1f\x8b":
-        raise DataError(f"{file.name}: the file is packed by gzip; unpack it first")
+    packed = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\x28\xb5": "zstd"}.get(file.read(2))
+    if packed is not None:
+        raise DataError(f"{file.name}: the file is packed by {packed}; unpack it first")
     file.seek(0)
     start = b""
     while not start and (chunk := file.read(4096)):
@@ -135,13 +148,31 @@ def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
             try:
                 yield FileRow(index, where, parse_json(line.removesuffix(b"\n").decode()), None, number, start)
             except UnicodeDecodeError as error:
-                raise DataError(f"{path}: byte {start + error.start} is not UTF-8; convert the file to UTF-8") from None
+                place = f"{path}, line {number}: byte {start + error.start} is not UTF-8"
+                raise DataError(f"{place}; convert the file to UTF-8 (iconv -f latin1 -t utf-8, say)") from None
             except DataError as error:
-                yield FileRow(index, where, None, str(error), number, start)
+                if index == 0:
+                    _refuse_lines_of_one_object(path, line)
+                yield Row(index, where, None, str(error), number, start)
             index += 1
 
 
-def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
+def _refuse_lines_of_one_object(path: Path, first: bytes) -> None:
+    """Refuse a file whose first object goes over several lines, which would be a fault of each of them."""
+    if not first.lstrip().startswith(b"{"):
+        return
+    with path.open("rb") as file:
+        text = file.read(_CHUNK).decode("utf-8-sig", "replace")
+    start = len(text) - len(text.lstrip(_JSON_SPACE))
+    _, end, _ = _decode(text, start)
+    if end > start and "\n" in text[start:end]:
+        raise DataError(
+            f"{path}: an object goes over several lines, from line 1 to {1 + text.count(chr(10), 0, end)}: write each row on "
+            "one line, or all of them as one JSON list"
+        )
+
+
+def _list_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
     text = _Window(path, file)
     text.next_character()
     text.move(1)  # the bracket

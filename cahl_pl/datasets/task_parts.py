@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cahl_pl.errors import DataError
-from cahl_pl.schema import Problem, find_problems
+from cahl_pl.schema import Problem, canonical, coerce_call, find_problems
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 
 MAX_GOLD_CALLS = 1000
@@ -24,7 +24,8 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
     """Return the task with its tools relaxed where its gold breaks them, and what was relaxed, one sentence each.
 
     A parameter whose value cannot be read as its type, or takes too long to check, loses its constraints; a required
-    parameter that gold leaves out is no longer required. Of tools of the same name the first stays.
+    parameter that gold leaves out is no longer required. Of tools of the same name the first stays. Gold values stand in their
+    declared types afterwards, `5` for `"5"`: what is imitated, and compared as text, is what the tool takes.
 
     Raises:
         DataError: gold names a tool or a parameter that is not offered, or has a value that its schema excludes for another
@@ -44,7 +45,12 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
                     raise DataError(f"gold call {number}: {problem.message}{_nearest(problem, gold, tools)}")
                 tools[gold.name] = _relaxed(declared, problem)
                 reasons.append(f"gold call {number}: {problem.message}")
-    return (replace(task, tools=tuple(tools.values())), reasons) if reasons else (task, [])
+    fitted = replace(task, tools=tuple(tools.values())) if reasons else task
+    calls = [coerce_call(gold.call, fitted.tools).arguments for gold in task.gold]
+    if any(canonical(call) != canonical(gold.arguments) for call, gold in zip(calls, task.gold, strict=True)):
+        gold = tuple(replace(gold, arguments=call) for call, gold in zip(calls, task.gold, strict=True))
+        fitted = replace(fitted, gold=gold)
+    return fitted, reasons
 
 
 def _can_be_relaxed(problem: Problem) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 from cahl_pl.types import ToolSpec
@@ -97,6 +98,11 @@ ToolFormat: TypeAlias = Literal["json", "compact", "brief", "names"]
 MAX_ENUM: Final = 8
 """Enum values of a parameter that `brief` still lists."""
 
+MAX_TYPE_DEPTH: Final = 3
+"""Objects and lists within one another whose keys and items are told."""
+
+_SIMPLE: Final = ("string", "integer", "number", "boolean", "array", "object", "null")
+
 
 def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
     """Return one tool as the model reads it."""
@@ -109,7 +115,7 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
     brief = tool_format == "brief"
     required = tool.parameters.get("required", ())
     parameters = [
-        f"{name}{'' if name in required else '?'}: {_type_text(schema, MAX_ENUM if brief else None)}"
+        f"{name}{'' if name in required else '?'}: {_type_text(schema, MAX_ENUM if brief else None, tool.parameters)}"
         for name, schema in tool.parameters.get("properties", {}).items()
     ]
     signature = f"{tool.name}({', '.join(parameters)})"
@@ -119,11 +125,45 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
     return f"{signature}: {description}" if description else signature
 
 
-def _type_text(schema: Any, max_enum: int | None) -> str:
-    """Return a parameter's enum values, unless there are more than `max_enum`, or its type."""
+def _type_text(schema: Any, max_enum: int | None, root: Mapping[str, Any], depth: int = 0) -> str:
+    """A parameter's enum values, unless there are more than `max_enum`, or its type: keys of objects, items of lists.
+
+    Args:
+        schema: of the parameter.
+        max_enum: values at most; None for all.
+        root: the tool's whole schema, for references within it.
+        depth: of objects and lists around this one; below `MAX_TYPE_DEPTH` their type's name alone is told.
+    """
+    if isinstance(schema, dict) and "$ref" in schema:
+        schema = _referred(schema["$ref"], root)
     if not isinstance(schema, dict):
         return "any"
     if "enum" in schema and (max_enum is None or len(schema["enum"]) <= max_enum):
         return "|".join(map(str, schema["enum"]))
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if "type" not in schema and isinstance(options, list):
+        texts = [_type_text(option, max_enum, root, depth) for option in options]
+        return "any" if "any" in texts else "|".join(dict.fromkeys(texts))
     kind = schema.get("type", "any")
+    inner, items = schema.get("properties"), schema.get("items")
+    if depth < MAX_TYPE_DEPTH and kind == "object" and isinstance(inner, dict) and inner:
+        required = schema.get("required", ())
+        parts = (
+            f"{name}{'' if name in required else '?'}: {_type_text(one, max_enum, root, depth + 1)}"
+            for name, one in inner.items()
+        )
+        return "{" + ", ".join(parts) + "}"
+    if depth < MAX_TYPE_DEPTH and kind == "array" and isinstance(items, dict):
+        text = _type_text(items, max_enum, root, depth + 1)
+        if text not in ("any", *_SIMPLE):  # the type of plain items says little, and a trained model knows it as it is
+            return f"[{text}]"
     return "|".join(kind) if isinstance(kind, list) else str(kind)
+
+
+def _referred(reference: Any, root: Mapping[str, Any]) -> Any:
+    """The schema that a `$ref` within the tool's own leads to; None where it cannot be followed."""
+    found: Any = root
+    parts = str(reference).split("/")
+    for part in parts[1:] if parts[0] == "#" else [""]:
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found

@@ -13,9 +13,13 @@ from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.schema import canonical
 from cahl_pl.types import Plan, Task, ToolCall, Trajectory
 
+# Scripts without spaces between words: each character is a token, so that a city is found before the word for "city".
+_UNSPACED: Final = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
 # References ("$1"), signed numbers, words, single other characters. Each alternative matches greedily and
 # never has to give back, so that the scan is linear.
-_TOKEN: Final = re.compile(r"\0?\$\d+|(?<!\w)-?\d+(?:\.\d+)*|\w+|[^\w\s]")
+_TOKEN: Final = re.compile(rf"\0?\$\d+|(?<!\w)-?\d+(?:\.\d+)*|[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?", re.ASCII)
 
 

@@ -60,3 +60,45 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "there is no such file" in capsys.readouterr().err
     assert main([str(tmp_path / "none"), "--json"]) == 2
     assert "there is no such file" in json.loads(capsys.readouterr().out)["error"]
+
+
+MODULE = (
+    'def ring(bell: str, state: dict) -> str:\n    """Ring a bell.\n\n    Args:\n        bell: Which one.\n    """\n'
+    '    if bell not in state["bells"]:\n        raise ValueError(f"no bell {bell}")\n    return bell\n'
+)
+
+
+def bell(name: str, words: str = "Ring!", calls: int = 1, ring: str = "a", **other: Any) -> dict[str, Any]:
+    gold = [{"name": "ring", "arguments": {"bell": ring}}] * calls
+    row = {"id": name, "messages": [{"role": "user", "content": words}], "gold": gold, "ordered": True}
+    return row | {"state": {"bells": ["a"]}} | other
+
+
+def test_tasks_are_held_to_a_configuration(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bells.py").write_text(MODULE)
+    other = {"function": {"name": "sing", "parameters": {"type": "object", "properties": {}}}}
+    rows = [bell("good"), bell("long", "x" * 3000), bell("many", calls=9), bell("wrong", ring="b"), bell("strange",
+            tools=["ring", other])]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = ["rows.jsonl", "--tools", "bells.py", "-c", "quickstart", f"--model.policy.model={tiny_model}"]
+    run += ["--data.environment", "cahl_pl.environments.PythonToolsEnvironment"]
+    run += ["--data.environment.init_args.module", "bells.py"]
+    assert main(run) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("rows.jsonl: 5 rows kept, 0 with a relaxed schema, 0 dropped\n")
+    for line in (
+        "1 of 5 tasks has prompts of more than 1,024 tokens: raise data.rollout.max_prompt_tokens, to 3,",
+        "1 of 5 tasks has more gold calls than data.rollout.max_steps = 5: raise it, to 9 for all of them\n  many: 9",
+        "1 of 5 tasks names tools that the environment lacks: offer those that it has, or give data.environment the others\n"
+        "  strange: sing",
+        '  wrong: gold call 1, ring: {"error": "no bell b"}',
+    ):
+        assert line in out
+    assert main([*run, "--no-run", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["faults"]
+    assert [fault["number"] for fault in found] == [1, 1, 1]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    assert main(run) == 0

@@ -43,9 +43,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_tools_that_fit_stay_the_same_object() -> None:
-    fitting = task(GoldCall("f", {"n": "3", "s": 1}))
+    fitting = task(GoldCall("f", {"n": 3, "s": "1"}))
     assert fit_tools(fitting) == (fitting, [])
     assert fit_tools(fitting)[0] is fitting
+
+
+def test_gold_stands_in_the_declared_types() -> None:
+    (fitted, reasons) = fit_tools(task(GoldCall("f", {"n": "3", "s": 1})))
+    assert (fitted.gold, reasons) == ((GoldCall("f", {"n": 3, "s": "1"}),), [])
 
 
 def test_schemas_are_relaxed_just_where_gold_breaks_them() -> None:

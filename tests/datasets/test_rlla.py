@@ -96,7 +96,7 @@ def test_a_row_becomes_a_task(tmp_path: Path) -> None:
             },
         },
     ]
-    assert task.gold == (GoldCall("sum", {"numbers": "[1.0, 2.0]"}), GoldCall("Get Weather", {"days": "3"}))
+    assert task.gold == (GoldCall("sum", {"numbers": [1.0, 2.0]}), GoldCall("Get Weather", {"days": 3}))
     assert not task.ordered
     assert task.answer is None
     assert task.tags == {"kind": "multiple"}

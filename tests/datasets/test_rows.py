@@ -159,3 +159,27 @@ def test_what_is_no_file_of_rows_is_named(tmp_path: Path) -> None:
         list(read_rows(tmp_path))
     with pytest.raises(DataError, match=r"rows\.jsonl: the file is packed by gzip; unpack it first"):
         list(read_rows(write(tmp_path, gzip.compress(b'{"a": 1}'))))
+
+
+def test_files_that_are_no_rows_are_told_by_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows\.csv: this is a table, and rows of tasks are nested: write JSON lines"):
+        list(read_rows(write(tmp_path, "a,b\n1,2\n", "rows.csv")))
+    with pytest.raises(
+        DataError, match=r"an object goes over several lines, from line 1 to 3: write each row on one line"
+    ):
+        list(read_rows(write(tmp_path, '{\n "a": 1\n}\n{\n "a": 2\n}\n')))
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: byte 16 is not UTF-8; convert .*iconv -f latin1"):
+        list(read_rows(write(tmp_path, b'{"a": 1}\n{"a": "\xe9"}')))
+    with pytest.raises(DataError, match="the file is packed by zip; unpack it first"):
+        list(read_rows(write(tmp_path, b"PK\x03\x04", "x.jsonl")))
+    # a broken first line is its own fault, not the file's
+    assert [row.fault is None for row in read_rows(write(tmp_path, '{"a": \n{"a": 1}'))] == [False, True]
+
+
+def test_structs_of_parquet_lose_the_keys_of_other_rows(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"gold": [{"arguments": {"a": 1}}], "x": None}, {"gold": [{"arguments": {"b": {"c": 2}}}], "x": 1}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert [row.value for row in read_rows(tmp_path / "x.parquet")] == rows

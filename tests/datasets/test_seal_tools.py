@@ -62,10 +62,10 @@ def test_rows_become_tasks(tmp_path: Path) -> None:
     assert nested.messages == (Message("user", "Do it."),)
     assert nested.gold == (
         GoldCall("t1", {"s": "a"}, ["API_call_0", "API_call_1"]),
-        GoldCall("t2", {"s": "API_call_1", "n": "3"}, ["API_call_2"], {"s": "$1"}),
+        GoldCall("t2", {"s": "API_call_1", "n": 3}, ["API_call_2"], {"s": "$1"}),
         GoldCall("t3", {"s": "API_call_2"}, ["API_call_3"], {"s": "$2"}),
     )
-    assert nested.gold[1].planned.arguments == {"s": "$1", "n": "3"}
+    assert nested.gold[1].planned.arguments == {"s": "$1", "n": 3}
     assert (nested.ordered, nested.tags) == (True, {"kind": "nested"})
     assert (flat.ordered, flat.tags) == (False, {"kind": "multiple"})
     assert flat.gold[0].references == {}

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from cahl_pl.prompts.tool_text import MAX_WORDS, first_sentence
+from cahl_pl.tool_text import MAX_WORDS, first_sentence, tool_text
+from cahl_pl.types import ToolSpec
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,31 @@ def test_any_text_takes_linear_time(piece):
     line = first_sentence(piece * 20_000)
     assert time.process_time() - start < 1  # milliseconds; quadratic ones take minutes
     assert "\n" not in line
+
+
+ORDER = {
+    "type": "object",
+    "properties": {
+        "items": {"type": "array", "items": {"$ref": "#/$defs/Item"}},
+        "ship_to": {"anyOf": [{"$ref": "#/$defs/Address"}, {"type": "null"}]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "lost": {"$ref": "#/$defs/None"},
+    },
+    "required": ["items"],
+    "$defs": {
+        "Item": {
+            "type": "object",
+            "properties": {"sku": {"type": "string"}, "size": {"enum": ["S", "M"]}},
+            "required": ["sku"],
+        },
+        "Address": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.mark.parametrize("form", ["compact", "brief"])
+def test_enum_values_and_nested_keys_are_told(form):
+    text = tool_text(ToolSpec("order", "", ORDER), form)
+    assert text.rstrip(": ") == (
+        "order(items: [{sku: string, size?: S|M}], ship_to?: {city?: string}|null, tags?: array, lost?: any)"
+    )

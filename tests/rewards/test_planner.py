@@ -9,7 +9,7 @@ import pytest
 
 from cahl_pl.parsing import format_answer, format_call, format_plan
 from cahl_pl.rewards import PlannerReward
-from cahl_pl.rewards.planner import execution_reward, parameter_reward
+from cahl_pl.rewards.planner import execution_reward, holds, parameter_reward
 from cahl_pl.types import GoldCall, Message, Plan, SubTask, Task, ToolCall
 
 WEATHER = ToolCall("get_weather", {"city": "Talomi", "days": 3})
@@ -390,3 +390,9 @@ def test_answering_in_pieces_does_not_pay(chat, run):
 def test_stuffed_plan_with_honest_execution_loses(task, run, gold_run):
     stuffed = format_plan([SubTask("do it", "get_weather", {w: w for w in task.request.split()})])
     assert reward(run(task, stuffed, format_call(WEATHER), format_call(SEND))) < reward(gold_run(task)) - 0.2
+
+
+def test_a_value_is_found_in_text_without_spaces():
+    assert holds("\u5317\u4eac\u5e02", "\u5317\u4eac")
+    assert not holds("\u5317\u4eac\u5e02", "\u4e1c\u4eac")
+    assert not holds("Osloer", "Oslo")
