@@ -255,10 +255,7 @@ class RolloutDataModule(LightningDataModule):
         """The builder of prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
-            if self.policy.config.adapter == "alora":
-                self.inference.check_invocation(self.single_level)
             self.policy.end_of_turn = self._builder.end_of_turn
-            self.policy.invocation = {role: self._builder.invocation(role, self.single_level) for role in ROLES}
         return self._builder
 
     def _tell_invocations(self) -> None:
@@ -317,9 +314,10 @@ class RolloutDataModule(LightningDataModule):
             self._attached.world_size,
         )
         if index < self.warm_start_rounds:
-            return gold_batches(steps, version, self.builder, tasks, self.single_level, self.rollout.config), {}
-        parts = self.rollout
-        for reward in [self.turn_reward] if self.single_level else [parts.planner_reward, parts.executor_reward]:
+            limits = self.rollout.config
+            return gold_batches(steps, versions, self.builder, tasks.tasks, self.single_level, limits), {}
+        rollout, player = self.rollout, self._training_player()
+        for reward in [self.turn_reward] if self.single_level else [rollout.planner_reward, rollout.executor_reward]:
             reward.start_round(index)
         played, earned = play_round(
             tasks,

@@ -11,8 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 
-from cahl_pl.benchmarks.base import Benchmark
-from cahl_pl.benchmarks.runs import BenchmarkRun
+from cahl_pl.benchmarks.evaluation import Evaluation
 from cahl_pl.benchmarks.settings import run_settings
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import AdapterDDPStrategy, broadcast
@@ -287,8 +286,7 @@ class CAHLModule(LightningModule):
                 f"the benchmark {names[0]} runs in one process, so that its records stand in one file: use "
                 "--trainer.devices 1 --trainer.strategy auto"
             )
-        settings = run_settings(self.policy.config, self._data, self.trainer.ckpt_path)
-        return BenchmarkRun(benchmark, name, folder, settings, self._data)
+        return run_settings(self.policy.config, self._data, self.trainer.ckpt_path)
 
     def _log_evaluation(self) -> None:
         # Lightning counts from 0 again where a checkpoint is only tested

@@ -31,7 +31,7 @@ class Reference(NamedTuple):
 
 
 def read_reference(value: Any) -> Reference | None:
-    """The reference that a value is; None for any other value. "$1.50" and "costs $1" are text."""
+    """Return the reference that a value is; None for any other value. "$1.50" and "costs $1" are text."""
     found = REFERENCE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return None
@@ -43,7 +43,7 @@ def read_reference(value: Any) -> Reference | None:
 
 
 def references_in(value: Any) -> Iterator[Reference]:
-    """The references in a value, at any depth."""
+    """Return the references in a value, at any depth."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -56,7 +56,7 @@ def references_in(value: Any) -> Iterator[Reference]:
 
 
 def replace_references(value: Any, put: Callable[[Reference, str], Any]) -> Any:
-    """The value with each reference in it, at any depth, replaced by `put(reference, its text)`.
+    """Return the value with each reference in it, at any depth, replaced by `put(reference, its text)`.
 
     Recurses: the value is one that was read with a bounded depth.
     """
@@ -69,7 +69,7 @@ def replace_references(value: Any, put: Callable[[Reference, str], Any]) -> Any:
 
 
 def look_up(result: Any, path: tuple[str | int, ...]) -> Any:
-    """The value at a path of a result; text that is JSON is looked into.
+    """Return the value at a path of a result; text that is JSON is looked into.
 
     Raises:
         LookupError: there is none; the message says where the path ends.
@@ -99,7 +99,7 @@ def look_up(result: Any, path: tuple[str | int, ...]) -> Any:
 
 
 def read_text(text: str) -> Any:
-    """What a tool's answer says: its value where it is JSON, else the text itself."""
+    """Return what a tool's answer says: its value where it is JSON, else the text itself."""
     try:
         return read_json(text)
     except ValueError:

@@ -16,7 +16,7 @@ class Text(str):
 
 
 def mark_text(words: Sequence[str]) -> list[str]:
-    """The words of a command line, the values of such options marked as text."""
+    """Return the words of a command line, the values of such options marked as text."""
     marked: list[str] = []
     is_value = False
     for word in words:

@@ -261,7 +261,7 @@ def _check_gold(data: RolloutDataModule) -> str | None:
 
 
 def _check_sample(data: RolloutDataModule) -> str | None:
-    """What to say of prompts that are too long; `check-data FILE -c CONFIG` looks at all tasks."""
+    """Return what to say of prompts that are too long; `check-data FILE -c CONFIG` looks at all tasks."""
     config, number = data.rollout.config, len(data.train_tasks)
     render = data.builder.single if data.single_level else data.builder.planner
     tasks = [data.train_tasks[index] for index in spread(number, SAMPLE)]

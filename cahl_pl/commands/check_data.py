@@ -57,14 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _config(words: list[str]) -> Any:
     from cahl_pl.commands.configured import read_config  # here: the imports take seconds
-    from cahl_pl.library_warnings import quiet_libraries
+    from cahl_pl.startup.library_warnings import quiet_libraries
 
     quiet_libraries()
     return read_config(words)
 
 
 def _hold(data: JsonlDataset, config: Any, run_gold: bool) -> tuple[int, list[Fault]]:
-    """What is wrong of the tasks under a configuration."""
+    """Return what is wrong of the tasks under a configuration."""
     from cahl_pl.commands.configured import build, policy_of
     from cahl_pl.environments.base import Environment
     from cahl_pl.policy.loading import load_tokenizer

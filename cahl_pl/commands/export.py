@@ -80,7 +80,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
 
 
 def _umask() -> int:
-    """The permissions that new files do not get; it can only be read by setting it."""
+    """Return the permissions that new files do not get; it can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -24,7 +24,7 @@ from cahl_pl.datasets.hub import PREFIX, hub_rows
 from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
 from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
 from cahl_pl.datasets.report import LoadReport, require_tasks
-from cahl_pl.datasets.rows import Row, read_rows
+from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.datasets.seal_tools import seal_tools_reader
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.types import Task
@@ -36,7 +36,7 @@ NEEDS_TOOLS = ("seal-tools", "api-bank-dialogues")
 
 
 def _table(format_name: str) -> Callable[[str], Source]:
-    """A format whose rows are told by their form; ids are made of the file's name and the row's number, from 0."""
+    """Return a format whose rows are told by their form; ids are made of the file's name and the row's number, from 0."""
 
     def open_(source: str) -> Source:
         name, tasks = source_name(source), TABLE[format_name].tasks

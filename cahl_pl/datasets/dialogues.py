@@ -14,7 +14,7 @@ from cahl_pl.types import GoldCall, Task, ToolSpec
 def dialogue_tasks(
     said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, field: str = "messages"
 ) -> Iterator[Task | DataError]:
-    """The tasks of a dialogue.
+    """Return the tasks of a dialogue.
 
     A turn that calls is the gold of a task whose dialogue is all before it; the answers that follow are the results, and the
     calls are parallel. A turn that answers its user in text without a call is a task without gold.
@@ -42,7 +42,7 @@ def dialogue_tasks(
 
 
 def last_task(said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, field: str = "messages") -> Task:
-    """The task of a dialogue's last turn that calls, or, where none does, of the last one that answers its user.
+    """Return the task of a dialogue's last turn that calls, or, where none does, of the last one that answers its user.
 
     Raises:
         DataError: there is none, or it cannot be read.
@@ -57,7 +57,7 @@ def last_task(said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, fiel
 
 
 def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], name: str, field: str) -> Task:
-    """The task of the turn at a place.
+    """Return the task of the turn at a place.
 
     Raises:
         DataError: what is before it cannot be read, or an answer after it has no call.

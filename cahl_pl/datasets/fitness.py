@@ -39,7 +39,7 @@ class Fault:
             self.examples.append(example)
 
     def lines(self, total: int) -> list[str]:
-        """What to print."""
+        """Return what to print."""
         verb, _, what = self.what.partition(" ")
         if self.number == 1:
             verb = {"have": "has", "are": "is"}.get(verb, f"{verb}s")
@@ -146,7 +146,7 @@ def _ask(task: Task, environment: Environment, run_gold: bool, missing: Fault, r
 
 
 def _lacking(task: Task, environment: Environment) -> list[str]:
-    """The offered tools that an environment of Python functions has no function for."""
+    """Return the offered tools that an environment of Python functions has no function for."""
     if not isinstance(environment, ExecutableEnvironment):
         return []
     try:

@@ -19,7 +19,7 @@ _FIELDS: Final = ("name", "arguments", "result", "references")
 
 
 def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tuple[GoldCall, ...]:
-    """The gold calls of a row's field `gold`.
+    """Return the gold calls of a row's field `gold`.
 
     A call is `{"name", "arguments"}`, or one of OpenAI's `tool_calls`; arguments may be JSON text. An argument that is, or
     holds, a reference to an earlier call, `"$1"` or `"$1.city"`, is read as one: its value is looked up in the stored result.
@@ -68,7 +68,7 @@ def _referring(
     total: int,
     tools: Sequence[ToolSpec],
 ) -> GoldCall:
-    """The gold call with its references, each checked against the results before it."""
+    """Return the gold call with its references, each checked against the results before it."""
     arguments, references = dict(call.arguments), {}
     for parameter in given:
         if parameter not in arguments:
@@ -100,7 +100,7 @@ def _referring(
 
 
 def _references(parameter: str, written: Any, number: int, total: int, given: bool) -> list[Reference]:
-    """The references in what is written for a parameter of the call at that number; empty where it is text."""
+    """Return the references in what is written for a parameter of the call at that number; empty where it is text."""
     found = list(references_in(written))
     if given and (not found or any(one.call >= number for one in found)):
         raise DataError(
@@ -168,7 +168,7 @@ def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gol
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What stands in a value at any depth, and is no list or object."""
+    """Return what stands in a value at any depth, and is no list or object."""
     stack = [value]
     while stack:
         item = stack.pop()

@@ -175,7 +175,7 @@ def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> Task:
-    """The task of a row in this project's format, or in one that is told by its form.
+    """Return the task of a row in this project's format, or in one that is told by its form.
 
     Args:
         row: the row's JSON value.

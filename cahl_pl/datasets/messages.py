@@ -53,7 +53,7 @@ class Said(NamedTuple):
 
 
 def read_said(row: Any, number: int) -> Said:
-    """A message as in OpenAI's chat API, the legacy `function_call` and the role `function` included.
+    """Return a message as in OpenAI's chat API, the legacy `function_call` and the role `function` included.
 
     Args:
         row: the message.
@@ -115,7 +115,7 @@ def _calls(row: dict[str, Any]) -> tuple[Call, ...]:
 
 
 def read_call(row: Any) -> Call:
-    """A call of `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}`, or what stands in it.
+    """Return a call of `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}`, or what stands in it.
 
     Raises:
         DataError: naming the field.
@@ -128,7 +128,7 @@ def read_call(row: Any) -> Call:
 
 
 def read_function(row: Any) -> ToolCall:
-    """A call `{"name", "arguments"}`; arguments are an object or JSON text of one, and none at all if `""`, null or left out.
+    """Return a call `{"name", "arguments"}`; arguments are an object or JSON text of one, none if `""`, null or left out.
 
     Raises:
         DataError: naming the field.
@@ -170,7 +170,7 @@ def read_arguments(value: Any, field: str = "arguments") -> dict[str, Any]:
 
 
 def read_content(content: Any, given: bool = True) -> str:
-    """The text of a message's content: text, or a list of parts that are text.
+    """Return the text of a message's content: text, or a list of parts that are text.
 
     Raises:
         DataError: there is none, or a part is something else, such as an image.
@@ -195,7 +195,7 @@ def read_content(content: Any, given: bool = True) -> str:
 
 
 def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
-    """The turns of a list of messages.
+    """Return the turns of a list of messages.
 
     Raises:
         DataError: naming the field and the message.
@@ -213,7 +213,7 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
 
 
 def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
-    """The dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
+    """Return the dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
 
     An answer belongs to the call of its `tool_call_id`; where no turn has ids, to the call at its place.
 
@@ -253,7 +253,7 @@ def _check_lone(one: Said, before: Sequence[Message], field: str) -> None:
 
 
 def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages") -> list[Said]:
-    """The answers to the calls of a turn, in the calls' order.
+    """Return the answers to the calls of a turn, in the calls' order.
 
     Raises:
         DataError: a call has no answer, or an answer no call.

@@ -103,7 +103,7 @@ def _values(source: str) -> Iterable[tuple[str, Any]]:
 
 
 def _lines(path: str) -> Iterable[tuple[str, Any]]:
-    """The lines of a text file that are not blank."""
+    """Return the lines of a text file that are not blank."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

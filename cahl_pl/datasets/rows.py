@@ -110,7 +110,7 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
-                    yield Row(index, f"{path}, row {index}", _without_nulls(value), None)
+                    yield FileRow(index, f"{path}, row {index}", _without_nulls(value), None)
                     index += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
@@ -118,7 +118,7 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
 
 
 def _without_nulls(value: Any, top: bool = True) -> Any:
-    """A value of parquet without the null fields of its structs: one struct type has the keys of all rows."""
+    """Return a value of parquet without the null fields of its structs: one struct type has the keys of all rows."""
     if isinstance(value, dict):
         return {key: _without_nulls(item, False) for key, item in value.items() if top or item is not None}
     return [_without_nulls(item, False) for item in value] if isinstance(value, list) else value
@@ -153,7 +153,7 @@ def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
             except DataError as error:
                 if index == 0:
                     _refuse_lines_of_one_object(path, line)
-                yield Row(index, where, None, str(error), number, start)
+                yield FileRow(index, where, None, str(error), number, start)
             index += 1
 
 
@@ -172,7 +172,7 @@ def _refuse_lines_of_one_object(path: Path, first: bytes) -> None:
         )
 
 
-def _list_rows(path: Path, file: BinaryIO) -> Iterator[Row]:
+def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
     text = _Window(path, file)
     text.next_character()
     text.move(1)  # the bracket

@@ -48,8 +48,8 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
     fitted = replace(task, tools=tuple(tools.values())) if reasons else task
     calls = [coerce_call(gold.call, fitted.tools).arguments for gold in task.gold]
     if any(canonical(call) != canonical(gold.arguments) for call, gold in zip(calls, task.gold, strict=True)):
-        gold = tuple(replace(gold, arguments=call) for call, gold in zip(calls, task.gold, strict=True))
-        fitted = replace(fitted, gold=gold)
+        typed = tuple(replace(gold, arguments=call) for call, gold in zip(calls, task.gold, strict=True))
+        fitted = replace(fitted, gold=typed)
     return fitted, reasons
 
 
@@ -58,7 +58,7 @@ def _can_be_relaxed(problem: Problem) -> bool:
 
 
 def _nearest(problem: Problem, gold: GoldCall, tools: Mapping[str, ToolSpec]) -> str:
-    """What may have been meant, as the end of a sentence."""
+    """Return what may have been meant, as the end of a sentence."""
     if problem.cause == "unknown_tool":
         near = difflib.get_close_matches(gold.name, tools, 1, cutoff=0.5)
         return f"; did you mean {near[0]!r}?" if near else "; correct the name, or offer the tool"

@@ -46,7 +46,7 @@ _OTHERS_TOO: Final = ("output_parameters", "cache_control", "examples", "_meta",
 
 
 def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
-    """The tool that a JSON value declares.
+    """Return the tool that a JSON value declares.
 
     `{"type": "function", "function": {...}}`, or what stands in it: `{"name", "description"}` with `parameters` (OpenAI),
     `input_schema` (Anthropic) or `inputSchema` (MCP). The schema is JSON Schema; Python's names of types are read as
@@ -250,7 +250,7 @@ def _refuse_undeclared(schema: Mapping[str, Any]) -> None:
 
 
 def read_tools(value: Any, field: str = "tools", lenient: bool = False) -> tuple[ToolSpec, ...]:
-    """The tools of a list, or of JSON text that is one.
+    """Return the tools of a list, or of JSON text that is one.
 
     Raises:
         DataError: naming the field and the tool.

@@ -289,7 +289,7 @@ def _compact_rows(slot: Tensor) -> Tensor:
 
 
 def stop_ids(policy: Policy) -> set[int]:
-    """The ids that end a completion: the template's end of turn, the tokenizer's end of sequence, the generation settings'.
+    """Return the ids that end a completion: the template's end of turn, and those of the tokenizer and generation settings.
 
     A base model's tokenizer and settings may know only the end of a document, and not that of its own template's turns.
     """

@@ -169,7 +169,7 @@ class PromptBuilder:
             index: its number in the plan, from 1.
         """
         shown = self.config.feedback.replace("{feedback}", feedback) + "\n\n" if feedback else ""
-        words = self._own(self.config.executor, self._executor_words(subtask, index))
+        words = self._own(self.config.executor, self._executor_words(task, subtask, index))
         return self._close(ended) + self._data(shown) + words + self._open_ids
 
     def completion(self, text: str) -> list[int]:
@@ -255,7 +255,7 @@ class PromptBuilder:
         raise fault or ValueError(left_out)
 
     def _find_end(self, turns: list[dict[str, str]]) -> tuple[list[int], int]:
-        """What the template writes behind an assistant turn before the id that ends it, and that id."""
+        """Return what the template writes behind an assistant turn before the id that ends it, and that id."""
         text = ""
         for in_parts in (False, True):
             marked = [_mark(turn["role"], i, in_parts) for i, turn in enumerate(turns)]
@@ -269,7 +269,7 @@ class PromptBuilder:
         return ids[:at], ids[at]
 
     def _close(self, ended: bool) -> list[int]:
-        """What the template writes between an output and the next turn; an output that ended has the first part itself."""
+        """Return what the template writes between an output and the next turn, less the part that an ended output has."""
         return self._after_end if ended else self._close_ids
 
     def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:

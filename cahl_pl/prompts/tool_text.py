@@ -126,7 +126,7 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
 
 
 def _type_text(schema: Any, max_enum: int | None, root: Mapping[str, Any], depth: int = 0) -> str:
-    """A parameter's enum values, unless there are more than `max_enum`, or its type: keys of objects, items of lists.
+    """Return a parameter's enum values, unless there are more than `max_enum`, or its type: keys of objects, items of lists.
 
     Args:
         schema: of the parameter.
@@ -161,7 +161,7 @@ def _type_text(schema: Any, max_enum: int | None, root: Mapping[str, Any], depth
 
 
 def _referred(reference: Any, root: Mapping[str, Any]) -> Any:
-    """The schema that a `$ref` within the tool's own leads to; None where it cannot be followed."""
+    """Return the schema that a `$ref` within the tool's own leads to; None where it cannot be followed."""
     found: Any = root
     parts = str(reference).split("/")
     for part in parts[1:] if parts[0] == "#" else [""]:

@@ -254,7 +254,7 @@ def test_tasks_of_too_many_gold_calls_are_left_out() -> None:
 def test_gold_that_no_output_can_be_is_a_fault(value: Any, answer: str | None, count: int, fault: str) -> None:
     open_tool = ToolSpec("f", "", object_schema({"v": {}}))
     made = replace(task(*[GoldCall("f", {"v": value})] * count, tools=(open_tool,)), answer=answer)
-    (verdict,) = judge([Row(0, "here", None, None)], lambda _, index: [made])
+    (verdict,) = judge([FileRow(0, "here", None, None)], lambda _, index: [made])
     assert verdict.task is None
     assert verdict.reason.startswith(f"here: {fault}")
 
@@ -264,5 +264,5 @@ def test_gold_that_is_nested_too_deeply_is_a_fault() -> None:
     for _ in range(65):
         deep = [deep]
     made = task(GoldCall("f", {"v": deep}), tools=(ToolSpec("f", "", object_schema({"v": {}})),))
-    (verdict,) = judge([Row(0, "here", None, None)], lambda _, index: [made])
+    (verdict,) = judge([FileRow(0, "here", None, None)], lambda _, index: [made])
     assert (verdict.task, "nested too deeply" in verdict.reason) == (None, True)

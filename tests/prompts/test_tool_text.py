@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cahl_pl.tool_text import MAX_WORDS, first_sentence, tool_text
+from cahl_pl.prompts.tool_text import MAX_WORDS, first_sentence, tool_text
 from cahl_pl.types import ToolSpec
 
 

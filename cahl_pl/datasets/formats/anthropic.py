@@ -34,7 +34,7 @@ def _blocks(message: dict[str, Any]) -> list[Any]:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """The dialogue of a row.
+    """Return the dialogue of a row.
 
     Raises:
         DataError: naming the field at fault.

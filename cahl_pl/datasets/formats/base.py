@@ -43,7 +43,7 @@ class Dialogue:
 
 
 def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[dict[str, Any]], Dialogue]) -> Format:
-    """A format whose rows are dialogues: a task for each turn that calls or answers; as one task, the last of them."""
+    """Return a format whose rows are dialogues: a task for each turn that calls or answers; as one task, the last of them."""
 
     def tasks(row: dict[str, Any], name: str) -> Iterable[Task | DataError]:
         found = read(row)
@@ -57,5 +57,5 @@ def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[di
 
 
 def single_format(is_one: Callable[[dict[str, Any]], bool], one: Callable[[dict[str, Any], str], Task]) -> Format:
-    """A format of one task a row."""
+    """Return a format of one task a row."""
     return Format(is_one, lambda row, name: (one(row, name),), one)

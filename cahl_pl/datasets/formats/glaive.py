@@ -25,7 +25,7 @@ def is_one(row: dict[str, Any]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """The dialogue of a row.
+    """Return the dialogue of a row.
 
     Raises:
         DataError: naming the field at fault.
@@ -58,7 +58,7 @@ def _assistant(text: str, number: int) -> Said:
 
 
 def _objects(system: str) -> list[Any]:
-    """The JSON objects and lists in a text, one after the other."""
+    """Return the JSON objects and lists in a text, one after the other."""
     found: list[Any] = []
     at, decoder = 0, json.JSONDecoder()
     while (start := min((i for i in (system.find("{", at), system.find("[", at)) if i >= 0), default=-1)) >= 0:

@@ -24,7 +24,7 @@ def is_one(row: dict[str, Any]) -> bool:
 
 
 def task(row: dict[str, Any], name: str) -> Task:
-    """The task of a row. Of its parameters, as of xLAM's, those are required that have no default and are not optional.
+    """Return the task of a row. Of its parameters, as of xLAM's, those are required that have no default and are not optional.
 
     Raises:
         DataError: naming the field at fault.

@@ -36,7 +36,7 @@ def task(
     num_distractors: int = 4,
     seed: int = 0,
 ) -> Task:
-    """The task of a row.
+    """Return the task of a row.
 
     The data hold no results. Each call's is made of the outputs that later calls use, each a label such as `var1.skyId`,
     and the argument is that label, with a reference to it. A parameter of another type than text is relaxed for it.
@@ -79,7 +79,9 @@ def task(
 
 
 def read_specification(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:
-    """The tools of specifications by name, JSON lists of `{"name", "description", "query_parameters"}`; the first counts.
+    """Return the tools of specifications, JSON lists of `{"name", "description", "query_parameters"}`, by name.
+
+    Of several of one name the first counts.
 
     Raises:
         DataError: the file or a tool of it cannot be read.
@@ -98,7 +100,7 @@ def read_specification(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:
 
 
 def _declared(tools: Any) -> Any:
-    """The tools with their parameters where others have them."""
+    """Return the tools with their parameters where others have them."""
     if not isinstance(tools, list):
         return tools
     parts = ("query_parameters", "path_parameters", "body_parameters", "arguments")
@@ -125,7 +127,7 @@ def _value(given: Any) -> Any:
 
 
 def _with_references(value: Any, numbers: Mapping[str, int]) -> Any:
-    """The value with each label as a reference to its call."""
+    """Return the value with each label as a reference to its call."""
     if isinstance(value, dict):
         return {key: _with_references(item, numbers) for key, item in value.items()}
     if isinstance(value, list):
@@ -170,7 +172,7 @@ def _refers(value: Any) -> bool:
 
 
 def _made_up(label: str, paths: Sequence[tuple[str | int, ...]]) -> Any:
-    """A result in which each path leads to a label of its own."""
+    """Return a result in which each path leads to a label of its own."""
     result: Any = None
     for path in paths:
         text = label + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)

@@ -20,7 +20,7 @@ def is_one(row: dict[str, Any]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """The dialogue of a row; `functions` is the name of `tools` until 2023.
+    """Return the dialogue of a row; `functions` is the name of `tools` until 2023.
 
     Raises:
         DataError: naming the field at fault.

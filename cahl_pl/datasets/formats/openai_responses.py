@@ -29,7 +29,7 @@ def _items(row: dict[str, Any]) -> list[Any]:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """The dialogue of a row: `instructions`, `input`, and what the model gave, `output`.
+    """Return the dialogue of a row: `instructions`, `input`, and what the model gave, `output`.
 
     Raises:
         DataError: naming the field at fault.

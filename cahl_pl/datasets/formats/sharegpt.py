@@ -63,7 +63,7 @@ def is_tagged(row: dict[str, Any]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """The dialogue of a row; tools stand in `tools`, or between `<tools>` tags of the system text.
+    """Return the dialogue of a row; tools stand in `tools`, or between `<tools>` tags of the system text.
 
     Raises:
         DataError: naming the field at fault.
@@ -73,7 +73,7 @@ def read(row: dict[str, Any]) -> Dialogue:
 
 
 def read_tagged(row: dict[str, Any]) -> Dialogue:
-    """The same of a row with `messages`, as chat programs write them."""
+    """Return the same of a row with `messages`, as chat programs write them."""
     return _dialogue(row, "messages", "role", "content")
 
 

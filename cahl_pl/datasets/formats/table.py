@@ -72,20 +72,20 @@ def is_own(row: dict[str, Any]) -> bool:
 
 
 def form_of(row: Any) -> str | None:
-    """The name of the format that a row has the form of; None for one of this project's own, and where none is known."""
+    """Return the name of the format that a row has the form of; None for one of this project's own, and where none is known."""
     if not isinstance(row, dict) or is_own(row):
         return None
     return next((name for name, one in FORMATS.items() if one.is_one(row)), None)
 
 
 def read_one(row: dict[str, Any], form: str, name: str) -> Task | None:
-    """The one task of a row; None where its format has several a row."""
+    """Return the one task of a row; None where its format has several a row."""
     one = FORMATS[form].one
     return None if one is None else one(row, name)
 
 
 def nearest(row: dict[str, Any]) -> str | None:
-    """The format whose fields are most like a row's; None where none is like them."""
+    """Return the format whose fields are most like a row's; None where none is like them."""
 
     def likeness(fields: tuple[str, ...]) -> float:
         scores = [len(difflib.get_close_matches(key.lower(), [f.lower() for f in fields], 1, 0.8)) for key in row]

@@ -19,7 +19,7 @@ _THOUGHT: Final = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 def read_value(text: str) -> Any:
-    """The value of a JSON text, or of Python's notation of one, which data sets mix.
+    """Return the value of a JSON text, or of Python's notation of one, which data sets mix.
 
     Raises:
         DataError: it is neither.
@@ -34,7 +34,7 @@ def read_value(text: str) -> Any:
 
 
 def tagged_turn(text: str, number: int) -> Said:
-    """An assistant's turn, its calls taken out of their tags; thoughts are left out.
+    """Return an assistant's turn, its calls taken out of their tags; thoughts are left out.
 
     Raises:
         DataError: a call cannot be read, or a tag is not closed.
@@ -50,7 +50,7 @@ def tagged_turn(text: str, number: int) -> Said:
 
 
 def calls_of(value: Any) -> list[Call]:
-    """The calls of a value: one, or a list of them.
+    """Return the calls of a value: one, or a list of them.
 
     Raises:
         DataError: it is neither.
@@ -59,7 +59,7 @@ def calls_of(value: Any) -> list[Call]:
 
 
 def tagged_answers(text: str, number: int) -> list[Said]:
-    """The answers of tools in a turn, one for each `<tool_response>`; the whole text where there is no such tag."""
+    """Return the answers of tools in a turn, one for each `<tool_response>`; the whole text where there is no such tag."""
     found = _ANSWER.findall(text)
     return [Said("tool", body.strip(), number=number) for body in found] or [Said("tool", text, number=number)]
 
@@ -70,7 +70,7 @@ def holds_answers(text: str) -> bool:
 
 
 def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
-    """The tools in a system text, between `<tools>` tags: a JSON list, or one object a line. None without such tags.
+    """Return the tools in a system text, between `<tools>` tags: a JSON list, or one object a line. None without such tags.
 
     Raises:
         DataError: they cannot be read.
@@ -89,5 +89,5 @@ def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
 
 
 def without_tools(system: str) -> str:
-    """A system text up to its list of tools, which this project's prompts write themselves."""
+    """Return a system text up to its list of tools, which this project's prompts write themselves."""
     return system.partition("<tools>")[0].strip() if _TOOLS.search(system) else system

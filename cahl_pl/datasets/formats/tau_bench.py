@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cahl_pl.datasets.formats.base import single_format
-from cahl_pl.datasets.rows import Row, get_field
+from cahl_pl.datasets.rows import FileRow, get_field
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ def is_one(row: dict[str, Any]) -> bool:
 
 
 def task(row: dict[str, Any], name: str) -> Task:
-    """The task of a row `{"instruction", "actions": [{"name", "kwargs"}], "outputs", "tools"}`; its actions are in order.
+    """Return the task of a row `{"instruction", "actions": [{"name", "kwargs"}], "outputs", "tools"}`, its actions in order.
 
     Raises:
         DataError: naming the field at fault.
@@ -48,8 +48,8 @@ def task(row: dict[str, Any], name: str) -> Task:
     )
 
 
-def python_rows(path: str | Path) -> Iterator[Row]:
-    """The tasks of a Python file as rows, each with the tools beside it.
+def python_rows(path: str | Path) -> Iterator[FileRow]:
+    """Return the tasks of a Python file as rows, each with the tools beside it.
 
     Raises:
         DataError: the file or a tool beside it cannot be read, or it holds no list of tasks.
@@ -69,17 +69,17 @@ def python_rows(path: str | Path) -> Iterator[Row]:
         )
 
 
-def _row(path: Path, call: ast.Call, tools: list[Any]) -> Row:
+def _row(path: Path, call: ast.Call, tools: list[Any]) -> FileRow:
     where = f"{path}, line {call.lineno}"
     try:
         value = {word.arg: _value(word.value) for word in call.keywords if word.arg is not None}
     except ValueError as error:
-        return Row(call.lineno, where, None, f"not plain values: {error}")
-    return Row(call.lineno, where, value | {"tools": tools}, None)
+        return FileRow(call.lineno, where, None, f"not plain values: {error}")
+    return FileRow(call.lineno, where, value | {"tools": tools}, None)
 
 
 def _value(node: ast.expr) -> Any:
-    """The value of an expression of literals and of `Action(...)`. Raises ValueError for anything else."""
+    """Return the value of an expression of literals and of `Action(...)`. Raises ValueError for anything else."""
     if isinstance(node, ast.Call) and _name(node) == "Action":
         return {word.arg: _value(word.value) for word in node.keywords if word.arg is not None}
     if isinstance(node, ast.List):
@@ -101,7 +101,7 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def _tools(folder: Path) -> Iterator[Any]:
-    """What `get_info` returns in each file of the folder."""
+    """Return what `get_info` returns in each file of the folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; tau-bench's tools stand beside its tasks")
     for path in sorted(folder.glob("*.py")):

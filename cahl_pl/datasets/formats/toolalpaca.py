@@ -27,7 +27,7 @@ def is_one(row: dict[str, Any]) -> bool:
 
 
 def tasks(row: dict[str, Any], name: str) -> Iterator[Task | DataError]:
-    """The tasks of an API, one for each instruction with a golden answer; ids are `<name>-instruction-<number, from 1>`.
+    """Return the tasks of an API, one for each instruction with a golden answer; ids are `<name>-instruction-<number, from 1>`.
 
     A function's description says of each parameter its type and whether it is required; what else it says stays text.
 

@@ -70,9 +70,9 @@ def test_a_completion_ends_and_the_next_prompt_holds_its_end_once(tokenizer, end
     completion = builder.completion("x")
     assert tokenizer.decode(completion) == taught
     assert builder.decode(completion).strip() == "x"
-    following = [*completion, *builder.next_step(True, "", SubTask("go on", None), 2)]
+    following = [*completion, *builder.next_step(True, "", TASK, SubTask("go on", None), 2)]
     assert tokenizer.decode(following).count(EOS) == 1
-    cut = [*builder._data("x"), *builder.next_step(False, "", SubTask("go on", None), 2)]
+    cut = [*builder._data("x"), *builder.next_step(False, "", TASK, SubTask("go on", None), 2)]
     assert tokenizer.decode(cut).startswith(f"x{end}user:")  # as the template goes on
     if EOS in end:
         assert tokenizer.decode(following).startswith(f"x{end}user:")
