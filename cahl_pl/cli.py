@@ -34,7 +34,7 @@ from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable, remove_empty_run
 from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
 from cahl_pl.runs.scores import print_scores
-from cahl_pl.text_options import mark_text, plain_text
+from cahl_pl.startup.text_options import mark_text, plain_text
 
 
 class Parser(LightningArgumentParser):

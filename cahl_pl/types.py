@@ -66,7 +66,7 @@ class GoldCall:
         result: what the tool answered when the trajectory was recorded; None where nothing is stored.
         references: parameter -> what the planner writes in place of the value, which it cannot know: `"$i"`, the result of
             the i-th gold call (from 1), or a part of it, `"$i.city"`, `"$i.items[0].id"`; or a list or an object with such
-            references in it (`cahl_pl.references`).
+            references in it (`cahl_pl.schema.references`).
     """
 
     name: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from cahl_pl.datasets.messages import Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
-from cahl_pl.references import read_text
+from cahl_pl.schema.references import read_text
 from cahl_pl.types import GoldCall, Task, ToolSpec
 
 

@@ -11,8 +11,8 @@ from cahl_pl.datasets.messages import read_function
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
 from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
-from cahl_pl.references import Reference, look_up, read_reference, read_text, references_in, replace_references
 from cahl_pl.schema import canonical, find_problems
+from cahl_pl.schema.references import Reference, look_up, read_reference, read_text, references_in, replace_references
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 
 _FIELDS: Final = ("name", "arguments", "result", "references")

@@ -27,7 +27,7 @@ from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.errors import DataError
-from cahl_pl.references import references_in
+from cahl_pl.schema.references import references_in
 from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100

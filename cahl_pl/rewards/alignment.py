@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
 from scipy.sparse import coo_array
 
-from cahl_pl.references import read_reference, references_in
 from cahl_pl.rewards.similarity import call_similarity
 from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.schema.references import read_reference, references_in
 from cahl_pl.types import GoldCall, Plan, Task, ToolCall
 
 _REFERENCE: Final = re.compile(r"\$([0-9]{1,4})\b(?!\.[0-9])")  # not the amount "$1.50"

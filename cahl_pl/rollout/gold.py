@@ -11,8 +11,8 @@ import torch
 from cahl_pl.environments.recorded import RecordedEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.references import references_in
 from cahl_pl.schema import call_key
+from cahl_pl.schema.references import references_in
 from cahl_pl.types import GoldCall, Group, Role, SubTask, Task, ToolCall
 
 _INSTRUCTION_WORDS = 12

@@ -13,12 +13,12 @@ from cahl_pl.environments.base import Environment
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, dialogue
-from cahl_pl.references import references_in
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Episode
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.schema import canonical, coerce_call
+from cahl_pl.schema.references import references_in
 from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Trajectory
 
 

@@ -19,7 +19,6 @@ from cahl_pl.environments.base import Environment, Session
 from cahl_pl.parsing import format_call, parse_action, parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.references import Reference, look_up, read_text, replace_references
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
 from cahl_pl.rollout.config import RolloutConfig
@@ -27,6 +26,7 @@ from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
+from cahl_pl.schema.references import Reference, look_up, read_text, replace_references
 from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, ToolCall
 
 

@@ -14,7 +14,7 @@ from cahl_pl.datasets.rows import get_field, read_rows
 from cahl_pl.datasets.task_parts import kind_of_gold, offer_tools
 from cahl_pl.datasets.tool_forms import read_tool, read_tools
 from cahl_pl.errors import DataError
-from cahl_pl.references import look_up, read_reference, replace_references
+from cahl_pl.schema.references import look_up, read_reference, replace_references
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 _LABEL: Final = re.compile(r"\$(?P<label>\w+?)(?P<path>(?:\.[^\W\d][\w-]*|\[\d+\])*)\$")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cahl_pl.commands.configured import read_config
-from cahl_pl.text_options import Text, mark_text
+from cahl_pl.startup.text_options import Text, mark_text
 
 
 @pytest.mark.parametrize(

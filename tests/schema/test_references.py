@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cahl_pl.references import Reference, look_up, read_reference, references_in, replace_references
+from cahl_pl.schema.references import Reference, look_up, read_reference, references_in, replace_references
 
 RESULT = {"city": "Oslo", "items": [{"id": 7}, {"id": 8}], "two words": [[1, 2]], "text": '{"a": [5]}'}
 
