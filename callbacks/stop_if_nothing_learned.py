@@ -143,8 +143,8 @@ class StopIfNothingLearned(Callback):
             )
             print(
                 f"{what} of this round of the warm start left out, being longer than data.rollout.max_prompt_tokens = "
-                f"{data.rollout.config.max_prompt_tokens} or {batch.role}.max_new_tokens there; {tags[0]} and {tags[1]} "
-                "count them",
+                f"{data.rollout.config.max_prompt_tokens}, with {batch.role}.max_new_tokens for the output; {tags[0]} and "
+                f"{tags[1]} count them",
                 flush=True,
             )
 

@@ -23,7 +23,7 @@ def gold_batches(
     """Return the batches of a round of the warm start, which imitates gold plans and calls.
 
     Prompts are held to the limit of sampled ones: a task that is too long is dealt with as `too_long` says, and of a
-    trajectory that grows beyond it the rest is left out, as is an output that is longer than one may be sampled.
+    trajectory that grows beyond it the rest is left out, as is an output that would make it longer than any sampled one.
 
     Args:
         steps: the roles that step after the round, in order.
@@ -43,11 +43,12 @@ def gold_batches(
     for role in set(steps):
         found = [group for task in fitting.tasks for group in supervised_groups(builder, task, role, single_level)]
         sampling = config.planner if role == "planner" else config.executor
+        longest = config.max_prompt_tokens + sampling.max_new_tokens
         groups[role] = [
             group
             for group in found
             if len(group.prompt_ids) <= config.max_prompt_tokens
-            and len(group.completion_ids[0]) <= sampling.max_new_tokens
+            and len(group.prompt_ids) + len(group.completion_ids[0]) <= longest
         ]
         left_out[role] = len(found) - len(groups[role])
     return [
