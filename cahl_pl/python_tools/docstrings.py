@@ -13,6 +13,8 @@ import docstring_parser
 
 _CHOICES = re.compile(r"\(choices:\s*(\[.*?\])\)\s*$", re.IGNORECASE | re.DOTALL)
 
+_MIXED = re.compile(r"^:param (\w+) \((.+?)\):", re.MULTILINE)  # Sphinx and Google in one, as it is often seen
+
 
 @dataclass
 class Documentation:
@@ -35,7 +37,7 @@ def read_docstring(text: str | None) -> Documentation:
     """Return the parts of a docstring; one that no style fits is a description as a whole."""
     if not text or not text.strip():
         return Documentation()
-    text = inspect.cleandoc(text)
+    text = _MIXED.sub(r":type \1: \2\n:param \1:", inspect.cleandoc(text))
     try:
         parsed = docstring_parser.parse(text)
     except docstring_parser.ParseError:
@@ -43,10 +45,6 @@ def read_docstring(text: str | None) -> Documentation:
     found = Documentation((parsed.description or "").strip())
     for parameter in parsed.params:
         name, kind = parameter.arg_name, parameter.type_name
-        if name.startswith("(") and kind and ":param" in text:  # `:param city (str): ...`, a mixture that is often seen
-            name, kind = kind, name.strip("()")
-        if len(words := name.split()) == 2 and words[1].startswith("("):
-            name, kind = words[0], words[1].strip("()")
         for one in name.split(","):  # NumPy's `x, y : int`
             _add(found, one.strip().lstrip("*-• ").strip("`"), kind, parameter.description)
     return found

@@ -22,6 +22,7 @@ def test_nothing_is_said():
         ),
         ("Do.\n\n:param x: It.\n:type x: int\n:returns: n", {"x": "It."}, {"x": "int"}),
         ("Do.\n\n:param x (Optional[str]): It.\n:rtype: str", {"x": "It."}, {"x": "Optional[str]"}),
+        ("Do.\n\n:param x (Dict[str, Any]): It.", {"x": "It."}, {"x": "Dict[str, Any]"}),
         ("Do.\n\n@param x: It.\n@type x: int", {"x": "It."}, {"x": "int"}),
         ("Do.", {}, {}),
     ],
