@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from cahl_pl.prompts.tool_text import MAX_WORDS, first_sentence
+from cahl_pl.prompts.tool_text import MAX_WORDS, first_sentence, tool_text
+from cahl_pl.types import ToolSpec
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,44 @@ def test_any_text_takes_linear_time(piece):
     line = first_sentence(piece * 20_000)
     assert time.process_time() - start < 1  # milliseconds; quadratic ones take minutes
     assert "\n" not in line
+
+
+ORDER = ToolSpec(
+    "order",
+    "Order.",
+    {
+        "type": "object",
+        "$defs": {
+            "Item": {
+                "type": "object",
+                "properties": {"sku": {"type": "string"}, "size": {"$ref": "#/$defs/Size"}, "n": {"type": "integer"}},
+                "required": ["sku", "size"],
+            },
+            "Size": {"enum": ["S", "M"], "type": "string"},
+            "Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}},
+        },
+        "properties": {
+            "items": {"type": "array", "items": {"$ref": "#/$defs/Item"}},
+            "ship_to": {"anyOf": [{"$ref": "#/$defs/Size"}, {"type": "null"}]},
+            "on": {"type": "string", "format": "date"},
+            "tags": {"type": ["array", "null"], "items": {"type": "string"}},
+            "note": {"type": "string", "nullable": True},
+            "free": {"type": "object"},
+            "tree": {"$ref": "#/$defs/Node"},
+        },
+        "required": ["items"],
+    },
+)
+
+
+def test_nested_keys_and_references_are_written_out():
+    assert tool_text(ORDER, "compact") == (
+        "order(items: [{sku: string, size: S|M, n?: integer}], ship_to?: S|M|null, on?: date, tags?: [string]|null, "
+        "note?: string|null, free?: object, tree?: {next?: {next?: {next?: {next?: object}}}}): Order."
+    )
+
+
+def test_many_values_inside_are_a_type_in_brief():
+    size = {"enum": [f"u{i}" for i in range(9)], "type": "string"}
+    tool = ToolSpec("f", "", {"type": "object", "properties": {"x": {"type": "array", "items": size}}})
+    assert tool_text(tool, "brief") == "f(x?: [string])"
