@@ -199,6 +199,7 @@ DOCUMENTED_MODULES = {
     "lightning.fabric.utilities.exceptions", "lightning.pytorch", "lightning.pytorch.callbacks", "lightning.pytorch.cli",
     "lightning.pytorch.loggers", "lightning.pytorch.plugins.environments", "lightning.pytorch.strategies",
     "lightning.pytorch.utilities",
+    "mcp.client.stdio", "mcp.client.streamable_http",
     "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
     "numpy.typing",
     "referencing.exceptions", "referencing.jsonschema",

@@ -148,7 +148,7 @@ def _hint(parameter: inspect.Parameter, documentation: Documentation, scope: Map
 
 
 def _remark(hint: Any) -> str | None:
-    """The text of `Annotated[int, "How many."]`, or of a `Doc` in its place."""
+    """Return the text of `Annotated[int, "How many."]`, or of a `Doc` in its place."""
     if get_origin(hint) is not Annotated:
         return None
     for extra in get_args(hint)[1:]:
@@ -159,7 +159,7 @@ def _remark(hint: Any) -> str | None:
 
 
 def _globals(function: Any) -> Mapping[str, Any]:
-    """The names that a callable's annotations are written in."""
+    """Return the names that a callable's annotations are written in."""
     while isinstance(function, partial):
         function = function.func
     function = inspect.unwrap(function)

@@ -50,7 +50,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _short(error: BaseException) -> str:
-    """The first line of an error's text, without its last full stop."""
+    """Return the first line of an error's text, without its last full stop."""
     if isinstance(error, SystemExit):
         return "it exits when it is imported"
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")

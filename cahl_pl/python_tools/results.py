@@ -60,7 +60,7 @@ def _other(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """The text of an object whose class defines one on purpose, such as an address or a fraction."""
+    """Return the text of an object whose class defines one on purpose, such as an address or a fraction."""
     of = value if isinstance(value, type) else type(value)
     if of is value or callable(value) or "__str__" not in {name for base in of.__mro__[:-1] for name in vars(base)}:
         raise TypeError(f"the tool's result holds something that JSON has no form for: {of.__name__}")

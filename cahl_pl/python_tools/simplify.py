@@ -61,7 +61,7 @@ def _simple(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]
 
 
 def _united(options: list[Any]) -> dict[str, Any]:
-    """An `anyOf` as one schema where that says the same."""
+    """Return an `anyOf` as one schema where that says the same."""
     others = [option for option in options if option != {"type": "null"}]
     null = len(others) < len(options)
     if any(option == {} for option in others):
