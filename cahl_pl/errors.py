@@ -1,4 +1,4 @@
-"""Exceptions raised for user mistakes and stop requests."""
+"""Exceptions raised for mistakes, of users and of models, and for stop requests."""
 
 from __future__ import annotations
 
@@ -40,3 +40,7 @@ class PolicyError(UserError, ValueError):
 
 class SchemaError(UserError, ValueError):
     """A tool's parameters are not a JSON Schema of type object."""
+
+
+class ArgumentError(ValueError):
+    """A value that a model wrote cannot be read as its parameter's type; the message is one sentence for the model."""

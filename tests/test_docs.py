@@ -78,6 +78,10 @@ PARSED_ONLY = {
     ("your-data.md", "python -m cahl_pl convert-data xlam hub:"): "needs the network",
     ("your-data.md", "python -m cahl_pl convert-data toolace hub:"): "needs the network",
     (
+        "your-tools.md",
+        "python -m cahl_pl fit -c configs/quickstart.yaml -c mcp.yaml",
+    ): "needs an MCP server; tests/environments/test_mcp_training.py has one",
+    (
         "your-data.md",
         "python -m tools.memory.measure_streaming",
     ): "minutes; tests/tools/memory/test_measure_streaming.py",

@@ -199,22 +199,24 @@ DOCUMENTED_MODULES = {
     "lightning.fabric.utilities.exceptions", "lightning.pytorch", "lightning.pytorch.callbacks", "lightning.pytorch.cli",
     "lightning.pytorch.loggers", "lightning.pytorch.plugins.environments", "lightning.pytorch.strategies",
     "lightning.pytorch.utilities",
+    "mcp.client.stdio", "mcp.client.streamable_http",
     "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
     "numpy.typing",
     "referencing.exceptions", "referencing.jsonschema",
     "rich.console", "rich.table",
     "safetensors.torch",
     "packaging.requirements",
+    "pydantic.fields", "pydantic.json_schema",
     "scipy.optimize", "scipy.sparse", "scipy.stats",
     "tensorboard.backend.event_processing.event_accumulator",
     "torch.distributed", "torch.nn", "torch.nn.functional", "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
     "torch.utils.data", "torch.utils.flop_counter",
-    "transformers.utils",  # get_json_schema and logging, both in its documentation
+    "transformers.utils",  # logging, in its documentation
 }  # fmt: skip
 """Modules below the top level whose names their libraries document; any other one belongs into `SYMBOLS`, but for the
 standard library's."""
 
-DOCUMENTED_NAMES = {"_asdict", "_exit", "_fields", "_replace"}
+DOCUMENTED_NAMES = {"_asdict", "_exit", "_field_defaults", "_fields", "_replace"}
 """Names of the standard library that are public in spite of their underscore."""
 
 MADE_BY_METACLASS = {

@@ -19,8 +19,9 @@ MAX_MODULES_AT_THE_ROOT = 20
 
 FLOORS = (
     "types errors plurals moved startup lightning_internals",
-    "distributed http_client config_files import_path parsing optimizers sampling schedules policy",
-    "schema prompts grpo engines",
+    "distributed http_client config_files import_path parsing optimizers sampling schedules policy python_tools",
+    "schema",
+    "prompts grpo engines",
     "metrics environments",
     "datasets rewards",
     "rollout runs toolworld",

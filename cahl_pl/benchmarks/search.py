@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from cahl_pl.environments.base import Environment, Session, failure, json_text, refusal
+from cahl_pl.environments.base import Environment, Session, failure, refusal
 from cahl_pl.errors import ConfigError
 from cahl_pl.http_client import key_from, post_json
+from cahl_pl.python_tools.results import json_text
 from cahl_pl.types import Feedback, Task, ToolCall, ToolSpec
 
 SEARCH_TOOL = ToolSpec(

@@ -15,8 +15,8 @@ from cahl_pl.datasets.call_text import literal
 from cahl_pl.datasets.rlla import flat_property, read_dialogue
 from cahl_pl.datasets.rows import FileRow, get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema, offer_tools
-from cahl_pl.environments.base import json_text
 from cahl_pl.errors import DataError
+from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import canonical
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 

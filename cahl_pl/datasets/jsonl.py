@@ -25,7 +25,7 @@ from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
-from cahl_pl.environments.python_tools import PythonTools
+from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import DataError
 from cahl_pl.schema.references import references_in
 from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
@@ -46,7 +46,8 @@ class JsonlDataset(TaskSource):
             the row.
         strict: raise on the first row that cannot be read, instead of dropping it.
         tools: a Python file or module whose functions are the tools of rows that do not bring their own, see
-            `PythonTools`. Such a row leaves `tools` out, or lists names of functions in it.
+            `PythonTools`, or a `.json` file that names MCP servers, see `McpEnvironment`. Such a row leaves `tools` out, or
+            lists names of them in it.
 
     Raises:
         DataError: the file cannot be read, is not JSON lines, or no row of it can be used; with `strict`, also a row
@@ -63,7 +64,7 @@ class JsonlDataset(TaskSource):
     ) -> None:
         self.report: LoadReport = LoadReport(str(path), limit=NAMED_ROWS)
         self.path = Path(path).expanduser()
-        self._tools = None if tools is None else PythonTools(tools).specs
+        self._tools = None if tools is None else tools_of(tools)
         self._offsets = array("Q")
         self._changed: tuple[int, int] | None = None
         for verdict in judge(read_rows(path), self._read, on_contradiction, strict):

@@ -14,6 +14,8 @@ from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.base import Environment
 from cahl_pl.environments.executable import ExecutableEnvironment
+from cahl_pl.environments.mcp_config import is_server_file
+from cahl_pl.environments.mcp_tools import McpEnvironment, McpTools
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
@@ -33,10 +35,11 @@ class Requests(TaskSource):
     Args:
         source: a file, if it ends with `.jsonl` or `.json`, or with `.txt` and is there (a request a line); otherwise the
             text of one request.
-        tools: the tools of requests that do not bring their own: a Python file or module, see `PythonTools`, or a `.json`
-            file with a list of tools as in OpenAI's chat API. A line may also list some of a module's functions by name.
-        environment: answers the calls. If None, the functions of `tools` do; where tools are described only, nothing runs
-            and a call that its schema allows is answered with `{"status": "ok"}`.
+        tools: the tools of requests that do not bring their own: a Python file or module, see `PythonTools`, a `.json`
+            file that names MCP servers, see `McpEnvironment`, or one with a list of tools as in OpenAI's chat API. A line may
+            also list some of them by name.
+        environment: answers the calls. If None, the functions or servers of `tools` do; where tools are described only,
+            nothing runs and a call that its schema allows is answered with `{"status": "ok"}`.
 
     Attributes:
         environment: the same, never None.
@@ -49,7 +52,11 @@ class Requests(TaskSource):
     def __init__(self, source: str, tools: str | None = None, environment: Environment | None = None) -> None:
         specs: tuple[ToolSpec, ...] | None = None
         runnable: set[str] | None = None  # where a module answers
-        if tools is not None and tools.endswith(".json"):
+        if tools is not None and is_server_file(tools):
+            specs = McpTools(tools).specs
+            if environment is None:
+                environment, runnable = McpEnvironment(tools), {tool.name for tool in specs}
+        elif tools is not None and tools.endswith(".json"):
             specs = _read_tools(tools)
         elif tools is not None:
             module = PythonTools(tools)

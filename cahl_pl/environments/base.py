@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import find_problems
 from cahl_pl.types import Feedback, FeedbackError, Task, ToolCall
 
@@ -29,20 +29,6 @@ class Environment(ABC):
     @abstractmethod
     def start(self, task: Task) -> Session:
         """Return a fresh session for one execution of a plan of this task."""
-
-
-def json_text(value: Any) -> str:
-    """Return the value as JSON text.
-
-    Lone surrogates, which no tokenizer takes, are replaced; values of other types go as their `str`.
-
-    Raises:
-        ValueError: the value holds NaN, an infinity or itself.
-        TypeError: a key is neither text nor a number.
-        RecursionError: the value is nested too deeply.
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def refusal(call: ToolCall, task: Task) -> Feedback | None:

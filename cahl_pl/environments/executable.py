@@ -6,9 +6,11 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from cahl_pl.environments.base import Environment, Session, failure, json_text, refusal
-from cahl_pl.errors import ConfigError, Interrupted
+from cahl_pl.environments.base import Environment, Session, failure, refusal
+from cahl_pl.errors import ArgumentError, ConfigError, Interrupted
 from cahl_pl.import_path import import_function
+from cahl_pl.python_tools.awaiting import finished
+from cahl_pl.python_tools.results import result_text
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
 
@@ -97,15 +99,19 @@ class _ExecutableSession(Session):
         # A copy, since the tool may change its arguments in place and the call is still to be scored.
         arguments = copy.deepcopy(dict(coerce_call(call, self._task.tools).arguments))
         try:
-            result = self._functions[call.name](**arguments)
+            result = finished(self._functions[call.name](**arguments))
         except _OURS:
             raise
+        except ArgumentError as error:
+            return self._cut(failure(str(error), "type"))
         except BaseException as error:
             return self._cut(failure(_message(error), "tool"))
         try:
-            return self._cut(Feedback(json_text(result)))
+            return self._cut(Feedback(result_text(result)))
         except _OURS:
             raise
+        except TypeError as error:
+            return self._cut(failure(_message(error), "tool"))
         except BaseException:  # the result's own __str__ may raise anything
             return failure("the tool's result cannot be written as JSON", "tool")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cahl_pl.environments.base import Environment, Session, failure, json_text, refusal
+from cahl_pl.environments.base import Environment, Session, failure, refusal
+from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import call_key
 from cahl_pl.types import Feedback, Task, ToolCall
 

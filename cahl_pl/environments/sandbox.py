@@ -62,7 +62,7 @@ class SandboxedEnvironment(Environment):
 
     Args:
         toolkit: import path of the function that makes a session's tools (`executable.Toolkit`), such as
-            `"cahl_pl.toolworld.toolkit"`, or a Python file whose public functions are the tools, such as `"my_tools.py"`
+            `"cahl_pl.toolworld.toolkit"`, or a Python file whose functions are the tools, such as `"my_tools.py"`
             (see `PythonTools`). Only workers import it. Its tasks' states must be JSON values.
         workers: processes; sessions are dealt out in turn. More than one helps only if several threads call.
         call_seconds: wall time of a call.
@@ -192,6 +192,8 @@ class _SandboxedSession(Session):
             )
         if reply.get("missing"):
             raise ConfigError(f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}")
+        if reply.get("shared"):
+            warnings.warn(_text(reply, "shared"), stacklevel=3)
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)
@@ -213,7 +215,7 @@ class _SandboxedSession(Session):
         self._answered.append(request)
         if "text" in reply:
             return self._cut(Feedback(_text(reply, "text")))
-        return self._cut(failure(_text(reply, "error"), "tool"))
+        return self._cut(failure(_text(reply, "error"), "type" if reply.get("cause") == "type" else "tool"))
 
     def _resume(self) -> Mapping[str, Any]:
         """Bring the session into a worker that lives; the reply to its start if that was necessary."""

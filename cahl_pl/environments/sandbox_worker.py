@@ -1,7 +1,7 @@
 """The worker process of a sandbox: takes its own rights away, imports the toolkit, runs the calls it is sent.
 
 `cahl_pl.environments.sandbox` runs this file by its path, `python -I -B sandbox_worker.py REQUESTS REPLIES` with the
-numbers of two pipes. It imports nothing but the standard library: importing the package would import torch.
+numbers of two pipes. Of the package it imports `cahl_pl.python_tools` alone: most other modules would import torch.
 
 A request is one line `TOKEN JSON`; its reply is one line with the same token. The first request is the configuration.
 """
@@ -20,13 +20,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
-from inspect import getattr_static, signature
-from types import FunctionType
 from typing import Any, BinaryIO, TypeAlias
 
 Functions: TypeAlias = Mapping[str, Callable[..., Any]]
 Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Functions]
+Run: TypeAlias = Callable[[Callable[..., Any], Mapping[str, Any], int], dict[str, Any]]
 
 OPEN_FILES = 64
 
@@ -69,6 +67,7 @@ def main() -> None:
     linux = sys.platform == "linux"
     statm = open("/proc/self/statm" if linux else os.devnull, "rb")  # noqa: SIM115  (here, as the lock closes /proc)
     try:
+        run = runner(config)  # before the lock: the package may lie where tools may not read, and asyncio opens sockets
         enforced = lock(config)
         toolkit = import_toolkit(config["toolkit"])
     except BaseException as error:
@@ -83,12 +82,12 @@ def main() -> None:
     for line in requests:
         token, request = read(line)
         limit_cpu(config["call_seconds"])
-        reply = answer(request, toolkit, sessions, config)
+        reply = answer(request, toolkit, sessions, config, run)
         send(replies, token, {**reply, "worn": address_space(statm) > worn_at or not spare_files()})
 
 
 def answer(
-    request: Mapping[str, Any], toolkit: Toolkit, sessions: dict[int, Functions], config: Mapping[str, Any]
+    request: Mapping[str, Any], toolkit: Toolkit, sessions: dict[int, Functions], config: Mapping[str, Any], run: Run
 ) -> dict[str, Any]:
     """Return the reply to a request: `start` makes the functions of a session, any other calls one of them."""
     session = request["session"]
@@ -104,24 +103,41 @@ def answer(
             os.chdir(folder)
         if "start" in request:
             sessions[session] = toolkit(request["start"])
-            return {"missing": [name for name in request["tools"] if name not in sessions[session]]}
+            missing = [name for name in request["tools"] if name not in sessions[session]]
+            return {"missing": missing, "shared": getattr(toolkit, "shared_state", str)()}
         return run(sessions[session][request["tool"]], request["arguments"], config["max_characters"])
     except BaseException as error:
         return {"error": message(error)[: config["max_characters"] + 1]}
 
 
-def run(function: Callable[..., Any], arguments: Mapping[str, Any], max_characters: int) -> dict[str, Any]:
-    """Return the reply to a call: the result as JSON text, or an error's message; cut to one character above the limit."""
-    try:
-        result = function(**arguments)
-    except BaseException as error:
-        return {"error": message(error)[: max_characters + 1]}
-    try:
-        # As base.json_text does it.
-        text = json.dumps(result, ensure_ascii=False, allow_nan=False, default=str)
-        return {"text": text[: max_characters + 1].encode("utf-8", "replace").decode("utf-8")}
-    except BaseException:  # the result's own __str__ may raise anything
-        return {"error": "the tool's result cannot be written as JSON"}
+def runner(config: Mapping[str, Any]) -> Run:
+    """Return what runs calls, with all that it needs from the package."""
+    import asyncio
+
+    from cahl_pl.errors import ArgumentError
+    from cahl_pl.python_tools.awaiting import finished
+    from cahl_pl.python_tools.results import result_text
+
+    if config["toolkit"].endswith(".py"):
+        import cahl_pl.python_tools.toolkit  # noqa: F401  (needed by `import_toolkit`)
+    loop = asyncio.new_event_loop()  # an `async def` that opens a socket is refused, one that only waits works
+
+    def run(function: Callable[..., Any], arguments: Mapping[str, Any], max_characters: int) -> dict[str, Any]:
+        """Return the reply to a call: the result as JSON text, or an error's message; cut to one character above the limit."""
+        try:
+            result = finished(function(**arguments), loop.run_until_complete)
+        except ArgumentError as error:
+            return {"error": message(error)[: max_characters + 1], "cause": "type"}
+        except BaseException as error:
+            return {"error": message(error)[: max_characters + 1]}
+        try:
+            return {"text": result_text(result)[: max_characters + 1]}
+        except TypeError as error:
+            return {"error": message(error)[: max_characters + 1]}
+        except BaseException:  # the result's own __str__ may raise anything
+            return {"error": "the tool's result cannot be written as JSON"}
+
+    return run
 
 
 def message(error: BaseException) -> str:
@@ -146,43 +162,16 @@ def send(replies: int, token: bytes, reply: Mapping[str, Any]) -> None:
 
 
 def import_toolkit(path: str) -> Toolkit:
-    """Return the function at an import path, or the toolkit of a file's public functions, as `PythonTools` makes it."""
+    """Return the function at an import path, or the toolkit of a file's functions, as `PythonTools` makes it."""
     if path.endswith(".py"):
-        return file_toolkit(path)
+        from cahl_pl.python_tools.toolkit import PythonToolkit
+
+        return PythonToolkit(path)
     module, _, name = path.rpartition(".")
     toolkit = getattr(importlib.import_module(module), name)
     if not callable(toolkit):
         raise TypeError(f"it is not a function, but a {type(toolkit).__name__}")
     return toolkit  # type: ignore[no-any-return]
-
-
-def file_toolkit(path: str) -> Toolkit:
-    """Return the public functions that a file defines; a parameter named `state` is bound to the session's state."""
-    spec = importlib.util.spec_from_file_location("tools", path)
-    assert spec is not None
-    assert spec.loader is not None  # since the path ends with .py
-    module = sys.modules["tools"] = importlib.util.module_from_spec(spec)  # dataclasses look for their module there
-    spec.loader.exec_module(module)
-    functions = {
-        name: value
-        for name, value in vars(module).items()
-        if is_function(value) and value.__module__ == "tools" and not name.startswith("_")
-    }
-
-    def toolkit(state: Mapping[str, Any] | None) -> Functions:
-        own: Mapping[str, Any] = {} if state is None else state
-        return {
-            name: partial(value, state=own) if "state" in signature(value).parameters else value
-            for name, value in functions.items()
-        }
-
-    return toolkit
-
-
-def is_function(value: Any) -> bool:
-    """Whether it is a function, or one in a wrapper such as that of `functools.cache`: what `PythonTools` offers too."""
-    wrapped = None if isinstance(value, type) else getattr_static(value, "__wrapped__", None)
-    return isinstance(value, FunctionType) or (callable(value) and isinstance(wrapped, FunctionType))
 
 
 def lock(config: Mapping[str, Any]) -> dict[str, str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
+from cahl_pl.schema.coercion import dereference, is_nullable
 from cahl_pl.types import ToolSpec
 
 MAX_WORDS: Final = 20
@@ -98,10 +99,8 @@ ToolFormat: TypeAlias = Literal["json", "compact", "brief", "names"]
 MAX_ENUM: Final = 8
 """Enum values of a parameter that `brief` still lists."""
 
-MAX_TYPE_DEPTH: Final = 3
-"""Objects and lists within one another whose keys and items are told."""
-
-_SIMPLE: Final = ("string", "integer", "number", "boolean", "array", "object", "null")
+DATE_FORMATS: Final = ("date", "date-time", "time", "duration")
+"""Formats of a text that stand for its type."""
 
 
 def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
@@ -113,57 +112,56 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
         sentence = first_sentence(tool.description)
         return f"{tool.name}: {sentence}" if sentence else tool.name
     brief = tool_format == "brief"
-    required = tool.parameters.get("required", ())
-    parameters = [
-        f"{name}{'' if name in required else '?'}: {_type_text(schema, MAX_ENUM if brief else None, tool.parameters)}"
-        for name, schema in tool.parameters.get("properties", {}).items()
-    ]
-    signature = f"{tool.name}({', '.join(parameters)})"
+    max_enum = MAX_ENUM if brief else None
+    parameters = _parameters_text(tool.parameters, lambda schema: _type_text(schema, tool.parameters, max_enum))
+    signature = f"{tool.name}({parameters})"
     if not brief:
         return f"{signature}: {tool.description}"
     description = first_sentence(tool.description)
     return f"{signature}: {description}" if description else signature
 
 
-def _type_text(schema: Any, max_enum: int | None, root: Mapping[str, Any], depth: int = 0) -> str:
-    """Return a parameter's enum values, unless there are more than `max_enum`, or its type: keys of objects, items of lists.
+MAX_DEPTH: Final = 4
+"""Levels of nested keys that are written out; below them stands the type alone."""
 
-    Args:
-        schema: of the parameter.
-        max_enum: values at most; None for all.
-        root: the tool's whole schema, for references within it.
-        depth: of objects and lists around this one; below `MAX_TYPE_DEPTH` their type's name alone is told.
+
+def _type_text(schema: Any, root: Mapping[str, Any], max_enum: int | None, depth: int = 0) -> str:
+    """Return the type of a value in the manner of TypeScript: `a|b`, `[string]`, `{sku: string, count?: integer}`.
+
+    The values of an enum stand for its type, unless there are more than `max_enum`.
     """
-    if isinstance(schema, dict) and "$ref" in schema:
-        schema = _referred(schema["$ref"], root)
-    if not isinstance(schema, dict):
+    schema = dereference(schema, root)
+    if not isinstance(schema, Mapping):
         return "any"
+    null = ["null"] if is_nullable(schema) else []
     if "enum" in schema and (max_enum is None or len(schema["enum"]) <= max_enum):
-        return "|".join(map(str, schema["enum"]))
+        return _joined([*("null" if value is None else str(value) for value in schema["enum"]), *null])
+    if "const" in schema:
+        return _joined([str(schema["const"]), *null])
+
+    def inner(part: Any) -> str:
+        return _type_text(part, root, max_enum, depth + 1)
+
     options = schema.get("anyOf") or schema.get("oneOf")
-    if "type" not in schema and isinstance(options, list):
-        texts = [_type_text(option, max_enum, root, depth) for option in options]
-        return "any" if "any" in texts else "|".join(dict.fromkeys(texts))
-    kind = schema.get("type", "any")
-    inner, items = schema.get("properties"), schema.get("items")
-    if depth < MAX_TYPE_DEPTH and kind == "object" and isinstance(inner, dict) and inner:
-        required = schema.get("required", ())
-        parts = (
-            f"{name}{'' if name in required else '?'}: {_type_text(one, max_enum, root, depth + 1)}"
-            for name, one in inner.items()
-        )
-        return "{" + ", ".join(parts) + "}"
-    if depth < MAX_TYPE_DEPTH and kind == "array" and isinstance(items, dict):
-        text = _type_text(items, max_enum, root, depth + 1)
-        if text not in ("any", *_SIMPLE):  # the type of plain items says little, and a trained model knows it as it is
-            return f"[{text}]"
-    return "|".join(kind) if isinstance(kind, list) else str(kind)
+    if isinstance(options, list):
+        return _joined([*(_type_text(option, root, max_enum, depth) for option in options), *null])
+    kinds = schema.get("type", "any")
+    texts = [str(kind) for kind in kinds] if isinstance(kinds, list) else [str(kinds)]
+    for i, kind in enumerate(texts):
+        if kind == "array" and isinstance(schema.get("items"), Mapping) and depth < MAX_DEPTH:
+            texts[i] = f"[{inner(schema['items'])}]"
+        elif kind == "object" and schema.get("properties") and depth < MAX_DEPTH:
+            texts[i] = f"{{{_parameters_text(schema, inner)}}}"
+        elif kind == "string" and schema.get("format") in DATE_FORMATS:
+            texts[i] = schema["format"]
+    return _joined([*texts, *null])
 
 
-def _referred(reference: Any, root: Mapping[str, Any]) -> Any:
-    """Return the schema that a `$ref` within the tool's own leads to; None where it cannot be followed."""
-    found: Any = root
-    parts = str(reference).split("/")
-    for part in parts[1:] if parts[0] == "#" else [""]:
-        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-    return found
+def _parameters_text(schema: Mapping[str, Any], text_of: Callable[[Any], str]) -> str:
+    required = schema.get("required", ())
+    parts = schema.get("properties", {}).items()
+    return ", ".join(f"{name}{'' if name in required else '?'}: {text_of(part)}" for name, part in parts)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "|".join(dict.fromkeys(texts))

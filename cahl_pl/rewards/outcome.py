@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from cahl_pl.environments.base import Environment, json_text
+from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
+from cahl_pl.python_tools.results import json_text
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
 from cahl_pl.rewards.executor import format_reward, syntax_reward
 from cahl_pl.rewards.planner import holds

@@ -6,8 +6,9 @@ of tools:
 * a parameter that `properties` does not list is *undeclared*, unless `additionalProperties` says otherwise;
 * a value of another type passes where it can be read as its declared type: `"3"` as an integer, `3` as a
   string, `"true"` as a boolean, a JSON text as an array or object. Gold data of the field are full of such
-  values. What is inside arrays and objects is read in the same way; `$ref` is validated, but not looked into
-  for this.
+  values. What is inside arrays and objects is read in the same way, through references too;
+
+and `nullable: true` of OpenAPI 3.0 lets null pass.
 
 Calls are written by models: nothing here raises on any value that JSON can express. Schemas are expected to
 have passed `check_tool`, and not to change afterwards.

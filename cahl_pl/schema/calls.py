@@ -91,6 +91,6 @@ def _find(name: str, tools: Sequence[ToolSpec]) -> ToolSpec | None:
 
 def _coerced(arguments: Mapping[str, Any], compiled: CompiledSchema) -> dict[str, Any]:
     return {
-        name: coerce(value, compiled.properties[name].schema) if name in compiled.properties else value
+        name: coerce(value, compiled.properties[name].schema, compiled.source) if name in compiled.properties else value
         for name, value in arguments.items()
     }

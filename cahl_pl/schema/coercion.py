@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from cahl_pl.parsing import read_json
 
@@ -13,36 +14,74 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 
-def coerce(value: Any, schema: Any) -> Any:
-    """Return the value read as the schema's type, or as it is. Recurses into the schema, so no deeper than the schema is."""
-    if not isinstance(schema, Mapping):
-        return value
-    options = [option for option in _options(schema) if isinstance(option, Mapping)]
+MAX_REFERENCES = 16
+"""References followed one after another, without a step into the value: some lead back to themselves."""
+
+
+def coerce(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return the value read as the schema's type, or as it is.
+
+    Recurses into the value along the schema: no deeper than the schema is or, where that contains itself, than the value.
+
+    Args:
+        value: any value.
+        schema: its schema.
+        root: the schema that references are looked up in.
+    """
+    options = [option for option in _options(dereference(schema, root), root) if isinstance(option, Mapping)]
     for read_as in (_is, _read):  # a type that the value has already goes before any that it can be read as
         for option in options:
             for kind in _types(option):
                 read = read_as(value, kind)
                 if read is not _UNREADABLE:
-                    return _inside(read, option)
+                    return _inside(read, option, root)
     return value
 
 
-def _inside(value: Any, schema: Mapping[str, Any]) -> Any:
-    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        return [coerce(item, schema["items"]) for item in value]
-    if isinstance(value, dict) and isinstance(schema.get("properties"), Mapping):
-        known = schema["properties"]
-        return {key: coerce(item, known[key]) if key in known else item for key, item in value.items()}
+def dereference(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return what `$ref` at the top of a schema leads to within `root`, with the keywords that stand beside it."""
+    for _ in range(MAX_REFERENCES):
+        if not isinstance(schema, Mapping) or not isinstance(schema.get("$ref"), str):
+            return schema
+        found: Any = root
+        for part in schema["$ref"].removeprefix("#").split("/")[1:]:
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            return schema
+        schema = {**found, **{key: item for key, item in schema.items() if key != "$ref"}}
+    return schema
+
+
+def _inside(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        first = schema.get("prefixItems")
+        first = first if isinstance(first, list) else []
+        kinds = [*first, *[schema.get("items")] * (len(value) - len(first))]
+        return [coerce(item, kind, root) for item, kind in zip(value, kinds, strict=False)]
+    if isinstance(value, dict):
+        known, other = schema.get("properties"), schema.get("additionalProperties")
+        known = known if isinstance(known, Mapping) else {}
+        return {key: coerce(item, known.get(key, other), root) for key, item in value.items()}
     return value
 
 
-def _options(schema: Mapping[str, Any]) -> list[Any]:
-    return schema.get("anyOf") or schema.get("oneOf") or [schema]
+def _options(schema: Any, root: Mapping[str, Any]) -> list[Any]:
+    if not isinstance(schema, Mapping):
+        return []
+    options = schema.get("anyOf") or schema.get("oneOf")
+    return [dereference(option, root) for option in options] if options else [schema]
 
 
 def _types(schema: Mapping[str, Any]) -> Sequence[str]:
     kinds = schema.get("type", ())
-    return (kinds,) if isinstance(kinds, str) else kinds
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    return (*kinds, "null") if is_nullable(schema) else kinds
+
+
+def is_nullable(schema: Any) -> bool:
+    """Return whether a schema says `nullable: true`, as in OpenAPI 3.0: null is welcome besides its type."""
+    return isinstance(schema, Mapping) and schema.get("nullable") is True
 
 
 _UNREADABLE = object()

@@ -21,6 +21,7 @@ from jsonschema.validators import extend
 from referencing import Registry
 
 from cahl_pl.schema.canonical import canonical
+from cahl_pl.schema.coercion import is_nullable
 from cahl_pl.schema.wording import shorten
 from cahl_pl.types import JSONSchema
 
@@ -129,10 +130,21 @@ def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSO
         yield ValidationError("two of the items are the same")
 
 
+def _unless_null(keyword: str) -> Callable[[Any, Any, Any, JSONSchema], Iterator[ValidationError]]:
+    """Return the keyword, but null passes where `nullable: true` stands beside it, as in OpenAPI 3.0."""
+    follow = _limited("$ref") if keyword == "$ref" else Draft202012Validator.VALIDATORS[keyword]
+
+    def check(validator: Any, value: Any, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
+        if instance is not None or not is_nullable(schema):
+            yield from follow(validator, value, instance, schema)
+
+    return check
+
+
 _Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
-        "$ref": _limited("$ref"),
+        **{keyword: _unless_null(keyword) for keyword in ("type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf")},
         "$dynamicRef": _limited("$dynamicRef"),
         "uniqueItems": _unique_items,
         "pattern": _pattern,

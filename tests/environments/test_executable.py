@@ -129,7 +129,8 @@ def test_long_texts_are_cut(session):
     [
         ("none", Feedback("null")),
         ("surrogate", Feedback('"?"')),
-        ("set", Feedback('"frozenset({1})"')),
+        ("set", Feedback("[1]")),
+        ("keys", Feedback('{"[1, 2]": 3}')),
         ("unprintable error", Feedback('{"error": "Unprintable"}', "tool")),
     ],
 )
@@ -137,7 +138,7 @@ def test_odd_results(session, kind, feedback):
     assert session.call(ToolCall("odd", {"kind": kind})) == feedback
 
 
-@pytest.mark.parametrize("kind", ["nan", "cycle", "keys", "unprintable", "recursion", "no such kind"])
+@pytest.mark.parametrize("kind", ["nan", "cycle", "unprintable", "recursion", "no such kind"])
 def test_whatever_a_tool_does_is_feedback(session, kind):
     assert session.call(ToolCall("odd", {"kind": kind})).error == "tool"
 

@@ -101,29 +101,42 @@ def test_any_text_takes_linear_time(piece):
     assert "\n" not in line
 
 
-ORDER = {
-    "type": "object",
-    "properties": {
-        "items": {"type": "array", "items": {"$ref": "#/$defs/Item"}},
-        "ship_to": {"anyOf": [{"$ref": "#/$defs/Address"}, {"type": "null"}]},
-        "tags": {"type": "array", "items": {"type": "string"}},
-        "lost": {"$ref": "#/$defs/None"},
-    },
-    "required": ["items"],
-    "$defs": {
-        "Item": {
-            "type": "object",
-            "properties": {"sku": {"type": "string"}, "size": {"enum": ["S", "M"]}},
-            "required": ["sku"],
+ORDER = ToolSpec(
+    "order",
+    "Order.",
+    {
+        "type": "object",
+        "$defs": {
+            "Item": {
+                "type": "object",
+                "properties": {"sku": {"type": "string"}, "size": {"$ref": "#/$defs/Size"}, "n": {"type": "integer"}},
+                "required": ["sku", "size"],
+            },
+            "Size": {"enum": ["S", "M"], "type": "string"},
+            "Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}},
         },
-        "Address": {"type": "object", "properties": {"city": {"type": "string"}}},
+        "properties": {
+            "items": {"type": "array", "items": {"$ref": "#/$defs/Item"}},
+            "ship_to": {"anyOf": [{"$ref": "#/$defs/Size"}, {"type": "null"}]},
+            "on": {"type": "string", "format": "date"},
+            "tags": {"type": ["array", "null"], "items": {"type": "string"}},
+            "note": {"type": "string", "nullable": True},
+            "free": {"type": "object"},
+            "tree": {"$ref": "#/$defs/Node"},
+        },
+        "required": ["items"],
     },
-}
+)
 
 
-@pytest.mark.parametrize("form", ["compact", "brief"])
-def test_enum_values_and_nested_keys_are_told(form):
-    text = tool_text(ToolSpec("order", "", ORDER), form)
-    assert text.rstrip(": ") == (
-        "order(items: [{sku: string, size?: S|M}], ship_to?: {city?: string}|null, tags?: array, lost?: any)"
+def test_nested_keys_and_references_are_written_out():
+    assert tool_text(ORDER, "compact") == (
+        "order(items: [{sku: string, size: S|M, n?: integer}], ship_to?: S|M|null, on?: date, tags?: [string]|null, "
+        "note?: string|null, free?: object, tree?: {next?: {next?: {next?: {next?: object}}}}): Order."
     )
+
+
+def test_many_values_inside_are_a_type_in_brief():
+    size = {"enum": [f"u{i}" for i in range(9)], "type": "string"}
+    tool = ToolSpec("f", "", {"type": "object", "properties": {"x": {"type": "array", "items": size}}})
+    assert tool_text(tool, "brief") == "f(x?: [string])"

@@ -350,5 +350,5 @@ def variables(facts: Facts) -> str:
 @attack("wall time")
 def modules(facts: Facts) -> str:
     """Find the program's modules loaded."""
-    found = [name for name in ("torch", "cahl_pl", "lightning") if name in sys.modules]
+    found = [name for name in ("torch", "lightning", "cahl_pl.types", "cahl_pl.environments") if name in sys.modules]
     return f"escaped: {found}" if found else "none of the program's is loaded"

@@ -1,0 +1,100 @@
+"""Which functions of a module are tools."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias
+
+from cahl_pl.errors import ConfigError
+
+AnyFunction: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The functions that a module offers.
+
+    Attributes:
+        functions: by name, in order.
+        left_out: public functions that it does not offer, since they have no docstring.
+    """
+
+    functions: dict[str, AnyFunction]
+    left_out: dict[str, AnyFunction]
+
+
+def choose(module: ModuleType, where: str, names: Sequence[str] | None = None) -> Choice:
+    """Return the functions that are tools: those of `names`, else of `__all__`, else the module's own with a docstring.
+
+    The module's own are public functions that it defines, and methods, partials and callable objects that it holds under
+    a public name.
+
+    Args:
+        module: the module.
+        where: its name in errors.
+        names: those to offer.
+
+    Raises:
+        ConfigError: a name leads to nothing that can be called.
+    """
+    values = vars(module)
+    own = [name for name, value in values.items() if not name.startswith("_") and _is_own(value, module)]
+    listed = names
+    if listed is None and "__all__" in values:
+        listed = [name for name in values["__all__"] if not isinstance(values.get(name), type | ModuleType)]
+        listed = [name for name in listed if name not in values or callable(values[name])]
+    if listed is not None:
+        unknown = [name for name in listed if not _can_be_called(values.get(name))]
+        if unknown:
+            raise ConfigError("; ".join(_unknown(where, name, own) for name in unknown))
+        return Choice({name: values[name] for name in listed}, {})
+    functions = {name: values[name] for name in own if docstring_of(values[name])}
+    left_out = {name: values[name] for name in own if name not in functions}
+    return Choice(functions, left_out)
+
+
+def docstring_of(value: Any) -> str | None:
+    """Return what is written on a callable itself; None where there is nothing."""
+    while isinstance(value, partial):
+        value = value.func
+    if _is_function(value) or isinstance(value, MethodType):
+        return inspect.getdoc(value)
+    if inspect.isbuiltin(value):
+        return value.__doc__
+    return inspect.getdoc(type(value).__call__) or inspect.getdoc(type(value))
+
+
+def _unknown(where: str, name: str, own: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, own, 1)
+    hint = f"did you mean {near[0]}?" if near else f"its functions are: {', '.join(own) or 'none'}"
+    return f"{where} has no function {name!r}; {hint}"
+
+
+def _can_be_called(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type)
+
+
+def _is_function(value: Any) -> bool:
+    """Whether it is a function, or one that a decorator such as `functools.cache` has wrapped in an object."""
+    wrapped = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
+    return isinstance(value, FunctionType) or (callable(value) and isinstance(wrapped, FunctionType))
+
+
+def _is_own(value: Any, module: ModuleType) -> bool:
+    """Whether the module itself has made this callable, and not only imported it."""
+    if not _can_be_called(value):
+        return False
+    if isinstance(value, partial):
+        return True
+    if isinstance(value, MethodType):
+        holder = value.__self__
+        made_here = (holder if isinstance(holder, type) else type(holder)).__module__ == module.__name__
+        return made_here or any(holder is other for other in vars(module).values())
+    if _is_function(value):
+        return bool(value.__module__ == module.__name__)
+    return type(value).__module__ == module.__name__

@@ -1,0 +1,64 @@
+"""What a docstring says of a function and its parameters, in the styles of Google, NumPy, Sphinx and Epydoc."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import docstring_parser
+
+_CHOICES = re.compile(r"\(choices:\s*(\[.*?\])\)\s*$", re.IGNORECASE | re.DOTALL)
+
+_MIXED = re.compile(r"^:param (\w+) \((.+?)\):", re.MULTILINE)  # Sphinx and Google in one, as it is often seen
+
+
+@dataclass
+class Documentation:
+    """The parts of a docstring.
+
+    Attributes:
+        description: what the function does; empty if nothing is said.
+        parameters: parameter -> what is said of it.
+        types: parameter -> its type, as it is written.
+        choices: parameter -> the values that `(choices: [...])` lists at the end of its text, as transformers reads it.
+    """
+
+    description: str = ""
+    parameters: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def read_docstring(text: str | None) -> Documentation:
+    """Return the parts of a docstring; one that no style fits is a description as a whole."""
+    if not text or not text.strip():
+        return Documentation()
+    text = _MIXED.sub(r":type \1: \2\n:param \1:", inspect.cleandoc(text))
+    try:
+        parsed = docstring_parser.parse(text)
+    except docstring_parser.ParseError:
+        return Documentation(text)
+    found = Documentation((parsed.description or "").strip())
+    for parameter in parsed.params:
+        name, kind = parameter.arg_name, parameter.type_name
+        for one in name.split(","):  # NumPy's `x, y : int`
+            _add(found, one.strip().lstrip("*-• ").strip("`"), kind, parameter.description)
+    return found
+
+
+def _add(found: Documentation, name: str, kind: str | None, description: str | None) -> None:
+    description = " ".join((description or "").split())
+    if choices := _CHOICES.search(description):
+        try:
+            found.choices[name] = json.loads(choices[1])
+            description = description[: choices.start()].strip()
+        except ValueError:
+            pass  # a remark of another kind
+    if description:
+        found.parameters[name] = description
+    if kind:
+        found.types[name] = kind

@@ -1,0 +1,95 @@
+"""Type hints as JSON Schema, by pydantic."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+import warnings
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typing_extensions
+from pydantic import PydanticUserError, TypeAdapter, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
+
+from cahl_pl.python_tools.simplify import simplified
+
+
+def readable(hint: Any) -> Any:
+    """Return the hint as pydantic takes it on every version of Python.
+
+    `typing.TypedDict` is replaced by that of typing_extensions, which pydantic asks for before Python 3.12, and a named
+    tuple is described by its keys instead of by positions.
+    """
+    if sys.version_info < (3, 12) and typing.is_typeddict(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        optional = hint.__optional_keys__
+        fields = {
+            name: typing_extensions.NotRequired[readable(of)] if name in optional else readable(of)
+            for name, of in hints.items()
+        }
+        return typing_extensions.TypedDict(hint.__name__, fields)  # type: ignore[operator]
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        return Annotated[hint, WithJsonSchema(_schema_of_named_tuple(hint))]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is None or origin is Literal or not arguments:
+        return hint
+    if origin is Annotated:
+        return Annotated[(readable(arguments[0]), *arguments[1:])]
+    new = tuple(list(map(readable, one)) if isinstance(one, list) else readable(one) for one in arguments)
+    if new == arguments:
+        return hint
+    if origin in (Union, types.UnionType):
+        return Union[new]  # noqa: UP007
+    return origin[new if len(new) > 1 else new[0]]
+
+
+def _schema_of_named_tuple(hint: Any) -> dict[str, Any]:
+    hints, defaults = get_type_hints(hint, include_extras=True), hint._field_defaults
+    properties = {}
+    for name in hint._fields:
+        default = {"default": defaults[name]} if isinstance(defaults.get(name), str | int | float) else {}
+        properties[name] = schema_of(hints.get(name, Any)) | default
+    required = [name for name in hint._fields if name not in defaults]
+    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+
+
+class _Schemas(GenerateJsonSchema):
+    """As pydantic writes them, but decimal numbers are numbers, not "a number or a text of this pattern"."""
+
+    def decimal_schema(self, schema: Any) -> dict[str, Any]:
+        return {"type": "number"}
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        found = super().dataclass_schema(schema)
+        said = schema["cls"].__doc__ or ""
+        if "description" not in found and said and not said.startswith(f"{schema['cls'].__name__}("):
+            found["description"] = inspect.cleandoc(said)  # older versions of pydantic leave it out
+        return found
+
+
+def schema_of(hint: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a type hint.
+
+    Raises:
+        TypeError: it has none; the message is a sentence without a full stop.
+    """
+    name = hint.__name__ if isinstance(hint, type) else str(hint)
+    try:
+        return schema_of_adapter(TypeAdapter(readable(hint)))
+    except PydanticUserError as error:
+        lines = str(error).splitlines()
+        why = "" if "schema" in lines[0].lower() else f" ({lines[0].strip().rstrip('.')})"
+        raise TypeError(f"the type hint {name} has no JSON Schema{why}") from None
+    except Exception as error:  # a library's own hooks, and names in dataclasses that cannot be resolved
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise TypeError(f"the type hint {name} has no JSON Schema ({first})") from None
+
+
+def schema_of_adapter(adapter: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a TypeAdapter in the shape that models read best; see `simplified`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default that JSON has no form for is left out
+        schema = adapter.json_schema(schema_generator=_Schemas)
+    return simplified(schema)

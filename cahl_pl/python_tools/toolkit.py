@@ -1,0 +1,86 @@
+"""The functions of a module, ready to be called with what a model wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, NamedTuple
+
+from cahl_pl.python_tools.arguments import STATE, Parameters
+from cahl_pl.python_tools.choosing import choose, docstring_of
+from cahl_pl.python_tools.docstrings import read_docstring
+from cahl_pl.python_tools.loading import load
+from cahl_pl.python_tools.shared_state import SharedState
+
+
+class PythonTool(NamedTuple):
+    """A function, what it is said to do, and its parameters."""
+
+    function: Callable[..., Any]
+    description: str
+    parameters: Parameters
+
+
+class PythonToolkit:
+    """A module's tools, and the function that makes those of one session.
+
+    Args:
+        module: a Python file or a module.
+        functions: names of the functions to offer; see `cahl_pl.python_tools.choosing.choose`.
+
+    Attributes:
+        tools: by name, in order; those with faults are left out.
+        faults: what keeps functions from being tools, each a sentence that names the function.
+        others: public functions that are not offered, by name: without a docstring, or with faults. They are run nevertheless
+            where a task describes them itself, with arguments as JSON has them.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has no function of a name.
+    """
+
+    def __init__(self, module: str, functions: Sequence[str] | None = None) -> None:
+        loaded = load(module)
+        choice = choose(loaded, module, functions)
+        self.tools: dict[str, PythonTool] = {}
+        self.faults: list[str] = []
+        self.others = dict(choice.left_out)
+        for name, function in choice.functions.items():
+            documentation = read_docstring(docstring_of(function))
+            parameters = Parameters(function, documentation)
+            faults = list(parameters.faults)
+            if not documentation.description:
+                faults.append("it has no docstring that says what it does")
+            self.faults += [f"function {name}: {fault}" for fault in faults]
+            if faults:
+                self.others[name] = function
+            else:
+                self.tools[name] = PythonTool(function, documentation.description, parameters)
+        self._module = module
+        self._shared = SharedState(loaded)
+
+    def __call__(self, state: Mapping[str, Any] | None) -> dict[str, Callable[..., Any]]:
+        """Return the functions of a session by name, bound to its state.
+
+        Those of tools take arguments as JSON has them and raise `ArgumentError` where one cannot be read as its type.
+        """
+        own: Mapping[str, Any] = {} if state is None else state
+
+        def bound(tool: PythonTool) -> Callable[..., Any]:
+            return lambda **arguments: tool.parameters.call(tool.function, arguments, own)
+
+        others = {
+            name: partial(function, state=own) if STATE in signature(function).parameters else function
+            for name, function in self.others.items()
+        }
+        return {name: bound(tool) for name, tool in self.tools.items()} | others
+
+    def shared_state(self) -> str | None:
+        """Return what to tell where calls have changed what other episodes see; once, then None."""
+        changed = self._shared.changed()
+        if not changed:
+            return None
+        return (
+            f"{self._module}: calls have changed {', '.join(changed)}, which all episodes share: what one does, the next one "
+            "sees; unless that is a cache, keep it in a parameter named `state`, which each episode has to itself"
+        )
