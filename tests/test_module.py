@@ -49,9 +49,12 @@ class Length(BasePlannerReward, BaseExecutorReward):
 
 @pytest.fixture(autouse=True)
 def _readable_plans(monkeypatch):
-    """Makes every plan readable, so that the executor has something to do."""
-    plan = Plan((SubTask("do it", "tool", {"a": 1}), SubTask("answer", None)))
-    monkeypatch.setattr(cahl_pl.rollout.two_level, "parse_plan", lambda text: plan)
+    """Makes every plan readable, so that the executor has something to do; each says something else."""
+
+    def plan(text):
+        return Plan((SubTask(text, "tool", {"a": 1}), SubTask("answer", None)))
+
+    monkeypatch.setattr(cahl_pl.rollout.two_level, "parse_plan", plan)
 
 
 class Watch(Callback):
@@ -119,7 +122,7 @@ def moved(before, after, role):
 
 @pytest.mark.parametrize("adapter", ["lora", "alora"])
 def test_each_step_moves_its_own_adapter_and_leaves_the_bytes_of_the_other(tiny_model, tmp_path, adapter):
-    *_, watch = fit(tiny_model, tmp_path, steps=6, adapter=adapter, seed=4)
+    *_, watch = fit(tiny_model, tmp_path, steps=6, adapter=adapter, seed=5)
     assert [role for role, *_ in watch.seen] == ["planner", "executor"] * 3
     assert [step for *_, step, _ in watch.seen] == [1, 2, 3, 4, 5, 6]  # one optimiser step a training step
     for (*_, before), (role, *_, after) in zip(watch.seen, watch.seen[1:], strict=False):
@@ -257,7 +260,7 @@ def test_missing_gradients_are_noticed_on_the_first_step(tiny_model, tmp_path):
             pl_module.policy.activate = lambda role: activate("executor")
 
     with pytest.raises(RuntimeError, match="first planner step"):
-        fit(tiny_model, tmp_path, seed=4, callbacks=[Sabotage()])
+        fit(tiny_model, tmp_path, seed=5, callbacks=[Sabotage()])
 
 
 def test_equal_completions_whose_advantages_cancel_are_no_error(tiny_model, tmp_path):

@@ -160,7 +160,7 @@ def test_a_checkpoint_of_other_training_data_can_be_tested(arguments):
 
 def test_several_processes_are_refused(arguments, monkeypatch):
     cli = main(arguments("api_bank", folder="."), run=False)
-    cli.model.trainer = cli.trainer
+    cli.model.trainer, cli.trainer.datamodule = cli.trainer, cli.datamodule
     monkeypatch.setattr(Trainer, "world_size", 2)
     with pytest.raises(ConfigError, match=r"api_bank runs in one process.*--trainer\.devices 1"):
         cli.model.on_test_epoch_start()

@@ -93,7 +93,7 @@ def test_a_resumed_run_stops_at_the_same_place(tiny_model, tmp_path, three_round
 
 def test_the_tokens_of_all_processes_count_and_the_total_is_logged(monkeypatch, module, trainer):
     monkeypatch.setattr(cahl_pl.callbacks.token_budget, "sum_over_processes", lambda values: [3 * values[0]])
-    trainer.datamodule = SimpleNamespace(pending=[])
+    trainer.datamodule = SimpleNamespace(stream=SimpleNamespace(pending=[]))
     callback = TokenBudget(200)
     first = RolloutBatch("planner", [], 0, metrics={"rollout/tokens": 40.0}, trajectories=[])
     for step, batch in ((1, first), (2, RolloutBatch("executor", [], 0, metrics=first.metrics)), (3, first)):
@@ -106,7 +106,7 @@ def test_the_tokens_of_all_processes_count_and_the_total_is_logged(monkeypatch, 
 
 
 def test_a_warm_start_costs_nothing(module, trainer):
-    trainer.datamodule = SimpleNamespace(pending=[])
+    trainer.datamodule = SimpleNamespace(stream=SimpleNamespace(pending=[]))
     callback = TokenBudget(1)
     callback.on_train_batch_end(trainer, module, None, RolloutBatch("planner", [], 0, objective="supervised"), 0)
     assert callback.tokens == 0

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from cahl_pl.commands.pipes import reader_may_leave
+
 DATA: Final = Path("docs/data/learning")
 IMAGES: Final = Path("docs/images")
 
@@ -147,6 +149,7 @@ FIGURE_CREDIT: Final = (
 """Panels of the second figure: (credit, title, `scale_rewards`)."""
 
 
+@reader_may_leave()
 def main() -> None:
     """Parse, collect, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

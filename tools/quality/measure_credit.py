@@ -24,6 +24,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import Completion, TransformersEngine
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.grpo.advantages import Scoring, fill_advantages
@@ -141,6 +142,7 @@ def measure(tasks: list[Task], executions: int, repeats: int, seed: int) -> dict
     return result
 
 
+@reader_may_leave()
 def run() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
