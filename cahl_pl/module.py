@@ -29,6 +29,7 @@ from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.precision import check_precision
 from cahl_pl.rewards.base import BaseReward
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.runs.records import record
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
@@ -104,15 +105,23 @@ class CAHLModule(LightningModule):
         """Load base and adapters on the right device, before optimisers and strategy see them.
 
         Raises:
-            ConfigError: `trainer.precision` is not 32-true.
+            ConfigError: `trainer.precision` is not 32-true, or the configuration allows sequences that the base cannot take.
         """
         if self._trainer is None:
             self.policy.load("cpu")
             return
         check_precision(self.trainer)
-        self.policy.load(self.trainer.strategy.root_device)
+        self.policy.load(self.trainer.strategy.root_device, self._longest())
         for role in ROLES:
             broadcast(self.policy.parameters_of(role))
+
+    def _longest(self) -> int:
+        """Return the tokens of the longest sequence that the configuration allows; 0 where there are no data."""
+        rollout = getattr(getattr(self.trainer, "datamodule", None), "rollout", None)
+        if rollout is None:
+            return 0
+        config: RolloutConfig = rollout.config
+        return config.max_prompt_tokens + max(config.planner.max_new_tokens, config.executor.max_new_tokens)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.

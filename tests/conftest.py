@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,22 @@ def qwen(tmp_path_factory) -> str:
         tie_word_embeddings=False,
     ).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def family_config():
+    """The configuration of a tiny model of a family of `FAMILIES`, by its name."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    from tools.quality.random_bases import FAMILIES, config_of
+
+    def make(name: str, **values):
+        family = FAMILIES[name]
+        if not {family.model_type, family.text_type or family.model_type} <= {*CONFIG_MAPPING}:
+            pytest.skip(f"transformers {__version__} has no {family.model_type} models")
+        return config_of(replace(family, values=family.values | values))
+
+    return make
 
 
 @pytest.fixture

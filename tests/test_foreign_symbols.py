@@ -16,8 +16,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from packaging.version import Version
 
 import cahl_pl
+from cahl_pl.policy.row_cache import STATES_ARE_KNOWN
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +47,24 @@ SYMBOLS = (
     Foreign("cahl_pl/policy/kv_cache.py", "transformers.cache_utils:DynamicLayer().keys"),
     Foreign("cahl_pl/policy/kv_cache.py", "transformers.cache_utils:DynamicLayer().values"),
     Foreign("cahl_pl/policy/kv_cache.py", "transformers.cache_utils:DynamicLayer().is_initialized"),
+    *(
+        Foreign("cahl_pl/policy/row_cache.py", f"transformers.cache_utils:{name}")
+        for name in (
+            "LinearAttentionCacheLayerMixin",
+            "DynamicSlidingWindowLayer",
+            "LinearAttentionLayer().conv_states",
+            "LinearAttentionLayer().recurrent_states",
+        )
+        if STATES_ARE_KNOWN or Version(version("transformers")) >= Version("5.24")  # older ones: such bases are refused
+    ),
+    Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:sliding_window_overlay[sliding_window]"),
+    Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:chunked_overlay[chunk_size]"),
+    Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM._supports_sdpa"),
+    Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM.supports_gradient_checkpointing"),
+    Foreign(
+        "cahl_pl/policy/noise.py", "transformers.modeling_layers:GradientCheckpointingLayer.gradient_checkpointing"
+    ),
+    Foreign("cahl_pl/policy/lora.py", "transformers.pytorch_utils:Conv1D"),
     Foreign("cahl_pl/policy/loading.py", "transformers.models.auto.tokenization_auto:get_tokenizer_config"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.set_requires_grad[adapter_names]"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.disable_adapter"),

@@ -106,11 +106,12 @@ def model_line() -> str:
         import torch
 
         from cahl_pl.policy.config import PolicyConfig
-        from cahl_pl.policy.loading import load_base
+        from cahl_pl.policy.loading import load_base, read_config
         from cahl_pl.startup.library_warnings import quiet_libraries
 
         quiet_libraries()
-        load_base(PolicyConfig(model="toolworld", quantization="none"), torch.device("cpu"))
+        config = PolicyConfig(model="toolworld", quantization="none")
+        load_base(config, read_config(config), torch.device("cpu"))
     except Exception as error:
         return f"shipped model: cannot be loaded: {type(error).__name__}: {error}"
     return f"shipped model: loads ({time.perf_counter() - start:.1f} s, with the libraries)"

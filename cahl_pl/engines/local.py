@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from cahl_pl.engines.alone import Prefixes, read_alone
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.engines.drawing import draw
-from cahl_pl.errors import ConfigError
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.kv_cache import SampleCache, run_layers
 from cahl_pl.policy.packing import PackedRow, batches, pack
@@ -58,12 +57,12 @@ class TransformersEngine(Engine):
         """See `Engine.generate`.
 
         Raises:
-            ConfigError: a completion may become longer than the model's sliding window.
+            ConfigError: a completion may become longer than the base can take.
         """
-        self._check_window(policy, prompts, sampling)
+        policy.check_length(max(map(len, prompts), default=0) + sampling.max_new_tokens)
         policy.activate(role)
         frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
-        return self._generate(policy, prompts, frozen, num_samples, sampling, generator)
+        return self.sample(policy, prompts, frozen, num_samples, sampling, generator)
 
     @torch.no_grad()
     def generate_from_drafts(
@@ -82,33 +81,26 @@ class TransformersEngine(Engine):
         draft that costs nothing).
 
         Raises:
-            ConfigError: a completion may become longer than the model's sliding window.
+            ConfigError: a completion may become longer than the base can take.
         """
         if sampling.temperature > 0 or not any(drafts):
             return super().generate_from_drafts(policy, role, prompts, drafts, sampling, generator)
-        self._check_window(policy, prompts, sampling)
         policy.activate(role)
+        policy.check_length(max(map(len, prompts), default=0) + sampling.max_new_tokens)
         frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
         found = _verify(policy, prompts, drafts, frozen, sampling, self.max_prefill_tokens)
         open_ = [i for i, c in enumerate(found) if not c.ended and len(c.ids) < sampling.max_new_tokens]
-        if open_:
-            longer = [[*prompts[i], *found[i].ids.tolist()] for i in open_]
-            left = replace(sampling, max_new_tokens=sampling.max_new_tokens - min(len(found[i].ids) for i in open_))
-            rest = self._generate(policy, longer, [frozen[i] for i in open_], 1, left, generator)
-            for i, (more,) in zip(open_, rest, strict=True):
+        for together in _continued_together(policy, open_, found):
+            longer = [[*prompts[i], *found[i].ids.tolist()] for i in together]
+            left = sampling.max_new_tokens - min(len(found[i].ids) for i in together)
+            rest = self.sample(
+                policy, longer, [frozen[i] for i in together], 1, replace(sampling, max_new_tokens=left), generator
+            )
+            for i, (more,) in zip(together, rest, strict=True):
                 found[i] = _joined(found[i], more, sampling.max_new_tokens)
         return [[completion] for completion in found]
 
-    @staticmethod
-    def _check_window(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
-        longest, window = max(map(len, prompts), default=0) + sampling.max_new_tokens, policy.attention_window
-        if window is not None and longest > window:
-            raise ConfigError(
-                f"a sequence may grow to {longest} tokens, but layers of {policy.config.model!r} see {window} at most: lower "
-                "data.rollout.max_prompt_tokens or max_new_tokens"
-            )
-
-    def _generate(
+    def sample(
         self,
         policy: Policy,
         prompts: Sequence[Sequence[int]],
@@ -117,7 +109,20 @@ class TransformersEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
+        """Sample with the adapter that is active; of each prompt the bare base reads the first `frozen` tokens."""
         completions: list[list[Completion]] = [[] for _ in prompts]
+        if not policy.shares_rows:
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            at_once = max(1, self.batch_size // num_samples)
+            for start in range(0, len(order), at_once):
+                some = order[start : start + at_once]
+                alone = [prompts[i] for i in some]
+                members, prefixes = read_alone(
+                    policy, alone, num_samples, sampling.max_new_tokens, self.max_prefill_tokens
+                )
+                for member, found in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+                    completions[some[member]] += found
+            return completions
         rows = _packed(policy, prompts, frozen, [len(prompt) - 1 for prompt in prompts])
         for chunk in _chunks(rows, max(1, self.batch_size // num_samples)):
             parts = list(batches(chunk, self.max_prefill_tokens))
@@ -132,8 +137,11 @@ def _packed(
     policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], context_tokens: Sequence[int]
 ) -> list[PackedRow]:
     """Return rows of the sequences; of the first `context_tokens` tokens of each nobody needs the hidden states."""
-    rows = pack(sequences, policy.hidden_size, max(map(len, sequences), default=1) * 4, frozen, context_tokens)
-    if policy.config.adapter == "lora":  # without gradient, what all members start with can be kept here too
+    longest = max(map(len, sequences), default=1)
+    rows = pack(sequences, policy.hidden_size, longest * 4, frozen, context_tokens, policy.shares_rows)
+    if (
+        policy.config.adapter == "lora" and policy.shares_rows
+    ):  # without gradient, what all members start with can be kept here too
         for row in rows:
             row.freeze_trunk()
     return rows
@@ -169,6 +177,17 @@ def _verify(
     return [found[member] for member in range(len(prompts))]
 
 
+def _continued_together(policy: Policy, open_: Sequence[int], found: Sequence[Completion]) -> list[list[int]]:
+    """Return which completions are continued in one batch: all of them, as far as the longest of them can go.
+
+    Where the base limits the length, those of one length: the others would be continued beyond their end, and the limit.
+    """
+    if not policy.limits_length:
+        return [list(open_)] if open_ else []
+    lengths = sorted({len(found[i].ids) for i in open_})
+    return [[i for i in open_ if len(found[i].ids) == length] for length in lengths]
+
+
 def _joined(first: Completion, rest: Completion, limit: int) -> Completion:
     ids, logprobs = torch.cat([first.ids, rest.ids]), torch.cat([first.logprobs, rest.logprobs])
     return Completion(ids[:limit], logprobs[:limit], rest.ended and len(ids) <= limit)
@@ -186,21 +205,7 @@ def _chunks(rows: Sequence[PackedRow], max_prompts: int) -> Iterator[list[Packed
         yield chunk
 
 
-class _Prefixes(NamedTuple):
-    """N prompts that have been read, each about to be continued by S samples.
-
-    Keys and values lie in a cache with one row a prompt: first the prompt's, then, at each token, S new ones side by
-    side. So the samples of a prompt share its keys and values, and `visible` tells them which are their own.
-    """
-
-    cache: SampleCache
-    logits: Tensor  # [N, S, V] of the first new token
-    positions: Tensor  # [N, S] of the prompts' last tokens
-    visible: Tensor  # [N, S, K], K the final length of the cache
-    used: int
-
-
-def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: int, limit: int) -> _Prefixes:
+def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: int, limit: int) -> Prefixes:
     """Run the prompts, a part at a time and shared tokens once, and lay out their keys and values for decoding."""
     lengths = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths], device=policy.device)
     used, first = int(lengths.max()), 0
@@ -218,20 +223,24 @@ def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: 
     logits = policy.logits(torch.cat(last))
     seen = torch.zeros(len(lengths), num_samples, final, dtype=torch.bool, device=policy.device)
     seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
-    return _Prefixes(
+    keys = torch.arange(final, device=policy.device).repeat(
+        len(lengths), 1
+    )  # behind the prompt: set as they are sampled
+    return Prefixes(
         cache,
         logits[:, None].expand(-1, num_samples, -1),
         (lengths - 1)[:, None].expand(-1, num_samples),
         seen,
+        keys,
         used,
     )
 
 
 def _decode(
-    policy: Policy, prefixes: _Prefixes, sampling: Sampling, generator: torch.Generator
+    policy: Policy, prefixes: Prefixes, sampling: Sampling, generator: torch.Generator
 ) -> list[list[Completion]]:
     """Sample until every completion has ended or is at the limit; one list of S completions per prompt."""
-    cache, logits, position, visible, used = prefixes
+    cache, logits, position, visible, keys, used = prefixes
     device, limit = policy.device, sampling.max_new_tokens
     count, width = position.shape
     stop = torch.tensor(sorted(stop_ids(policy)), device=device)
@@ -255,6 +264,7 @@ def _decode(
             if len(keep) == 0:
                 break
             slot, token, position, visible = slot[keep], token[keep], position[keep], visible[keep]
+            keys = keys[keep]
             cache.keep_rows(keep)
             # the unfinished samples of a prompt close ranks; the prompt with the most of them sets the width
             order = (slot < 0).int().argsort(dim=1, stable=True)[:, : int((slot >= 0).sum(1).max())]
@@ -264,10 +274,11 @@ def _decode(
             break
         width = slot.shape[1]
         visible[:, range(width), range(used, used + width)] = True
-        used += width
         position = position + 1
-        mask = policy.attention_mask(visible[:, :, :used])
-        hidden = run_layers(policy.causal_lm.base_model, token, mask, position, cache)
+        keys[:, used : used + width] = position  # the samples of a prompt are equally long
+        used += width
+        mask = policy.attention_mask(visible[:, :, :used], position, keys[:, :used])
+        hidden = run_layers(policy.decoder, token, mask, position, cache)
         logits = policy.logits(hidden)
 
     tokens, logprobs = tokens.cpu(), logprobs.cpu()

@@ -21,7 +21,8 @@ class PolicyConfig:
             what comes before, the tools and the request, is read by the bare base, once for both roles.
         lora_rank: rank r of both adapters.
         lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
-        lora_targets: module names to adapt, or `all-linear`.
+        lora_targets: module names to adapt, or `all-linear`: every linear layer but the output layer; of a mixture of experts
+            those of its attention alone, of a multimodal model those of its language model.
         use_rslora: multiply by lora_alpha / sqrt(lora_rank) instead (rsLoRA, arXiv 2312.03732).
         use_dora: a magnitude of each output is learned beside the update (DoRA, arXiv 2402.09353): slower, more memory, and
             neither with `alora` nor on a vLLM server.
@@ -33,6 +34,8 @@ class PolicyConfig:
             which `flash_attention_2` cannot.
         prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
             token for Qwen2.5-7B in bfloat16).
+        check_base: when the base is loaded, hold packed, sampled and recomputed passes of a few tokens against plain ones, and
+            refuse a base on which they differ.
         trust_remote_code: run code that comes with the model. Off unless you have read that code.
     """
 
@@ -50,6 +53,7 @@ class PolicyConfig:
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager"] = "sdpa"
     prefix_cache_tokens: int = 65536
+    check_base: bool = True
     trust_remote_code: bool = False
 
     def decide_quantization(self, otherwise: Literal["none", "nf4"]) -> None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cahl_pl.policy.kv_cache import PassCache, Places, run_layers
+from cahl_pl.policy.kv_cache import Mask, PassCache, Places, run_layers
 from cahl_pl.policy.packing import PackedRow
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run(policy: Policy, rows: Sequence[PackedRow], keep_cache: bool = False) -> 
     for places, own in zip(columns, body, strict=True):
         places[own] = width + np.arange(len(own))
     # a trunk's keys and values are handed on in a cache, which models leave alone while they recompute activations
-    trunk = 0 if width or policy.lm.training else min(row.trunk() for row in rows)
+    trunk = 0 if width or policy.recomputes or not policy.shares_rows else min(row.trunk() for row in rows)
     if trunk >= SHORTEST_TRUNK:
         _fill(policy, rows, [own[:trunk] for own in body], columns, 0, cache)
         width, body = trunk, [own[trunk:] for own in body]
@@ -128,26 +129,45 @@ def _forward(
     """Run the chosen tokens of each row behind `before` columns of the cache; hidden states [R, N, H]."""
     longest, device = max(map(len, chosen)), policy.device
     ids = np.full((len(rows), longest), policy.tokenizer.pad_token_id)
-    positions = np.tile(np.arange(longest), (len(rows), 1))
-    for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
-        ids[r, : len(own)], positions[r, : len(own)] = np.asarray(row.ids)[own], np.asarray(row.depths)[own]
+    depths = [np.asarray(row.depths)[own] for row, own in zip(rows, chosen, strict=True)]
     # where every token sees all before it and no other, the model's own causal attention does, and padding is behind
-    causal = before == 0 and (positions == np.arange(longest)).all()
-    mask = None if causal else policy.attention_mask(_visible(rows, chosen, columns, before, longest).to(device))
+    causal = before == 0 and all((own == np.arange(len(own))).all() for own in depths)
+    # elsewhere padding has a position that every base knows: a row can be longer than any sequence of it
+    positions = np.tile(np.arange(longest) if causal else np.zeros(longest, np.int64), (len(rows), 1))
+    for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
+        ids[r, : len(own)], positions[r, : len(own)] = np.asarray(row.ids)[own], depths[r]
     ids_, positions_ = (torch.from_numpy(x).to(device) for x in (ids, positions))
-    return run_layers(policy.causal_lm.base_model, ids_, mask, positions_, cache)
+    mask: Mask = None
+    if not causal:
+        visible, keys = (torch.from_numpy(x).to(device) for x in _visible(rows, chosen, columns, before, positions))
+        mask = policy.attention_mask(visible, positions_, keys)
+    return run_layers(policy.decoder, ids_, mask, positions_, cache)
 
 
 def _visible(
-    rows: Sequence[PackedRow], chosen: Sequence[Places], columns: Sequence[Places], before: int, longest: int
-) -> Tensor:
-    """Return whether the chosen tokens of each row see a column, [R, N, before + N]."""
-    visible = np.zeros((len(rows), longest, before + longest), bool)
+    rows: Sequence[PackedRow], chosen: Sequence[Places], columns: Sequence[Places], before: int, positions: Places
+) -> tuple[NDArray[np.bool_], Places]:
+    """Return whether the chosen tokens of each row see a column, [R, N, K], and the columns' positions, [R, K].
+
+    K is `before` + N.
+
+    Args:
+        rows: see `run`.
+        chosen: tokens of each row that are run now.
+        columns: of the tokens of each row.
+        before: columns that have been run.
+        positions: of the chosen tokens, padded, [R, N].
+    """
+    count, longest = positions.shape
+    visible = np.zeros((count, longest, before + longest), bool)
     # padding sees itself: a token that sees nothing has no attention
     visible[:, range(longest), range(before, before + longest)] = True
+    keys = np.concatenate([np.zeros((count, before), np.int64), positions], axis=1)
     for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
-        sees, places = row.visible()[own], columns[r]
+        sees, places, depths = row.visible()[own], columns[r], np.asarray(row.depths)
         # what a token sees has been run, or is run now: it has its column
         for i, seen in enumerate(sees):
             visible[r, i, places[seen]] = True
-    return torch.from_numpy(visible)
+        any_sees = sees.any(0)
+        keys[r, places[any_sees]] = depths[any_sees]
+    return visible, keys

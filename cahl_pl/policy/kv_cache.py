@@ -22,19 +22,20 @@ from transformers.cache_utils import DynamicLayer
 
 Places = NDArray[np.int64]
 
+Mask = Tensor | dict[str, Tensor] | None
+"""In the form that a model's attention takes; by layer type where its layers do not all see the same; None: causal."""
+
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, [heads, tokens, d]."""
 
 
-def run_layers(
-    model: nn.Module, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None
-) -> Tensor:
+def run_layers(model: nn.Module, ids: Tensor, mask: Mask, positions: Tensor, cache: DynamicCache | None) -> Tensor:
     """Run a model without its output layer on top of a cache, which takes the new keys and values.
 
     Args:
         model: of transformers, without an output layer.
         ids: [R, N].
-        mask: in the form that the model's attention takes; None: each token sees all before it.
+        mask: of `Policy.attention_mask`; None: each token sees all before it.
         positions: [R, N].
         cache: None: keys and values are not kept.
 
@@ -150,7 +151,7 @@ class SampleCache(DynamicCache):
         """
         for i, layer in enumerate(packed.layers):
             if i == len(self.layers):
-                self.layers.append(_BufferedLayer(layer.keys, layer.values, *self._size))
+                self.layers.append(BufferedLayer(layer.keys, layer.values, *self._size))
             self.layers[i].lay_out(first, layer.keys, layer.values, rows, places)
 
     def keep_rows(self, indices: Tensor) -> None:
@@ -159,7 +160,7 @@ class SampleCache(DynamicCache):
             layer.keep_rows(indices)
 
 
-class _BufferedLayer(DynamicLayer):
+class BufferedLayer(DynamicLayer):
     """One layer of a `SampleCache`; `cat` at every token would copy all keys and values each time.
 
     Args:
@@ -182,9 +183,15 @@ class _BufferedLayer(DynamicLayer):
         self._view(used)
 
     def lay_out(self, first: int, keys: Tensor, values: Tensor, rows: Tensor, places: Tensor) -> None:
+        """Copy keys and values of packed rows; see `SampleCache.lay_out`."""
         count, used = places.shape
         for buffer, packed in ((self._keys, keys), (self._values, values)):
             buffer[first : first + count, :, :used] = packed.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
+
+    def write(self, first: int, keys: Tensor, values: Tensor) -> None:
+        """Put the keys and values of prompts [R, heads, tokens, d] into the rows from `first` on."""
+        for buffer, new in ((self._keys, keys), (self._values, values)):
+            buffer[first : first + len(new), :, : new.shape[-2]] = new
 
     def _view(self, used: int) -> None:
         self.keys, self.values = self._keys[:, :, :used], self._values[:, :, :used]
@@ -198,6 +205,7 @@ class _BufferedLayer(DynamicLayer):
         return self.keys, self.values
 
     def keep_rows(self, indices: Tensor) -> None:
+        """Keep `len(indices)` rows; see `SampleCache.keep_rows`."""
         used = self.keys.shape[-2]
         to = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
         for buffer in (self._keys, self._values):

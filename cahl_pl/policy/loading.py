@@ -6,20 +6,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from cahl_pl.errors import PolicyError
+from cahl_pl.policy.bases import auto_class, check_base
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.four_bit import keep_cpu_gradients
 
 
-def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
+def read_config(config: PolicyConfig) -> Any:
+    """Return what the base's `config.json` says, if it is one that can be used.
+
+    Raises:
+        PolicyError: the model cannot be found, or not be used (`bases.check_base`).
+    """
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(model_folder(config), trust_remote_code=config.trust_remote_code)
+    except PolicyError:
+        raise
+    except Exception as error:  # as in `load_base`
+        raise _not_loaded(config, error) from error
+    check_base(found, config)
+    return found
+
+
+def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> tuple[Any, Any]:
     """Tokenizer and base model, in eval mode, without adapters; nothing is frozen yet.
+
+    Args:
+        config: which base.
+        base_config: of `read_config`.
+        device: where to.
 
     Raises:
         PolicyError: the model cannot be found or loaded as configured.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     folder = model_folder(config)
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
@@ -35,15 +58,11 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
         kwargs_model = {}
     try:
         tokenizer = _load_tokenizer(folder, kwargs)
-        base = AutoModelForCausalLM.from_pretrained(
+        base = auto_class(base_config).from_pretrained(
             folder, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **kwargs, **kwargs_model
         )
     except Exception as error:  # transformers raises a dozen types here; each means the same to the user
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PolicyError(
-            f"model {config.model!r} cannot be loaded ({reason}): give policy.model the hub id or the local folder of a "
-            "causal language model in safetensors format, or a folder and policy.gguf_file"
-        ) from error
+        raise _not_loaded(config, error) from error
     if tokenizer.eos_token_id is None:
         configured = base.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
@@ -58,32 +77,20 @@ def load_base(config: PolicyConfig, device: torch.device) -> tuple[Any, Any]:
     if config.quantization == "nf4":
         keep_cpu_gradients(base)
     elif device.type != "cpu":
-        base.to(device)  # type: ignore[arg-type]
+        base.to(device)
     return tokenizer, base.eval()
 
 
-def _check_layers(config: Any) -> None:
-    """Refuse layers that packed sequences cannot go through: they need layers that take a mask of who sees whom.
-
-    Raises:
-        PolicyError: the model has layers of another kind.
-    """
-    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if others or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba"):
-        raise PolicyError(
-            f"a {config.model_type} model has layers ({', '.join(sorted(others)) or 'recurrent'}) that cannot take sequences "
-            "which share a prefix: choose a base of which all layers are attention layers, such as Qwen2.5 or Llama"
+def _not_loaded(config: PolicyConfig, error: Exception) -> PolicyError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "scaled_dot_product_attention" in reason:
+        return PolicyError(
+            f"model {config.model!r} has no sdpa attention in transformers: set model.policy.attention to eager"
         )
-
-
-def _without_dropout(base: nn.Module) -> None:
-    """Dropout would make the update's log-probabilities differ from those at sampling; checkpointing runs in train mode."""
-    for module in base.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+    return PolicyError(
+        f"model {config.model!r} cannot be loaded ({reason}): give policy.model the hub id or the local folder of a "
+        "causal language model in safetensors format, or a folder and policy.gguf_file"
+    )
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:

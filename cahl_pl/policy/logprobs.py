@@ -75,15 +75,20 @@ def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> I
         policy: with the adapter active that the groups are for.
         groups: any sizes and lengths.
         max_tokens: tokens that go through the model at once, those that samples share counted once.
+
+    Raises:
+        ConfigError: a sequence is longer than the base can take (`Policy.check_length`).
     """
     samples = [Sample(group, i) for group in groups for i in range(len(group.completion_ids))]
     # the last token of a completion predicts nothing
     sequences = [[*s.group.prompt_ids.tolist(), *s.ids[:-1].tolist()] for s in samples]
+    policy.check_length(max(map(len, sequences), default=0))
     frozen = [policy.frozen_tokens(s.group.prompt_ids.tolist()) for s in samples]
     context_tokens = [
         len(s.group.prompt_ids) - 1 for s in samples
     ]  # the last token of a prompt predicts the first new one
-    for rows in batches(pack(sequences, policy.hidden_size, max_tokens, frozen, context_tokens), max_tokens):
+    packed = pack(sequences, policy.hidden_size, max_tokens, frozen, context_tokens, policy.shares_rows)
+    for rows in batches(packed, max_tokens):
         yield MicroBatch(rows, [samples[member] for row in rows for member in row.members])
 
 

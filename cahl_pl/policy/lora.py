@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from cahl_pl.errors import ConfigError
+from cahl_pl.policy.bases import decoder_of, has_experts
 
 if TYPE_CHECKING:
     from cahl_pl.policy.config import PolicyConfig
 
+_MIXES_TOKENS = re.compile(r"att|mamba|mixer|conv")  # in a module's path, of what is no expert and no router
+# Of state space layers, what their fused kernels take the weights of, without the adapter; of Gemma 3n, what is not always run
+_UNFIT = re.compile(r"(mamba|mixer)\.(out_proj|x_proj|dt_proj)$|altup")
 _LEAVING_THE_BASE = ("default", "gaussian", "orthogonal")
 _CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
 
-def lora_config(config: PolicyConfig) -> Any:
-    """PEFT's `LoraConfig` of both adapters.
-
-    Raises:
-        ConfigError: an option cannot be had here, or not together with another one.
-    """
+def lora_config(config: PolicyConfig, base: Any) -> Any:
+    """Return PEFT's `LoraConfig` of both adapters on a base, whose weights may be on the meta device."""
     from peft import LoraConfig
+    from transformers.pytorch_utils import Conv1D
 
-    _check(config)
     init: Any = True if config.init_lora_weights == "default" else config.init_lora_weights
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
+        fan_in_fan_out=any(
+            isinstance(module, Conv1D) for module in base.modules()
+        ),  # GPT-2's linear layers are transposed
         lora_dropout=0.0,  # dropout would make the ratio of an on-policy sample differ from 1
-        target_modules=config.lora_targets,
+        target_modules=targets_of(config, base),
         task_type="CAUSAL_LM",
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
@@ -35,7 +41,38 @@ def lora_config(config: PolicyConfig) -> Any:
     )
 
 
-def _check(config: PolicyConfig) -> None:
+def targets_of(config: PolicyConfig, base: Any) -> str | list[str]:
+    """Return which modules to adapt, in a form that PEFT knows; what `all-linear` means on this base.
+
+    Of a mixture of experts, the layers that mix tokens: adapters of every expert are many, PEFT does not load activated ones,
+    and experts that are one tensor have none. Of a multimodal model, the language model: nothing else sees text.
+    """
+    if config.lora_targets != "all-linear":
+        return config.lora_targets
+    experts, decoder = has_experts(base), decoder_of(base)
+    names = dict(base.named_modules())
+    linear = [name for name, module in names.items() if isinstance(module, nn.Linear)]
+    within = next(f"{name}." if name else "" for name, module in names.items() if module is decoder)
+    chosen = [
+        name
+        for name in linear
+        if name.startswith(within) and not _UNFIT.search(name) and (not experts or _MIXES_TOKENS.search(name))
+    ]
+    if not chosen or (decoder is base.base_model and not experts and not any(map(_UNFIT.search, linear))):
+        return "all-linear"
+    last = {name.rpartition(".")[2] for name in chosen}
+    if not any(name.rpartition(".")[2] in last for name in set(names) - set(chosen)):
+        return sorted(last)
+    patterns = {re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in chosen}
+    return "|".join(sorted(patterns))
+
+
+def check_lora(config: PolicyConfig) -> None:
+    """Check the options of the adapters.
+
+    Raises:
+        ConfigError: an option cannot be had here, or not together with another one.
+    """
     init = config.init_lora_weights
     if init.startswith(_CHANGING_THE_BASE):
         raise ConfigError(

@@ -74,6 +74,7 @@ def pack(
     max_tokens: int,
     frozen: Sequence[int] | None = None,
     context_tokens: Sequence[int] | None = None,
+    share: bool = True,
 ) -> list[PackedRow]:
     """Put sequences into rows, those that share much into one.
 
@@ -86,6 +87,7 @@ def pack(
         frozen: how many tokens of each sequence are frozen; None for none. The same token is not the same where it is
             frozen in one sequence and not in another.
         context_tokens: of how many tokens at the beginning of each sequence nobody needs the hidden states; None for none.
+        share: sequences may lie in one row; False: each has a row of its own.
 
     Returns:
         Rows in which every sequence is a member once.
@@ -99,7 +101,7 @@ def pack(
         array = sort_keys[member]
         shared = _common_prefix(last, array)
         new, length = len(sequence) - shared, len(rows[-1].ids) if rows else 0
-        if not rows or length + new > max_tokens or 3 * hidden_size * shared <= length * new:
+        if not share or not rows or length + new > max_tokens or 3 * hidden_size * shared <= length * new:
             rows.append(PackedRow())
             shared = 0
         rows[-1].add(member, sequence, shared, starts[member], 0 if context_tokens is None else context_tokens[member])

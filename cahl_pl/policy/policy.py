@@ -19,12 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahl_pl.errors import PolicyError
+from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.policy.bases import LengthLimit, decoder_of, keeps_states, length_limit
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.kv_cache import PrefixStore
-from cahl_pl.policy.loading import _check_layers, _without_dropout, load_base
-from cahl_pl.policy.lora import lora_config
+from cahl_pl.policy.loading import load_base, read_config
+from cahl_pl.policy.lora import check_lora, lora_config
+from cahl_pl.policy.masks import as_bias, seen_by_type
+from cahl_pl.policy.noise import recomputed_layers, remove_noise
 from cahl_pl.policy.reference import drop_reference, keep_reference, name_of, roles_in
+from cahl_pl.policy.self_check import check_computation
 from cahl_pl.types import ROLES, Role
 
 
@@ -40,6 +44,8 @@ class Policy(nn.Module):
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
         prefixes: keys and values to use again.
+        recomputes: activations are computed again in the backward pass of what is run now.
+        shares_rows: sequences may lie in one row, where a mask parts them; False where layers carry states.
     """
 
     lm: Any
@@ -55,36 +61,57 @@ class Policy(nn.Module):
         self.invocation: dict[Role, list[int]] = {}
         self.end_of_turn: int | None = None
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
+        self.recomputes = False
+        self.shares_rows = True
+        self._recomputed: list[nn.Module] = []
+        self._length_limit: LengthLimit | None = None
         self._bare = False  # adapters are disabled
 
-    def load(self, device: torch.device | str = "cpu") -> None:
+    def load(self, device: torch.device | str = "cpu", longest: int = 0) -> None:
         """Load tokenizer and base and add fresh adapters. Does nothing when already loaded.
 
+        Args:
+            device: where the base is to live.
+            longest: tokens of the longest sequence that there may be, as far as that is known.
+
         Raises:
-            PolicyError: the model cannot be found or loaded as configured.
-            ConfigError: see `lora_config`.
+            PolicyError: the model cannot be found or loaded as configured, or would not be computed rightly.
+            ConfigError: sequences may become too long for it; see also `lora_config`.
         """
         if self.lm is not None:
             return
         from peft import get_peft_model
 
-        lora = lora_config(self.config)
-        self.tokenizer, base = load_base(self.config, torch.device(device))
-        _check_layers(base.config.get_text_config())
+        check_lora(self.config)
+        base_config = read_config(self.config)
+        self._length_limit = length_limit(base_config)
+        self.check_length(longest)
+        self.tokenizer, base = load_base(self.config, base_config, torch.device(device))
         base.requires_grad_(False)
-        _without_dropout(base)
+        remove_noise(base)
+        lora = lora_config(self.config, base)
         # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
-        self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
+        try:
+            self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
+        except (ValueError, AttributeError) as error:  # PEFT's word for modules that it does not know
+            reason = str(error).strip().splitlines()[0]
+            raise PolicyError(
+                f"no adapters can be put on {self.config.model!r} ({reason}): name other modules in model.policy.lora_targets"
+            ) from error
         for role in ROLES[1:]:
             self.lm.add_adapter(role, copy.deepcopy(lora))  # PEFT keeps the very object; exports tell them apart
         if self.config.gradient_checkpointing:
             # on the base: PEFT's own switch would make the embeddings' output require gradients, which only the
             # re-entrant kind of checkpointing needs
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._recomputed = list(recomputed_layers(base))
         self.lm.eval()
         self._active: Role = ROLES[0]
         self._require_grad()
+        self.shares_rows = not keeps_states(base.config)
         self._check_logits()
+        if self.config.check_base:
+            check_computation(self)
 
     @property
     def device(self) -> torch.device:
@@ -97,32 +124,54 @@ class Policy(nn.Module):
         return self.lm.get_base_model()
 
     @property
+    def decoder(self) -> Any:
+        """The layers below the output layer; of a multimodal model those of its language model."""
+        return decoder_of(self.causal_lm)
+
+    @property
     def hidden_size(self) -> int:
         """Width of the model."""
         return int(self.causal_lm.config.get_text_config().hidden_size)
 
     @property
-    def attention_window(self) -> int | None:
-        """Tokens that the model's layers can see at most, where some see only their neighbours; None: all."""
-        config = self.causal_lm.config.get_text_config()
-        layers = getattr(config, "layer_types", None) or ()
-        sliding = "sliding_attention" in layers or not layers
-        return getattr(config, "sliding_window", None) if sliding else None
+    def limits_length(self) -> bool:
+        """Whether the base cannot take sequences of any length."""
+        return self._length_limit is not None
 
-    def attention_mask(self, visible: Tensor) -> Tensor:
-        """Return the mask that the model takes for `visible` [R, Q, K], whether a token sees another; [R, 1, Q, K]."""
-        if self.config.attention == "sdpa":
-            return visible[:, None]
-        dtype = self.causal_lm.dtype
-        hidden = torch.finfo(dtype).min
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)[:, None]
+    def check_length(self, longest: int) -> None:
+        """Check that the base can take sequences of so many tokens.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        limit = self._length_limit
+        if limit is not None and longest > limit.tokens:
+            raise ConfigError(
+                f"a sequence may have {longest} tokens, but the base {self.config.model!r} takes {limit.tokens} at most: it "
+                f"{limit.reason}; lower data.rollout.max_prompt_tokens or max_new_tokens"
+            )
+
+    def attention_mask(self, visible: Tensor, queries: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the mask that the model takes, [R, 1, Q, K]; by layer type where its layers do not all see the same.
+
+        Args:
+            visible: whether a token may see another, [R, Q, K].
+            queries: positions of the tokens that see, [R, Q].
+            keys: positions of the tokens that are seen, [R, K].
+        """
+        by_type = seen_by_type(self.causal_lm.config.get_text_config(), visible, queries, keys)
+        masks = {
+            kind: (seen if self.config.attention == "sdpa" else as_bias(seen, self.causal_lm.dtype))[:, None]
+            for kind, seen in by_type.items()
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the output layer on last hidden states [..., H], in float32; what some models do behind it included."""
         logits: Tensor = self.causal_lm.get_output_embeddings()(hidden).float()
         config = self.causal_lm.config.get_text_config()
-        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-            logits = logits / divisor
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
+            logits = logits * scaling if config.model_type == "hyperclovax" else logits / scaling
         if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
             logits = logits * factor
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
@@ -138,7 +187,7 @@ class Policy(nn.Module):
         ids = torch.arange(4, device=self.device)[None]
         with torch.no_grad():
             own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
-            ours = self.logits(self.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+            ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
         if (own - ours).abs().max() > 0.05 * own.abs().max():
             raise PolicyError(
                 f"a {self.causal_lm.config.model_type} model changes its logits behind the output layer in a way that is not "
@@ -202,15 +251,19 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def training_mode(self) -> Iterator[None]:
-        """Train mode where gradient checkpointing needs it; eval mode, which keeps the KV cache, everywhere else.
+        """Train mode for layers whose activations are recomputed; eval mode, without noise, for all that they consist of.
 
         An activated adapter trains on top of a cache; what it recomputes would be short.
         """
-        self.lm.train(self.config.gradient_checkpointing and self.config.adapter == "lora")
+        self.recomputes = self.config.gradient_checkpointing and self.config.adapter == "lora"
+        for layer in self._recomputed:
+            layer.training = self.recomputes
         try:
             yield
         finally:
-            self.lm.eval()
+            self.recomputes = False
+            for layer in self._recomputed:
+                layer.training = False
 
     def train(self, mode: bool = True) -> Policy:
         """Stay in eval mode: Lightning's mode switches must not turn the KV cache off under a rollout."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 import torch
 
@@ -12,9 +9,7 @@ from cahl_pl.engines.base import Sampling
 from cahl_pl.engines.drawing import draw
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches, score
-from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Group
 
 # the first and the last share what they start with: they are read in one row
@@ -176,17 +171,3 @@ def test_bad_sampling_is_refused():
         Sampling(temperature=-1.0)
     with pytest.raises(ValueError, match="temperature"):
         Sampling(temperature=float("nan"))
-
-
-def test_sliding_windows_hold_what_fits_into_them(tiny_model, tmp_path):
-    folder = shutil.copytree(tiny_model, tmp_path / "sliding")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"use_sliding_window": True, "sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]}
-    (folder / "config.json").write_text(json.dumps(config))
-    policy = Policy(PolicyConfig(model=str(folder)))
-    policy.load()
-    for prompt, (completion,) in zip(PROMPTS, generate(policy, Sampling(0.0, 1.0, 7), 1), strict=True):
-        expected = policy.lm.generate(input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=7)
-        assert completion.ids.tolist() == expected[0, len(prompt) :].tolist()
-    with pytest.raises(ConfigError, match=r"41 tokens.* see 40 at most"):
-        generate(policy, Sampling(0.0, 1.0, 8))

@@ -152,7 +152,7 @@ def test_micro_batches_keep_every_sample_once_within_the_budget(policy):
 def test_a_long_prompt_is_run_first_and_without_a_mask(policy, monkeypatch):
     seen = []
     mask = policy.attention_mask
-    monkeypatch.setattr(policy, "attention_mask", lambda visible: seen.append(visible.shape) or mask(visible))
+    monkeypatch.setattr(policy, "attention_mask", lambda visible, *at: seen.append(visible.shape) or mask(visible, *at))
     (batch,) = micro_batches(policy, make_groups(((80, (3, 4)), (70, (6, 2)), (90, (5,)))), 1_000)
     score(policy, batch)
     longest, trunk = 90 + 5 - 1, 70 - 1  # a prompt's last token predicts, so that it is not of the trunk

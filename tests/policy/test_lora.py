@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.policy.lora import lora_config
+from cahl_pl.policy.lora import lora_config, targets_of
 from cahl_pl.policy.policy import Policy
 from cahl_pl.types import ROLES
+from tools.quality.check_bases import TOLERANCE, groups_of, scoring_error
 
 IDS = torch.arange(3, 20)[None]
 
@@ -88,7 +90,7 @@ def test_pissa_on_a_shared_base_would_be_wrong(tiny_model):
 
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     before = logits_of(base)
-    config = lora_config(PolicyConfig(lora_rank=4))
+    config = lora_config(PolicyConfig(lora_rank=4), base)
     config.init_lora_weights = "pissa"
     model = get_peft_model(base, config, adapter_name="planner")
     torch.testing.assert_close(logits_of(model), before, rtol=1e-3, atol=1e-3)  # right as long as it is alone
@@ -109,3 +111,39 @@ def test_a_checkpoint_of_another_kind_is_refused(make_policy, name):
     policy.check_config({key: value for key, value in then.items() if key != name})  # of before there was such a key
     with pytest.raises(PolicyError, match=rf"policy\.{name} = True, now it is False"):
         policy.check_config(then | {name: True})
+
+
+def adapted(policy):
+    """Names of the adapted modules, layers' numbers left out."""
+    names = {name.partition(".lora_A")[0] for name, _ in policy.lm.named_parameters() if ".lora_A.planner" in name}
+    return {re.sub(r"\.\d+\.", ".", name.removeprefix("base_model.model.")) for name in names}
+
+
+def test_all_linear_means_the_attention_of_a_mixture_of_experts(on_base):
+    policy = on_base("Mixtral")
+    assert adapted(policy) == {f"model.layers.self_attn.{name}_proj" for name in "qkvo"}
+    assert policy.lm.peft_config["planner"].target_modules == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert any("mlp" in name for name in adapted(on_base("Mixtral", lora_targets=r".*(q_proj|mlp\.gate)")))
+
+
+@pytest.mark.parametrize("name", ["Gemma 3 (multimodal)", "Mistral 3 (multimodal)", "Gemma 4 (multimodal)"])
+def test_all_linear_means_the_language_model_of_a_multimodal_model(on_base, name):
+    policy = on_base(name)
+    names = adapted(policy)
+    assert len(names) >= 7
+    assert all(name.startswith("model.language_model.") for name in names)
+    assert scoring_error(policy, groups_of(60)) < TOLERANCE
+    policy.activate("executor")
+    policy.lm(input_ids=IDS, use_cache=False).logits.logsumexp(-1).sum().backward()
+    assert all(p.grad is not None for p in policy.parameters_of("executor"))
+
+
+def test_weights_that_fused_kernels_take_without_the_adapter_are_not_adapted(on_base):
+    names = adapted(on_base("Bamba"))
+    assert {"model.layers.mamba.in_proj", "model.layers.self_attn.o_proj"} <= names
+    assert "model.layers.mamba.out_proj" not in names
+
+
+def test_all_linear_of_a_plain_model_is_pefts(policy):
+    assert len(adapted(policy)) == 7
+    assert targets_of(policy.config, policy.causal_lm) == "all-linear"

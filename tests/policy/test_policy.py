@@ -105,17 +105,10 @@ def test_nf4_gradients_are_the_same_after_a_rollout(tiny_model):
 def test_layers_that_cannot_share_prefixes_are_refused(tiny_model, tmp_path):
     folder = shutil.copytree(tiny_model, tmp_path / "odd")
     config = json.loads((folder / "config.json").read_text())
-    config["layer_types"] = ["full_attention", "linear_attention"]
+    config["layer_types"] = ["full_attention", "indexed_attention"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PolicyError, match="linear_attention"):
+    with pytest.raises(PolicyError, match="indexed_attention"):
         Policy(PolicyConfig(model=str(folder))).load()
-
-
-def test_the_window_of_sliding_layers(policy):
-    assert policy.attention_window is None
-    config = policy.causal_lm.config
-    config.sliding_window, config.layer_types = 128, ["full_attention", "sliding_attention"]
-    assert policy.attention_window == 128
 
 
 @pytest.mark.parametrize(

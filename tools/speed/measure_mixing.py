@@ -125,9 +125,12 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
         for _ in range(repeats + 2):
             start = time.perf_counter()
             state.visible[:, range(SAMPLES), range(used, used + SAMPLES)] = True
-            used, position = used + SAMPLES, position + 1
-            ids, mask = torch.full(position.shape, 200), policy.attention_mask(state.visible[:, :, :used])
-            hidden = run_layers(policy.causal_lm.base_model, ids, mask, position, state.cache)
+            position = position + 1
+            state.keys[:, used : used + SAMPLES] = position
+            used += SAMPLES
+            ids = torch.full(position.shape, 200)
+            mask = policy.attention_mask(state.visible[:, :, :used], position, state.keys[:, :used])
+            hidden = run_layers(policy.decoder, ids, mask, position, state.cache)
             drawing.draw(policy.logits(hidden).flatten(0, 1), CONFIG.planner, generator)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])

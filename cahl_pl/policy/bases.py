@@ -1,0 +1,186 @@
+"""Which bases can be trained on, and how far: all that a model's `config.json` tells before its weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cahl_pl.errors import PolicyError
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.masks import MASKED, layer_types
+from cahl_pl.policy.row_cache import STATES_ARE_KNOWN
+
+STATES = {"linear_attention", "conv", "hybrid"}
+"""Types of layers that carry a state from token to token, alone or beside attention: no mask can part two sequences."""
+
+_OTHERS = {
+    "rwkv": "keeps states in a form of its own",
+    "xlstm": "keeps states in a form of its own",
+    "cpmant": "puts tokens of its own before each row",
+    "openai-gpt": "takes no mask of who sees whom",
+    "gpt_neo": "counts the window of its local layers in the row, not in the sequence",
+    "bloom": "takes distances (ALiBi) from the row, not from the sequence",
+}
+# families with states whose configurations do not list types of layers in older versions of transformers
+_WITHOUT_TYPES = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba", "zamba2"}
+_LEARNED_POSITIONS = {"gpt2", "gpt_bigcode", "opt", "biogpt", "gptj", "codegen", "ctrl"}
+_ADVICE = "choose another base, such as Qwen3, Llama 3 or Gemma 3"
+
+
+def auto_class(config: Any) -> Any:
+    """Return the class of transformers that loads a model: that of image-text models where there is none for text."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    known = type(config)
+    if known not in MODEL_FOR_CAUSAL_LM_MAPPING and known in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def decoder_of(causal_lm: Any) -> Any:
+    """Return the model below the output layer: of a multimodal one the language model, which is all that text needs."""
+    below = causal_lm.base_model
+    if below is causal_lm:  # its class names another attribute than it has (Llama 4)
+        below = causal_lm.model
+    return getattr(below, "language_model", below)
+
+
+def keeps_states(config: Any) -> bool:
+    """Return whether layers of a model carry a state from token to token (linear attention, state space, convolution)."""
+    text = config.get_text_config()
+    return text.model_type in _WITHOUT_TYPES or not STATES.isdisjoint(layer_types(text))
+
+
+def check_base(config: Any, policy: PolicyConfig) -> None:
+    """Refuse a base on which sequences would not be computed rightly, or not as configured.
+
+    Args:
+        config: of the model, from its `config.json`.
+        policy: what is asked of it.
+
+    Raises:
+        PolicyError: why, and what helps.
+    """
+    for reason in _reasons(config, policy):
+        raise PolicyError(f"a {config.get_text_config().model_type} model {reason}")
+
+
+def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
+    text = config.get_text_config()
+    if text.model_type in _OTHERS:
+        yield f"{_OTHERS[text.model_type]}, so that sequences cannot share a row: {_ADVICE}"
+    if _uses_alibi(text):
+        yield f"{_OTHERS['bloom']}, so that sequences cannot share a row: {_ADVICE}"
+    if text.model_type.startswith("llama4") and getattr(text, "attn_temperature_tuning", False):
+        yield f"scales attention by a token's place in the row (attn_temperature_tuning), not in the sequence: {_ADVICE}"
+    others = set(layer_types(text)) - MASKED - STATES - {"mlp", "moe"}
+    if others:
+        yield f"has layers ({', '.join(sorted(others))}) that take no mask of who sees whom: {_ADVICE}"
+    if keeps_states(config):
+        if not STATES_ARE_KNOWN:
+            yield (
+                "keeps states in a way that is not known of this version of transformers: install a newer one, or choose a "
+                "base of which all layers are attention layers"
+            )
+        if _clamps_steps(text):
+            yield (
+                "limits the steps of its states while it reads and not while it samples (time_step_min, time_step_limit; so in "
+                f"transformers), so that it is not trained on what it sampled: {_ADVICE}"
+            )
+        if policy.adapter == "alora":
+            yield (
+                "carries states from token to token, which an adapter that acts from the middle of a prompt cannot take over: "
+                "set model.policy.adapter to lora"
+            )
+    kind = _model_class(config)
+    if kind is not None:
+        if policy.attention == "sdpa" and not kind._supports_sdpa:
+            yield "has no sdpa attention in transformers: set model.policy.attention to eager"
+        if policy.gradient_checkpointing and not kind.supports_gradient_checkpointing:
+            yield "cannot recompute its activations: set model.policy.gradient_checkpointing to false"
+
+
+def _clamps_steps(text: Any) -> bool:
+    """Return whether a pass over several tokens clamps the steps of a state space, which a pass over one does not."""
+    if text.model_type in ("nemotron_h", "zamba2"):
+        low, high = text.time_step_min, math.inf
+    else:
+        low, high = getattr(text, "time_step_limit", None) or (0.0, math.inf)
+    return float(low) > 0 or float(high) < math.inf
+
+
+def _uses_alibi(text: Any) -> bool:
+    places = (text, getattr(text, "attn_config", None))
+    if any(getattr(place, "alibi", False) is True for place in places):
+        return True
+    return getattr(text, "position_embedding_type", None) == "alibi"
+
+
+def _model_class(config: Any) -> Any:
+    """Return the class of the model, None where it comes with code of its own."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForCausalLM
+
+    text = auto_class(config) is AutoModelForCausalLM
+    return (MODEL_FOR_CAUSAL_LM_MAPPING if text else MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING).get(type(config), None)
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """How long sequences may be.
+
+    Attributes:
+        tokens: at most.
+        reason: why, with the key of `config.json` that says so.
+    """
+
+    tokens: int
+    reason: str
+
+
+def length_limit(config: Any) -> LengthLimit | None:
+    """Return up to which length a sequence is computed rightly in any company; None: at any length.
+
+    Frequencies of rotary embeddings that follow the longest position of a pass (LongRoPE, dynamic NTK) would depend on
+    what else is in it, and a completion that crosses the border would have been sampled with others than it is scored
+    with. Below the border they stand still.
+    """
+    text = config.get_text_config()
+    found = []
+    for rope in _ropes(text):
+        kind = rope.get("rope_type") or ""
+        if kind == "longrope":
+            tokens = rope.get("original_max_position_embeddings") or text.original_max_position_embeddings
+            found.append(LengthLimit(tokens, f"turns longer ones by other frequencies (longrope beyond {tokens})"))
+        elif "dynamic" in kind:
+            tokens = text.max_position_embeddings
+            found.append(LengthLimit(tokens, f"turns longer ones by other frequencies ({kind} rope beyond {tokens})"))
+    if text.model_type in _LEARNED_POSITIONS:
+        tokens = text.max_position_embeddings
+        found.append(LengthLimit(tokens, f"knows no more positions (max_position_embeddings {tokens})"))
+    return min(found, key=lambda limit: limit.tokens, default=None)
+
+
+def _ropes(text: Any) -> list[dict[str, Any]]:
+    """Return the parameters of a model's rotary embeddings, one for each type of layer where they differ."""
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return nested or [parameters]
+
+
+def expert_weights(model: nn.Module) -> int:
+    """Return how many weights of a model are experts that lie in one tensor for all of them, which stay out of NF4."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.ndim == 3 and ".experts." in name)
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Return whether a model is a mixture of experts."""
+    return any(name.rpartition(".")[2] == "experts" for name, _ in model.named_modules())

@@ -1,0 +1,118 @@
+"""A base is held against itself when it is loaded: what it computes here, and what plain passes over single sequences give.
+
+That costs a few passes over about 20 tokens. It finds what `bases` does not know: positions or masks that a model takes
+from the row, noise in train mode, caches that it does not use as others do. What depends on the length of sequences
+stays hidden from so few tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cahl_pl.errors import PolicyError
+from cahl_pl.policy.forward import run
+from cahl_pl.policy.packing import pack
+
+if TYPE_CHECKING:
+    from cahl_pl.policy.policy import Policy
+
+TOLERANCE = {"float32": 0.01, "bfloat16": 0.2}
+"""By the base's dtype: of hidden states the share of their norm, of log-probabilities nats; a mean over tokens.
+
+Rounding stays far below; in bfloat16 a router may choose another expert for a token.
+"""
+
+_TEXT = "A planner splits what is asked into steps, and an executor turns each of these steps into one call of a tool."
+
+
+def check_computation(policy: Policy) -> None:
+    """Compare sampled, packed and recomputed passes with plain ones, all by the adapter that is active.
+
+    Raises:
+        PolicyError: they differ, or the base cannot run them.
+    """
+    problem = _difference(policy)
+    policy.prefixes.forget()
+    if problem is not None:
+        kind = policy.causal_lm.config.get_text_config().model_type
+        raise PolicyError(
+            f"the base {policy.config.model!r} ({kind}) would be trained wrongly: {problem}; choose another base, or set "
+            "model.policy.check_base to false to use it all the same"
+        )
+
+
+@torch.no_grad()
+def _difference(policy: Policy) -> str | None:
+    """Return one clause on what differs; None where nothing does."""
+    limit = TOLERANCE[policy.config.dtype]
+    doing = "sampling"
+    try:
+        prompts, completions, logprobs = _sampled(policy)
+        doing = "a plain pass"
+        sequences = [[*prompt, *ids] for prompt, ids in zip(prompts, completions, strict=True)]
+        plain = [_plain(policy, sequence) for sequence in sequences]
+        errors = [
+            (_logprobs(policy, hidden[len(prompt) - 1 : -1], ids) - own).abs().mean()
+            for hidden, prompt, ids, own in zip(plain, prompts, completions, logprobs, strict=True)
+        ]
+        if not max(errors) <= limit:
+            return f"its log-probabilities while sampling differ from those of plain passes by {max(errors):.2g} nats"
+        doing = "a pass over packed sequences"
+        if not (off := _packed_error(policy, sequences, plain)) <= limit:
+            return f"hidden states of packed sequences differ from those of plain passes by {off:.0%}"
+        doing = "a pass that recomputes activations"
+        if policy.config.gradient_checkpointing:
+            with policy.training_mode(), torch.enable_grad():
+                off = _packed_error(policy, sequences, plain)
+            if not off <= limit:
+                return f"hidden states in train mode (gradient_checkpointing) differ from those of plain passes by {off:.0%}"
+    except PolicyError:
+        raise
+    except Exception as error:  # whatever a model that is not made for this does with it
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return f"{doing} ends with {type(error).__name__}: {reason}"
+    return None
+
+
+def _sampled(policy: Policy) -> tuple[list[list[int]], list[list[int]], list[Tensor]]:
+    """Return two prompts that start alike, a completion of each, sampled beside another one, and its log-probabilities."""
+    from cahl_pl.engines.base import Sampling  # here: engines import policies
+    from cahl_pl.engines.local import TransformersEngine
+
+    words = policy.tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
+    words = (words * (16 // max(len(words), 1) + 1))[:16] if words else [*range(3, 19)]
+    prompts = [words[:11], [*words[:6], *words[11:14]]]
+    generator = torch.Generator().manual_seed(0)
+    found = TransformersEngine().sample(policy, prompts, [0, 0], 2, Sampling(1.0, 1.0, 3), generator)
+    last = [completions[-1] for completions in found]
+    return prompts, [c.ids.tolist() for c in last], [c.logprobs for c in last]
+
+
+def _plain(policy: Policy, sequence: Sequence[int]) -> Tensor:
+    """Return hidden states of one sequence by itself, [L, H]."""
+    ids = torch.tensor([sequence], device=policy.device)
+    hidden: Tensor = policy.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+    return hidden.float()
+
+
+def _logprobs(policy: Policy, hidden: Tensor, ids: Sequence[int]) -> Tensor:
+    logprobs = torch.log_softmax(policy.logits(hidden.to(policy.causal_lm.dtype)), -1).cpu()
+    return logprobs.gather(-1, torch.tensor(ids)[:, None])[:, 0]
+
+
+def _packed_error(policy: Policy, sequences: Sequence[Sequence[int]], plain: Sequence[Tensor]) -> float:
+    """Return how far hidden states of packed sequences are off, as a share of their norm: of the worst sequence the mean."""
+    rows = pack(sequences, policy.hidden_size, 1000, share=policy.shares_rows)
+    result = run(policy, rows)
+    worst = 0.0
+    for r, row in enumerate(rows):
+        for member, path in zip(row.members, row.paths, strict=True):
+            places = torch.from_numpy(result.columns[r][path] - result.width).to(policy.device)
+            hidden, expected = result.hidden[r, places].detach().float(), plain[member]
+            share = (hidden - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)
+            worst = max(worst, float(share.mean().nan_to_num(float("inf"))))
+    return worst

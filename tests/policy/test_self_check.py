@@ -1,0 +1,80 @@
+"""The check at load finds what is computed in another way than by plain passes, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cahl_pl.errors import PolicyError
+from cahl_pl.policy import forward, self_check
+from cahl_pl.policy.bases import LengthLimit
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.self_check import check_computation
+
+
+def test_a_base_that_takes_positions_from_the_row_is_refused(policy, monkeypatch):
+    check_computation(policy)
+    inner = policy.decoder.forward
+    monkeypatch.setattr(policy.decoder, "forward", lambda position_ids=None, **given: inner(**given))
+    with pytest.raises(
+        PolicyError, match=r"\(qwen2\) would be trained wrongly: .* differ .* nats; .*check_base to false"
+    ):
+        check_computation(policy)
+
+
+def test_packed_sequences_that_see_one_another_are_found(policy, monkeypatch):
+    see_all = lambda rows, chosen, columns, before, positions: (  # noqa: E731
+        torch.ones(len(rows), positions.shape[1], before + positions.shape[1]).bool().numpy(),
+        torch.zeros(len(rows), before + positions.shape[1]).long().numpy(),
+    )
+    found = self_check._sampled(policy)
+    monkeypatch.setattr(self_check, "_sampled", lambda policy: found)
+    check_computation(policy)
+    monkeypatch.setattr(forward, "_visible", see_all)
+    with pytest.raises(
+        PolicyError, match=r"hidden states of packed sequences differ from those of plain passes by \d+%"
+    ):
+        check_computation(policy)
+
+
+def test_noise_in_train_mode_is_found(make_policy):
+    policy = make_policy(gradient_checkpointing=True)
+    check_computation(policy)
+    layer = policy.causal_lm.base_model.layers[0]
+    forward = layer.mlp.forward
+    layer.mlp.forward = lambda x: torch.nn.functional.dropout(forward(x), 0.5, layer.training)
+    with pytest.raises(PolicyError, match=r"hidden states in train mode \(gradient_checkpointing\) differ"):
+        check_computation(policy)
+
+
+def test_a_base_that_cannot_run_so_is_one_sentence(policy, monkeypatch):
+    def fail(**given):
+        raise ValueError("too many values\nto unpack")
+
+    monkeypatch.setattr(policy.decoder, "forward", fail)
+    with pytest.raises(PolicyError, match=r"sampling ends with ValueError: too many values; choose another base"):
+        check_computation(policy)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_the_check_runs_at_load_unless_it_is_switched_off(tiny_model, monkeypatch, check):
+    def fail(policy):
+        raise PolicyError("checked")
+
+    monkeypatch.setattr("cahl_pl.policy.policy.check_computation", fail)
+    policy = Policy(PolicyConfig(model=str(tiny_model), check_base=check))
+    if check:
+        with pytest.raises(PolicyError, match="checked"):
+            policy.load()
+    else:
+        policy.load()
+
+
+@pytest.mark.parametrize(
+    "config", [{"dtype": "bfloat16"}, {"quantization": "nf4"}, {"adapter": "alora"}, {"use_dora": True}]
+)
+def test_rounding_is_no_difference(make_policy, config):
+    policy = make_policy(**config)
+    assert policy.prefixes.entries == []
+    assert policy._length_limit is None or isinstance(policy._length_limit, LengthLimit)
