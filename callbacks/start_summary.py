@@ -14,6 +14,7 @@ from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.report import LoadReport
 from cahl_pl.memory_plan import GIB, plan_of, worst_stage
 from cahl_pl.plurals import counted
+from cahl_pl.policy.bases import expert_weights
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.types import ROLES
 
@@ -83,6 +84,9 @@ def _model(module: LightningModule) -> Iterator[str]:
     held = "in 4 bits (nf4)" if config.quantization == "nf4" else f"in {config.dtype}"
     yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {held}"
     yield f"trainable  {adapters} parameters (LoRA rank {config.lora_rank})"
+    experts = expert_weights(policy.lm) if config.quantization == "nf4" else 0
+    if experts:
+        yield f"           {experts:,} weights of experts stay in {config.dtype}: NF4 is for linear layers alone"
 
 
 def _memory(trainer: Trainer, module: LightningModule) -> Iterator[str]:

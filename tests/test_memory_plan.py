@@ -316,6 +316,38 @@ def test_only_named_layers_are_adapted(tiny_model):
     assert shape.adapter == 2 * 4 * (32 + 32 + 64 + 32)
 
 
+@pytest.fixture
+def shape_of_family(family_config, tmp_path):
+    def make(name):
+        family_config(name).save_pretrained(tmp_path)
+        return shape_of(PolicyConfig(model=str(tmp_path), lora_rank=4))
+
+    return make
+
+
+def test_layers_of_several_widths_are_planned_by_the_widest(shape_of_family):
+    shape = shape_of_family("Gemma 4")  # heads of 16 with a window, of 24 without
+    assert (shape.head_dim, shape.masks) == (24, 2)
+    assert mask_bytes(shape, SETTINGS, 10, 10) == 2 * 10 * 10
+
+
+def test_experts_stay_out_of_four_bits(shape_of_family):
+    shape = shape_of_family("Mixtral")
+    assert shape.experts == 4 * 8 * 3 * 64 * 96  # layers, experts, matrices of each
+    assert sum(shape.linear) == 4 * 64 * (64 + 32 + 32 + 64)  # attention, of 4 heads and 2 of keys and values
+    assert shape.adapted == 4
+
+
+def test_samples_of_a_base_with_states_have_copies_of_their_prompt(shape_of_family):
+    shape = shape_of_family("Qwen3.5")
+    assert shape.rows_apart
+    apart, shared = (
+        max(moment["KV cache"] for moment in sampling_moments(s, SETTINGS, "planner"))
+        for s in (shape, replace(shape, rows_apart=False))
+    )
+    assert apart > shared
+
+
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^the configuration of model .*cannot be read .*folder with the model's config"

@@ -114,5 +114,7 @@ def run(arguments: list[str]) -> None:
         return
     weights = sum(shape.linear) + shape.others
     print(f"{policy.model}: {weights:,} weights, {shape.adapter:,} in each adapter, {policy.quantization} quantization")
+    if shape.experts and policy.quantization == "nf4":
+        print(f"{shape.experts:,} of them are experts, which stay in {policy.dtype}: NF4 is for linear layers alone")
     for devices, one in planned.items():
         show(devices, one)

@@ -100,9 +100,9 @@ def mask_bytes(
 ) -> int:
     """Return the bytes of the attention masks [rows, 1, tokens, seen], and of scores that no kernel keeps to itself.
 
-    `sdpa` shares a boolean mask; in each layer it makes a float one of it, which the backward pass needs, and before
-    that its negation. `eager` shares a float mask; each layer keeps the weights of all heads, in float32 and in the
-    dtype, and makes three copies of the scores.
+    Layers of one type share a mask. `sdpa` shares a boolean one; in each layer it makes a float one of it, which the
+    backward pass needs, and before that its negation. `eager` shares a float mask; each layer keeps the weights of all
+    heads, in float32 and in the dtype, and makes three copies of the scores.
 
     Args:
         shape: of the model.
@@ -114,9 +114,9 @@ def mask_bytes(
     """
     places, e = tokens * seen, settings.dtype_bytes
     if settings.attention == "sdpa":
-        return places * (1 + e * layers + (e + 1) * attending)
+        return places * (shape.masks + e * layers + (e + 1) * attending)
     kept = FLOAT32 + (0 if e == FLOAT32 else e)
-    return places * (1 + e + shape.heads * (kept * layers + (3 * e + FLOAT32) * attending))
+    return places * (shape.masks * (1 + e) + shape.heads * (kept * layers + (3 * e + FLOAT32) * attending))
 
 
 def score_logits_bytes(shape: ModelShape, tokens: int) -> int:

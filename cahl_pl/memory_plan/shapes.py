@@ -10,8 +10,11 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
+from cahl_pl.policy.bases import auto_class, expert_weights, keeps_states
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.loading import model_folder
+from cahl_pl.policy.lora import targets_of
+from cahl_pl.policy.masks import MASKED, layer_types
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Role
 
@@ -29,11 +32,14 @@ class ModelShape:
         head_dim: width of a head.
         vocabulary: rows of the output layer.
         linear: weights of every linear layer but the output layer: those that bitsandbytes quantises.
-        others: all other weights: embeddings, output layer (once, if tied), norms, biases.
+        others: all other weights: embeddings, output layer (once, if tied), norms, biases, experts.
         adapter: weights of one adapter.
         adapted_inputs: widths of the inputs of the adapted linear layers of one decoder layer, added up.
         adapted: adapted linear layers of one decoder layer.
         rank: of the adapters.
+        experts: those of `others` that are experts in one tensor, which bitsandbytes does not quantise.
+        masks: types of attention layers, each with a mask of its own.
+        rows_apart: each sample has a copy of its prompt's keys and values, since layers carry states.
     """
 
     hidden: int
@@ -49,6 +55,9 @@ class ModelShape:
     adapted_inputs: int
     adapted: int
     rank: int
+    experts: int = 0
+    masks: int = 1
+    rows_apart: bool = False
 
     @property
     def query(self) -> int:
@@ -114,14 +123,14 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
         PolicyError: `policy.model` names a folder that does not exist.
     """
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     gguf = {} if policy.gguf_file is None else {"gguf_file": policy.gguf_file}
     folder = model_folder(replace(policy, gguf_file=None))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=policy.trust_remote_code, **gguf)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=policy.trust_remote_code)
+            model: Any = auto_class(config).from_config(config, trust_remote_code=policy.trust_remote_code)
     except Exception as error:  # transformers raises a dozen types here
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
@@ -132,8 +141,9 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
     output = model.get_output_embeddings()
     linear = [m for m in model.modules() if type(m) is torch.nn.Linear and m is not output]
     total = sum(parameter.numel() for parameter in model.parameters())  # tied ones once
+    experts = expert_weights(model)
     quantised = tuple(m.weight.numel() for m in linear)
-    lora = LoraConfig(r=policy.lora_rank, target_modules=policy.lora_targets, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=policy.lora_rank, target_modules=targets_of(policy, model), task_type="CAUSAL_LM")
     with torch.device("meta"):
         adapted: Any = get_peft_model(model, lora)
     first = {n: p for n, p in adapted.named_parameters() if "lora_" in n}
@@ -142,11 +152,11 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
         hidden, heads, layers = text.hidden_size, text.num_attention_heads, text.num_hidden_layers
         return ModelShape(
             hidden=hidden,
-            intermediate=getattr(text, "intermediate_size", None) or 4 * hidden,
+            intermediate=_widest(text, "intermediate_size") or 4 * hidden,
             layers=layers,
             heads=heads,
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_dim=getattr(text, "head_dim", None) or hidden // heads,
+            kv_heads=_widest(text, "num_key_value_heads") or heads,
+            head_dim=_widest(text, "head_dim") or hidden // heads,
             vocabulary=text.vocab_size,
             linear=quantised,
             others=total - sum(quantised),
@@ -154,12 +164,25 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
             adapted_inputs=-(-sum(inputs) // layers),
             adapted=-(-len(inputs) // layers),
             rank=policy.lora_rank,
+            experts=experts,
+            masks=max(1, len(MASKED.intersection(layer_types(text)))),
+            rows_apart=keeps_states(config),
         )
     except AttributeError as error:
         raise ConfigError(
             f"the memory of a {text.model_type} model cannot be planned ({error}): its configuration names its sizes in "
             "another way than those of Qwen2 and Llama do"
         ) from error
+
+
+def _widest(config: Any, name: str) -> int:
+    """Return the largest of a size in any layer; 0 where the configuration does not name it."""
+    try:
+        sizes = [getattr(config, name, None)]
+    except RuntimeError:  # it differs from layer to layer (Gemma 4)
+        sizes = [getattr(layer, name, None) for layer in config.per_layer_config]
+    numbers = [max(size) if isinstance(size, list | tuple) else size or 0 for size in sizes]
+    return max(numbers)
 
 
 def settings_of(

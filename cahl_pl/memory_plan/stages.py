@@ -108,10 +108,12 @@ def sampling_moments(
     length = settings.max_prompt_tokens if prompt_tokens is None else prompt_tokens
     samples, e = settings.samples[role], settings.dtype_bytes
     count = min(settings.prompts[role], max(1, settings.batch_size // samples))  # a prompt's samples stay together
-    final = length + samples * settings.new_tokens[role]  # columns of a prompt's buffer: its samples lie side by side
+    new = settings.new_tokens[role]
+    # rows and columns of the buffers: the samples of a prompt lie side by side, or each behind a copy of it
+    rows, final = (count * samples, length + new) if shape.rows_apart else (count, length + samples * new)
     token, tokens = kv_bytes(shape, settings), count * length
     read_tokens = min(tokens, max(settings.max_prefill_tokens // length, 1) * length)  # in one pass
-    buffers = count * final * token
+    buffers = rows * final * token
     earlier = buffers if read_tokens < tokens else 0  # the buffers are made after the first pass
     dequantised = dequantised_bytes(shape, settings)
     kept = _prefix_tokens(settings, role, length)
@@ -147,7 +149,7 @@ def sampling_moments(
     # for several new tokens at once, keys and values are repeated for all query heads, a layer at a time
     repeated = shape.heads > shape.kv_heads and (samples > 1 or settings.attention == "eager")
     continued = _parts(
-        count * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
+        rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
         count * samples * final + mask_bytes(shape, settings, count * samples, final, attending=True),
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
         5 * FLOAT32 * count * samples * shape.vocabulary,

@@ -13,6 +13,8 @@ from cahl_pl.datasets import LoadReport
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.memory_plan import GIB, peak, settings_of, shape_of
 from cahl_pl.toolworld import ToolWorld
+from tools.quality.check_bases import load
+from tools.quality.random_bases import FAMILIES, build
 
 
 @pytest.fixture
@@ -129,3 +131,12 @@ def test_only_the_first_process_speaks(trainer, module, capsys):
     trainer.is_global_zero = False
     StartSummary().on_fit_start(trainer, module)
     assert capsys.readouterr().out == ""
+
+
+def test_what_four_bits_leave_out_is_said(trainer, module, tmp_path, capsys):
+    build(FAMILIES["Mixtral"], tmp_path / "base")
+    module.policy = load(tmp_path / "base", quantization="nf4")
+    StartSummary().on_fit_start(trainer, module)
+    weights = 4 * 8 * 3 * 64 * 96  # layers, experts, matrices of each
+    expected = f"           {weights:,} weights of experts stay in float32: NF4 is for linear layers alone"
+    assert expected in capsys.readouterr().out.splitlines()
