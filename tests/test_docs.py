@@ -70,6 +70,7 @@ PARSED_ONLY = {
         "speed.md",
         "python -m tools.speed.benchmark_scaling",
     ): "minutes; tests/tools/speed/test_benchmark_scaling.py runs a small one",
+    ("bases.md", "python -m tools.quality.check_bases"): "minutes; tests/policy run the same comparisons",
     ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
     ("sandbox.md", "python -m tools.robustness.attack_sandbox"): "needs Landlock, and attacks the machine",
     ("serving.md", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True python -m vllm"): "another program, in its own environment",
