@@ -90,7 +90,6 @@ PARSED_ONLY = {
 """(page, how the command starts) -> why it does not run here."""
 
 STAND_INS = {
-    ("log.md", "tests/test_cli.py"): "tests/cli/test_checkpoints.py",  # where it stands by now
     ("README.md", "rlla_4k/train.parquet"): "rlla.json",
     ("recipes.md", "rlla_4k/train.parquet"): "rlla.json",
     ("report.md", "--cross-play runs/cross_play"): "--cross-play runs/played",

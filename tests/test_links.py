@@ -34,7 +34,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_names_in_backticks_are_there(page):
-    sources = sorted((ROOT / "cahl_pl").rglob("*.py"))
+    sources = sorted([*(ROOT / "cahl_pl").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
     for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
         for path in re.findall(PATH, code):
             old = page.name in HISTORY and re.fullmatch(r"(tests/)?tools/\w+\.\w+", path)

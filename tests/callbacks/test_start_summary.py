@@ -12,6 +12,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import LoadReport
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.memory_plan import GIB, peak, settings_of, shape_of
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.toolworld import ToolWorld
 from tools.quality.check_bases import load
 from tools.quality.random_bases import FAMILIES, build
@@ -23,7 +24,13 @@ def trainer(tmp_path):
     train.report = LoadReport(
         "rows.json", ["a"] * 15, [("b", "no tool 'x'")], [(f"row {i}", "no gold") for i in range(4)]
     )
-    data = RolloutDataModule(train, RecordedEnvironment(), test={"held_out": ToolWorld("test", 3)}, tasks_per_round=8)
+    data = RolloutDataModule(
+        train,
+        RecordedEnvironment(),
+        test={"held_out": ToolWorld("test", 3)},
+        tasks_per_round=8,
+        rollout=RolloutConfig(),  # of its own: tests change it
+    )
     folder = str(tmp_path / "run")
     data.trainer = SimpleNamespace(
         datamodule=data,

@@ -261,7 +261,10 @@ def fit(engine, model, folder, monkeypatch, checkpoint=None):
     """Four steps, of both roles in turn, with a checkpoint every two."""
     monkeypatch.setattr("cahl_pl.rollout.two_level.parse_plan", lambda text: Plan((SubTask("do it", "tool"),)))
     seed_everything(3, verbose=False)
-    module = CAHLModule(PolicyConfig(model=str(model), lora_rank=4, lora_alpha=8), GRPOConfig(importance_cap=2.0))
+    module = CAHLModule(
+        PolicyConfig(model=str(model), lora_rank=4, lora_alpha=8),
+        GRPOConfig(importance_cap=2.0, pool_equal_plans=False),
+    )
     sampling = Sampling(max_new_tokens=6)
     data = RolloutDataModule(
         ToolWorld(size=6),
