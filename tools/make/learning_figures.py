@@ -90,7 +90,8 @@ def draw_credit(axes: Any, credit: dict[str, Any], way: str, name: str, scale: s
     axes.axhline(0, color="grey", lw=0.5)
     axes.axvline(0, color="grey", lw=0.5)
     axes.plot(true.ravel(), made.ravel(), ".", ms=3, alpha=0.6)
-    axes.set(title=f"{name}\ncosine {cosine:.2f}", xlabel="worth of the plan, less its group's")
+    axes.set_title(f"{name}\ncosine {cosine:.2f}", fontsize=9)
+    axes.set(xlabel="worth of the plan, less its group's")
 
 
 def draw_paid(axes: Any, paid: list[dict[str, Any]]) -> None:
@@ -100,8 +101,8 @@ def draw_paid(axes: Any, paid: list[dict[str, Any]]) -> None:
     axes.barh(places - 0.2, [row["now"] for row in paid], 0.38, label="now", color="tab:blue")
     axes.axvline(1, color="grey", lw=0.8, ls=":")
     axes.set_yticks(places, [row["policy"] for row in paid], fontsize=8)
-    axes.set(xlabel="reward; 1 is an honest policy's", xlim=(0, 1.08))
-    axes.legend(loc="lower right", fontsize=8)
+    axes.set(xlabel="reward; 1 is an honest policy's", xlim=(0, 1.08), ylim=(-0.6, len(paid) - 0.4))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2, fontsize=8)
 
 
 def draw() -> list[Path]:
@@ -142,9 +143,9 @@ def draw() -> list[Path]:
 
 
 FIGURE_CREDIT: Final = (
-    ("sampled_mean", "sampled mean, scale group", "group"),
-    ("unbiased", "unbiased, scale group", "group"),
-    ("unbiased", "unbiased, scale none", "none"),
+    ("sampled_mean", "before: sampled mean, scale group", "group"),
+    ("unbiased", "now: unbiased, scale group, pooled", "group, pooled"),
+    ("unbiased", "unbiased, scale none, pooled", "none, pooled"),
 )
 """Panels of the second figure: (credit, title, `scale_rewards`)."""
 
