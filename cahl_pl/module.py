@@ -15,6 +15,7 @@ from cahl_pl.benchmarks.evaluation import Evaluation
 from cahl_pl.benchmarks.settings import run_settings
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import AdapterDDPStrategy, broadcast
+from cahl_pl.engines.self_check import check_computation
 from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
 from cahl_pl.grpo.advantages import Scoring, has_signal, scores
 from cahl_pl.grpo.config import GRPOConfig, RoleGRPOConfig
@@ -106,12 +107,15 @@ class CAHLModule(LightningModule):
 
         Raises:
             ConfigError: `trainer.precision` is not 32-true, or the configuration allows sequences that the base cannot take.
+            PolicyError: the base computes something else here than in plain passes.
         """
         if self._trainer is None:
             self.policy.load("cpu")
             return
         check_precision(self.trainer)
         self.policy.load(self.trainer.strategy.root_device, self._longest())
+        if self.policy.config.check_base:
+            check_computation(self.policy)
         for role in ROLES:
             broadcast(self.policy.parameters_of(role))
 

@@ -25,7 +25,8 @@ class Watch(Callback):
     """Writes, after each step, how far the processes' adapters are apart, and which tasks they drew."""
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         mine = torch.cat([p.detach().flatten() for r in ("planner", "executor") for p in module.policy.parameters_of(r)])
-        indices, size = list(trainer.datamodule.round_tasks.indices), sum(len(g.rewards) for g in batch.groups)
+        indices = list(getattr(trainer.datamodule.round_tasks, "indices", ()))  # none yet where a checkpoint's batches wait
+        size = sum(len(g.rewards) for g in batch.groups)
         parts = gather_over_processes((mine, indices, size))
         if trainer.is_global_zero:
             apart = max(float((part[0] - mine).abs().max()) for part in parts)

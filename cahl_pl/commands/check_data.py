@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--no-run", action="store_true", help="with a configuration: do not carry out the gold calls")
     args, rest = parser.parse_known_args(arguments)
+    if args.file.endswith((".yaml", ".yml")):
+        raise ConfigError(f"{args.file} is no file of rows: check-data FILE.jsonl -c CONFIG")
     if args.file.startswith("-"):
         raise ConfigError(f"FILE.jsonl comes first, before {args.file}")
     try:

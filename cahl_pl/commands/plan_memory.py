@@ -113,7 +113,8 @@ def run(arguments: list[str]) -> None:
         print(json.dumps({"model": policy.model, "shape": asdict(shape), "devices": planned}))
         return
     weights = sum(shape.linear) + shape.others
-    print(f"{policy.model}: {weights:,} weights, {shape.adapter:,} in each adapter, {policy.quantization} quantization")
+    held = "in 4 bits (nf4)" if policy.quantization == "nf4" else f"in {policy.dtype}"
+    print(f"{policy.model}: {weights:,} weights {held}, {shape.adapter:,} in each adapter")
     if shape.experts and policy.quantization == "nf4":
         print(f"{shape.experts:,} of them are experts, which stay in {policy.dtype}: NF4 is for linear layers alone")
     for devices, one in planned.items():

@@ -10,6 +10,7 @@ from cahl_pl.environments.base import Environment
 from cahl_pl.environments.executable import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.plurals import counted
+from cahl_pl.schema import check_tool
 from cahl_pl.types import Task
 
 EXAMPLES: Final = 3
@@ -114,8 +115,12 @@ def check_sample(
         What to say of prompts that are too long; None where there is none.
 
     Raises:
+        SchemaError: a tool's parameters are no JSON Schema.
         ConfigError: the environment lacks a tool, or refuses a task: the run would die when it is drawn.
     """
+    for task in tasks:
+        for tool in task.tools:
+            check_tool(tool, f"task {task.id!r}")
     asked = environment if isinstance(environment, ExecutableEnvironment) else None
     total, faults = check_tasks(tasks, length, max_prompt_tokens, MANY, asked, run_gold=False)
     for fault in faults:

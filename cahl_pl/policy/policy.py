@@ -28,7 +28,6 @@ from cahl_pl.policy.lora import check_lora, lora_config
 from cahl_pl.policy.masks import as_bias, seen_by_type
 from cahl_pl.policy.noise import recomputed_layers, remove_noise
 from cahl_pl.policy.reference import drop_reference, keep_reference, name_of, roles_in
-from cahl_pl.policy.self_check import check_computation
 from cahl_pl.types import ROLES, Role
 
 
@@ -110,8 +109,6 @@ class Policy(nn.Module):
         self._require_grad()
         self.shares_rows = not keeps_states(base.config)
         self._check_logits()
-        if self.config.check_base:
-            check_computation(self)
 
     @property
     def device(self) -> torch.device:

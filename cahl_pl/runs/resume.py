@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,23 @@ def _changes(path: Path, config: Namespace) -> list[str]:
     except (OSError, ValueError, yaml.YAMLError):
         return []
     now = _flat(_plain(config))
-    return [f"{key}: {then[key]} -> {now[key]}" for key in then if key in now and not _same(then[key], now[key])]
+    found: dict[str, str] = {}
+    for key in dict.fromkeys([*then, *now]):
+        if key in then and key in now:
+            if not _same(then[key], now[key]):
+                found[key] = f"{key}: {then[key]} -> {now[key]}"
+            continue
+        # on one side alone: a class that was dropped, or put in the place of a plain value
+        other = now if key in then else then
+        parents = [key[: at.start()] for at in re.finditer(r"\.", key)]
+        for parent in (parent for parent in parents if parent in other):
+            found[parent] = f"{parent}: {_told(then, parent)} -> {_told(now, parent)}"
+    return list(found.values())
+
+
+def _told(values: dict[str, Any], key: str) -> Any:
+    """Return a flat configuration's value of a key, of a class its path."""
+    return values[key] if key in values else values.get(f"{key}.class_path", "other keys")
 
 
 def _same(then: Any, now: Any) -> bool:

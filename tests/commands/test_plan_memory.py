@@ -68,7 +68,7 @@ def test_overrides_hold_and_the_table_is_printed(plan, tiny_model, capsys):
     overrides = ["--model.policy.model", str(tiny_model), "--data.rollout.max_prompt_tokens", "64"]
     plan(["-c", str(CONFIG), *overrides, "--model.policy.quantization", "none", "--gpu-gib", "1", "45"])
     printed = capsys.readouterr().out
-    assert "none quantization" in printed
+    assert "weights in bfloat16," in printed
     assert "| kept prefixes " in printed
     assert "2 devices, GiB on each:" in printed
     assert "45 GiB: fits; largest micro-batch that fits: " in printed
@@ -79,7 +79,7 @@ def test_the_callback_decides_where_the_policy_does_not(plan, tiny_model, tmp_pa
     config = tmp_path / "null.yaml"
     config.write_text("model: {policy: {quantization: null}}\n")
     plan(["-c", str(CONFIG), "-c", str(config), "--model.policy.model", str(tiny_model)])
-    assert "nf4 quantization" in capsys.readouterr().out
+    assert "weights in 4 bits (nf4)," in capsys.readouterr().out
 
 
 def test_an_unknown_engine_or_model_is_one_sentence(plan, tiny_model, tmp_path, capsys):

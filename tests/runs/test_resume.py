@@ -197,3 +197,25 @@ def test_another_archive_of_that_name_is_passed_over(tmp_path):
     with zipfile.ZipFile(tmp_path / "checkpoints" / "step-000002.ckpt", "w") as archive:
         archive.writestr("data", b"0123456789")
     assert newest(tmp_path) == earlier
+
+
+def test_a_class_that_was_dropped_or_put_in_place_is_a_change(config, tmp_path, capsys):
+    then = {
+        "model": {"planner": {"lr": 0.002}, "grpo": {"loss": "grpo"}},
+        "data": {
+            "schedule": {"class_path": "cahl_pl.schedules.Ratio", "init_args": {"planner": 1, "executor": 3}},
+            "sampler": None,
+            "reward": {"class_path": "a.B", "init_args": {"old": 1}},
+        },
+    }
+    now = Namespace(class_path="cahl_pl.sampling.RewardSampler", init_args=Namespace(rate=0.5))
+    reward = Namespace(class_path="a.C", init_args=Namespace(new=1))
+    config.data = Namespace(schedule=None, sampler=now, reward=reward, added_later=4)
+    checkpoint(tmp_path / "run" / "version_0", 2)
+    (tmp_path / "run" / "version_0" / "config.yaml").write_text(yaml.safe_dump(then, sort_keys=False))
+    resume_last(config)
+    assert [line for line in capsys.readouterr().out.splitlines() if "changed" in line] == [
+        "  changed since then: data.schedule: cahl_pl.schedules.Ratio -> None",
+        "  changed since then: data.reward.class_path: a.B -> a.C",
+        "  changed since then: data.sampler: None -> cahl_pl.sampling.RewardSampler",
+    ]

@@ -17,9 +17,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from torch import Tensor
 
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, PolicyError
@@ -204,6 +208,7 @@ def table(names: Sequence[str]) -> Iterator[str]:
         yield f"| {name}{said.get('length', '')} | `{family.model_type}` | {' | '.join(cells)} |"
 
 
+@reader_may_leave()
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

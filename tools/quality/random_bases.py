@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cahl_pl
+
+# isort: split
 import torch
 from torch import nn
 
@@ -270,7 +273,6 @@ def build(family: Family, folder: Path) -> None:
     randomise(model)
     model.generation_config.eos_token_id = [2, *ENDS]
     model.save_pretrained(folder)
-    import cahl_pl
 
     AutoTokenizer.from_pretrained(Path(cahl_pl.__file__).parent / "toolworld" / "model").save_pretrained(folder)
 

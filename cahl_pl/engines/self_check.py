@@ -8,17 +8,16 @@ stays hidden from so few tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from cahl_pl.engines.base import Sampling
+from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.errors import PolicyError
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.packing import pack
-
-if TYPE_CHECKING:
-    from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.policy import Policy
 
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.2}
 """By the base's dtype: of hidden states the share of their norm, of log-probabilities nats; a mean over tokens.
@@ -80,9 +79,6 @@ def _difference(policy: Policy) -> str | None:
 
 def _sampled(policy: Policy) -> tuple[list[list[int]], list[list[int]], list[Tensor]]:
     """Return two prompts that start alike, a completion of each, sampled beside another one, and its log-probabilities."""
-    from cahl_pl.engines.base import Sampling  # here: engines import policies
-    from cahl_pl.engines.local import TransformersEngine
-
     words = policy.tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
     words = (words * (16 // max(len(words), 1) + 1))[:16] if words else [*range(3, 19)]
     prompts = [words[:11], [*words[:6], *words[11:14]]]

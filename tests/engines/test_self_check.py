@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from cahl_pl.engines import self_check
+from cahl_pl.engines.self_check import check_computation
 from cahl_pl.errors import PolicyError
-from cahl_pl.policy import forward, self_check
+from cahl_pl.module import CAHLModule
+from cahl_pl.policy import forward
 from cahl_pl.policy.bases import LengthLimit
 from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.policy.policy import Policy
-from cahl_pl.policy.self_check import check_computation
 
 
 def test_a_base_that_takes_positions_from_the_row_is_refused(policy, monkeypatch):
@@ -58,17 +60,18 @@ def test_a_base_that_cannot_run_so_is_one_sentence(policy, monkeypatch):
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_the_check_runs_at_load_unless_it_is_switched_off(tiny_model, monkeypatch, check):
+def test_the_check_runs_before_training_unless_it_is_switched_off(tiny_model, tmp_path, monkeypatch, check):
     def fail(policy):
         raise PolicyError("checked")
 
-    monkeypatch.setattr("cahl_pl.policy.policy.check_computation", fail)
-    policy = Policy(PolicyConfig(model=str(tiny_model), check_base=check))
+    monkeypatch.setattr("cahl_pl.module.check_computation", fail)
+    module = CAHLModule(PolicyConfig(model=str(tiny_model), check_base=check))
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     if check:
         with pytest.raises(PolicyError, match="checked"):
-            policy.load()
+            module.configure_model()
     else:
-        policy.load()
+        module.configure_model()
 
 
 @pytest.mark.parametrize(
