@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.messages import Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
 from cahl_pl.schema.references import read_text
 from cahl_pl.types import GoldCall, Task, ToolSpec
+
+_NOT_LEARNT: Final = "the row says that this turn is not to be learnt (weight 0), so that it is no task"
 
 
 def dialogue_tasks(
@@ -17,7 +21,8 @@ def dialogue_tasks(
     """Return the tasks of a dialogue.
 
     A turn that calls is the gold of a task whose dialogue is all before it; the answers that follow are the results, and the
-    calls are parallel. A turn that answers its user in text without a call is a task without gold.
+    calls are parallel. A turn that answers its user in text without a call is a task without gold. A turn that is not to be
+    learnt, such as one of weight 0 in OpenAI's rows, is dialogue only.
 
     Args:
         said: the turns.
@@ -26,14 +31,18 @@ def dialogue_tasks(
         field: where the turns stand, for messages.
 
     Raises:
-        DataError: no turn is the assistant's. A turn that cannot be read is yielded as a DataError.
+        DataError: no turn is the assistant's. A turn that cannot be read, or is not to be learnt, is yielded as a DataError.
     """
     found = False
     for place, turn in enumerate(said):
-        if turn.role != "assistant" or not (turn.calls or (place and said[place - 1].role == "user")):
+        if turn.role != "assistant" or not (
+            turn.calls or (place and said[place - 1].role == "user") or _unread(turn, tools)
+        ):
             continue
         found = True
         try:
+            if not turn.learnt:
+                raise DataError(f"the field {field!r}, message {turn.number}: {_NOT_LEARNT}")
             yield turn_task(said, place, tools, f"{name}-turn-{place + 1}", field)
         except DataError as error:
             yield error
@@ -45,24 +54,34 @@ def last_task(said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, fiel
     """Return the task of a dialogue's last turn that calls, or, where none does, of the last one that answers its user.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+        DataError: there is none that is to be learnt, or it cannot be read.
     """
     calling = [place for place, turn in enumerate(said) if turn.calls]
-    if calling:
-        return turn_task(said, calling[-1], tools, name, field)
     replies = [i for i, turn in enumerate(said) if i and turn.role == "assistant" and said[i - 1].role == "user"]
-    if not replies:
+    if not (calling or replies):
         raise DataError(f"the field {field!r} holds no turn of the assistant that calls a tool or answers the user")
-    return turn_task(said, replies[-1], tools, name, field)
+    for places in (calling, replies):
+        learnt = [place for place in places if said[place].learnt]
+        if learnt:
+            return turn_task(said, learnt[-1], tools, name, field)
+    raise DataError(f"the field {field!r}, message {said[(calling or replies)[-1]].number}: {_NOT_LEARNT}")
 
 
 def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], name: str, field: str) -> Task:
     """Return the task of the turn at a place.
 
     Raises:
-        DataError: what is before it cannot be read, or an answer after it has no call.
+        DataError: what is before it cannot be read, an answer after it has no call, or the text of an assistant up to it
+            holds a call that was not read.
     """
     turn = said[place]
+    for one in said[: place + 1]:
+        mark = _unread(one, tools)
+        if mark is not None:
+            raise DataError(
+                f"the field {field!r}, message {one.number}: the text holds a call in a notation that is not read ({mark}); "
+                "write calls between <tool_call> and </tool_call>, or in OpenAI's 'tool_calls'"
+            )
     history = fold(said[:place], field)
     if not history or history[-1].role not in ("user", "tool"):
         raise DataError(
@@ -78,3 +97,7 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None
     return Task(name, history, tools, gold, answer=answer, tags={"kind": kind_of_gold(gold)})
+
+
+def _unread(turn: Said, tools: Sequence[ToolSpec]) -> str | None:
+    return unread_call(turn.text, (tool.name for tool in tools)) if turn.role == "assistant" else None

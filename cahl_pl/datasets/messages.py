@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import history_text
 from cahl_pl.errors import DataError
@@ -42,6 +43,7 @@ class Said(NamedTuple):
         answers: of a tool's answer, the id of the call; None where it has none.
         name: of a tool's answer, the tool's name where it is said.
         number: the place in its list, from 1, for messages.
+        learnt: whether an assistant's turn may be learnt; it is dialogue only where not.
     """
 
     role: Speaker
@@ -50,6 +52,7 @@ class Said(NamedTuple):
     answers: str | None = None
     name: str | None = None
     number: int = 0
+    learnt: bool = True
 
 
 def read_said(row: Any, number: int) -> Said:
@@ -81,7 +84,20 @@ def read_said(row: Any, number: int) -> Said:
         raise DataError(f"the field 'tool_call_id' must be a str, but is a {type(answers).__name__}")
     if answers is not None and speaker != "tool":
         raise DataError(f"only a tool's answer has a tool_call_id, not the role {role!r}")
-    return Said(speaker, text, calls, answers, name if speaker == "tool" and isinstance(name, str) else None, number)
+    name = name if speaker == "tool" and isinstance(name, str) else None
+    return Said(speaker, text, calls, answers, name, number, is_learnt(row))
+
+
+def is_learnt(row: dict[str, Any]) -> bool:
+    """Whether a turn may be learnt: OpenAI's rows say no with `"weight": 0`, others with `train` or `loss` of false.
+
+    Raises:
+        DataError: a weight is no number from 0.
+    """
+    weight = row.get("weight")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0):
+        raise DataError(f"the field 'weight' must be 0 (a turn that is not learnt) or 1, not {weight!r}")
+    return weight != 0 and row.get("train") is not False and row.get("loss") is not False
 
 
 def _refuse_misspelt(row: dict[str, Any]) -> None:
@@ -215,7 +231,8 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
 def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
     """Return the dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
 
-    An answer belongs to the call of its `tool_call_id`; where no turn has ids, to the call at its place.
+    An answer belongs to the call of its `tool_call_id`; without ids, to the call of its name where every answer has one and
+    no tool is called twice; otherwise to the call at its place.
 
     Raises:
         DataError: a call has no answer, or an answer no call; naming the message.
@@ -248,8 +265,14 @@ def _check_lone(one: Said, before: Sequence[Message], field: str) -> None:
         raise DataError(
             f"{_place(one, field)}: the tool_call_id {one.answers!r} answers no call: none stands before it"
         )
-    if not before or before[-1].role not in ("assistant", "tool"):
+    called = next((message for message in reversed(before) if message.role != "tool"), None)
+    if called is None or called.role != "assistant" or not _is_call(called.content):
         raise DataError(f"{_place(one, field)}: a tool's answer has to follow a call of the assistant")
+
+
+def _is_call(text: str) -> bool:
+    """Whether an assistant's text holds a call, in whatever notation: `fold` and other programs write calls as text."""
+    return "<tool_call>" in text or '"name"' in text or unread_call(text, ()) is not None
 
 
 def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages") -> list[Said]:
@@ -261,6 +284,10 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
     ids = [one.id for one in caller.calls]
     if any(answer.answers is not None for answer in answers):
         return _match_ids(caller, answers, ids, field)
+    names = [one.call.name for one in caller.calls]
+    by_name = {answer.name: answer for answer in answers}
+    if len(set(names)) == len(names) == len(answers) and set(by_name) == set(names):
+        return [by_name[name] for name in names]
     if len(answers) > len(ids):
         raise DataError(f"{_place(answers[len(ids)], field)}: this tool's answer has no call: {_told(caller)}")
     for call, answer in zip(caller.calls, answers, strict=False):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
+from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.call_text import parse_calls
 from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema
@@ -64,6 +65,14 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
             text = history_text(calls)
         elif speaker == "assistant" and history and history[-1].role == "user" and broken is None:
             found = True
+            mark = unread_call(text, (tool.name for tool in tools))
+            if mark is not None:
+                broken = number
+                yield DataError(
+                    f"the field 'conversations', turn {number}: the text holds a call in a notation that is not read ({mark}); "
+                    "calls are written [name(key=value)]"
+                )
+                continue
             task_tags = {"kind": kind_of_gold(())}
             yield Task(f"{name}-turn-{number}", tuple(history), tools, (), answer=text.strip() or None, tags=task_tags)
         history.append(Message(cast(Literal["user", "assistant", "tool"], speaker), text))

@@ -100,7 +100,7 @@ def test_a_row_is_read_as_it_is(name: str, tmp_path: Path) -> None:
     loaded = JsonlDataset(path, strict=True)
     assert [task.id for task in (loaded[0], loaded[1])] == ["rows-0", "mine"]
     task = loaded[0]
-    system = (Message("system", "You may call functions."),) if name == "hermes" else ()
+    system = (Message("system", "You may call functions.\nNow go."),) if name == "hermes" else ()
     assert task.messages == (*system, Message("user", "Rain in Oslo?"))
     assert (task.tools, [gold.call for gold in task.gold]) == ((TOOL,), [OSLO.call])
 

@@ -7,16 +7,16 @@ import re
 from typing import Any, Final
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.formats.tagged import read_value
-from cahl_pl.datasets.messages import Call, Said, read_function
+from cahl_pl.datasets.formats.tagged import tagged_answers, tagged_turn
+from cahl_pl.datasets.messages import Said
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
 
-_TURN: Final = re.compile(r"(?:^|\s)(USER|ASSISTANT|FUNCTION RESPONSE):\s*")
+_SPEAKER: Final = r"(USER|ASSISTANT|FUNCTION RESPONSE):\s*"
+_TURN: Final = re.compile(rf"(?:^\s*|<\|endoftext\|>\s*){_SPEAKER}", re.MULTILINE)
+_WITHIN: Final = re.compile(rf"\s{_SPEAKER}")
 _END: Final = "<|endoftext|>"
-_CALL: Final = "<functioncall>"
-_QUOTED: Final = re.compile(r"(['\"]arguments['\"]\s*:\s*)'(.*)'(\s*\}\s*)$", re.DOTALL)
 
 
 def is_one(row: dict[str, Any]) -> bool:
@@ -30,31 +30,54 @@ def read(row: dict[str, Any]) -> Dialogue:
     Raises:
         DataError: naming the field at fault.
     """
-    pieces = _TURN.split(get_field(row, "chat", str))
     said: list[Said] = []
-    for number, (speaker, text) in enumerate(zip(pieces[1::2], pieces[2::2], strict=True), start=1):
+    for number, (speaker, text) in enumerate(_turns(get_field(row, "chat", str)), start=1):
         text = text.replace(_END, "").strip()
         if speaker == "USER":
             said.append(Said("user", text, number=number))
         elif speaker == "FUNCTION RESPONSE":
-            said.append(Said("tool", text, number=number))
+            calls = next((one.calls for one in reversed(said) if one.role == "assistant"), ())
+            said += tagged_answers(text, number, calls)
         else:
             try:
-                said.append(_assistant(text, number))
+                said.append(tagged_turn(text, number))
             except DataError as error:
                 raise DataError(f"the field 'chat', turn {number}: {error}") from None
     return Dialogue(said, read_tools(_objects(get_field(row, "system", str)), "system", lenient=True), "chat")
 
 
-def _assistant(text: str, number: int) -> Said:
-    before, tag, body = text.partition(_CALL)
-    if not tag:
-        return Said("assistant", text, number=number)
-    # The arguments stand in single quotes as JSON text: '{"x": "it's"}', which is neither JSON nor Python.
-    quoted = _QUOTED.search(body)
-    if quoted:
-        body = body[: quoted.start()] + quoted[1] + json.dumps(quoted[2].replace("\\'", "'")) + quoted[3]
-    return Said("assistant", before.strip(), (Call(read_function(read_value(body.strip()))),), number=number)
+def _turns(chat: str) -> list[tuple[str, str]]:
+    """Return who speaks, and what.
+
+    A turn starts at the start of a line or after the mark of a text's end; where a user or a function is not answered by such
+    a turn, at the one `ASSISTANT:` within the line, for chats whose line breaks are lost. Other names of speakers are text.
+
+    Raises:
+        DataError: text stands before the first turn, or it cannot be told where a turn starts.
+    """
+    lead, *pieces = _TURN.split(chat)
+    if lead.replace(_END, "").strip():
+        raise DataError(
+            f"the field 'chat' starts with {lead.strip()[:40]!r}; a turn starts with USER:, ASSISTANT: or FUNCTION RESPONSE:"
+        )
+    turns = list(zip(pieces[::2], pieces[1::2], strict=True))
+    found: list[tuple[str, str]] = []
+    for place, (speaker, text) in enumerate(turns):
+        following = turns[place + 1][0] if place + 1 < len(turns) else None
+        if speaker != "ASSISTANT" and following != "ASSISTANT":
+            asked, *answered = re.split(r"\sASSISTANT:\s*", text)
+            if len(answered) > 1:
+                raise DataError(f"the field 'chat': it is not clear which ASSISTANT: in {text[:60]!r} starts a turn")
+            found.append((speaker, asked))
+            speaker, text = ("ASSISTANT", answered[0]) if answered else (speaker, "")
+            if not answered:
+                continue
+        if speaker == "ASSISTANT" and following is None and (inside := _WITHIN.search(text)):
+            raise DataError(
+                f"the field 'chat': it is not clear whether {inside[1]}: within a line starts a turn; start it on a new line"
+            )
+        found.append((speaker, text))
+    return found
 
 
 def _objects(system: str) -> list[Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.formats.tagged import (
     calls_of,
     holds_answers,
+    holds_tags,
     read_value,
     tagged_answers,
     tagged_tools,
     tagged_turn,
     without_tools,
 )
-from cahl_pl.datasets.messages import Said
+from cahl_pl.datasets.messages import Call, Said, is_learnt
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -52,14 +54,11 @@ def is_tagged(row: dict[str, Any]) -> bool:
     messages = row.get("messages")
     if not isinstance(messages, list) or "gold" in row or "outcome" in row:
         return False
-    texts = [
-        one["content"]
-        for one in messages
-        if isinstance(one, dict) and one.get("role") in ("assistant", "system") and isinstance(one.get("content"), str)
-    ]
-    last = messages[-1] if messages else None
-    answered = isinstance(last, dict) and last.get("role") == "assistant"
-    return answered and any("<tool_call>" in text or "<tools>" in text for text in texts)
+    said = [one for one in messages if isinstance(one, dict) and isinstance(one.get("content"), str)]
+    if any(one.get("role") == "assistant" and holds_tags(one["content"]) for one in said):
+        return True
+    answered = bool(said) and said[-1] is messages[-1] and said[-1].get("role") == "assistant"
+    return answered and any(one.get("role") == "system" and "<tools>" in one["content"] for one in said)
 
 
 def read(row: dict[str, Any]) -> Dialogue:
@@ -84,7 +83,8 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
         said.append(Said("system", system))
     for number, turn in enumerate(get_field(row, field, list), start=1):
         try:
-            said += _said(turn, number, speaker, text)
+            calls = next((one.calls for one in reversed(said) if one.role == "assistant"), ())
+            said += [one._replace(learnt=is_learnt(turn)) for one in _said(turn, number, speaker, text, calls)]
         except DataError as error:
             raise DataError(f"the field {field!r}, turn {number}: {error}") from None
     tools = None if row.get("tools") in (None, "") else read_tools(row["tools"])
@@ -100,7 +100,7 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
     return Dialogue(said, tools, field)
 
 
-def _said(turn: Any, number: int, speaker: str, text: str) -> list[Said]:
+def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]) -> list[Said]:
     name, content = get_field(turn, speaker, str), get_field(turn, text, str)
     kind = _SPEAKERS.get(name)
     if kind is None:
@@ -108,13 +108,13 @@ def _said(turn: Any, number: int, speaker: str, text: str) -> list[Said]:
     if kind == "system" and number > 1:
         raise DataError("a system text can only come first")
     if kind == "call":
-        if "<tool_call>" in content:
+        if holds_tags(content):
             return [tagged_turn(content, number)]
         return [Said("assistant", "", tuple(calls_of(read_value(content))), number=number)]
     if kind == "assistant":
         return [tagged_turn(content, number)]
     if kind == "tool" or (kind == "user" and holds_answers(content)):
-        return tagged_answers(content, number)
+        return tagged_answers(content, number, calls)
     return [Said("system" if kind == "system" else "user", content, number=number)]
 
 

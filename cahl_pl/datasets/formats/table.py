@@ -27,16 +27,14 @@ from cahl_pl.types import Task
 
 def _is_toolace(row: dict[str, Any]) -> bool:
     system = row.get("system")
-    return isinstance(system, str) and "<tools>" not in system and not row.get("tools") and sharegpt.is_one(row)
+    return isinstance(system, str) and "<tools>" not in system and "tools" not in row and sharegpt.is_one(row)
 
 
 FORMATS: Final[Mapping[str, Format]] = {
     "xlam": single_format(lambda row: {"query", "tools", "answers"} <= row.keys(), xlam_task),
     "hammer": hammer.FORMAT,
     "rlla": single_format(lambda row: {"instruction", "output"} <= row.keys() or "reward_model" in row, rlla_task),
-    "toolace": Format(
-        lambda row: isinstance(row.get("system"), str) and "tools" not in row and sharegpt.is_one(row), toolace_tasks
-    ),
+    "toolace": Format(_is_toolace, toolace_tasks),
     "sharegpt": sharegpt.FORMAT,
     "hermes": sharegpt.TAGGED,
     "anthropic": anthropic.FORMAT,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cahl_pl.datasets.call_text import literal
@@ -10,11 +12,21 @@ from cahl_pl.datasets.messages import Call, Said, read_function
 from cahl_pl.datasets.rows import parse_json
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
-from cahl_pl.types import ToolSpec
+from cahl_pl.types import ToolCall, ToolSpec
 
-_CALL: Final = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_CALL: Final = re.compile(r"<\s*tool[\s_-]?call\s*>(.*?)<\s*/\s*tool[\s_-]?call\s*>", re.DOTALL | re.IGNORECASE)
+_CALLS: Final = re.compile(r"<\s*tool[\s_-]?calls\s*>(.*?)<\s*/\s*tool[\s_-]?calls\s*>", re.DOTALL | re.IGNORECASE)
+_OPEN: Final = re.compile(r"<\s*tool[\s_-]?call\s*>", re.IGNORECASE)
+_FUNCTION_CALL: Final = re.compile(r"<\s*function[\s_-]?call\s*>", re.IGNORECASE)
+_TAG: Final = re.compile(r"<\s*(?:tool[\s_-]?calls?|function[\s_-]?call)\s*>", re.IGNORECASE)
+_QUOTED: Final = re.compile(r"(['\"]arguments['\"]\s*:\s*)'(.*)'(\s*\}\s*)$", re.DOTALL)
 _ANSWER: Final = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+_ENVELOPE: Final = frozenset({"tool_call_id", "name", "content", "role", "id"})
 _TOOLS: Final = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
+# how calls are to be written, in the templates of Hermes and Qwen: a prompt of this project says that itself, and otherwise
+_HOW_TO_CALL: Final = re.compile(
+    r"(?:Use the following pydantic model|For each function call,? return).*</tool_call>", re.DOTALL
+)
 _THOUGHT: Final = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
@@ -33,8 +45,15 @@ def read_value(text: str) -> Any:
             raise error from None
 
 
+def holds_tags(text: str) -> bool:
+    """Whether a text holds a tag of a call that is read here."""
+    return _TAG.search(text) is not None
+
+
 def tagged_turn(text: str, number: int) -> Said:
     """Return an assistant's turn, its calls taken out of their tags; thoughts are left out.
+
+    A tag counts in any case and with blanks in it; `<tool_calls>` holds a list.
 
     Raises:
         DataError: a call cannot be read, or a tag is not closed.
@@ -42,26 +61,72 @@ def tagged_turn(text: str, number: int) -> Said:
     text = _THOUGHT.sub("", text)
     calls: list[Call] = []
     for body in _CALL.findall(text):
-        calls += calls_of(read_value(body))
-    rest = _CALL.sub("", text).strip()
-    if "<tool_call>" in rest:
+        calls += calls_of(read_value(body.strip()))
+    rest = _CALL.sub("", text)
+    for body in _CALLS.findall(rest):
+        calls += calls_of(read_value(body.strip())) if body.strip() else []  # empty: around <tool_call> tags
+    rest = _CALLS.sub("", rest).strip()
+    if _OPEN.search(rest):
         raise DataError("a <tool_call> is not closed")
-    return Said("assistant", rest, tuple(calls), number=number)
+    rest, *bodies = _FUNCTION_CALL.split(rest)
+    calls += [Call(_flattened(body)) for body in bodies]
+    return Said("assistant", rest.strip(), tuple(calls), number=number)
+
+
+def _flattened(body: str) -> ToolCall:
+    """Return Glaive's call, `{"name": ..., "arguments": '{"x": "it's"}'}`, which is neither JSON nor Python."""
+    body = re.sub(r"<\s*/\s*function[\s_-]?call\s*>\s*$", "", body.strip(), flags=re.IGNORECASE)
+    quoted = _QUOTED.search(body)
+    if quoted:
+        body = body[: quoted.start()] + quoted[1] + json.dumps(quoted[2].replace("\\'", "'")) + quoted[3]
+    return read_function(read_value(body.strip()))
 
 
 def calls_of(value: Any) -> list[Call]:
-    """Return the calls of a value: one, or a list of them.
+    """Return the calls of a value: one, or a list of them; the id of each is in `id` or `tool_call_id`.
 
     Raises:
         DataError: it is neither.
     """
-    return [Call(read_function(item)) for item in (value if isinstance(value, list) else [value])]
+    calls = []
+    for item in value if isinstance(value, list) else [value]:
+        given = (item.get("id") or item.get("tool_call_id")) if isinstance(item, dict) else None
+        calls.append(Call(read_function(item), str(given) if isinstance(given, str | int) else None))
+    return calls
 
 
-def tagged_answers(text: str, number: int) -> list[Said]:
-    """Return the answers of tools in a turn, one for each `<tool_response>`; the whole text where there is no such tag."""
-    found = _ANSWER.findall(text)
-    return [Said("tool", body.strip(), number=number) for body in found] or [Said("tool", text, number=number)]
+def tagged_answers(text: str, number: int, calls: Sequence[Call] = ()) -> list[Said]:
+    """Return the answers of tools in a turn, one for each `<tool_response>`; the whole text where there is no such tag.
+
+    An answer may name its call beside its `content`, in `tool_call_id`, `id` or `name`.
+
+    Args:
+        text: the turn.
+        number: its place, from 1.
+        calls: those that are answered. Ids of answers count where calls have some.
+    """
+    bodies = [body.strip() for body in _ANSWER.findall(text)] or [text]
+    return [_answer(body, number, calls) for body in bodies]
+
+
+def _answer(text: str, number: int, calls: Sequence[Call]) -> Said:
+    try:
+        value = read_value(text.strip())
+    except DataError:
+        return Said("tool", text, number=number)
+    ids = {one.id for one in calls if one.id is not None}
+    if not isinstance(value, dict) or "content" not in value or not value.keys() <= _ENVELOPE:
+        return Said("tool", text, number=number)
+    given = value.get("tool_call_id", value.get("id") if str(value.get("id")) in ids else None)
+    name = value.get("name")
+    if "id" in value and given is None and name is None:  # an object of its own that has an id
+        return Said("tool", text, number=number)
+    content = value["content"]
+    said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    # one call, or a name, says which call it is where these have no ids
+    of_no_call = not ids and (name is not None or len(calls) == 1)
+    answers = None if given is None or of_no_call else str(given)
+    return Said("tool", said, (), answers, name if isinstance(name, str) else None, number)
 
 
 def holds_answers(text: str) -> bool:
@@ -89,5 +154,9 @@ def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
 
 
 def without_tools(system: str) -> str:
-    """Return a system text up to its list of tools, which this project's prompts write themselves."""
-    return system.partition("<tools>")[0].strip() if _TOOLS.search(system) else system
+    """Return a system text without its list of tools, and without how to call them: this project's prompts say both."""
+    found = next((block for block in _TOOLS.finditer(system) if block[1].strip()), None)
+    if found is None:
+        return system
+    before, after = system[: found.start()].rstrip(), _HOW_TO_CALL.sub("", system[found.end() :]).strip()
+    return "\n".join(part for part in (before.strip(), after) if part)
