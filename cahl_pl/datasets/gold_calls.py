@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,10 @@ from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
 from cahl_pl.schema import canonical, find_problems
 from cahl_pl.schema.references import Reference, look_up, read_reference, read_text, references_in, replace_references
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
+
+_STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
+_SHAPED: Final = re.compile(rf"\$0|\$\d+{_STEPS}+|\$\{{\d+{_STEPS}*\}}|#\d+{_STEPS}+")
+"""What people take for a reference: `$0`, `$5.city`, `${1.city}`, `#1.city`; not `$5` or `#1`, which text has."""
 
 _FIELDS: Final = ("name", "arguments", "result", "references")
 
@@ -113,7 +118,31 @@ def _references(parameter: str, written: Any, number: int, total: int, given: bo
             f"the argument {parameter!r} refers to call {later[0].call}, which does not come before it; calls are counted from "
             f'1 (if it is text, say so: "references": {{"{parameter}": null}})'
         )
+    if not given:
+        _refuse_unknown(parameter, written, number)
     return found if all(one.call < number for one in found) else []
+
+
+def looks_like_reference(value: Any) -> bool:
+    """Whether a value holds text that `read_gold` takes for a reference, or refuses as one that can be none."""
+    texts = (text for text in _leaves(value) if isinstance(text, str))
+    return any(read_reference(text) is not None or _SHAPED.fullmatch(text.strip()) for text in texts)
+
+
+def _refuse_unknown(parameter: str, written: Any, number: int) -> None:
+    """Refuse text that is written as a reference, but can be none: a path of a call that is not there, or others' notation."""
+    for text in _leaves(written):
+        if not isinstance(text, str) or _SHAPED.fullmatch(text.strip()) is None:
+            continue
+        read = read_reference(text)
+        if (read is not None and read.call < number) or (read is not None and not read.path):
+            continue
+        known = f"the calls before it are 1 to {number - 1}" if number > 1 else "no call comes before it"
+        raise DataError(
+            f"the argument {parameter!r} is {_short(text)}, which looks like a reference, but can be none: "
+            f'{known}, and a reference is written "$1" or "$1.city" (if it is text, say so: '
+            f'"references": {{"{parameter}": null}})'
+        )
 
 
 def _holds_reference(value: Any, earlier: int) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
-from cahl_pl.datasets.gold_calls import read_gold
+from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
 from cahl_pl.datasets.messages import fold, read_dialogue
 from cahl_pl.datasets.report import LoadReport, require_tasks
@@ -27,7 +27,6 @@ from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import DataError
-from cahl_pl.schema.references import references_in
 from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
@@ -161,14 +160,12 @@ def _gold_to_row(call: GoldCall) -> dict[str, Any]:
         row["result"] = call.result
     # null: text that looks like a reference is none
     text = {
-        name: None for name, value in call.arguments.items() if name not in call.references and _looks_like_one(value)
+        name: None
+        for name, value in call.arguments.items()
+        if name not in call.references and looks_like_reference(value)
     }
     references = {**text, **call.references}
     return row | ({"references": references} if references else {})
-
-
-def _looks_like_one(value: Any) -> bool:
-    return any(True for _ in references_in(value))
 
 
 def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:

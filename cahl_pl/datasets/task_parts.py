@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,9 @@ from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 MAX_GOLD_CALLS = 1000
 """Gold calls that a task may have: fitting its tools to them takes quadratic time."""
 
+_MORE_KEYS: Final = frozenset({"patternProperties", "$ref", "anyOf", "oneOf", "allOf", "if", "dependentSchemas"})
+"""Keywords by which an object may have keys that its `properties` do not list."""
+
 _RELAXED: Final = ("type", "anyOf", "oneOf", "required", None)
 """Keywords that are relaxed: those of types, and of what is required; None: the value could not be checked, or not in time."""
 
@@ -25,11 +29,11 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
 
     A parameter whose value cannot be read as its type, or takes too long to check, loses its constraints; a required
     parameter that gold leaves out is no longer required. Of tools of the same name the first stays. Gold values stand in their
-    declared types afterwards, `5` for `"5"`: what is imitated, and compared as text, is what the tool takes.
+    declared types afterwards, `5` for `"5"`, true for 1: what is imitated, and compared as text, is what the tool takes.
 
     Raises:
-        DataError: gold names a tool or a parameter that is not offered, or has a value that its schema excludes for another
-            reason than its type: that is a mistake of the row, which relaxing would train on.
+        DataError: gold names a tool or a parameter that is not offered, misspells a key of an object, or has a value that its
+            schema excludes for another reason than its type: that is a mistake of the row, which relaxing would train on.
     """
     tools: dict[str, ToolSpec] = {}
     reasons = []
@@ -37,7 +41,10 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
         if tool.name in tools:
             reasons.append(f"tool {tool.name!r} is offered twice, the first is kept")
         tools.setdefault(tool.name, tool)
+    flagged = tuple(_with_flags(gold, tools) for gold in task.gold)
+    task = task if all(map(operator.is_, flagged, task.gold)) else replace(task, gold=flagged)
     for number, gold in enumerate(task.gold, start=1):
+        _refuse_misspelt(number, gold, tools)
         while problems := find_problems(gold.call, tuple(tools.values())):
             for problem in problems:
                 declared = tools.get(gold.name)
@@ -51,6 +58,49 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
         typed = tuple(replace(gold, arguments=call) for call, gold in zip(calls, task.gold, strict=True))
         fitted = replace(fitted, gold=typed)
     return fitted, reasons
+
+
+def _with_flags(gold: GoldCall, tools: Mapping[str, ToolSpec]) -> GoldCall:
+    """Return the call with true for 1 and false for 0 where a parameter is declared as a boolean, as databases write them."""
+    properties = tools[gold.name].parameters.get("properties", {}) if gold.name in tools else {}
+    flags = {
+        name: bool(value)
+        for name, value in gold.arguments.items()
+        if type(value) is int and value in (0, 1) and _is_flag(properties.get(name))
+    }
+    return replace(gold, arguments=dict(gold.arguments) | flags) if flags else gold
+
+
+def _is_flag(schema: Any) -> bool:
+    kinds = schema.get("type") if isinstance(schema, Mapping) else None
+    return kinds == "boolean" or (isinstance(kinds, list) and "boolean" in kinds and set(kinds) <= {"boolean", "null"})
+
+
+def _refuse_misspelt(number: int, gold: GoldCall, tools: Mapping[str, ToolSpec]) -> None:
+    """Refuse a key within an argument that is not declared, and nearly one that is declared and left out.
+
+    Other undeclared keys within arguments pass, as in JSON Schema, unless `additionalProperties` is false.
+    """
+    properties = tools[gold.name].parameters.get("properties", {}) if gold.name in tools else {}
+    stack = [(name, properties.get(name), value) for name, value in gold.arguments.items()]
+    while stack:
+        place, schema, value = stack.pop()
+        if not isinstance(schema, Mapping):
+            continue
+        if isinstance(value, list):
+            stack += [(f"{place}[{i}]", schema.get("items"), item) for i, item in enumerate(value)]
+        declared = schema.get("properties")
+        if not isinstance(value, Mapping) or not isinstance(declared, Mapping):
+            continue
+        stack += [(f"{place}.{key}", declared.get(key), item) for key, item in value.items()]
+        if schema.get("additionalProperties") or schema.keys() & _MORE_KEYS:
+            continue
+        for key in (key for key in value if key not in declared):
+            near = difflib.get_close_matches(key, [one for one in declared if one not in value], 1, cutoff=0.75)
+            if near:
+                raise DataError(
+                    f"gold call {number}: {place!r} of {gold.name} has no {key!r}; did you mean {near[0]!r}?"
+                )
 
 
 def _can_be_relaxed(problem: Problem) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,28 @@ def test_what_cannot_be_read_names_the_field_or_the_nearest_form(row: Any, fault
 def test_rows_without_tools_may_take_those_of_a_module() -> None:
     row = {"messages": [ASKED, CALLED]}
     assert read_any(row, "r", (TOOL,)).gold == (OSLO,)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("openai", {"tools": []}, "the field 'messages' is missing"),
+        (
+            "openai-responses",
+            {"input": "q", "output": [[]], "tools": []},
+            "item 2: an item must be an object, not a list",
+        ),
+    ],
+)
+def test_a_row_that_lacks_its_dialogue_is_told_in_a_sentence(name: str, row: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        tasks(name, row)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name in ROWS])
+def test_a_damaged_row_never_raises_anything_else(name: str) -> None:
+    for field in ROWS[name]:
+        for value in (None, 1, "", "x", [], [[]], [None], [{}], {}, {"a": 1}):
+            for row in (ROWS[name] | {field: value}, {k: v for k, v in ROWS[name].items() if k != field}):
+                with contextlib.suppress(DataError):
+                    tasks(name, row)

@@ -14,6 +14,7 @@ from cahl_pl.types import GoldCall, ToolSpec
 TEXT = {"type": "object", "properties": {"city": {"type": "string"}}}
 ANY = {"type": "object", "properties": {"v": {}, "ids": {"type": "array"}}}
 TOOLS = (ToolSpec("find", "", TEXT), ToolSpec("use", "", ANY), ToolSpec("say", "", TEXT))
+TOOL_ROWS = [{"name": tool.name, "parameters": dict(tool.parameters)} for tool in TOOLS]
 
 RESULT = {"city": "Oslo", "items": [{"id": 7}, {"id": 8}], "zip": "0150"}
 FIND = {"name": "find", "arguments": {}, "result": RESULT}
@@ -148,4 +149,27 @@ def test_references_are_written_and_read_back() -> None:
     assert task.gold[1].planned.arguments == {"v": "$1.city", "ids": ["$1.items[0].id"]}
     assert task.gold[2].arguments == {"v": "$1"}
     assert task.tags["kind"] == "nested"
+    assert row_to_task(task_to_row(task)) == task
+
+
+@pytest.mark.parametrize("text", ["$5.city", "$0", "$0.city", "${1.city}", "${1}", "#1.city", "$3[0]"])
+def test_text_that_is_meant_as_a_reference_and_can_be_none_is_a_fault(text: str) -> None:
+    message = r"'v' is .* looks like a reference, .* the calls before it are 1 to 1.*\"references\": \{\"v\": null\}"
+    with pytest.raises(DataError, match=message):
+        second({"v": text})
+    with pytest.raises(DataError, match=message):
+        second({"v": {"x": [text]}})
+    assert second({"v": text}, {"v": None}).arguments == {"v": text}
+
+
+@pytest.mark.parametrize("text", ["$5", "$1.50", "#1", "#12 Main St", "$0.50", "${name}", "costs $0", "# 1.city"])
+def test_sums_and_numbers_are_text(text: str) -> None:
+    assert second({"v": text}).arguments == {"v": text}
+
+
+@pytest.mark.parametrize("text", ["$5.city", "$0", "${1.city}", "#1.city", "$1"])
+def test_text_like_a_reference_is_written_so_that_it_is_read_back(text: str) -> None:
+    gold = ({"name": "find", "arguments": {"city": text}, "references": {"city": None}},)
+    row = {"id": "t", "messages": [{"role": "user", "content": "q"}], "tools": TOOL_ROWS, "gold": list(gold)}
+    task = row_to_task(row)
     assert row_to_task(task_to_row(task)) == task

@@ -70,6 +70,10 @@ def test_answers_without_ids_go_by_their_place() -> None:
         ([answer("x", "a")], "message 2: the tool_call_id 'a' answers no call: none stands before it"),
         ([answer("x")], "message 2: a tool's answer has to follow a call of the assistant"),
         (
+            [{"role": "assistant", "content": "Let me check."}, answer("x")],
+            "message 3: a tool's answer has to follow a call of the assistant",
+        ),
+        (
             [calling((None, "A-1")), answer("x", "a")],
             "the tool_call_id 'a' answers no call; those of its calls are: none",
         ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.messages import read_dialogue
+from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
 
@@ -28,7 +29,7 @@ def read(row: dict[str, Any]) -> Dialogue:
     field = "functions" if row.get("tools") is None and row.get("functions") is not None else "tools"
     if row.get(field) is None:
         raise DataError("the field 'tools' is missing: without the tools that were offered nothing can be called")
-    return Dialogue(read_dialogue(row["messages"]), read_tools(row[field], field))
+    return Dialogue(read_dialogue(get_field(row, "messages", list)), read_tools(row[field], field))
 
 
 FORMAT = dialogue_format(is_one, read)

@@ -46,6 +46,8 @@ def read(row: dict[str, Any]) -> Dialogue:
 
 
 def _add(said: list[Said], item: Any, number: int) -> None:
+    if not isinstance(item, dict):
+        raise DataError(f"an item must be an object, not a {type(item).__name__}")
     kind = item.get("type", "message")
     if kind in _LEFT_OUT:
         return
