@@ -73,8 +73,24 @@ class SaveConfig(SaveConfigCallback):
                 callback.claim(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write: a checkpoint that the new values do not go with would have been refused by now, and left the old ones."""
+        """Write: a checkpoint that the new values do not go with would have been refused by now, and left the old ones.
+
+        Where a run goes on with other values, those that it had stay in `config.until-step-N.yaml`.
+        """
+        path = Path(trainer.log_dir or ".") / "config.yaml"
+        before = path.read_text(encoding="utf-8") if trainer.is_global_zero and path.exists() else None
         super().setup(trainer, pl_module, "fit")
+        if before is not None and path.exists() and _settings(before) != _settings(path.read_text(encoding="utf-8")):
+            kept = path.with_name(f"config.until-step-{trainer.global_step:06d}.yaml")
+            kept.write_text(before, encoding="utf-8")
+
+
+def _settings(text: str) -> Any:
+    """Return what a `config.yaml` holds, but for the checkpoint, which differs at every start."""
+    content = yaml.safe_load(text)
+    return (
+        {key: value for key, value in content.items() if key != "ckpt_path"} if isinstance(content, dict) else content
+    )
 
 
 class CAHLCLI(ConfigurationWinsCLI):

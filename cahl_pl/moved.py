@@ -14,6 +14,11 @@ from types import ModuleType
 
 MOVED = {
     "brief": "prompts.tool_text",
+    "datasets.api_bank": "datasets.formats.api_bank",
+    "datasets.rlla": "datasets.formats.rlla",
+    "datasets.seal_tools": "datasets.formats.seal_tools",
+    "datasets.toolace": "datasets.formats.toolace",
+    "datasets.xlam": "datasets.formats.xlam",
     "engines.adapters": "policy.saved_adapters",
     "engines.client": "http_client",
     "engines.transformers": "engines.local",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from cahl_pl.datasets.api_bank import (
+from cahl_pl.datasets.formats.api_bank import (
     api_bank_sequence,
     dialogue_rows,
     dialogue_tasks,
@@ -17,6 +17,7 @@ from cahl_pl.datasets.api_bank import (
 )
 from cahl_pl.datasets.formats.nestful import read_specification
 from cahl_pl.datasets.formats.nestful import task as nestful_task
+from cahl_pl.datasets.formats.seal_tools import seal_tools_reader
 from cahl_pl.datasets.formats.table import FORMATS as TABLE
 from cahl_pl.datasets.formats.tau_bench import python_rows
 from cahl_pl.datasets.formats.tau_bench import task as tau_bench_task
@@ -25,7 +26,6 @@ from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
 from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
 from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rows import FileRow, read_rows
-from cahl_pl.datasets.seal_tools import seal_tools_reader
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.types import Task
 

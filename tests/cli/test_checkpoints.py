@@ -127,6 +127,9 @@ def test_a_refused_start_is_no_run_for_last(tmp_path, tiny_model, monkeypatch, c
     main(["fit", "-c", "quickstart", *small, "--trainer.max_steps=3", "--ckpt_path=last"])
     folder = tmp_path / "runs" / "quickstart" / "version_0" / "checkpoints"
     assert f"going on from {Path('runs/quickstart/version_0/checkpoints/step-000002.ckpt')}" in capsys.readouterr().out
+    run = Path("runs/quickstart/version_0")
+    then, now = (yaml.safe_load((run / n).read_text()) for n in ("config.until-step-000002.yaml", "config.yaml"))
+    assert (then["trainer"]["max_steps"], now["trainer"]["max_steps"]) == (2, 3)
     assert (folder / "step-000003.ckpt").is_file()
 
 

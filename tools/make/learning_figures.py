@@ -28,7 +28,7 @@ SYSTEMS: Final = {
 }
 """Panel -> (system in rounds.json, its name in the legend)."""
 
-START: Final = {"two levels": 34.7, "one level": 18.7}
+START: Final = {"two levels": 34.7, "one level": 24.7}
 """Greedy success of the shipped model on `test`, in percent."""
 
 

@@ -127,6 +127,10 @@ def _summary(path: Path, notes: list[str]) -> dict[str, Any] | None:
 def _settings(path: Path, notes: list[str]) -> tuple[str, dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
+        notes += [
+            f"The settings were changed on the way: {earlier.name} holds those until that step."
+            for earlier in sorted(path.parent.glob("config.until-step-*.yaml"))
+        ]
         return text, _flat(yaml.safe_load(text))
     except FileNotFoundError:
         notes.append("No config.yaml: the run was not started with the command line.")

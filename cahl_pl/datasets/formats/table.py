@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cahl_pl.datasets.api_bank import api_bank_task
 from cahl_pl.datasets.formats import (
     anthropic,
     glaive,
@@ -18,10 +17,11 @@ from cahl_pl.datasets.formats import (
     tau_bench,
     toolalpaca,
 )
+from cahl_pl.datasets.formats.api_bank import api_bank_task
 from cahl_pl.datasets.formats.base import Format, single_format
-from cahl_pl.datasets.rlla import rlla_task
-from cahl_pl.datasets.toolace import toolace_tasks
-from cahl_pl.datasets.xlam import xlam_task
+from cahl_pl.datasets.formats.rlla import rlla_task
+from cahl_pl.datasets.formats.toolace import toolace_tasks
+from cahl_pl.datasets.formats.xlam import xlam_task
 from cahl_pl.types import Task
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cahl_pl.datasets.call_text import literal
-from cahl_pl.datasets.rlla import flat_property, read_dialogue
+from cahl_pl.datasets.formats.rlla import flat_property, read_dialogue
 from cahl_pl.datasets.rows import FileRow, get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema, offer_tools
 from cahl_pl.errors import DataError

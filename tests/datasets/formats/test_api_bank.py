@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cahl_pl.datasets.api_bank import (
+from cahl_pl.datasets.formats.api_bank import (
     TOOL_SEARCHER,
     api_bank_sequence,
     api_bank_task,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cahl_pl.datasets.xlam import xlam_task
+from cahl_pl.datasets.formats.xlam import xlam_task
 from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 

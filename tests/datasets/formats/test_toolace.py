@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cahl_pl.datasets.toolace import json_schema, toolace_tasks
+from cahl_pl.datasets.formats.toolace import json_schema, toolace_tasks
 from cahl_pl.errors import DataError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
