@@ -27,71 +27,12 @@ from cahl_pl.cli import CAHLCLI, main
 from cahl_pl.commands import VERBS, console
 from cahl_pl.config_files import find_config
 from cahl_pl.datasets import JsonlDataset
+from tests.parsed_only import PARSED_ONLY
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
-
-PARSED_ONLY = {
-    ("benchmarks.md", "python -m cahl_pl test -c configs/bfcl.yaml"): "loads BFCL's tasks: minutes",
-    ("benchmarks.md", "python -m cahl_pl test -c configs/cahl.yaml"): "runs all of BFCL: days",
-    ("benchmarks.md", "python -m cahl_pl fit"): "needs API-Bank's files",
-    ("benchmarks.md", "python -m cahl_pl test -c configs/smollm2.yaml"): "needs a real model and the benchmarks' files",
-    (
-        "benchmarks.md",
-        "python -m cahl_pl results-table RUN...",
-    ): "RUN stands for folders; tests/commands/test_results_table.py",
-    ("hardware.md", "python -m tools.memory.check_memory_plan"): "measures processes of several GB for minutes",
-    ("hardware.md", "python -m tools.memory.prove_7b"): "writes a model of 15 GB",
-    (
-        "recipes.md",
-        "python -m tools.quality.measure_tool_text",
-    ): "needs three data sets; tests/tools/quality/test_measure_tool_text.py",
-    ("recipes.md", "python -m cahl_pl sweep"): "hours; tests/commands/test_sweep.py runs a small one",
-    ("reliability.md", "python -m tools.robustness.kill_and_resume"): "starts and kills processes for minutes",
-    (
-        "reliability.md",
-        "python -m tools.robustness.measure_processes",
-    ): "50 steps of two processes; tests/tools/robustness/test_measure_processes.py",
-    ("reliability.md", "python -m tools.robustness.fuzz_coverage"): "needs atheris, and runs for minutes",
-    ("log.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
-    ("README.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
-    ("speed.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
-    (
-        "speed.md",
-        "python -m tools.speed.profile_step",
-    ): "minutes; tests/tools/speed/test_profile_step.py runs a small one",
-    (
-        "speed.md",
-        "python -m tools.speed.benchmark_levels",
-    ): "minutes; tests/tools/speed/test_levels_*.py run small ones",
-    (
-        "speed.md",
-        "python -m tools.speed.benchmark_scaling",
-    ): "minutes; tests/tools/speed/test_benchmark_scaling.py runs a small one",
-    ("bases.md", "python -m tools.quality.check_bases"): "minutes; tests/policy run the same comparisons",
-    ("log.md", "python -m tools.quality.check_bases"): "minutes; tests/policy run the same comparisons",
-    ("log.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",
-    ("learning.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",
-    ("learning.md", "python -m tools.make.learning_figures"): "draws; tests/tools/make/test_learning_figures.py",
-    ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
-    ("sandbox.md", "python -m tools.robustness.attack_sandbox"): "needs Landlock, and attacks the machine",
-    ("serving.md", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True python -m vllm"): "another program, in its own environment",
-    ("serving.md", "python -m cahl_pl ask"): "needs a server; tests/commands/test_ask.py has one",
-    ("serving.md", "python -m cahl_pl fit"): "needs a server",
-    ("your-data.md", "python -m cahl_pl convert-data xlam hub:"): "needs the network",
-    ("your-data.md", "python -m cahl_pl convert-data toolace hub:"): "needs the network",
-    (
-        "your-tools.md",
-        "python -m cahl_pl fit -c configs/quickstart.yaml -c mcp.yaml",
-    ): "needs an MCP server; tests/environments/test_mcp_training.py has one",
-    (
-        "your-data.md",
-        "python -m tools.memory.measure_streaming",
-    ): "minutes; tests/tools/memory/test_measure_streaming.py",
-}
-"""(page, how the command starts) -> why it does not run here."""
 
 STAND_INS = {
     ("README.md", "rlla_4k/train.parquet"): "rlla.json",
