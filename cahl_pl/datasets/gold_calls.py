@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from cahl_pl.datasets.messages import read_function
@@ -13,7 +13,15 @@ from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
 from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
 from cahl_pl.schema import canonical, find_problems
-from cahl_pl.schema.references import Reference, look_up, read_reference, read_text, references_in, replace_references
+from cahl_pl.schema.references import (
+    Reference,
+    leaves,
+    look_up,
+    read_reference,
+    read_text,
+    references_in,
+    replace_references,
+)
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 
 _STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
@@ -125,13 +133,13 @@ def _references(parameter: str, written: Any, number: int, total: int, given: bo
 
 def looks_like_reference(value: Any) -> bool:
     """Whether a value holds text that `read_gold` takes for a reference, or refuses as one that can be none."""
-    texts = (text for text in _leaves(value) if isinstance(text, str))
+    texts = (text for text in leaves(value) if isinstance(text, str))
     return any(read_reference(text) is not None or _SHAPED.fullmatch(text.strip()) for text in texts)
 
 
 def _refuse_unknown(parameter: str, written: Any, number: int) -> None:
     """Refuse text that is written as a reference, but can be none: a path of a call that is not there, or others' notation."""
-    for text in _leaves(written):
+    for text in leaves(written):
         if not isinstance(text, str) or _SHAPED.fullmatch(text.strip()) is None:
             continue
         read = read_reference(text)
@@ -179,9 +187,9 @@ def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gol
     whole = read_reference(written)
     if whole is not None and not whole.path:
         result = earlier[whole.call - 1].result
-        known = list(_leaves(read_text(result) if isinstance(result, str) else result))
+        known = list(leaves(read_text(result) if isinstance(result, str) else result))
         texts = [text for text in known if isinstance(text, str)]
-        for leaf in _leaves(value):
+        for leaf in leaves(value):
             if not any(_equal(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
                 raise DataError(
                     f"{parameter!r} is {_short(leaf)}, which is not in the result of call {whole.call} that it refers to; "
@@ -194,19 +202,6 @@ def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gol
             f"{parameter!r} is {_short(value)}, but {json.dumps(written)} that it refers to is {_short(expected)}; correct the "
             "value, the result or the reference"
         )
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Return what stands in a value at any depth, and is no list or object."""
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Mapping):
-            stack += item.values()
-        elif isinstance(item, list):
-            stack += item
-        else:
-            yield item
 
 
 def _equal(value: Any, other: Any) -> bool:

@@ -42,8 +42,8 @@ def read_reference(value: Any) -> Reference | None:
     return Reference(int(found["call"]), path)
 
 
-def references_in(value: Any) -> Iterator[Reference]:
-    """Return the references in a value, at any depth."""
+def leaves(value: Any) -> Iterator[Any]:
+    """Return what stands in a value at any depth, and is no list or object."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -51,8 +51,14 @@ def references_in(value: Any) -> Iterator[Reference]:
             stack += item.values()
         elif isinstance(item, list):
             stack += item
-        elif (reference := read_reference(item)) is not None:
-            yield reference
+        else:
+            yield item
+
+
+def references_in(value: Any) -> Iterator[Reference]:
+    """Return the references in a value, at any depth."""
+    found = (read_reference(item) for item in leaves(value))
+    return (reference for reference in found if reference is not None)
 
 
 def replace_references(value: Any, put: Callable[[Reference, str], Any]) -> Any:

@@ -18,6 +18,7 @@ from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schem
 from cahl_pl.errors import DataError
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import canonical
+from cahl_pl.schema.references import leaves
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 _ONE_CALL = "Based on our conversation above, please only make one tool call to solve my need."
@@ -196,23 +197,11 @@ def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tu
             if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).lower() in said:
                 continue
             for number in range(len(found), 0, -1):
-                if canonical(value) in set(_leaves(found[number - 1].result)):
+                if canonical(value) in map(canonical, leaves(found[number - 1].result)):
                     references[parameter] = f"${number}"
                     break
         found.append(replace(call, references=references))
     return tuple(found)
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Mapping):
-            stack += item.values()
-        elif isinstance(item, list):
-            stack += item
-        else:
-            yield canonical(item)
 
 
 def _until_user(turns: Sequence[Message | GoldCall]) -> list[Message | GoldCall]:
