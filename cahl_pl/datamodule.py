@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class RolloutDataModule(LightningDataModule):
             environment,
             planner_reward or PlannerReward(),
             executor_reward or ExecutorReward(),
-            rollout,
+            copy.deepcopy(rollout),  # the default is one object for all
         )
         self.single_level = single_level
         self.turn_reward = turn_reward or TurnReward()

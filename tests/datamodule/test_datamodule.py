@@ -319,3 +319,12 @@ def test_an_activated_adapter_is_not_tested_in_other_words(make, make_policy, si
         data.batches()
         assert activated.invocation["executor"] == words
     assert data.builder.invocation("executor", not single_level) != words
+
+
+def test_what_is_written_into_one_configuration_stays_there():
+    """The defaults of the constructor are one object for all of them."""
+    first = RolloutDataModule(ToolWorld(size=2), RecordedEnvironment())
+    first.rollout.config.branching = "trajectory"
+    first.rollout.config.planner.max_new_tokens = 7
+    other = RolloutDataModule(ToolWorld(size=2), RecordedEnvironment()).rollout.config
+    assert (other.branching, other.planner.max_new_tokens) == ("step", 512)
