@@ -188,9 +188,15 @@ def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> 
         try:
             return row_to_task(row, tools)
         except DataError as error:
-            near = nearest(row) if isinstance(row, dict) and not is_own(row) else None
-            if near in (None, "jsonl"):
+            if not isinstance(row, dict) or is_own(row):
                 raise
+            near = nearest(row)
+            if near == "jsonl" or row.keys() <= set(OWN_FIELDS):
+                raise
+            if near is None:
+                raise DataError(
+                    f"{error}; the row has no form that is known: cahl-pl convert-data --help lists them"
+                ) from None
             raise DataError(
                 f"{error}; its fields are most like those of {near}: convert-data {near} INPUT OUTPUT"
             ) from None

@@ -86,8 +86,10 @@ def nearest(row: dict[str, Any]) -> str | None:
     """Return the format whose fields are most like a row's; None where none is like them."""
 
     def likeness(fields: tuple[str, ...]) -> float:
-        scores = [len(difflib.get_close_matches(key.lower(), [f.lower() for f in fields], 1, 0.8)) for key in row]
-        return sum(scores) / max(len(row), len(fields), 1)
+        known = [field.lower() for field in fields]
+        met = [key for key in row if difflib.get_close_matches(key.lower(), known, 1, 0.8)]
+        # nearly every form has tools: they alone say nothing
+        return len(met) / max(len(row), len(fields)) if any(key.lower() != "tools" for key in met) else 0.0
 
     best = max(_FIELDS, key=lambda name: likeness(_FIELDS[name]))
     return best if likeness(_FIELDS[best]) >= 0.3 else None

@@ -301,6 +301,7 @@ def test_tau_bench_s_files_are_read_and_not_run(tmp_path: Path) -> None:
         ({"query": "q", "tools": "[]", "answer": "[]"}, "most like those of xlam: convert-data xlam INPUT OUTPUT"),
         ({"query": "q", "calling": []}, "most like those of seal-tools: convert-data seal-tools INPUT OUTPUT"),
         ({"system": "s", "chats": "USER:"}, "most like those of glaive"),
+        ({"contents": [], "tools": []}, "no form that is known: cahl-pl convert-data --help"),  # Gemini's: tools say nothing
         (ROWS["openai"] | {"tools": None}, "the field 'tools' is missing: without the tools that were offered"),
         (ROWS["openai"] | {"messages": [ASKED]}, "the field 'id' is missing"),
         (ROWS["sharegpt"] | {"conversations": [{"from": "alien", "value": "x"}]}, "'from' must be one of system, human"),
