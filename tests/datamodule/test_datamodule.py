@@ -16,12 +16,12 @@ from cahl_pl.metrics import ToolUse
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rewards import TurnReward
-from cahl_pl.rewards.base import BaseTurnReward
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.sampling import RewardSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Plan
+from tests.datamodule.batches import Silent, contents, requests_of
 
 SCHEDULES = [Alternate(), Alternate("executor"), PlannerOnly(), ExecutorOnly(), Ratio(2, 3), Ratio(3, 1)]
 
@@ -46,40 +46,6 @@ class Asked(Babble):
     def generate(self, policy, role, prompts, num_samples, sampling, generator):
         self.requests.append((role, num_samples, [list(prompt) for prompt in prompts], sampling))
         return super().generate(policy, role, prompts, num_samples, sampling, generator)
-
-
-class Silent(BaseTurnReward):
-    """Pays nothing, and keeps which rounds it was told of."""
-
-    def __init__(self):
-        self.rounds = []
-
-    def start_round(self, index):
-        self.rounds.append(index)
-
-    def components(self, turn, gold, task):
-        return {"nothing": 0.25}
-
-    def total(self, components):
-        return components["nothing"]
-
-
-def requests_of(batches):
-    """The requests of each round, without the repetitions of its plans; they come with its first batch."""
-    return [list(dict.fromkeys(t.task.id for t in b.trajectories)) for b in batches if b.trajectories is not None]
-
-
-def contents(batches):
-    """Everything of the batches that training depends on, as plain values that can be compared."""
-    return [
-        (
-            batch.role,
-            batch.update,
-            [group.prompt_ids.tolist() for group in batch.groups],
-            [ids.tolist() for group in batch.groups for ids in group.completion_ids],
-        )
-        for batch in batches
-    ]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)

@@ -17,10 +17,11 @@ from cahl_pl.module import CAHLModule
 from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.prompts import PromptConfig
-from cahl_pl.rewards.base import BasePlannerReward, BaseTurnReward
+from cahl_pl.rewards.base import BasePlannerReward
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.sampling import RewardSampler, Shuffled
 from cahl_pl.schedules import PlannerOnly
+from tests.datamodule.batches import Silent, contents
 
 
 class Mastered(BasePlannerReward):
@@ -41,40 +42,6 @@ class Length(BasePlannerReward):
 
     def total(self, components):
         return components["length"]
-
-
-class Silent(BaseTurnReward):
-    """Pays nothing, and keeps which rounds it was told of."""
-
-    def __init__(self):
-        self.rounds = []
-
-    def start_round(self, index):
-        self.rounds.append(index)
-
-    def components(self, turn, gold, task):
-        return {"nothing": 0.25}
-
-    def total(self, components):
-        return components["nothing"]
-
-
-def requests_of(batches):
-    """The requests of each round, without the repetitions of its plans; they come with its first batch."""
-    return [list(dict.fromkeys(t.task.id for t in b.trajectories)) for b in batches if b.trajectories is not None]
-
-
-def contents(batches):
-    """Everything of the batches that training depends on, as plain values that can be compared."""
-    return [
-        (
-            batch.role,
-            batch.update,
-            [group.prompt_ids.tolist() for group in batch.groups],
-            [ids.tolist() for group in batch.groups for ids in group.completion_ids],
-        )
-        for batch in batches
-    ]
 
 
 def test_a_sampler_hears_what_the_tasks_of_its_round_earned(make):
