@@ -192,13 +192,13 @@ class RolloutDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return batches of validation tasks, or of a benchmark's indices."""
         if self.validation_benchmark is not None:
-            return _loader(range(len(self.validation_benchmark)), self.eval_batch_size)
-        return [] if self.validation_tasks is None else _loader(self.validation_tasks, self.eval_batch_size)
+            return self._loader(range(len(self.validation_benchmark)))
+        return [] if self.validation_tasks is None else self._loader(self.validation_tasks)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return one loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
-        indices = [_loader(range(len(benchmark)), self.eval_batch_size) for benchmark in self.benchmarks.values()]
-        return [*(_loader(tasks, self.eval_batch_size) for tasks in self.test_tasks.values()), *indices]
+        indices = [range(len(benchmark)) for benchmark in self.benchmarks.values()]
+        return [self._loader(items) for items in (*self.test_tasks.values(), *indices)]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """Return the user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.
@@ -206,7 +206,12 @@ class RolloutDataModule(LightningDataModule):
         Benchmarks write by themselves.
         """
         sources = self.test_tasks.values() if self.requests is None else [self.requests]
-        return [_loader(tasks, self.eval_batch_size) for tasks in sources]
+        return [self._loader(tasks) for tasks in sources]
+
+    def _loader(self, items: TaskSource | range) -> DataLoader[Any]:
+        """Return a loader of this process's share."""
+        share = _Share(items, self.eval_batch_size, self._attached.global_rank, self._attached.world_size)
+        return DataLoader(share, batch_size=None, collate_fn=list)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Role batches move; tasks stay as they are (Lightning would try to take them apart)."""
@@ -384,5 +389,20 @@ class _RolloutStream(IterableDataset[RolloutBatch]):
         return self.data.batches()
 
 
-def _loader(items: TaskSource | range, batch_size: int) -> DataLoader[Any]:
-    return DataLoader(items, batch_size=batch_size, collate_fn=list)  # type: ignore[arg-type]
+class _Share(IterableDataset[list[Any]]):
+    """Batches of one process's share of some items: every `world_size`-th, each item in one process and once.
+
+    Lightning's own sampler would give some items to two processes where the shares are not equally large, and counts would
+    differ from those of one process. A process that gets none has one empty batch: it must not stay away from sums over all.
+    """
+
+    def __init__(self, items: TaskSource | range, batch_size: int, rank: int, world_size: int) -> None:
+        own = range(rank, len(items), world_size)
+        self.items = items
+        self.batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)] or [own][: len(items)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return ([self.items[i] for i in batch] for batch in self.batches)

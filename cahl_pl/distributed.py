@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from torch import nn
+from torch import Tensor, nn
 
 from cahl_pl.types import Group, RolloutBatch
 
@@ -48,6 +49,16 @@ def broadcast(parameters: list[nn.Parameter]) -> None:
     with torch.no_grad():
         for parameter in parameters:
             dist.broadcast(parameter.data, src=0)
+
+
+def differing_processes(tensors: Iterable[Tensor]) -> list[int]:
+    """Return the ranks of the processes whose tensors are not, bit for bit, those of the first. All have to ask together."""
+    digest = hashlib.sha256()
+    if dist.is_available() and dist.is_initialized():
+        for tensor in tensors:
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digests = gather_over_processes(digest.hexdigest())
+    return [rank for rank, other in enumerate(digests) if other != digests[0]]
 
 
 def sum_over_processes(values: list[float]) -> list[float]:

@@ -14,9 +14,9 @@ from lightning.pytorch.strategies import ParallelStrategy
 from cahl_pl.benchmarks.evaluation import Evaluation
 from cahl_pl.benchmarks.settings import run_settings
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.distributed import AdapterDDPStrategy, broadcast
+from cahl_pl.distributed import AdapterDDPStrategy, broadcast, differing_processes
 from cahl_pl.engines.self_check import check_computation
-from cahl_pl.errors import ConfigError, NonFiniteError, StaleBatchError
+from cahl_pl.errors import ConfigError, NonFiniteError, PolicyError, StaleBatchError
 from cahl_pl.grpo.advantages import Scoring, has_signal, scores
 from cahl_pl.grpo.config import GRPOConfig, RoleGRPOConfig
 from cahl_pl.optimizers import (
@@ -170,7 +170,17 @@ class CAHLModule(LightningModule):
         return data
 
     def on_train_start(self) -> None:
-        """Apply the configured optimiser settings over those restored from a checkpoint."""
+        """Check that all processes train one policy, and apply the configured optimiser settings over those restored.
+
+        Raises:
+            PolicyError: adapters differ between processes; every step would add up gradients of different policies.
+        """
+        for role in ROLES:
+            if apart := differing_processes(self.policy.parameters_of(role)):
+                raise PolicyError(
+                    f"the {role}'s adapter in process {', '.join(map(str, apart))} is not that of process 0: every process "
+                    "must read the same --ckpt_path and configuration; look for a checkpoint that differs between machines"
+                )
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         for index, role in enumerate(ROLES):
             hold_to(optimizers[index], schedulers[index], self.optimizer_config[role])  # type: ignore[index]
@@ -252,7 +262,7 @@ class CAHLModule(LightningModule):
         """Start counting afresh."""
         benchmark = self._data.validation_benchmark
         if benchmark is None:
-            self._evaluation = Evaluation(self._data, ["val"])
+            self._evaluation = Evaluation(self._data, ["val"], device=self.device)
         else:
             self._evaluation = Evaluation(self._data, (), {"val": benchmark}, None, self._benchmark_settings("val"))
 
@@ -269,7 +279,7 @@ class CAHLModule(LightningModule):
         data = self._data
         folder = (data.results or run_folder(self.trainer)) if data.benchmarks else None
         settings = self._benchmark_settings(*data.benchmarks) if data.benchmarks else None
-        self._evaluation = Evaluation(data, data.test_tasks, data.benchmarks, folder, settings)
+        self._evaluation = Evaluation(data, data.test_tasks, data.benchmarks, folder, settings, self.device)
 
     def test_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Play greedy episodes of one test set's tasks, or of the tasks at a benchmark's indices."""

@@ -35,6 +35,8 @@ class BeforeAfter(Callback):
     After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them, and
     `<test set>/tokens_per_task`, the tokens sampled for a task.
 
+    Several processes share the tasks out, each is run once.
+
     Args:
         max_tasks: tasks of each test set to run; None for all. `test` always runs all.
         before: also measure before training; without it, every `"before"` is null.
@@ -138,12 +140,13 @@ class BeforeAfter(Callback):
         result = {}
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))
-            metric = ToolUse()
-            tokens = -data.evaluated_tokens
-            for start in range(0, count, data.eval_batch_size):
-                chosen = [tasks[i] for i in range(start, min(count, start + data.eval_batch_size))]
-                metric.update(data.evaluate(chosen))
-            tokens += data.evaluated_tokens
+            metric = ToolUse().to(trainer.strategy.root_device)  # NCCL adds up nothing that lies on the host
+            metric.update([])  # a process without a share, too, has something to add
+            tokens: float = -data.evaluated_tokens
+            share = range(trainer.global_rank, count, trainer.world_size)
+            for start in range(0, len(share), data.eval_batch_size):
+                metric.update(data.evaluate([tasks[i] for i in share[start : start + data.eval_batch_size]]))
+            (tokens,) = sum_over_processes([float(tokens + data.evaluated_tokens)])
             result[name] = {tag: value.item() for tag, value in metric.compute().items()}
             result[name]["tokens_per_task"] = tokens / max(count, 1)
         return result

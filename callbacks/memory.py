@@ -26,10 +26,13 @@ class FourBitMemory(Callback):
     | `memory/saved_gib` | the difference; negative where the base is wider than bfloat16 |
     | `memory/adapters_gib` | the weights of both LoRA adapters |
     | `memory/peak_gib` | the peak; see below |
+    | `memory/reserved_gib` | CUDA only: the most that PyTorch's allocator held, with what lay free between blocks |
+    | `memory/alloc_retries` | CUDA only, a count: how often a step found no room, gave all free blocks back and tried again |
 
-    The first four once, when training starts, the last after every step; the x-axis is `trainer.global_step`.
+    The first four once, when training starts, the others after every step; the x-axis is `trainer.global_step`.
     The peak on CUDA is the most that was allocated since the step before, sampling included; elsewhere it is
-    the most host memory that the process has ever held.
+    the most host memory that the process has ever held. Where much more is reserved than the peak, memory is fragmented, and
+    each retry waits for the device: a run that fits by its peak may be slow, or end, by these.
 
     Before the base is loaded, the peak is planned (`cahl_pl.memory_plan`: the longest prompts and completions that the
     configuration allows). A run that would not fit is stopped, with the change that would make it fit.
@@ -56,6 +59,7 @@ class FourBitMemory(Callback):
         self.quantization = quantization
         self.stop = stop
         self._warned = False
+        self._retries = 0  # of the allocator, until the last step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose how the base will be loaded, and plan; Lightning calls this before the model is built.
@@ -110,15 +114,22 @@ class FourBitMemory(Callback):
         self._warned = False
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
+            self._retries = _retries(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Log the peak since the last step, and hold it against the budget."""
-        peak = _peak_gib(pl_module.device)
+        device = pl_module.device
+        allocator = {}
+        if device.type == "cuda":  # before the peak is read, which starts all of them afresh
+            before, self._retries = self._retries, _retries(device)
+            allocator["memory/reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+            allocator["memory/alloc_retries"] = float(self._retries - before)
+        peak = _peak_gib(device)
         if peak is None:
             return
-        self._log(trainer, {"memory/peak_gib": peak})
+        self._log(trainer, {"memory/peak_gib": peak, **allocator})
         if self.budget_gib is not None and peak > self.budget_gib and not self._warned:
             self._warned = True
             rank_zero_warn(
@@ -152,6 +163,11 @@ def weights_gib(lm: nn.Module) -> dict[str, float]:
         "memory/saved_gib": (base_bf16 - base) / GIB,
         "memory/adapters_gib": adapters / GIB,
     }
+
+
+def _retries(device: torch.device) -> int:
+    """Return how often CUDA's allocator has found no room and tried again, in the process's life; 0 before its first use."""
+    return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0))
 
 
 def _peak_gib(device: torch.device) -> float | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.distributed import gather_over_processes
 from cahl_pl.runs.files import append, check_writable
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall
@@ -18,7 +21,8 @@ class PredictionWriter(Callback):
     """Prints plan, calls and feedback of each predicted episode and writes them to a file, one JSON object a line.
 
     A user's own requests (`data.requests`) are all printed: as they run if a batch holds one of them, so that a call is seen
-    before its answer; otherwise when the batch is done.
+    before its answer; otherwise when the batch is done. Of several processes the first one prints and writes the episodes of
+    all, in the order of the tasks, at the end.
 
     Args:
         path: the file; None for `predictions.jsonl` in the run's folder.
@@ -33,6 +37,7 @@ class PredictionWriter(Callback):
         self._data: RolloutDataModule | None = None  # where it holds a user's requests
         self._told = False  # the request of this batch is printed as it runs
         self._lost = False  # episodes could not be written
+        self._kept: dict[int, list[Any]] = {}  # this process's share of each loader, where there are several processes
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an empty file.
@@ -40,13 +45,17 @@ class PredictionWriter(Callback):
         Raises:
             ConfigError: its folder cannot be written to.
         """
+        self._shown, self._lost, self._kept = 0, False, {}
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, RolloutDataModule) and data.requests is not None:
+            self._data = data
+            if trainer.world_size == 1:
+                data.watch = self._watch
+        if not trainer.is_global_zero:
+            return
         self._file = Path(self.path) if self.path else run_folder(trainer) / "predictions.jsonl"
         check_writable(self._file.parent)
         self._file.write_text("", encoding="utf-8")
-        self._shown, self._lost = 0, False
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, RolloutDataModule) and data.requests is not None:
-            self._data, data.watch = data, self._watch
 
     def on_predict_batch_end(
         self,
@@ -58,6 +67,12 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the batch's episodes, and print the first few."""
+        if trainer.world_size > 1:
+            self._kept.setdefault(dataloader_idx, []).extend(outputs)
+        else:
+            self._tell(outputs)
+
+    def _tell(self, outputs: Sequence[dict[str, Any]]) -> None:
         assert self._file is not None
         try:
             append(self._file, "".join(json.dumps(o, ensure_ascii=False, default=str) + "\n" for o in outputs))
@@ -76,11 +91,17 @@ class PredictionWriter(Callback):
         self._told = False
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the file is."""
+        """Say where the file is; of several processes, write it."""
+        if trainer.world_size > 1:
+            shares = gather_over_processes(self._kept)
+            for loader in sorted({loader for share in shares for loader in share}) if trainer.is_global_zero else ():
+                dealt = zip_longest(*(share.get(loader, []) for share in shares))  # tasks are dealt out in turn
+                self._tell([episode for episodes in dealt for episode in episodes if episode is not None])
         if self._data is not None:
             self._data.watch = None
             self._data = None
-        print(f"written{', but not all of it' if self._lost else ''}: {self._file}")
+        if trainer.is_global_zero:
+            print(f"written{', but not all of it' if self._lost else ''}: {self._file}")
 
     def _watch(self, task: Task, event: Plan | Action | Feedback) -> None:
         if not self._told:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun, Evaluator
 from cahl_pl.metrics import ToolUse
@@ -20,6 +22,7 @@ class Evaluation:
         benchmarks: the benchmarks by name; their loaders come after those of the sets.
         folder: of the benchmarks' records and reports; None: nowhere.
         settings: what a benchmark's records belong to, see `BenchmarkRun`.
+        device: where the sets' counts lie: several processes add them up there, and NCCL takes nothing from the host.
 
     Raises:
         ConfigError: see `BenchmarkRun`.
@@ -33,9 +36,10 @@ class Evaluation:
         benchmarks: Mapping[str, Benchmark] | None = None,
         folder: Path | None = None,
         settings: Mapping[str, Any] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.evaluator = evaluator
-        self.metrics = {name: ToolUse() for name in sets}
+        self.metrics = {name: ToolUse().to(device) for name in sets}
         self.runs = [
             BenchmarkRun(benchmark, name, folder, settings or {}, evaluator)
             for name, benchmark in (benchmarks or {}).items()

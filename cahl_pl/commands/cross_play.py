@@ -22,7 +22,6 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
 # isort: split
 import matplotlib  # here: before hours of play, not after them
-import torch
 from torch import Tensor
 
 from cahl_pl.cli import CAHLCLI, main
@@ -30,7 +29,7 @@ from cahl_pl.commands import verb_parser
 from cahl_pl.errors import ConfigError
 from cahl_pl.metrics import is_success
 from cahl_pl.plurals import counted
-from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.runs.checkpoints import fault_of, read_checkpoint
 from cahl_pl.startup.library_warnings import quiet_libraries
 
 START = "start"
@@ -51,7 +50,7 @@ def adapters(cli: CAHLCLI, checkpoints: Sequence[Path]) -> dict[str, dict[str, T
             raise ConfigError(f"--checkpoints names {str(path)!r}, which cannot be read ({fault}): leave it out")
         if path.stem in found:
             raise ConfigError(f"--checkpoints names two files {path.name!r}: give checkpoints of one run")
-        content = torch.load(path, weights_only=True)
+        content = read_checkpoint(path)
         policy.check_config(content["policy_config"])
         policy.load_adapter_state(content["state_dict"])
         found[path.stem] = content["state_dict"]

@@ -25,7 +25,6 @@ from pathlib import Path
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
 # isort: split
-import torch
 from peft import LoraConfig
 
 from cahl_pl.cli import CAHLCLI, main
@@ -35,7 +34,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.plurals import counted
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseReward
-from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.runs.checkpoints import fault_of, read_checkpoint
 from cahl_pl.runs.resume import resume_last
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Role
@@ -60,7 +59,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
         )
     policy, data = cli.model.policy, cli.datamodule
     policy.load()
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     policy.check_config(content["policy_config"])
     policy.load_adapter_state(content["state_dict"])
     policy.version.update(content["policy_version"])

@@ -34,7 +34,10 @@ def check_computation(policy: Policy) -> None:
     Raises:
         PolicyError: they differ, or the base cannot run them.
     """
-    problem = _difference(policy)
+    with torch.device(
+        "cpu"
+    ):  # as in training; while Lightning loads a model, new tensors are on its device where none is named
+        problem = _difference(policy)
     policy.prefixes.forget()
     if problem is not None:
         kind = policy.causal_lm.config.get_text_config().model_type

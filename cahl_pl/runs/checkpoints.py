@@ -19,6 +19,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,10 +55,19 @@ def fault_of(path: Path) -> str | None:
     return None if record is None else f"the checksum of {record} is wrong"
 
 
+def read_checkpoint(path: Path) -> Any:
+    """Return what a file holds, its tensors in the host's memory, wherever they were when it was written.
+
+    Raises:
+        Exception: of many types, where it is damaged; see `fault_of`.
+    """
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def is_checkpoint(path: Path) -> bool:
     """Return whether a whole archive holds what this trainer writes. What cannot be loaded safely is left to the loading."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_checkpoint(path)
     except pickle.UnpicklingError:
         return True
     except Exception:  # a flipped bit between the records escapes their checksums

@@ -61,6 +61,9 @@ def trainer(data, tmp_path):
     return SimpleNamespace(
         datamodule=data,
         is_global_zero=True,
+        global_rank=0,
+        world_size=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
         global_step=7,
         callbacks=[],
         callback_metrics={},

@@ -26,7 +26,7 @@ def episode(plan_text=PLAN, output=CALL, feedback='"12:00"') -> dict:
 
 @pytest.fixture
 def trainer(tmp_path):
-    return SimpleNamespace(loggers=[], default_root_dir=str(tmp_path))
+    return SimpleNamespace(loggers=[], default_root_dir=str(tmp_path), world_size=1, is_global_zero=True)
 
 
 @pytest.fixture

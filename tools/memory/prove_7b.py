@@ -51,6 +51,7 @@ from cahl_pl.memory_plan.stages import CONTEXT
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rollout.config import RolloutConfig
+from cahl_pl.runs.checkpoints import read_checkpoint
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Group
 from tools.memory.check_memory_plan import Case, prompts_of, qwen2_config, sample, update
@@ -175,7 +176,7 @@ def carry_out(step: str, case: Case, out: Path) -> None:
                 torch.save([vars_of(group) for group in groups], out / f"{role}.pt")
         else:
             for role in ROLES:
-                groups = [Group(**values) for values in torch.load(out / f"{role}.pt", weights_only=True)]
+                groups = [Group(**values) for values in read_checkpoint(out / f"{role}.pt")]
                 optimizer = torch.optim.AdamW(module.policy.parameters_of(role), lr=1e-5)
                 before = {n: p.clone() for n, p in module.policy.adapter_state().items()}
                 with measured(figures, f"update {role}"):

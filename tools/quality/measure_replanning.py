@@ -16,15 +16,13 @@ from pathlib import Path
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
 # isort: split
-import torch
-
 from cahl_pl.cli import main
 from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.metrics import ToolUse
 from cahl_pl.rewards.outcome import is_fulfilled
-from cahl_pl.runs.checkpoints import fault_of
+from cahl_pl.runs.checkpoints import fault_of, read_checkpoint
 from cahl_pl.startup.library_warnings import quiet_libraries
 
 COLUMNS = ("replans", "success %", "fulfilled %", "calls per task", "invalid %", "tokens per task")
@@ -45,7 +43,7 @@ def load(config: list[str], checkpoint: Path) -> RolloutDataModule:
     data: RolloutDataModule = cli.datamodule
     cli.trainer.strategy.connect(cli.model)
     data.trainer = cli.trainer
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     cli.model.policy.load()
     cli.model.policy.check_config(content["policy_config"])
     cli.model.policy.load_adapter_state(content["state_dict"])

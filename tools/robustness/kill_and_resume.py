@@ -31,6 +31,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cahl_pl.commands.pipes import reader_may_leave
+from cahl_pl.runs.checkpoints import read_checkpoint
 
 MEASURED = ("time/", "memory/")  # differ between any two runs
 SAVES, SECONDS = (
@@ -103,7 +104,7 @@ def kill_while_saving(argv: list[str], log: Path, folder: Path, saves: int, seco
 def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, float]]]]:
     """Return the last checkpoint's content, and every logged scalar: tag -> [(step, value)]."""
     (run,) = folder.glob("*/version_0")
-    checkpoint = torch.load(max((run / "checkpoints").glob("step-*.ckpt")), weights_only=True)
+    checkpoint = read_checkpoint(max((run / "checkpoints").glob("step-*.ckpt")))
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(MEASURED)]
     return checkpoint, {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
