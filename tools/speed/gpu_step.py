@@ -1,0 +1,197 @@
+"""Sampling and updates of configs/cahl.yaml at full size on a device: seconds, tokens a second, and memory beside the plan.
+
+    python -m tools.speed.gpu_step --out gpu_step.json           # a CUDA device of 45 GiB or more; a few minutes
+    python -m tools.speed.gpu_step --small --device cpu          # the same on a model of 2 layers, to try the program
+
+The base has random weights of Qwen2.5-7B's shape in NF4, made on the device; they are neither downloaded nor written. Lengths
+are the longest that the configuration allows, but of each completion only the last 32 tokens are sampled, where most is
+attended to; and usual ones. Each is run once, after one small run to warm up. Of sampling, tokens a second count the reading
+of the prompts too, `step` is the time of a decoding step without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
+import bitsandbytes as bnb
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from cahl_pl.commands.pipes import reader_may_leave
+from cahl_pl.memory_plan import GIB
+from cahl_pl.module import CAHLModule
+from cahl_pl.policy import policy as policy_module
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.four_bit import keep_cpu_gradients
+from cahl_pl.startup.library_warnings import quiet_libraries
+from tools.memory.check_full_size import (
+    SAMPLING,
+    SHAPE,
+    UPDATES,
+    Work,
+    at_the_end,
+    groups_of,
+    module_of,
+    moments_and_gradients,
+    planned_sampling,
+    planned_update,
+    sample,
+    totals,
+    update,
+)
+from tools.memory.check_memory_plan import Case, prompts_of
+
+SMALL = Case("small", 64, 128, 2, 4, 2, 512, 96, 24, 2, 4, 2, 512, True, "nf4", "bfloat16")
+USUAL = Work("sample executor, usual lengths", "executor", 64, 4, 1200, 64)
+FEW = 32
+"""Tokens of each completion that are sampled."""
+
+
+def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> tuple[Any, Any]:
+    """Stand for `cahl_pl.policy.loading.load_base`: random weights, made on the device and quantised there."""
+    with torch.device(device):
+        base = AutoModelForCausalLM.from_config(
+            base_config, dtype=getattr(torch, config.dtype), attn_implementation=config.attention
+        )
+    for name, module in list(base.named_modules()):
+        if type(module) is nn.Linear and name != "lm_head":
+            parent, _, own = name.rpartition(".")
+            setattr(base.get_submodule(parent), own, _quantised(module, device))
+    base.is_loaded_in_4bit = True
+    keep_cpu_gradients(base)
+    return SimpleNamespace(pad_token_id=0, eos_token_id=1), base.eval()
+
+
+def _quantised(linear: nn.Linear, device: torch.device) -> nn.Module:
+    packed = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=linear.weight.dtype,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    )
+    packed.weight = bnb.nn.Params4bit(
+        linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+    )
+    packed.bias = linear.bias
+    result: nn.Module = packed.to(device)
+    return result
+
+
+def small(work: Work) -> Work:
+    """Return the same work for `SMALL`."""
+    return replace(
+        work, groups=min(work.groups, 4), size=min(work.size, 4), prompt=96, completion=min(work.completion, 24)
+    )
+
+
+def measure(case: Case, module: CAHLModule, work: Work) -> dict[str, Any]:
+    """Do a work once; return its figures."""
+    device = module.policy.device
+    groups = groups_of(case, work) if work.update else []
+    moments = planned_update(case, module, work, groups) if work.update else planned_sampling(case, module, work)
+    prompts = prompts_of(case.vocabulary, work.prompt, work.groups)
+    row: dict[str, Any] = {"name": work.name}
+    module.policy.lm.zero_grad(set_to_none=True)
+    if work.update:
+        tokens = sum(len(g.prompt_ids) + sum(map(len, g.completion_ids)) for g in groups)
+        seconds = _seconds(device, lambda: update(module, work.role, groups), row)
+    else:
+        tokens = work.groups * work.size * work.completion
+        first = replace(work, completion=1)
+        reading = _seconds(device, lambda: sample(module, first, prompts), {})
+        module.policy.prefixes.forget()
+        seconds = _seconds(device, lambda: sample(module, work, prompts), row)
+        row["step"] = (seconds - reading) / max(work.completion - 1, 1)
+    module.policy.prefixes.forget()
+    counted, planned = totals(case, module, work, moments)
+    row |= {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+    return row | {"counted_gib": counted / GIB, "planned_gib": planned / GIB}
+
+
+def _seconds(device: torch.device, work: Any, row: dict[str, Any]) -> float:
+    """Return the seconds that something takes; on CUDA its memory is added to the row."""
+    cuda = device.type == "cuda"
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        retries = torch.cuda.memory_stats(device).get("num_alloc_retries", 0)
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if cuda:
+        torch.cuda.synchronize(device)
+        row["peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+        row["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+        row["alloc_retries"] = torch.cuda.memory_stats(device).get("num_alloc_retries", 0) - retries
+    return time.perf_counter() - start
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the figures as Markdown; what was not measured is `-`."""
+    columns = (
+        "seconds",
+        "step",
+        "tokens_per_second",
+        "counted_gib",
+        "planned_gib",
+        "peak_gib",
+        "reserved_gib",
+        "alloc_retries",
+    )
+    lines = ["| what | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for row in rows:
+        values = (f"{row[column]:.3g}" if column in row else "-" for column in columns)
+        lines.append(f"| {row['name']} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+@reader_may_leave()
+def main() -> None:
+    """Make the base, do all works, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--small", action="store_true", help="a model of 2 layers and short prompts")
+    parser.add_argument("--out", type=Path, help="file for the figures")
+    args = parser.parse_args()
+    quiet_libraries()
+    case = SMALL if args.small else SHAPE
+    works = [*(at_the_end(work, FEW) for work in SAMPLING), USUAL, *UPDATES]
+    if args.small:
+        works = [small(work) for work in works]
+    rows = []
+    policy_module.load_base = load_base  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        module = module_of(case, Path(folder), args.device)
+        print(f"loaded in {time.perf_counter() - start:.0f} s", flush=True)
+        held = moments_and_gradients(module, "planner")
+        sample(module, small(SAMPLING[0]), prompts_of(case.vocabulary, 96, 4))
+        for work in works:
+            rows.append(measure(case, module, work))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+        del held
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    result = {"device": name, "torch": torch.__version__, "model": case.name, "rows": rows}
+    print(f"\n{name}, torch {torch.__version__}, model {case.name}\n{table(rows)}")
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
