@@ -12,6 +12,7 @@ PARSED_ONLY = {
         "python -m cahl_pl results-table RUN...",
     ): "RUN stands for folders; tests/commands/test_results_table.py",
     ("hardware.md", "python -m tools.memory.check_memory_plan"): "measures processes of several GB for minutes",
+    ("hardware.md", "python -m tools.memory.check_full_size"): "minutes; tests/tools/memory/test_check_full_size.py",
     ("hardware.md", "python -m tools.memory.prove_7b"): "writes a model of 15 GB",
     (
         "recipes.md",

@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import cahl_pl.module
+from cahl_pl.errors import PolicyError
+from cahl_pl.module import CAHLModule
+from cahl_pl.policy.config import PolicyConfig
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = '''
 import json, sys, warnings
@@ -114,6 +119,16 @@ def test_two_processes_train_one_policy_and_go_on_as_one_and_as_two_again(run):
     assert [(row["step"], row["role"], row["apart"]) for row in again] == [(12, "executor", 0.0)]
 
 
+def test_processes_whose_adapters_differ_do_not_train(tiny_model, monkeypatch):
+    module = CAHLModule(PolicyConfig(model=str(tiny_model), lora_rank=2))
+    module.policy.load()
+    monkeypatch.setattr(cahl_pl.module, "differing_processes", lambda tensors: [1, 3])
+    with pytest.raises(
+        PolicyError, match=r"the planner's adapter in process 1, 3 is not that of process 0: every process"
+    ):
+        module.on_train_start()
+
+
 PAIR = """
 import json, sys
 import torch
@@ -123,7 +138,7 @@ from cahl_pl.rollout.dynamic_sampling import refilled
 from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.rollout.episode import Round
 from cahl_pl.grpo.selection import select
-from cahl_pl.distributed import broadcast
+from cahl_pl.distributed import broadcast, differing_processes
 from cahl_pl.types import Group
 
 rank = int(sys.argv[1])
@@ -139,8 +154,9 @@ def signal(role, groups):
     return {g.comparison_id for g in groups if g.rewards.max() > g.rewards.min()}
 
 parameter = torch.nn.Parameter(torch.full((2,), float(rank + 7)))
+apart = differing_processes([torch.zeros(3), parameter])
 broadcast([parameter])
-out = {"broadcast": parameter.tolist()}
+out = {"broadcast": parameter.tolist(), "apart": [apart, differing_processes([torch.zeros(3), parameter])]}
 own = [[group([0.0, 1.0])], [group([0.0, 4.0]), group([3.0, 3.0], 1)]][rank]
 for name, config in (
     ("batch", GRPOConfig(scale_rewards="batch", epsilon=0.0)),
@@ -178,6 +194,7 @@ def test_two_processes_have_one_batch_and_one_start(tmp_path):
     ]
     first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in running)
     assert first["broadcast"] == second["broadcast"] == [7.0, 7.0]
+    assert first["apart"] == second["apart"] == [[1], []]
     # rewards 0, 1, 0, 4, 3, 3: mean 11/6, sum of squares 35, variance (35 - 121/6) / 5 = 2.96667
     std = math.sqrt((35 - 121 / 6) / 5)
     assert first["batch"] == [pytest.approx([-0.5 / std, 0.5 / std])]

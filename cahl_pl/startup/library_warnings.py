@@ -13,6 +13,7 @@ EXPECTED_WARNINGS = (
     ".*IterableDataset. has .__len__. defined",  # on purpose: it keeps Lightning from fetching ahead
     ".*module\\(s\\) in eval mode at the start of training",  # on purpose: train mode would turn the KV cache off
     ".*Total length of .* across ranks is zero",  # no validation tasks
+    ".*It is recommended to use .self.log.*sync_dist=True",  # what is logged is the value of all processes already
     ".*number of training batches .* is smaller than the logging interval",  # short runs
     ".*Checkpoint directory .* exists and is not empty",  # a resumed run writes where the first one did
     ".*your dataloader is not resumable",  # the data module is: it saves and restores the position

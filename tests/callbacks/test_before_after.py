@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from cahl_pl.callbacks import BeforeAfter, TokenBudget
+from cahl_pl.callbacks import BeforeAfter, TokenBudget, before_after
 from cahl_pl.callbacks.before_after import COLUMNS
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.environments import RecordedEnvironment
+from cahl_pl.metrics import ToolUse
 from cahl_pl.parsing import format_call, format_plan, parse_action
 from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.toolworld import ToolWorld
@@ -233,3 +234,21 @@ def test_a_resumed_run_keeps_its_before(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "summary.json").read_text())["test"] == {"before": 0.1, "after": 0.2}
     fit(2, tmp_path / "first.ckpt")
     assert json.loads((tmp_path / "summary.json").read_text())["test"] == {"before": 0.1, "after": 0.3}
+
+
+def test_processes_share_the_tasks_and_add_up_what_they_found(data, trainer, monkeypatch):
+    """As the second of two, with sums as they are where both find the same; what is counted lies on the device."""
+    metrics = []
+    monkeypatch.setattr(before_after, "sum_over_processes", lambda values: [2 * value for value in values])
+    monkeypatch.setattr(before_after, "ToolUse", lambda: metrics.append(ToolUse()) or metrics[-1])
+    trainer.global_rank, trainer.world_size, trainer.is_global_zero = 1, 2, False
+    callback = BeforeAfter()
+    callback.on_fit_start(trainer, None)
+    tests, (odd,) = ([data.test_tasks[name][i].id for i in own] for name, own in (("test", [1, 3]), ("odd", [0])))
+    assert data.asked == [tests]  # of the one odd task it has none
+    assert callback._before["test"]["tokens_per_task"] == pytest.approx(2 * 23 / 5)
+    assert odd not in [task for asked in data.asked for task in asked]
+    trainer.strategy.root_device = torch.device("meta")
+    with pytest.raises(RuntimeError, match="meta"):  # no value can be read there
+        callback.on_fit_end(trainer, None)
+    assert metrics[-1].counts.device.type == "meta"

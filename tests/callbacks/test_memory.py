@@ -191,6 +191,27 @@ def test_on_cuda_the_devices_memory_is_the_budget(run, monkeypatch):
         FourBitMemory().setup(trainer, module, "fit")
 
 
+def test_cudas_allocator_is_logged(trainer, monkeypatch):
+    """What is reserved since the step before, and how often there was no room: two times before training, then 0 and 3 more."""
+    retries = iter([2, 2, 5])
+    reset = []
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"num_alloc_retries": next(retries)})
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: (3 - len(reset)) * GIB)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    module = SimpleNamespace(device=torch.device("cuda", 0), policy=SimpleNamespace(lm=Adapted()))
+    trainer.ckpt_path = None
+    callback = FourBitMemory()
+    callback.on_fit_start(trainer, module)
+    for _ in range(2):
+        trainer.global_step += 1
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+    scalars = trainer.scalars()
+    assert scalars["memory/reserved_gib"] == [(1, 2.0), (2, 1.0)]  # read before it is reset
+    assert scalars["memory/alloc_retries"] == [(1, 0.0), (2, 3.0)]
+    assert scalars["memory/peak_gib"] == [(1, 1.0), (2, 1.0)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_peak_on_cuda_is_of_the_step_alone(trainer):

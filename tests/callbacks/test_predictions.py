@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cahl_pl.callbacks import PredictionWriter
+from cahl_pl.callbacks import PredictionWriter, predictions
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import parse_action, parse_plan
 from cahl_pl.runs.records import record
@@ -100,3 +100,26 @@ def test_a_folder_that_cannot_be_is_named(predict, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"the output folder \S*file/x cannot be written to"):
         predict(PredictionWriter(str(tmp_path / "file" / "x" / "predictions.jsonl")))
+
+
+def test_the_first_of_several_processes_writes_all_in_order(trainer, tmp_path, monkeypatch, capsys):
+    """The second process has tasks 1 and 3 of the first loader, and none of the second."""
+    own = [{**episode(), "id": f"t{i}"} for i in (0, 2, 4)]
+    theirs = {0: [{**episode(), "id": f"t{i}"} for i in (1, 3)]}
+    monkeypatch.setattr(predictions, "gather_over_processes", lambda kept: [kept, theirs])
+    trainer.world_size = 2
+    callback = PredictionWriter(show=1)
+    callback.on_predict_start(trainer, None)
+    callback.on_predict_batch_end(trainer, None, own[:2], None, 0, 0)
+    callback.on_predict_batch_end(trainer, None, own[2:], None, 1, 0)
+    callback.on_predict_batch_end(trainer, None, [{**episode(), "id": "u0"}], None, 0, 1)
+    callback.on_predict_end(trainer, None)
+    written = [json.loads(line)["id"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert written == ["t0", "t1", "t2", "t3", "t4", "u0"]
+    assert capsys.readouterr().out.count("request  ") == 1
+    (tmp_path / "predictions.jsonl").unlink()
+    trainer.is_global_zero = False
+    callback.on_predict_start(trainer, None)
+    callback.on_predict_end(trainer, None)
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "predictions.jsonl").exists()

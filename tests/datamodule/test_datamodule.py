@@ -294,3 +294,18 @@ def test_what_is_written_into_one_configuration_stays_there():
     first.rollout.config.planner.max_new_tokens = 7
     other = RolloutDataModule(ToolWorld(size=2), RecordedEnvironment()).rollout.config
     assert (other.branching, other.planner.max_new_tokens) == ("step", 512)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_each_task_is_tested_once_by_one_process(make, processes):
+    """Seven tasks, in batches of two; a process that has none has an empty batch."""
+    found = []
+    for rank in range(processes):
+        data = make(7, eval_batch_size=2)
+        data.test_tasks = {"a": data.train_tasks, "none": type(data.train_tasks)(0)}
+        data.trainer.global_rank, data.trainer.world_size = rank, processes
+        batches, none = map(list, data.test_dataloader())
+        assert none == []
+        assert len(batches) == max(1, -(-len(range(rank, 7, processes)) // 2))
+        found.append([task.id for batch in batches for task in batch])
+    assert found == [[f"t{i}" for i in range(rank, 7, processes)] for rank in range(processes)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,20 +28,27 @@ NOT_THE_SAME = ("memory/", "time/", "perf/")
 TOOLWORLD = {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"split": "test", "size": 3}}
 SHORT = {
     "eval_batch_size": 2,
-    "rollout": {"max_steps": 2, "planner": {"max_new_tokens": 8}, "executor": {"max_new_tokens": 8}},
+    "tasks_per_round": 2,
+    "validation": TOOLWORLD,
+    "test": {"test": TOOLWORLD, "odd": TOOLWORLD},
 }
 
 
 def commands(name: str, tmp_path: Path, tiny_model: Path, rlla_file: Path) -> list[list[str]]:
     """All verbs with a configuration, and a moment in deterministic mode."""
-    content = {
-        "trainer": {"log_every_n_steps": 1, "logger": {"init_args": {"version": 0}}},
-        "model": {"policy": {"model": str(tiny_model), "lora_rank": 4}, "max_tokens_per_micro_batch": 2048},
-        "data": {**SHORT, "tasks_per_round": 2, "validation": TOOLWORLD, "test": {"test": TOOLWORLD, "odd": TOOLWORLD}},
-    }
-    if name == "cahl":
-        content["data"]["train"] = {"init_args": {"path": str(rlla_file)}}
-        content["data"]["engine"] = {"init_args": {"batch_size": 8, "max_prefill_tokens": 2048}}
+    logger = {"log_every_n_steps": 1, "logger": {"init_args": {"version": 0}}}
+    content: dict[str, Any] = {"trainer": logger, "data": {**SHORT}}
+    if name == "quickstart":  # with its own model, whose plans can be read and carried out
+        content["data"]["rollout"] = {"planner_group_size": 2, "executor_group_size": 2, "max_steps": 2}
+    else:  # a random model's plans cannot be read: both roles imitate before they sample
+        content["model"] = {"policy": {"model": str(tiny_model), "lora_rank": 4}, "max_tokens_per_micro_batch": 2048}
+        few = {"max_new_tokens": 8}
+        content["data"] |= {
+            "train": {"init_args": {"path": str(rlla_file)}},
+            "engine": {"init_args": {"batch_size": 8, "max_prefill_tokens": 2048}},
+            "warm_start_rounds": 1,
+            "rollout": {"planner": few, "executor": few, "max_steps": 2},
+        }
     config = tmp_path / f"{name}.yaml"
     config.write_text(yaml.safe_dump(content))
     given = ["-c", str(ROOT / "configs" / f"{name}.yaml"), "-c", str(config), "-c", "device.yaml"]
@@ -58,9 +66,9 @@ def commands(name: str, tmp_path: Path, tiny_model: Path, rlla_file: Path) -> li
     ]
 
 
-def results(folder: Path) -> dict[str, object]:
+def results(folder: Path) -> dict[str, Any]:
     """What the runs have written, by name; tensors, numbers and texts."""
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*.ckpt")):
         content = torch.load(path, map_location="cpu", weights_only=True)
         found |= {f"{path.relative_to(folder)} {name}": tensor for name, tensor in content["state_dict"].items()}
@@ -77,7 +85,7 @@ def results(folder: Path) -> dict[str, object]:
     return found
 
 
-def differences(expected: dict[str, object], found: dict[str, object], exact: bool) -> list[str]:
+def differences(expected: dict[str, Any], found: dict[str, Any], exact: bool) -> list[str]:
     """Names of what is not as expected."""
     wrong = [f"only once: {name}" for name in sorted(expected.keys() ^ found.keys())]
     for name in expected.keys() & found.keys():

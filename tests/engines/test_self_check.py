@@ -81,3 +81,9 @@ def test_rounding_is_no_difference(make_policy, config):
     policy = make_policy(**config)
     assert policy.prefixes.entries == []
     assert policy._length_limit is None or isinstance(policy._length_limit, LengthLimit)
+
+
+def test_new_tensors_are_where_the_check_expects_them(policy):
+    """While Lightning loads a model, the default device is the model's: no generator of the CPU draws there."""
+    with torch.device("meta"):
+        check_computation(policy)

@@ -12,10 +12,12 @@ of the prompts too, `step` is the time of a decoding step without it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,15 +114,32 @@ def measure(case: Case, module: CAHLModule, work: Work) -> dict[str, Any]:
         seconds = _seconds(device, lambda: update(module, work.role, groups), row)
     else:
         tokens = work.groups * work.size * work.completion
-        first = replace(work, completion=1)
-        reading = _seconds(device, lambda: sample(module, first, prompts), {})
-        module.policy.prefixes.forget()
-        seconds = _seconds(device, lambda: sample(module, work, prompts), row)
-        row["step"] = (seconds - reading) / max(work.completion - 1, 1)
+        with _first_logits(module) as begun:
+            seconds = _seconds(device, lambda: sample(module, work, prompts), row)
+            row["step"] = (time.perf_counter() - begun[0]) / max(work.completion - 1, 1)
     module.policy.prefixes.forget()
     counted, planned = totals(case, module, work, moments)
     row |= {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
     return row | {"counted_gib": counted / GIB, "planned_gib": planned / GIB}
+
+
+@contextlib.contextmanager
+def _first_logits(module: CAHLModule) -> Iterator[list[float]]:
+    """Note when the prompts have been read: logits are wanted for the first time."""
+    inner, begun = module.policy.logits, list[float]()
+
+    def noting(hidden: torch.Tensor) -> torch.Tensor:
+        if not begun:
+            if hidden.is_cuda:
+                torch.cuda.synchronize(hidden.device)
+            begun.append(time.perf_counter())
+        return inner(hidden)
+
+    module.policy.logits = noting  # type: ignore[method-assign]
+    try:
+        yield begun
+    finally:
+        del module.policy.logits  # the class's own again
 
 
 def _seconds(device: torch.device, work: Any, row: dict[str, Any]) -> float:
