@@ -197,8 +197,8 @@ class RolloutDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return one loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
-        indices = [range(len(benchmark)) for benchmark in self.benchmarks.values()]
-        return [self._loader(items) for items in (*self.test_tasks.values(), *indices)]
+        loaders = [self._loader(tasks) for tasks in self.test_tasks.values()]
+        return loaders + [self._loader(range(len(benchmark))) for benchmark in self.benchmarks.values()]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """Return the user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.

@@ -56,7 +56,7 @@ def differing_processes(tensors: Iterable[Tensor]) -> list[int]:
     digest = hashlib.sha256()
     if dist.is_available() and dist.is_initialized():
         for tensor in tensors:
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     digests = gather_over_processes(digest.hexdigest())
     return [rank for rank, other in enumerate(digests) if other != digests[0]]
 

@@ -46,7 +46,7 @@ def _cumulative(probabilities: Tensor) -> Tensor:
     if not torch.are_deterministic_algorithms_enabled():
         return probabilities.cumsum(-1)
     cumulative = torch.empty_like(probabilities)
-    for part, sums in zip(probabilities.split(ROWS_AT_A_TIME), cumulative.split(ROWS_AT_A_TIME), strict=True):
+    for part, sums in zip(*(torch.split(x, ROWS_AT_A_TIME) for x in (probabilities, cumulative)), strict=True):
         sums.copy_((part * 2.0**40).long().cumsum_(-1)).mul_(2.0**-40)
         sums.add_((part * 0).sum(-1, keepdim=True))  # a row that holds no numbers must not look as if it did
     return cumulative

@@ -117,6 +117,6 @@ def test_runs_give_what_they_give_on_the_cpu(device, emulator, start, tiny_model
     steps = [value for key, value in found.items() if f"runs/{name}/" in key and key.endswith(" global_step")]
     assert sorted(steps) == [2.0, 4.0]
     written = " ".join(found)
-    for part in ("val/task/success", "test.json", "predictions.jsonl", "adapters/planner", "runs/deterministic"):
+    for part in ("val/task/success", "odd/task/success", "predictions.jsonl", "adapters/planner", "runs/deterministic"):
         assert part in written
     assert differences(expected, found, exact=device != "cuda") == []

@@ -115,7 +115,7 @@ def measure(case: Case, work: Work) -> tuple[int, int, int]:
         ) as mode,
     ):
         module = module_of(case, Path(folder))
-        held = moments_and_gradients(module, work.role)
+        held = as_after_a_step(module, work.role)
         given = prompts_of(case.vocabulary, work.prompt, work.groups)
         if work.update:
             groups = groups_of(case, work)
@@ -154,10 +154,11 @@ def module_of(case: Case, folder: Path, device: str = "cpu") -> CAHLModule:
     return module
 
 
-def moments_and_gradients(module: CAHLModule, role: Role) -> list[torch.Tensor]:
-    """Return what lies in memory besides: both moments of both optimisers, and the gradients of the last step."""
-    moments = [torch.zeros_like(p) for r in ROLES for p in module.policy.parameters_of(r) for _ in range(2)]
-    return moments + [torch.zeros_like(p) for p in module.policy.parameters_of(role)]
+def as_after_a_step(module: CAHLModule, role: Role) -> list[torch.Tensor]:
+    """Leave the gradients of a role's last step, and return what else lies there then: both moments of both optimisers."""
+    for parameter in module.policy.parameters_of(role):
+        parameter.grad = torch.zeros_like(parameter)
+    return [torch.zeros_like(p) for r in ROLES for p in module.policy.parameters_of(r) for _ in range(2)]
 
 
 def sample(module: CAHLModule, work: Work, prompts: list[list[int]]) -> int:
@@ -172,6 +173,7 @@ def sample(module: CAHLModule, work: Work, prompts: list[list[int]]) -> int:
 def update(module: CAHLModule, role: Role, groups: list[Group]) -> None:
     """Add up the gradients of a batch, as the trainer does."""
     batch = RolloutBatch(role, groups, version=0, update=0)
+    module.policy.lm.zero_grad(set_to_none=True)
     module.updates.accumulate(everything(groups), batch, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
 
 

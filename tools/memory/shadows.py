@@ -17,12 +17,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import bitsandbytes as bnb
 import torch
-from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cahl_pl.memory_plan.parts import FLOAT32
 
@@ -37,7 +37,7 @@ _FOUND = ("searchsorted", "argmax")
 """What gives places, made up to be 2."""
 
 
-class Shadows(TorchDispatchMode):
+class Shadows(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The mode in which all this holds.
 
     Attributes:
@@ -46,7 +46,7 @@ class Shadows(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._sizes: dict[int, int] = {}
@@ -61,26 +61,22 @@ class Shadows(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         if name in ("index", "index_put", "_index_put_impl", "_unsafe_index"):
             args = (args[0], _places(args[1]), *args[2:])
-        leaves = pytree.tree_leaves((args, kwargs))
+        leaves = tree_leaves((args, kwargs))
         given = [x for x in leaves if isinstance(x, Tensor)]
         fake = any(isinstance(x, FakeTensor) for x in given)
         if name == "_local_scalar_dense" and fake:
             return 1.0
-        if fake or (not given and _makes_floats(func, args, kwargs)):
-            if fake and name in _MADE_UP:
-                result = torch.full(given[0].shape, _MADE_UP[name])
-                if len(given) > 1:
-                    result = torch.full(torch.broadcast_shapes(*(x.shape for x in given)), _MADE_UP[name])
-            elif fake and name in _FOUND:
-                with self._fake:
-                    shape = func(*args, **kwargs).shape
-                result = torch.full(shape, 2)
-            else:
-                with self._fake:
-                    result = func(*args, **kwargs)
-        else:
+        if not fake and (given or not _makes_floats(func, args, kwargs)):
             result = func(*args, **kwargs)
-        for value in (*given, *pytree.tree_leaves(result)):
+        elif fake and name in _MADE_UP:
+            shape = torch.broadcast_shapes(*(x.shape for x in given))  # type: ignore[no-untyped-call]
+            result = torch.full(shape, _MADE_UP[name])
+        else:
+            with self._fake:
+                result = func(*args, **kwargs)
+            if fake and name in _FOUND:
+                result = torch.full(result.shape, 2)
+        for value in (*given, *tree_leaves(result)):
             self._count(value)
         return result
 
@@ -129,7 +125,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, arrived: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, arrived: Tensor) -> tuple[Tensor | None, ...]:
         return (*(torch.empty_like(x) for x in ctx.saved_tensors[:3]), None)
 
 
@@ -165,11 +161,11 @@ class _Product(torch.autograd.Function):
         return nn.functional.linear(x, packed.written_out(x.dtype), packed.bias)
 
     @staticmethod
-    def backward(ctx: Any, arrived: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, arrived: Tensor) -> tuple[Tensor, None]:
         return arrived @ ctx.packed.written_out(arrived.dtype), None
 
 
-class PackedLinear(Linear4bit):  # type: ignore[misc]
+class PackedLinear(bnb.nn.Linear4bit):
     """A linear layer of bitsandbytes in NF4 with double quantisation, as far as memory goes; see `parts.nf4_bytes`."""
 
     def __init__(self, linear: nn.Linear) -> None:

@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
@@ -43,10 +44,10 @@ from tools.memory.check_full_size import (
     SHAPE,
     UPDATES,
     Work,
+    as_after_a_step,
     at_the_end,
     groups_of,
     module_of,
-    moments_and_gradients,
     planned_sampling,
     planned_update,
     sample,
@@ -108,7 +109,6 @@ def measure(case: Case, module: CAHLModule, work: Work) -> dict[str, Any]:
     moments = planned_update(case, module, work, groups) if work.update else planned_sampling(case, module, work)
     prompts = prompts_of(case.vocabulary, work.prompt, work.groups)
     row: dict[str, Any] = {"name": work.name}
-    module.policy.lm.zero_grad(set_to_none=True)
     if work.update:
         tokens = sum(len(g.prompt_ids) + sum(map(len, g.completion_ids)) for g in groups)
         seconds = _seconds(device, lambda: update(module, work.role, groups), row)
@@ -194,12 +194,11 @@ def main() -> None:
     if args.small:
         works = [small(work) for work in works]
     rows = []
-    policy_module.load_base = load_base  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.object(policy_module, "load_base", load_base):
         start = time.perf_counter()
         module = module_of(case, Path(folder), args.device)
         print(f"loaded in {time.perf_counter() - start:.0f} s", flush=True)
-        held = moments_and_gradients(module, "planner")
+        held = as_after_a_step(module, "planner")
         sample(module, small(SAMPLING[0]), prompts_of(case.vocabulary, 96, 4))
         for work in works:
             rows.append(measure(case, module, work))

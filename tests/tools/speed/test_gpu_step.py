@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.policy import policy as policy_module
 from tools.speed import gpu_step
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_every_work_has_its_figures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(policy_module, "load_base", policy_module.load_base)  # is put back
     out = tmp_path / "small.json"
     monkeypatch.setattr(sys, "argv", ["gpu_step", "--small", "--device", "cpu", "--out", str(out)])
     gpu_step.main()
