@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -68,6 +68,10 @@ class ToolUse(Metric):
     | `tools/excess` | sum over trajectories of max(0, calls - gold calls) / calls |
     | `plan/subtasks` | mean number of sub-tasks of the plans that could be read |
     | `plan/parse_error_rate` | share of trajectories whose plan could not be read |
+
+    Args:
+        kwargs: of torchmetrics' `Metric`. `compute` adds the counts of all processes up, on the device that the metric has been
+            moved to: NCCL takes nothing from the host. `sync_on_compute=False` leaves it at those of this process.
     """
 
     is_differentiable = False
@@ -76,8 +80,8 @@ class ToolUse(Metric):
 
     counts: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         # int64: sums stay exact, and are summed over processes in one go
         self.add_state("counts", torch.zeros(len(_COUNTS), dtype=torch.int64), dist_reduce_fx="sum")
 

@@ -34,9 +34,8 @@ def check_computation(policy: Policy) -> None:
     Raises:
         PolicyError: they differ, or the base cannot run them.
     """
-    with torch.device(
-        "cpu"
-    ):  # as in training; while Lightning loads a model, new tensors are on its device where none is named
+    # as in training: while Lightning loads a model, new tensors are on its device where none is named
+    with torch.device("cpu"):
         problem = _difference(policy)
     policy.prefixes.forget()
     if problem is not None:
