@@ -36,8 +36,8 @@ if [ "$device" = cuda ]; then
   part small 60 "$PYTHON" -m tools.speed.gpu_step --small --device cuda --out "$out/small.json"
   part full 300 "$PYTHON" -m tools.speed.gpu_step --device cuda --out "$out/full.json"
 else
-  part tests 240 env CAHL_TEST_DEVICE=cpu "$PYTHON" -m pytest -q tests/devices -k cahl-1
-  part small 240 "$PYTHON" -m tools.speed.gpu_step --small --device cpu --out "$out/small.json"
+  part tests 900 env CAHL_TEST_DEVICE=cpu "$PYTHON" -m pytest -q tests/devices -k cahl-1
+  part small 900 "$PYTHON" -m tools.speed.gpu_step --small --device cpu --out "$out/small.json"
 fi
 
 {
