@@ -30,11 +30,11 @@ part() { # NAME SECONDS COMMAND...: runs it, keeps what it says in OUT/NAME.txt
   fi
 }
 
-part env 30 "$PYTHON" -m cahl_pl env
+part env 60 "$PYTHON" -m cahl_pl env
 if [ "$device" = cuda ]; then
-  part tests 200 env CAHL_TEST_DEVICE=cuda "$PYTHON" -m pytest -q tests/devices tests/callbacks/test_memory.py
+  part tests 190 env CAHL_TEST_DEVICE=cuda "$PYTHON" -m pytest -q tests/devices tests/callbacks/test_memory.py
   part small 60 "$PYTHON" -m tools.speed.gpu_step --small --device cuda --out "$out/small.json"
-  part full 300 "$PYTHON" -m tools.speed.gpu_step --device cuda --out "$out/full.json"
+  part full 290 "$PYTHON" -m tools.speed.gpu_step --device cuda --out "$out/full.json"
 else
   part tests 900 env CAHL_TEST_DEVICE=cpu "$PYTHON" -m pytest -q tests/devices -k cahl-1
   part small 900 "$PYTHON" -m tools.speed.gpu_step --small --device cpu --out "$out/small.json"

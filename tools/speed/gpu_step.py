@@ -87,12 +87,10 @@ def _quantised(linear: nn.Linear, device: torch.device) -> nn.Module:
         quant_type="nf4",
         device="meta",
     )
-    packed.weight = bnb.nn.Params4bit(
-        linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-    )
-    packed.bias = linear.bias
-    result: nn.Module = packed.to(device)
-    return result
+    kind = {"quant_type": "nf4", "compress_statistics": True}
+    weight: Any = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, **kind)
+    packed.weight, packed.bias = weight.to(device), linear.bias  # the move packs it
+    return packed
 
 
 def small(work: Work) -> Work:
