@@ -67,7 +67,7 @@ class Run:
 
     def finish(self) -> Path:
         """Wait for the end; the folder."""
-        outputs = [process.communicate(timeout=1500)[0] for process in self.processes]
+        outputs = [process.communicate(timeout=3000)[0] for process in self.processes]
         for process, output in zip(self.processes, outputs, strict=True):
             assert process.returncode == 0, output[-6000:]
         (self.folder / "output.txt").write_text(outputs[0])

@@ -25,12 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_THE_SAME = ("memory/", "time/", "perf/")
 """Beginnings of tags whose values are times, speeds and the memory of this process."""
 
-TOOLWORLD = {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"split": "test", "size": 3}}
+PAIR, ODD = (
+    {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"split": "test", "size": size}} for size in (2, 3)
+)
 SHORT = {
     "eval_batch_size": 2,
     "tasks_per_round": 2,
-    "validation": TOOLWORLD,
-    "test": {"test": TOOLWORLD, "odd": TOOLWORLD},
+    "validation": ODD,
+    "test": {"test": PAIR, "odd": ODD},
 }
 
 
@@ -102,7 +104,7 @@ def differences(expected: dict[str, Any], found: dict[str, Any], exact: bool) ->
 
 
 @pytest.mark.device
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3300)
 @pytest.mark.parametrize(("name", "devices"), [("cahl", 1), ("quickstart", 1), ("cahl", 2), ("quickstart", 2)])
 def test_runs_give_what_they_give_on_the_cpu(device, emulator, start, tiny_model, rlla_file, tmp_path, name, devices):
     if (name, devices) != ("cahl", 1) and "CAHL_TEST_DEVICE" not in os.environ:
