@@ -87,7 +87,7 @@ def _quantised(linear: nn.Linear, device: torch.device) -> nn.Module:
         quant_type="nf4",
         device="meta",
     )
-    kind = {"quant_type": "nf4", "compress_statistics": True}
+    kind: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
     weight: Any = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, **kind)
     packed.weight, packed.bias = weight.to(device), linear.bias  # the move packs it
     return packed
