@@ -67,12 +67,15 @@ class GoldCall:
         references: parameter -> what the planner writes in place of the value, which it cannot know: `"$i"`, the result of
             the i-th gold call (from 1), or a part of it, `"$i.city"`, `"$i.items[0].id"`; or a list or an object with such
             references in it (`cahl_pl.schema.references`).
+        instruction: what a plan in words says to have the call made, results of earlier calls as references; empty where
+            nobody has said it.
     """
 
     name: str
     arguments: Mapping[str, Any]
     result: Any = None
     references: Mapping[str, Any] = field(default_factory=dict)
+    instruction: str = ""
 
     @property
     def call(self) -> ToolCall:
@@ -127,6 +130,8 @@ class Task:
         answer: a reference answer in text, for requests that need no tool.
         state: initial state of an executable environment.
         outcome: what its fulfilment can be checked by; None where nobody has said it.
+        alternatives: other lists of gold calls, each as right as `gold`: what is scored against is the one that a plan or the
+            calls are nearest to (`cahl_pl.rewards.ways`).
         tags: labels to group results by, such as `{"kind": "nested"}`.
     """
 
@@ -138,6 +143,7 @@ class Task:
     answer: str | None = None
     state: Mapping[str, Any] | None = None
     outcome: Outcome | None = None
+    alternatives: tuple[tuple[GoldCall, ...], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property

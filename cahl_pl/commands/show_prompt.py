@@ -49,7 +49,7 @@ def show(builder: PromptBuilder, task: Task, limit: int | None = None) -> str:
         task: whose first sub-task the executor gets.
         limit: `data.rollout.max_prompt_tokens`, above which a prompt is named.
     """
-    subtasks = gold_plan(task)
+    subtasks = gold_plan(task, builder.plans_in_words)
     planner, executor = builder.planner(task), builder.executor(task, subtasks[0])
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(planner, executor, strict=False)))
     which = "no gold plan is known: a sub-task without a tool"

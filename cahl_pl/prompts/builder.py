@@ -127,6 +127,11 @@ class PromptBuilder:
         self._opened = open_[open_.rfind("<think>") :] if open_.rfind("<think>") > open_.rfind("</think>") else ""
 
     @property
+    def plans_in_words(self) -> bool:
+        """Whether a plan can say only in words what the calls are to hold: the planner reads no tool's parameters."""
+        return self.config.tool_format == "names"
+
+    @property
     def template_key(self) -> str:
         """What tells one template from another."""
         return hashlib.sha256(str(self._template).encode("utf-8", "replace")).hexdigest()[:16]

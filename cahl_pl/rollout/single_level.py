@@ -19,6 +19,7 @@ from cahl_pl.parsing import parse_turn
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward, checked_total
+from cahl_pl.rewards.ways import way_of_calls
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round, Watch, count_tokens, make_group, speed
 from cahl_pl.rollout.gold import is_on_track, next_calls
@@ -95,7 +96,8 @@ class SingleLevelRollout:
                 rewards[episode.task.id] += groups[-1].rewards.tolist()
         metrics |= speed(count_tokens(groups), time.perf_counter() - start)
         trajectories = [
-            with_outcome(Trajectory(e.task, "", Plan(), tuple(e.steps)), self.environment) for e in episodes
+            with_outcome(Trajectory(way_of_calls(e.task, e.calls), "", Plan(), tuple(e.steps)), self.environment)
+            for e in episodes
         ]
         return Round({"planner": [], "executor": groups}, trajectories, metrics, rewards)
 
@@ -111,8 +113,11 @@ class SingleLevelRollout:
         """Score what was sampled of a turn, and carry out one of it."""
         texts = [builder.decode(completion.ids.tolist()) for completion in sampled]
         turns = [parse_turn(text) for text in texts]
-        gold = next_calls(episode.task, episode.calls)
-        scored = [self.reward.components(turn, gold, episode.task) for turn in turns]
+        tasks = [way_of_calls(episode.task, [*episode.calls, *turn.calls]) for turn in turns]
+        scored = [
+            self.reward.components(turn, next_calls(task, episode.calls), task)
+            for turn, task in zip(turns, tasks, strict=True)
+        ]
         totals = [checked_total(self.reward, components, episode.task) for components in scored]
         group = make_group(episode.prompt, sampled, totals, scored, comparison_id)
         chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
@@ -121,7 +126,7 @@ class SingleLevelRollout:
         episode.calls += turns[chosen].calls
         episode.done = turns[chosen].answer is not None
         if self.config.after_error == "stop":
-            episode.done |= turns[chosen].error is not None or not is_on_track(episode.task, episode.calls)
+            episode.done |= turns[chosen].error is not None or not is_on_track(tasks[chosen], episode.calls)
         answers = [step.feedback.text for step in steps if step.feedback is not None]
         follow = builder.next_turn(sampled[chosen].ended, answers)
         episode.prompt = [*episode.prompt, *sampled[chosen].ids.tolist(), *follow]

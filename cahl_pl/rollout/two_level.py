@@ -21,6 +21,7 @@ from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
+from cahl_pl.rewards.ways import way_of_plan
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
@@ -117,6 +118,7 @@ class Rollout:
         self, builder: PromptBuilder, task: Task, plan_index: int, text: str, session: Session | None = None
     ) -> Episode:
         plan = parse_plan(text)
+        task = way_of_plan(task, plan)
         self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
         session = session or self.environment.start(task)
