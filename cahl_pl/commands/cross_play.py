@@ -5,8 +5,8 @@ r"""Play planners and executors of different checkpoints with one another: succe
 
 Row: whose planner; column: whose executor; `start` is the model before training. If the two roles only learnt for themselves, a
 planner would do equally well with any executor of the same strength; where the diagonal stands out they have adapted to each
-other. Keep the checkpoints of a run for this: `Checkpoints` with `keep` large. Runs are told apart by `NAME=CHECKPOINT`. Further
-arguments belong to the configuration.
+other. Keep the checkpoints of a run for this: `Checkpoints` with `keep` large. Those of several runs are told apart by names,
+`NAME=CHECKPOINT`. Further arguments belong to the configuration.
 
 A pair that is in `cross_play.json` already is not played again.
 """

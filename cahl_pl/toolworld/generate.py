@@ -209,6 +209,7 @@ def open_parameters(tool: Tool) -> list[str]:
 
 
 def pick(split: str, rng: Random, wanted: Callable[[Tool], bool] = lambda tool: True) -> Tool:
+    """Draw a tool; where unseen ones are offered, each second time one of them."""
     tools = [tool for tool in _pool(split) if wanted(tool)]
     unseen = [tool for tool in tools if tool.unseen]
     return rng.choice(unseen if unseen and rng.random() < 0.5 else tools)

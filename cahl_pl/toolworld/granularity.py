@@ -51,7 +51,9 @@ def generate_choices(
     """Return tasks of ToolWorld 2 without end. Task i depends on the arguments and i only.
 
     Args:
-        split, seed, start: as for `generate_tasks`.
+        split: as for `generate_tasks`.
+        seed: draws another stream.
+        start: index of the first task.
         proportions: relative weight of each kind of task: `none` (no call is right), `single` (one call, one way), `chain`
             (two or three calls, or fewer of compounds), `pair` (a chain of two and a single call).
         habit: what the gold calls show wrongly; for a warm start that leaves an executor unable to do something.
