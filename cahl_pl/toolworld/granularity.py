@@ -124,7 +124,7 @@ def _want(depth: int, split: str, rng: Random, used: set[str]) -> _Want:
     while True:
         domain = rng.choice(sorted({link.tool.domain for _, link in usable}))
         producer, last = rng.choice([pair for pair in usable if pair[1].tool.domain == domain])
-        chain = (Link(producer), last)
+        chain: tuple[Link, ...] = (Link(producer), last)
         while len(chain) < depth:
             before = [pair for pair in usable if pair[1].tool is chain[0].tool]
             if not before:
