@@ -10,7 +10,7 @@ from cahl_pl.datasets.messages import Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
 from cahl_pl.schema.references import read_text
-from cahl_pl.types import GoldCall, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolSpec
 
 _NOT_LEARNT: Final = "the row says that this turn is not to be learnt (weight 0), so that it is no task"
 
@@ -92,7 +92,7 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
         end += 1
     answers = said[place + 1 : end]
     results = (
-        [read_text(one.text) for one in match_answers(turn, answers, field)] if answers else [None] * len(turn.calls)
+        [read_text(one.text) for one in match_answers(turn, answers, field)] if answers else [NO_RESULT] * len(turn.calls)
     )
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None

@@ -22,7 +22,7 @@ from cahl_pl.schema.references import (
     references_in,
     replace_references,
 )
-from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
 
 _STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
 _SHAPED: Final = re.compile(rf"\$0|\$\d+{_STEPS}+|\$\{{\d+{_STEPS}*\}}|#\d+{_STEPS}+")
@@ -70,7 +70,7 @@ def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any]]:
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_FIELDS)}"
             raise DataError(f"there is no field {key!r}; {hint}")
     references = {} if row.get("references") is None else get_field(row, "references", dict)
-    return call, row.get("result"), references
+    return call, row.get("result", NO_RESULT), references
 
 
 def _referring(
@@ -99,7 +99,7 @@ def _referring(
             continue
         references[parameter] = written
         for reference in found:
-            if earlier[reference.call - 1].result is None:
+            if earlier[reference.call - 1].result is NO_RESULT:
                 raise DataError(
                     f"{parameter!r} refers to the result of call {reference.call}, but none is stored: give that call the "
                     "field 'result', what the tool answered"

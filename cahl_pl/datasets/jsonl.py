@@ -27,7 +27,7 @@ from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
 """Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
@@ -156,7 +156,7 @@ def _tool_to_row(tool: ToolSpec) -> dict[str, Any]:
 
 def _gold_to_row(call: GoldCall) -> dict[str, Any]:
     row: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
-    if call.result is not None:
+    if call.result is not NO_RESULT:
         row["result"] = call.result
     # null: text that looks like a reference is none
     text = {

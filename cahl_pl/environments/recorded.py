@@ -5,7 +5,7 @@ from __future__ import annotations
 from cahl_pl.environments.base import Environment, Session, failure, refusal
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import call_key
-from cahl_pl.types import Feedback, Task, ToolCall
+from cahl_pl.types import NO_RESULT, Feedback, Task, ToolCall
 
 
 class RecordedEnvironment(Environment):
@@ -32,5 +32,5 @@ class _RecordedSession(Session):
         for i, (gold_key, result) in enumerate(self._open):
             if gold_key == key:
                 del self._open[i]
-                return Feedback(json_text({"status": "ok"} if result is None else result))
+                return Feedback(json_text({"status": "ok"} if result is NO_RESULT else result))
         return failure("there is no result for this call", "unmatched")

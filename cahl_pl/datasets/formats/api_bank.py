@@ -19,7 +19,7 @@ from cahl_pl.errors import DataError
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import canonical
 from cahl_pl.schema.references import leaves
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
 
 _ONE_CALL = "Based on our conversation above, please only make one tool call to solve my need."
 _TOOLS = re.compile(r"\*\*Available Tools\*\*\n(.*?)(?=^\*\*Steps for Each Turn\*\*|\Z)", re.MULTILINE | re.DOTALL)
@@ -89,7 +89,7 @@ def api_bank_sequence(rows: Any, name: str) -> Task:
     results = [_result(text) for text in _OBSERVATION.findall(get_field(rows[-1], "user", str))]
     if len(results) != len(calls) - 1:
         raise DataError(f"the field 'user': of {len(calls)} calls, {len(results)} results are recorded before the last")
-    gold = with_references([replace(c, result=r) for c, r in zip(calls, [*results, None], strict=True)], messages)
+    gold = with_references([replace(c, result=r) for c, r in zip(calls, [*results, NO_RESULT], strict=True)], messages)
     tags = {"kind": kind_of_gold(gold)}
     return Task(f"{name}-sample-{other['sample_id']}", messages, tuple(tools.values()), gold, ordered=True, tags=tags)
 
@@ -225,7 +225,9 @@ def _line(line: Any, number: int) -> Message | GoldCall:
 def _output(observation: Mapping[str, Any]) -> Any:
     """Return what a call answered, of a recorded `{"api_name", "input", "output", "exception"}`."""
     exception = observation.get("exception")
-    return observation.get("output") if exception is None else {"error": exception}
+    if exception is None and "output" not in observation:
+        raise DataError("the field 'result' has no part 'output', what the tool answered, and no 'exception'")
+    return observation["output"] if exception is None else {"error": exception}
 
 
 def _result(text: str) -> Any:

@@ -16,7 +16,7 @@ from cahl_pl.datasets.formats.tagged import (
     tagged_turn,
     without_tools,
 )
-from cahl_pl.datasets.messages import Call, Said, is_learnt
+from cahl_pl.datasets.messages import Call, Said, is_learnt, read_answer
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -101,8 +101,9 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
 
 
 def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]) -> list[Said]:
-    name, content = get_field(turn, speaker, str), get_field(turn, text, str)
+    name = get_field(turn, speaker, str)
     kind = _SPEAKERS.get(name)
+    content = read_answer(turn[text]) if kind == "tool" and text in turn else get_field(turn, text, str)
     if kind is None:
         raise DataError(f"{speaker!r} must be one of {', '.join(_SPEAKERS)}, not {name!r}")
     if kind == "system" and number > 1:

@@ -20,7 +20,7 @@ from cahl_pl.datasets.formats.api_bank import (
 from cahl_pl.datasets.loading import judge
 from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Task
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task
 
 ONE = "level-1-given-desc"
 ASK = "<user> Based on our conversation above, please only make one tool call to solve my need.</user>"
@@ -107,7 +107,7 @@ def test_rows_of_a_sample_become_a_sequence() -> None:
     assert task.messages == (Message("user", "Add 1 for bob"),)  # not: only one call
     assert task.gold == (
         GoldCall("GetToken", {"user": "bob"}, {"token": "t0k", "ok": None}),
-        GoldCall("Add", {"token": "t0k", "n": "1"}, None, {"token": "$1"}),
+        GoldCall("Add", {"token": "t0k", "n": "1"}, NO_RESULT, {"token": "$1"}),
     )
     with pytest.raises(DataError, match="of 2 calls, 0 results are recorded before the last"):
         api_bank_sequence([FIRST, FIRST], "x")
@@ -227,7 +227,7 @@ def test_real_dialogues(data_dir: Path) -> None:
     assert (len(verdicts), len(tasks), len(faults)) == (748 + 116 + 1, 851, 8)
     assert all("has no parameter" in fault or "no tool is named" in fault for fault in faults)
     assert sum(len(task.gold) for task in tasks) == 389 + 119 - 8  # all calls but these
-    assert all(gold.result is not None for task in tasks for gold in task.gold if gold.name != "DeleteAccount")
+    assert all(gold.result is not NO_RESULT for task in tasks for gold in task.gold if gold.name != "DeleteAccount")
     dropped = [verdict.reason for verdict in verdicts if verdict.task is None and verdict.reason not in faults]
     reasons = [reason.partition("dialogues/")[2] for reason in dropped]
     assert reasons == [
