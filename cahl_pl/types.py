@@ -249,6 +249,7 @@ class Trajectory:
         plan: the same, parsed.
         steps: what was executed.
         outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
+        cut: whether it ended early, since its next prompt, with what tools answered, was longer than prompts may be.
     """
 
     task: Task
@@ -256,6 +257,7 @@ class Trajectory:
     plan: Plan
     steps: tuple[Step, ...] = ()
     outcome: float | None = None
+    cut: bool = False
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

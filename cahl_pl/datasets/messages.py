@@ -29,10 +29,14 @@ _PARTS: Final = (*_TEXT_PARTS, "image_url", "image", "input_image", "input_audio
 
 
 class Call(NamedTuple):
-    """A call of a dialogue, and the id by which its answer is found; None where it has none."""
+    """A call of a dialogue, and the id by which its answer is found; None where it has none.
+
+    `untyped`: its arguments are texts as they stood between tags, to be read as the types that the tool declares.
+    """
 
     call: ToolCall
     id: str | None = None
+    untyped: bool = False
 
 
 class Said(NamedTuple):
@@ -46,6 +50,7 @@ class Said(NamedTuple):
         name: of a tool's answer, the tool's name where it is said.
         number: the place in its list, from 1, for messages.
         learnt: whether an assistant's turn may be learnt; it is dialogue only where not.
+        fault: why the calls in its text cannot be read; None where they can, or where there is none.
     """
 
     role: Speaker
@@ -55,6 +60,7 @@ class Said(NamedTuple):
     name: str | None = None
     number: int = 0
     learnt: bool = True
+    fault: str | None = None
 
 
 def read_said(row: Any, number: int) -> Said:

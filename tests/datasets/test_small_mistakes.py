@@ -51,7 +51,7 @@ MISTAKES: list[tuple[str | bytes, str, str]] = [
         "rows.jsonl",
         "an object goes over several lines, from line 1 to 3: write each row on one line",
     ),
-    (b'{"id": "\xe9"}', "rows.jsonl, line 1", "byte 8 is not UTF-8; convert the file to UTF-8 (iconv"),
+    (b'{"id": "\xe9"}', "rows.jsonl, line 1", "byte 8 is not UTF-8; convert the file to UTF-8, from WINDOWS-1252"),
     (b"\x1f\x8b\x08", "rows.jsonl", "the file is packed by gzip; unpack it first"),
     (b"PK\x03\x04", "rows.jsonl", "the file is packed by zip; unpack it first"),
     ("", "rows.jsonl", "no row can be used; check that this is the right file and format"),

@@ -65,7 +65,12 @@ def _turns(message: Any, number: int) -> list[Said]:
         elif kind == "tool_result" and role == "user":
             content = block.get("content")  # left out or null: the tool said nothing
             answers.append(
-                Said("tool", "" if content is None else read_answer(content), answers=get_field(block, "tool_use_id", str), number=number)
+                Said(
+                    "tool",
+                    "" if content is None else read_answer(content),
+                    answers=get_field(block, "tool_use_id", str),
+                    number=number,
+                )
             )
         elif kind == "text":
             texts.append(get_field(block, "text", str))

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cahl_pl.datasets.declared_values import as_declared
 from cahl_pl.datasets.dialogues import dialogue_tasks, last_task
 from cahl_pl.datasets.messages import Said
+from cahl_pl.datasets.notations import take_calls
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
 
@@ -42,15 +44,34 @@ class Dialogue:
     field: str = "messages"
 
 
+def _with_calls(dialogue: Dialogue) -> Dialogue:
+    """Return the dialogue with calls taken out of the assistant's text, and their values as tools declare them."""
+    return Dialogue([_turn_with_calls(turn, dialogue.tools) for turn in dialogue.said], dialogue.tools, dialogue.field)
+
+
+def _turn_with_calls(turn: Said, tools: tuple[ToolSpec, ...]) -> Said:
+    if turn.role != "assistant":
+        return turn
+    text, calls = turn.text, turn.calls
+    if not calls:
+        try:
+            text, found = take_calls(turn.text)
+            calls = tuple(found)
+        except DataError as error:
+            return turn._replace(fault=str(error))
+    typed = (one._replace(call=as_declared(one.call, tools)) if one.untyped else one for one in calls)
+    return turn._replace(text=text, calls=tuple(typed))
+
+
 def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[dict[str, Any]], Dialogue]) -> Format:
     """Return a format whose rows are dialogues: a task for each turn that calls or answers; as one task, the last of them."""
 
     def tasks(row: dict[str, Any], name: str) -> Iterable[Task | DataError]:
-        found = read(row)
+        found = _with_calls(read(row))
         return dialogue_tasks(found.said, found.tools, name, found.field)
 
     def one(row: dict[str, Any], name: str) -> Task:
-        found = read(row)
+        found = _with_calls(read(row))
         return last_task(found.said, found.tools, name, found.field)
 
     return Format(is_one, tasks, one)

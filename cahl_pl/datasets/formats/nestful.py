@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import single_format
-from cahl_pl.datasets.formats.tagged import read_value
 from cahl_pl.datasets.rows import get_field, read_rows
 from cahl_pl.datasets.task_parts import kind_of_gold, offer_tools
 from cahl_pl.datasets.tool_forms import read_tool, read_tools

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.formats.tagged import (
     calls_of,
     holds_answers,
     holds_tags,
-    read_value,
     tagged_answers,
     tagged_tools,
     tagged_turn,

@@ -81,7 +81,7 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
 
 
 def _results(following: Sequence[Any], count: int) -> list[Any]:
-    """Return what the tools answered to so many calls, as far as the next turn says it; `NO_RESULT` for each where it does not."""
+    """Return what the tools answered to so many calls; `NO_RESULT` for each where the next turn does not say it."""
     unknown = [NO_RESULT] * count
     if not following or not isinstance(following[0], dict) or following[0].get("from") != "tool":
         return unknown
