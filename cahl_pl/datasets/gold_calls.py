@@ -190,21 +190,21 @@ def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gol
         known = list(leaves(read_text(result) if isinstance(result, str) else result))
         texts = [text for text in known if isinstance(text, str)]
         for leaf in leaves(value):
-            if not any(_equal(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
+            if not any(same_value(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
                 raise DataError(
                     f"{parameter!r} is {_short(leaf)}, which is not in the result of call {whole.call} that it refers to; "
                     "correct the value, the result or the reference"
                 )
         return
     expected = _looked_up(parameter, written, earlier)
-    if not _equal(value, expected):
+    if not same_value(value, expected):
         raise DataError(
             f"{parameter!r} is {_short(value)}, but {json.dumps(written)} that it refers to is {_short(expected)}; correct the "
             "value, the result or the reference"
         )
 
 
-def _equal(value: Any, other: Any) -> bool:
+def same_value(value: Any, other: Any) -> bool:
     """Whether two values are the same, numbers and their texts being so too."""
     if canonical(value, strip=True) == canonical(other, strip=True):
         return True

@@ -193,6 +193,13 @@ def test_calls_are_read(family: str, form: str) -> None:
     assert calls_of(only(row_of(form, text))) == expected
 
 
+@pytest.mark.parametrize("family", ["Qwen3-Coder, without tags", "Mistral", "ReAct", "Llama 3, code", "xLAM"])
+def test_turns_that_are_said_to_be_calls_are_read_too(family: str) -> None:
+    row = row_of("sharegpt", READ[family][0])
+    row["conversations"][1]["from"] = "function_call"
+    assert calls_of(only(row)) == READ[family][1]
+
+
 @pytest.mark.parametrize("form", ["openai", "sharegpt"])
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_read_is_refused_by_name(kind: str, form: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from cahl_pl.datasets.call_text import literal
 from cahl_pl.datasets.formats.rlla import flat_property, read_dialogue
+from cahl_pl.datasets.gold_calls import same_value
 from cahl_pl.datasets.rows import FileRow, get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema, offer_tools
 from cahl_pl.errors import DataError
 from cahl_pl.python_tools.results import json_text
-from cahl_pl.schema import canonical
 from cahl_pl.schema.references import leaves
 from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
 
@@ -187,7 +187,7 @@ def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tu
     """Return the calls, with references where an argument can only be known from the result of an earlier call.
 
     That is an argument, text or number, that is a value somewhere in the result of an earlier call and does not stand in
-    the messages, such as a token that another tool has handed out. The latest such call counts.
+    the messages, such as a token that another tool has handed out; `"10"` is 10. The latest such call counts.
     """
     said = "\n".join(message.content for message in messages).lower()
     found: list[GoldCall] = []
@@ -197,7 +197,7 @@ def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tu
             if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).lower() in said:
                 continue
             for number in range(len(found), 0, -1):
-                if canonical(value) in map(canonical, leaves(found[number - 1].result)):
+                if any(same_value(value, leaf) for leaf in leaves(found[number - 1].result)):
                     references[parameter] = f"${number}"
                     break
         found.append(replace(call, references=references))

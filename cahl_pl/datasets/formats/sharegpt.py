@@ -17,6 +17,7 @@ from cahl_pl.datasets.formats.tagged import (
     without_tools,
 )
 from cahl_pl.datasets.messages import Call, Said, is_learnt, read_answer
+from cahl_pl.datasets.notations import take_calls
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -111,7 +112,8 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
     if kind == "call":
         if holds_tags(content):
             return [tagged_turn(content, number)]
-        return [Said("assistant", "", tuple(calls_of(read_value(content))), number=number)]
+        rest, found = take_calls(content)
+        return [Said("assistant", rest if found else "", tuple(found or calls_of(read_value(content))), number=number)]
     if kind == "assistant":
         return [tagged_turn(content, number)]
     if kind == "tool" or (kind == "user" and holds_answers(content)):
