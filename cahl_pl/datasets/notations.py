@@ -75,7 +75,14 @@ _THOUGHTS: Final = re.compile(
 )
 """Of gpt-oss: what it thinks, and the mark of what it says."""
 
+_THINK: Final = re.compile(r"<think>.*?</think>\s*|\[THINK\].*?\[/THINK\]\s*", re.DOTALL)
+
 _Reader: TypeAlias = Callable[[str, "re.Match[str]"], tuple[list[Call], int]]
+
+
+def without_thoughts(text: str) -> str:
+    """Return what an assistant says without its thoughts; one whose start stands in the prompt ends at `</think>`."""
+    return _THINK.sub("", text).rpartition("</think>")[2].lstrip("\n")
 
 
 def take_calls(text: str) -> tuple[str, list[Call]]:

@@ -117,6 +117,16 @@ def test_rows_of_a_sample_become_a_sequence() -> None:
     assert [group.fault for group in group_samples(broken)] == [None, "f, row 1: not JSON"]
 
 
+def test_a_number_that_is_written_as_text_is_a_reference_too() -> None:
+    """Level 3 writes the arguments of later calls as text, and its recorded results as numbers."""
+    gold = [
+        GoldCall("Geocoding", {"address": "New York"}, {"latitude": 40.7128, "name": "x"}),
+        GoldCall("Near", {"latitude": "40.7128", "distance": "1000"}, NO_RESULT),
+    ]
+    found = with_references(gold, [Message("user", "Restaurants within 1000 m of New York?")])
+    assert [dict(call.references) for call in found] == [{}, {"latitude": "$1"}]
+
+
 def test_references_are_values_that_only_a_result_holds() -> None:
     gold = [
         GoldCall("f", {"x": "a"}, {"list": [{"id": 7}, "Bob", True]}),
@@ -214,7 +224,7 @@ def test_real_sequences(data_dir: Path) -> None:
     tasks = [verdict.task for verdict in judge(groups, lambda value, _: (api_bank_sequence(value, "level-3"),))]
     assert len(tasks) == 50
     assert Counter(len(task.gold) for task in tasks if task) == {2: 34, 3: 6, 4: 5, 5: 5}  # 131 calls
-    assert Counter(task.tags["kind"] for task in tasks if task) == {"multiple": 34, "nested": 16}
+    assert Counter(task.tags["kind"] for task in tasks if task) == {"multiple": 14, "nested": 36}
 
 
 def test_real_dialogues(data_dir: Path) -> None:
