@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,6 +80,13 @@ def _within(folder: str) -> Iterator[None]:
         os.chdir(before)
 
 
+def _short(sentence: str) -> str:
+    """Return the sentence without what those of many mistakes have in common, and no longer than fits a table."""
+    sentence = re.sub(r"^error: (?:\S+: no row can be used; the first fault: )?", "", sentence)
+    sentence = sentence.removesuffix("; check that this is the right file and format")
+    return sentence if len(sentence) <= _WIDTH else f"{sentence[: _WIDTH - 3]}..."
+
+
 @reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
@@ -89,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told += [of_command(mistake) for mistake in mistakes_in_commands.MISTAKES]
     print("| mistake | what is said | exit |\n| --- | --- | --- |")
     for one in told:
-        sentence = one.sentence if whole or len(one.sentence) <= _WIDTH else f"{one.sentence[: _WIDTH - 3]}..."
+        sentence = one.sentence if whole else _short(one.sentence)
         print(f"| {one.name} | {sentence.replace('|', chr(92) + '|')} | {one.status}{'' if one.right else ' WRONG'} |")
     wrong = sum(not one.right for one in told)
     print(f"\n{len(told)} mistakes, {wrong} not told as they should be", file=sys.stderr)
