@@ -25,6 +25,7 @@ _COUNTS = (
     "surplus",
     "subtasks",
     "plan_errors",
+    "cut",
     "tool",
     *INVALID_CAUSES,
 )
@@ -59,6 +60,7 @@ class ToolUse(Metric):
     | key | value |
     | --- | --- |
     | `task/success` | share of trajectories for which `is_success` holds |
+    | `task/cut` | share of trajectories that ended early, at a prompt that was too long, mostly by what a tool answered |
     | `tools/calls_per_task` | calls / trajectories |
     | `tools/calls_per_success` | calls in successful trajectories / successful trajectories |
     | `tools/invalid_rate` | share of calls that failed by any cause but `tool` |
@@ -94,6 +96,7 @@ class ToolUse(Metric):
         invalid = torch.stack([n[cause] for cause in INVALID_CAUSES]).sum()
         return {
             "task/success": _ratio(n["successes"], n["trajectories"]),
+            "task/cut": _ratio(n["cut"], n["trajectories"]),
             "tools/calls_per_task": _ratio(n["calls"], n["trajectories"]),
             "tools/calls_per_success": _ratio(n["calls_in_successes"], n["successes"]),
             "tools/invalid_rate": _ratio(invalid, n["calls"]),
@@ -128,6 +131,7 @@ def count_uses(trajectory: Trajectory, success: bool | None = None, gold_calls: 
         "surplus": max(0, len(attempts) - gold_calls),
         "subtasks": len(trajectory.plan.subtasks),
         "plan_errors": int(trajectory.plan.error is not None),
+        "cut": int(trajectory.cut),
         **causes,
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # what only carries tasks and calls, such as a tool's worker process, does without torch
@@ -56,6 +57,14 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
+class _Unknown(Enum):  # of an enum there is one object, also after a copy and in another process
+    RESULT = "no result is stored"
+
+
+NO_RESULT: Final = _Unknown.RESULT
+"""The result of a gold call where none is stored. None is one that is: tools answer null."""
+
+
 @dataclass(frozen=True, slots=True)
 class GoldCall:
     """One reference call a*_i of a task.
@@ -63,7 +72,7 @@ class GoldCall:
     Attributes:
         name: the tool.
         arguments: the values that the executor has to write, every reference resolved.
-        result: what the tool answered when the trajectory was recorded; None where nothing is stored.
+        result: what the tool answered when the trajectory was recorded; `NO_RESULT` where nothing is stored.
         references: parameter -> what the planner writes in place of the value, which it cannot know: `"$i"`, the result of
             the i-th gold call (from 1), or a part of it, `"$i.city"`, `"$i.items[0].id"`; or a list or an object with such
             references in it (`cahl_pl.schema.references`).
@@ -73,7 +82,7 @@ class GoldCall:
 
     name: str
     arguments: Mapping[str, Any]
-    result: Any = None
+    result: Any = NO_RESULT
     references: Mapping[str, Any] = field(default_factory=dict)
     instruction: str = ""
 
@@ -246,6 +255,7 @@ class Trajectory:
         plan: the same, parsed.
         steps: what was executed.
         outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
+        cut: whether it ended early, since its next prompt, with what tools answered, was longer than prompts may be.
     """
 
     task: Task
@@ -253,6 +263,7 @@ class Trajectory:
     plan: Plan
     steps: tuple[Step, ...] = ()
     outcome: float | None = None
+    cut: bool = False
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

@@ -98,11 +98,12 @@ def test_rates_counted_by_hand():
             call({}, "unknown_tool", name="x"),
             call({"city": 1}, "unmatched"),
         ),
-        episode(error="broken"),
+        replace(episode(error="broken"), cut=True),
     )
     assert values == pytest.approx(
         {
             "task/success": 2 / 4,
+            "task/cut": 1 / 4,
             "tools/calls_per_task": 9 / 4,
             "tools/calls_per_success": 4 / 2,
             "tools/invalid_rate": 4 / 9,

@@ -13,6 +13,7 @@ Exits with 1 if a row would be dropped, or a task does not go with the configura
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from cahl_pl.commands import verb_parser
@@ -36,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--no-run", action="store_true", help="with a configuration: do not carry out the gold calls")
-    args, rest = parser.parse_known_args(arguments)
+    given = list(sys.argv[2:] if arguments is None else arguments)
+    if given and given[0].startswith(("-c", "--config")):
+        raise ConfigError(f"FILE.jsonl comes first, before {given[0]}")
+    args, rest = parser.parse_known_args(given)
     if args.file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{args.file} is no file of rows: check-data FILE.jsonl -c CONFIG")
     if args.file.startswith("-"):

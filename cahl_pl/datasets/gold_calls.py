@@ -22,7 +22,7 @@ from cahl_pl.schema.references import (
     references_in,
     replace_references,
 )
-from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
 
 _STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
 _SHAPED: Final = re.compile(rf"\$0|\$\d+{_STEPS}+|\$\{{\d+{_STEPS}*\}}|#\d+{_STEPS}+")
@@ -70,7 +70,7 @@ def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any]]:
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_FIELDS)}"
             raise DataError(f"there is no field {key!r}; {hint}")
     references = {} if row.get("references") is None else get_field(row, "references", dict)
-    return call, row.get("result"), references
+    return call, row.get("result", NO_RESULT), references
 
 
 def _referring(
@@ -99,7 +99,7 @@ def _referring(
             continue
         references[parameter] = written
         for reference in found:
-            if earlier[reference.call - 1].result is None:
+            if earlier[reference.call - 1].result is NO_RESULT:
                 raise DataError(
                     f"{parameter!r} refers to the result of call {reference.call}, but none is stored: give that call the "
                     "field 'result', what the tool answered"
@@ -190,21 +190,21 @@ def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gol
         known = list(leaves(read_text(result) if isinstance(result, str) else result))
         texts = [text for text in known if isinstance(text, str)]
         for leaf in leaves(value):
-            if not any(_equal(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
+            if not any(same_value(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
                 raise DataError(
                     f"{parameter!r} is {_short(leaf)}, which is not in the result of call {whole.call} that it refers to; "
                     "correct the value, the result or the reference"
                 )
         return
     expected = _looked_up(parameter, written, earlier)
-    if not _equal(value, expected):
+    if not same_value(value, expected):
         raise DataError(
             f"{parameter!r} is {_short(value)}, but {json.dumps(written)} that it refers to is {_short(expected)}; correct the "
             "value, the result or the reference"
         )
 
 
-def _equal(value: Any, other: Any) -> bool:
+def same_value(value: Any, other: Any) -> bool:
     """Whether two values are the same, numbers and their texts being so too."""
     if canonical(value, strip=True) == canonical(other, strip=True):
         return True

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.call_marks import unread_call
+from cahl_pl.datasets.fingerprint import Fingerprint
 from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
 from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
@@ -27,7 +29,7 @@ from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
 """Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
@@ -65,6 +67,7 @@ class JsonlDataset(TaskSource):
         self.path = Path(path).expanduser()
         self._tools = None if tools is None else tools_of(tools)
         self._offsets = array("Q")
+        self.fingerprint: Fingerprint = Fingerprint()
         self._changed: tuple[int, int] | None = None
         for verdict in judge(read_rows(path), self._read, on_contradiction, strict):
             row = verdict.row
@@ -76,6 +79,7 @@ class JsonlDataset(TaskSource):
             self.report.add(verdict)
             if verdict.task is not None:
                 self._offsets.append(row.offset)
+                self.fingerprint.add(row.value)
         require_tasks(self.report)
         self._changed = _stamp(os.stat(self.path))
 
@@ -156,7 +160,7 @@ def _tool_to_row(tool: ToolSpec) -> dict[str, Any]:
 
 def _gold_to_row(call: GoldCall) -> dict[str, Any]:
     row: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
-    if call.result is not None:
+    if call.result is not NO_RESULT:
         row["result"] = call.result
     # null: text that looks like a reference is none
     text = {
@@ -230,6 +234,12 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
     # whoever has outcomes need not have traces
     untraced = outcome is not None and row.get("gold") is None
     gold = () if untraced else read_gold(get_field(row, "gold", list), offered)
+    answer = _optional(row, "answer", str, None)
+    mark = None if answer is None else unread_call(answer, (tool.name for tool in offered))
+    if mark is not None:
+        raise DataError(
+            f"the field 'answer' holds a call ({mark}), not an answer in words; write it as a call in 'gold'"
+        )
     tags = _optional(row, "tags", dict, {})
     if not all(isinstance(value, str) for value in tags.values()):
         raise DataError("the field 'tags' must hold text only")
@@ -239,7 +249,7 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         offered,
         gold,
         ordered=_optional(row, "ordered", bool, False),
-        answer=_optional(row, "answer", str, None),
+        answer=answer,
         state=_optional(row, "state", dict, None),
         outcome=outcome,
         tags={"kind": "outcome" if untraced else kind_of_gold(gold)} | tags,

@@ -43,7 +43,7 @@ class MaskedNames(TaskSource):
         if not 0 <= share <= 1:
             raise ConfigError(f"MaskedNames.share must be from 0 to 1, not {share}")
         self.tasks, self.share, self.seed = tasks, share, seed
-        self.report = tasks.report
+        self.report, self.fingerprint = tasks.report, tasks.fingerprint
         if len(tasks):
             _refuse_state(tasks[0])
 

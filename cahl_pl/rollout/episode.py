@@ -47,11 +47,12 @@ class Episode:
     prompt: list[int]
     steps: list[Step] = field(default_factory=list)
     samples: list[list[Step]] = field(default_factory=list)  # of each step, all that was sampled
+    cut: bool = False  # as that of a Trajectory
 
 
 def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
     """Return the episode's trajectory with these steps."""
-    return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps))
+    return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps), cut=episode.cut)
 
 
 def count_tokens(groups: Sequence[Group]) -> int:

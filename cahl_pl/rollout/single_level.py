@@ -36,6 +36,7 @@ class _Episode:
     calls: list[ToolCall] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     done: bool = False
+    cut: bool = False
 
 
 class SingleLevelRollout:
@@ -85,7 +86,10 @@ class SingleLevelRollout:
         groups: list[Group] = []
         rewards: dict[str, list[float]] = {episode.task.id: [] for episode in episodes}
         for number in range(1, config.max_steps + 1):
-            active = [e for e in episodes if not e.done and len(e.prompt) <= config.max_prompt_tokens]
+            going_on = [e for e in episodes if not e.done]
+            for episode in going_on:
+                episode.cut = len(episode.prompt) > config.max_prompt_tokens
+            active = [episode for episode in going_on if not episode.cut]
             if not active:
                 break
             outputs = self.engine.generate(
@@ -96,7 +100,9 @@ class SingleLevelRollout:
                 rewards[episode.task.id] += groups[-1].rewards.tolist()
         metrics |= speed(count_tokens(groups), time.perf_counter() - start)
         trajectories = [
-            with_outcome(Trajectory(way_of_calls(e.task, e.calls), "", Plan(), tuple(e.steps)), self.environment)
+            with_outcome(
+                Trajectory(way_of_calls(e.task, e.calls), "", Plan(), tuple(e.steps), cut=e.cut), self.environment
+            )
             for e in episodes
         ]
         return Round({"planner": [], "executor": groups}, trajectories, metrics, rewards)

@@ -97,6 +97,8 @@ class ReplanningRollout(VotingRollout):
             asked = {i: _after(episodes[i]) for i, part in enumerate(latest) if _has_failed(part)}
             prompts = {i: builder.planner(task) for i, task in asked.items()}
             kept = [i for i, prompt in prompts.items() if len(prompt) <= self.config.max_prompt_tokens]
+            for i in asked:
+                episodes[i].cut = i not in kept
             if not kept:
                 break
             plans, planned = self._plan(
@@ -138,6 +140,7 @@ def _append(episode: Episode, part: Episode) -> None:
     episode.plan = Plan(episode.plan.subtasks + part.plan.subtasks)
     episode.steps += part.steps
     episode.samples += part.samples
+    episode.cut = part.cut
 
 
 def plan_key(plan: Plan, task: Task) -> str:

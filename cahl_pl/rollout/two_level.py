@@ -137,11 +137,10 @@ class Rollout:
         samples = config.executor_group_size // copies
         sampled: list[tuple[Episode, int, list[int], list[Completion]]] = []
         for k in range(config.max_steps):
-            active = [
-                e
-                for e in episodes
-                if len(e.plan.subtasks) > k == len(e.steps) and len(e.prompt) <= config.max_prompt_tokens
-            ]
+            going_on = [e for e in episodes if len(e.plan.subtasks) > k == len(e.steps)]
+            for episode in going_on:
+                episode.cut = len(episode.prompt) > config.max_prompt_tokens
+            active = [episode for episode in going_on if not episode.cut]
             if not active:
                 break
             prompts = [e.prompt for e in active]
