@@ -156,6 +156,11 @@ class Task:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def ways(self) -> tuple[tuple[GoldCall, ...], ...]:
+        """All lists of gold calls that are right, `gold` first."""
+        return (self.gold, *self.alternatives)
+
+    @property
     def request(self) -> str:
         """The text of the last message."""
         return self.messages[-1].content

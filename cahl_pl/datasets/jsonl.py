@@ -2,7 +2,8 @@
 
     {"id": "...", "messages": [{"role", "content"}, ...], "tools": [{"type": "function", "function": {"name",
      "description", "parameters": JSON Schema}}], "gold": [{"name", "arguments", "result", "references"}],
-     "ordered": false, "answer": "...", "state": {}, "outcome": {"results": [...], "state": {}}, "tags": {}}
+     "alternatives": [[...], ...], "ordered": false, "answer": "...", "state": {}, "outcome": {"results": [...], "state": {}},
+     "tags": {}}
 
 Every converter writes it, and `JsonlDataset` reads it back without keeping the tasks in memory.
 """
@@ -144,13 +145,14 @@ def task_to_row(task: Task) -> dict[str, Any]:
         "gold": [_gold_to_row(call) for call in task.gold],
     }
     optional = {
+        "alternatives": [[_gold_to_row(call) for call in way] for way in task.alternatives],
         "ordered": task.ordered,
         "answer": task.answer,
         "state": task.state,
         "outcome": None if task.outcome is None else _outcome_to_row(task.outcome),
         "tags": dict(task.tags),
     }
-    return row | {name: value for name, value in optional.items() if value not in (False, None, {})}
+    return row | {name: value for name, value in optional.items() if value not in (False, None, {}, [])}
 
 
 def _tool_to_row(tool: ToolSpec) -> dict[str, Any]:
@@ -169,6 +171,7 @@ def _gold_to_row(call: GoldCall) -> dict[str, Any]:
         if name not in call.references and looks_like_reference(value)
     }
     references = {**text, **call.references}
+    row |= {"instruction": call.instruction} if call.instruction else {}
     return row | ({"references": references} if references else {})
 
 
@@ -252,8 +255,21 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         answer=answer,
         state=_optional(row, "state", dict, None),
         outcome=outcome,
+        alternatives=_alternatives(row, gold, offered),
         tags={"kind": "outcome" if untraced else kind_of_gold(gold)} | tags,
     )
+
+
+def _alternatives(
+    row: Mapping[str, Any], gold: tuple[GoldCall, ...], tools: tuple[ToolSpec, ...]
+) -> tuple[tuple[GoldCall, ...], ...]:
+    ways = _optional(row, "alternatives", list, [])
+    read = tuple(read_gold(way, tools, f"alternatives, {number}") for number, way in enumerate(ways, start=1))
+    if ways and not (gold and all(read)):
+        raise DataError(
+            "the field 'alternatives' holds other ways to what 'gold' does; each of them, and 'gold', needs a call"
+        )
+    return read
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

@@ -24,8 +24,8 @@ class RecordedEnvironment(Environment):
 class _RecordedSession(Session):
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._open: list[tuple[str, Any]] = []
-        for way in (task.gold, *task.alternatives):
+        self._open: list[tuple[tuple[str, str], Any]] = []
+        for way in task.ways:
             ready = [key for key, _ in self._open]  # a call that several ways share is answered once
             for gold in way:
                 key = call_key(gold.call, task.tools)

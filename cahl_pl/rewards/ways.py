@@ -52,7 +52,7 @@ def way_of_calls(task: Task, calls: Sequence[ToolCall]) -> Task:
 
 
 def _with_way(task: Task, criteria: Sequence[Callable[[_Way], float]]) -> Task:
-    ways = [task.gold, *task.alternatives]
+    ways = list(task.ways)
     for criterion in criteria:
         values = [criterion(way) for way in ways]
         ways = [way for way, value in zip(ways, values, strict=True) if value == max(values)]
