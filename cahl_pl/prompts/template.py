@@ -10,8 +10,8 @@ import contextlib
 import datetime
 import hashlib
 import inspect
+import itertools
 import json
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,8 +46,8 @@ class ChatTemplate:
         lead: what it writes after the generation prompt before an answer that has no thought, as text.
         open_ids: what stands between a user's words and the output.
         before_end: ids that it writes behind an answer before the one that ends it.
-        end_of_turn: the id that ends an assistant turn: the first control token that it writes behind one, the tokenizer's end of
-            sequence where it writes none.
+        end_of_turn: the id that ends an assistant turn: the first control token that it writes behind one, or the one that begins
+            the next turn at once (GLM), or the tokenizer's end of sequence.
         drops_thoughts: whether it leaves the thoughts of earlier assistant turns out.
 
     Raises:
@@ -77,8 +77,7 @@ class ChatTemplate:
         self.lead = thoughts.lead(open_, between, self.marks) if between else self._default_lead()
         self._keep_apart(first, close, open_, behind)
         self.open_ids, self._close_ids = self.literal(open_), self.literal(close)
-        self._find_end(behind, close, first)
-        self._find_rest_of_close(turns[:1])
+        self._find_end(behind, first, self._written(turns[:1])[1])
         self.drops_thoughts = self._loses_thoughts()
         closing = self.literal(self.marks.closing)
         if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
@@ -185,10 +184,11 @@ class ChatTemplate:
             ended: whether the output ended by itself.
             ended_by: the id that it ended with; None for `end_of_turn`.
         """
-        if not ended:
+        other = ended_by not in (None, self.end_of_turn)
+        if not ended or (other and self._ends_by_next):
             return self._close_ids
         # some models end a turn with the token that begins the next one
-        return self._rest_of_close[1:] if self._rest_of_close[:1] == [ended_by] else self._rest_of_close
+        return self._rest_of_close[1:] if other and self._rest_of_close[:1] == [ended_by] else self._rest_of_close
 
     def _encode(self, text: str, begins: bool = False, **options: bool) -> list[int]:
         if not text:
@@ -219,27 +219,32 @@ class ChatTemplate:
         if parting:
             self._parting = re.compile(f"(?={'|'.join(map(re.escape, parting))})")
 
-    def _find_end(self, behind: str, close: str, first: str) -> None:
-        """Find the id that ends a turn, and what comes before it."""
-        # where a last turn is left open, the end of an earlier one, if it is no part of the next turn
-        for text in (behind, close.removesuffix(_common_end(close, first))):
-            ids = self.literal(text)
-            at = self._first_control(ids)
-            if at is not None:
-                self.before_end, self.end_of_turn = ids[:at], ids[at]
-                return
-        self.before_end, self.end_of_turn = [], int(self.tokenizer.eos_token_id)
+    def _find_end(self, behind: str, first: str, ends_user: str) -> None:
+        """Find the id that ends a turn, what comes before it, and what an ended output lacks to the next turn.
 
-    def _find_rest_of_close(self, user: Turns) -> None:
-        """Find what an ended output lacks to the next turn."""
-        ids = self._close_ids
-        ends_user = self.literal(self._written(user)[1])
-        at = self._first_control(ids)
-        if self.end_of_turn in ids:
-            at = ids.index(self.end_of_turn)
-        elif at is not None and ids[at] not in [ends_user[i] for i in [self._first_control(ends_user)] if i is not None]:
-            at = None  # it begins the next turn
-        self._rest_of_close = ids if at is None else ids[at + 1 :]
+        Args:
+            behind: what the template writes behind a last assistant turn.
+            first: what it writes before the first user's words.
+            ends_user: what it writes behind a last user turn.
+        """
+        ids, close = self.literal(behind), self._close_ids
+        at, begins_next = self._first_control(ids), False
+        if at is None:  # the last turn is left open: the end of an earlier one, or the beginning of the next
+            ids, own = close, len(close) - _common_end(close, self.literal(first))
+            at = self._first_control(close[:own])
+            begins_next = at is None and own == 0 and self._first_control(close) == 0
+            at = 0 if begins_next else at
+        self.before_end = [] if at is None else ids[:at]
+        self.end_of_turn = int(self.tokenizer.eos_token_id) if at is None else ids[at]
+        self._ends_by_next = begins_next
+        other, user = self._first_control(close), self.literal(ends_user)
+        if self.end_of_turn in close:
+            rest = close.index(self.end_of_turn) + 1
+        elif other is not None and close[other] in user and self._first_control(user) == user.index(close[other]):
+            rest = other + 1  # an earlier turn ends as those of users do
+        else:
+            rest = 0
+        self._rest_of_close = close[rest:]
 
     def _first_control(self, ids: Sequence[int]) -> int | None:
         control = set(self.tokenizer.added_tokens_decoder)
@@ -277,8 +282,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def _common_end(a: str, b: str) -> str:
-    return os.path.commonprefix([a[::-1], b[::-1]])[::-1]
+def _common_end(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many ids both end with."""
+    same = (x == y for x, y in zip(reversed(a), reversed(b), strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, same))
 
 
 def _with_date(source: str, date: str | None) -> tuple[str, dict[str, Any]]:

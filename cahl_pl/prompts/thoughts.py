@@ -72,11 +72,13 @@ def lead(generation_prompt: str, turn: str, marks: Marks) -> str:
         marks: of the family.
     """
     if turn.startswith(generation_prompt):
-        return turn[len(generation_prompt) :]
-    # an empty thought in one of them alone, or a thought that the generation prompt opens
-    bare, prompt = (without_thought(text, marks) for text in (turn, generation_prompt))
-    rest = bare[len(prompt) :] if bare.startswith(prompt) else ""
-    return end_of_thought("", marks) + rest if is_open(generation_prompt, marks) else rest
+        written = turn[len(generation_prompt) :]
+    else:  # an empty thought in one of them alone, or a thought that the generation prompt opens
+        bare, prompt = (without_thought(text, marks) for text in (turn, generation_prompt))
+        written = bare[len(prompt) :] if bare.startswith(prompt) else ""
+    if is_open(generation_prompt, marks) and marks.closing.strip() not in written:
+        return end_of_thought("", marks) + written
+    return written
 
 
 def end_of_thought(lead: str, marks: Marks) -> str:
