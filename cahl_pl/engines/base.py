@@ -23,8 +23,8 @@ class Sampling:
         top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all. Below 1 the sampled
             distribution is not the trained one, so GRPO is then slightly off-policy.
         max_new_tokens: length limit of a completion, end of turn included.
-        max_thinking_tokens: most tokens of a thought; one that is longer is closed there and answered from (`rollout/thinking.py`).
-            null: no limit but `max_new_tokens`. What the chat template's `enable_thinking: false` turns off needs none.
+        max_thinking_tokens: most tokens of a thought; one that reaches it is closed there, and the answer goes on from it. The
+            words that close it are not trained on. null: no limit but `max_new_tokens`, which holds thought and answer.
 
     Raises:
         ValueError: a number is out of its range.
@@ -38,8 +38,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_thinking_tokens is not None and not 1 <= self.max_thinking_tokens < self.max_new_tokens:
             raise ValueError(
-                f"sampling needs max_thinking_tokens of at least 1 and below max_new_tokens = {self.max_new_tokens}, which holds the "
-                f"answer too, not {self.max_thinking_tokens}; null for no limit"
+                f"sampling needs max_thinking_tokens of at least 1 and below max_new_tokens = {self.max_new_tokens}, which "
+                f"holds the answer too, not {self.max_thinking_tokens}; null for no limit"
             )
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
             raise ValueError(

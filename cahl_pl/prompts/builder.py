@@ -71,8 +71,8 @@ class PromptConfig:
             for tokenizers that have several.
         template_arguments: variables for the chat template, by the names that it reads, such as `enable_thinking: false`
             (Qwen3, SmolLM3) or `reasoning_effort: low` (gpt-oss).
-        date: the day that a chat template writes into its prompts (Llama 3.2, gpt-oss, Granite), as YYYY-MM-DD: prompts stay the
-            same from day to day. null: the day on which they are made.
+        date: the day that a chat template writes into its prompts (Llama 3.2, gpt-oss, Granite 3), as YYYY-MM-DD: prompts stay
+            the same from day to day. null: the day on which they are made.
 
     Raises:
         ValueError: a place is missing where something has to be filled in, or `date` is none.
@@ -332,13 +332,15 @@ def _source_of(tokenizer: Any, configured: str | None) -> str:
         path = Path(configured).expanduser()
         if not path.is_file():
             names = f", and the tokenizer's templates are {', '.join(sorted(named))}" if named else ""
-            raise ConfigError(
-                f"data.prompts.chat_template names the file {configured!r}, which does not exist{names}"
-            )
+            raise ConfigError(f"data.prompts.chat_template names the file {configured!r}, which does not exist{names}")
         return path.read_text(encoding="utf-8")
     source = configured or named.get("default") or (own if isinstance(own, str) else None)
     if source is None:
-        which = f"has several chat templates ({', '.join(sorted(named))}) and no default" if named else "has no chat template"
+        which = (
+            f"has several chat templates ({', '.join(sorted(named))}) and no default"
+            if named
+            else "has no chat template"
+        )
         raise ConfigError(
             f"the tokenizer of {tokenizer.name_or_path!r} {which}: give one in data.prompts.chat_template "
             "(a Jinja template or the path of a file), or use an instruction-tuned model"

@@ -46,8 +46,8 @@ class ChatTemplate:
         lead: what it writes after the generation prompt before an answer that has no thought, as text.
         open_ids: what stands between a user's words and the output.
         before_end: ids that it writes behind an answer before the one that ends it.
-        end_of_turn: the id that ends an assistant turn: the first control token that it writes behind one, or the one that begins
-            the next turn at once (GLM), or the tokenizer's end of sequence.
+        end_of_turn: the id that ends an assistant turn: the first control token that it writes behind one, or the one that
+            begins the next turn at once (GLM), or the tokenizer's end of sequence.
         drops_thoughts: whether it leaves the thoughts of earlier assistant turns out.
 
     Raises:
@@ -83,13 +83,14 @@ class ChatTemplate:
         if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
             raise ConfigError(
                 f"the chat template of {tokenizer.name_or_path!r} ends a thought with the token that ends a turn, so that no "
-                "output would get beyond its thought: turn thinking off in data.prompts.template_arguments, or choose another base"
+                "output would get beyond its thought: turn thinking off in data.prompts.template_arguments, or choose another "
+                "base"
             )
 
     # --- text ------------------------------------------------------------------------------------------------------
 
     def place(self, messages: Turns) -> tuple[list[tuple[str, int]], str]:
-        """Where the template puts each message: what it writes before it, and its index; and what it writes at the end.
+        """Return where the template puts each message: what it writes before it, and its index; and what it writes at the end.
 
         The order is the template's: some put the system's text into the last user turn. The last message has to come last.
 
@@ -111,7 +112,7 @@ class ChatTemplate:
         raise fault or ValueError(left_out)
 
     def _written(self, turns: Turns) -> list[str]:
-        """What the template writes before, between and behind the first turns of a dialogue that ends there; else empty texts."""
+        """Return what the template writes before, between and behind the turns of a dialogue; empty texts if it cannot."""
         for in_parts in (False, True):
             with contextlib.suppress(Exception):
                 pieces = self._pieces(turns, in_parts, add_generation_prompt=False)
@@ -120,7 +121,7 @@ class ChatTemplate:
         return [""] * (len(turns) + 1)
 
     def _pieces(self, turns: Turns, in_parts: bool, add_generation_prompt: bool) -> list[str]:
-        """Text, index of a turn, text, ..., text: of a dialogue whose every turn is a mark."""
+        """Return text, index of a turn, text, ..., text: of a dialogue whose every turn is a mark."""
         marks = [_MARK.format(i) for i in range(len(turns))]
         marked = [
             {"role": turn["role"], "content": [{"type": "text", "text": mark}] if in_parts else mark}
@@ -171,9 +172,9 @@ class ChatTemplate:
         return ids + self._encode(text[start:], split_special_tokens=True)
 
     def begin(self, ids: list[int]) -> list[int]:
-        """Return a prompt's ids with the beginning of sequence that the tokenizer wants, where the template does not write it."""
+        """Return a prompt's ids with the beginning of sequence that the tokenizer wants, where the template writes none."""
         bos = self.tokenizer.bos_token_id
-        if bos is None or bos in ids[:1] or list(self.tokenizer("a")["input_ids"])[0] != bos:
+        if bos is None or bos in ids[:1] or next(iter(self.tokenizer("a")["input_ids"])) != bos:
             return ids
         return [int(bos), *ids]
 
@@ -259,7 +260,9 @@ class ChatTemplate:
         taken = _OWN_VARIABLES | {*inspect.signature(self.tokenizer.apply_chat_template).parameters}
         for name in arguments:
             if name in taken:
-                raise ConfigError(f"data.prompts.template_arguments has {name!r}, which is filled in here: leave it out")
+                raise ConfigError(
+                    f"data.prompts.template_arguments has {name!r}, which is filled in here: leave it out"
+                )
             if not re.search(rf"\b{re.escape(name)}\b", source):
                 raise ConfigError(
                     f"data.prompts.template_arguments has {name!r}, which the chat template of "

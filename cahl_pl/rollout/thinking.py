@@ -1,8 +1,8 @@
 """Thoughts of sampled outputs: counted, and closed where they grow too long.
 
-A thought that reaches `max_thinking_tokens` is closed with the words of the chat template, and the model goes on with its answer
-(budget forcing, arXiv 2501.19393). The closing words are no choice of the policy: they are left out of the loss, as a tool's answer
-is, and what is sampled after them is conditioned on them, there as here.
+A thought that reaches `max_thinking_tokens` is closed with the words of the chat template, and the model goes on with its
+answer (budget forcing, arXiv 2501.19393). The closing words are no choice of the policy: they are left out of the loss, as a
+tool's answer is, and what is sampled after them is conditioned on them, there as here.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def generate(
     if limit is not None:
         if limit + len(closing) >= sampling.max_new_tokens:
             raise ConfigError(
-                f"a thought may have data.rollout.{role}.max_thinking_tokens = {limit} tokens and takes {len(closing)} to be closed, "
-                f"which leaves no answer of max_new_tokens = {sampling.max_new_tokens}: raise that, or lower max_thinking_tokens"
+                f"a thought may have data.rollout.{role}.max_thinking_tokens = {limit} tokens and takes {len(closing)} to be "
+                f"closed, which leaves no answer of max_new_tokens = {sampling.max_new_tokens}: raise that, or lower "
+                "max_thinking_tokens"
             )
         first = replace(sampling, max_new_tokens=limit, max_thinking_tokens=None)
     if drafts is None:
@@ -61,7 +62,9 @@ def generate(
         found = engine.generate_from_drafts(policy, role, prompts, drafts, first, generator)
     if limit is not None:
         cut = [(p, i) for p, group in enumerate(found) for i, completion in enumerate(group) if not completion.ended]
-        begun = [_closed(found[p][i], closing) if builder.thinks(found[p][i].ids.tolist()) else found[p][i] for p, i in cut]
+        begun = [
+            _closed(found[p][i], closing) if builder.thinks(found[p][i].ids.tolist()) else found[p][i] for p, i in cut
+        ]
         rests = _rests(engine, policy, role, [prompts[p] for p, _ in cut], begun, sampling, generator)
         for (p, i), start, rest in zip(cut, begun, rests, strict=True):
             found[p][i] = _joined(start, rest, sampling.max_new_tokens)
@@ -93,7 +96,7 @@ def _rests(
     sampling: Sampling,
     generator: torch.Generator,
 ) -> list[Completion]:
-    """Return what follows each beginning, in one batch; where the base limits the length, in one for each length that is left."""
+    """Return what follows each beginning: in one batch or, where the base limits the length, in one for each length left."""
     room = [sampling.max_new_tokens - len(start.ids) for start in begun]
     batches = sorted(set(room)) if policy.limits_length else [max(room)] if room else []
     rests: dict[int, Completion] = {}

@@ -122,7 +122,9 @@ class Rollout:
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
         session = session or self.environment.start(task)
         targets = assign_gold(plan, task)
-        return Episode(task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=written.thinking_tokens)
+        return Episode(
+            task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=written.thinking_tokens
+        )
 
     def _execute(
         self,

@@ -44,7 +44,9 @@ class Family:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def turns(start: str, end: str, model: str = "assistant", prompt: str = "", before: str = "", content: str = "m.content") -> str:
+def turns(
+    start: str, end: str, model: str = "assistant", prompt: str = "", before: str = "", content: str = "m.content"
+) -> str:
     """A template that writes every turn alike; `{role}` in `start`, `prompt` behind the header of the turn to be written."""
     header = start.replace("{role}", "{{ '" + model + "' if m.role == 'assistant' else m.role }}")
     last = start.replace("{role}", model) + prompt
@@ -97,9 +99,9 @@ HARMONY = (
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
 R1 = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}<｜User｜>"
-    "{{ m.content }}{% else %}<｜Assistant｜>{{ m.content.split('</think>')[-1] }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<｜Assistant｜><think>\n{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}<\uff5cUser\uff5c>"
+    "{{ m.content }}{% else %}<\uff5cAssistant\uff5c>{{ m.content.split('</think>')[-1] }}<\uff5cend\u2581of\u2581sentence\uff5c>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<\uff5cAssistant\uff5c><think>\n{% endif %}"
 )
 OPEN = "{{ '<think>\\n\\n</think>\\n\\n' if enable_thinking is defined and not enable_thinking else '<think>\\n' }}"
 CLOSED = "{{ '<think>\\n\\n</think>\\n\\n' if enable_thinking is defined and not enable_thinking }}"
@@ -162,7 +164,10 @@ FAMILIES = {
         TO_FIRST_USER
         + ALTERNATE
         + turns(
-            "<start_of_turn>{role}\n", "<end_of_turn>\n", "model", content="(s if loop.first else '') + m.content | trim"
+            "<start_of_turn>{role}\n",
+            "<end_of_turn>\n",
+            "model",
+            content="(s if loop.first else '') + m.content | trim",
         ),
         ("<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
         bos="<bos>",
@@ -220,7 +225,9 @@ FAMILIES = {
             before="<|im_start|>system\nToday Date: {{ strftime_now('%d %B %Y') }}\n\n{{ messages[0].content }}<|im_end|>\n"
             "{% set messages = messages[1:] if messages[0].role == 'system' else messages %}",
             prompt=CLOSED,
-        ).replace("{{ messages[0].content }}", "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"),
+        ).replace(
+            "{{ messages[0].content }}", "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"
+        ),
         IM,
         plain=THINK,
         end="<|im_end|>",
@@ -245,12 +252,12 @@ FAMILIES = {
     ),
     "DeepSeek-R1": Family(
         R1,
-        ("<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"),
-        plain=("<｜User｜>", "<｜Assistant｜>", *THINK),
-        bos="<｜begin▁of▁sentence｜>",
+        ("<\uff5cend\u2581of\u2581sentence\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
+        plain=("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", *THINK),
+        bos="<\uff5cbegin\u2581of\u2581sentence\uff5c>",
         adds_bos=True,
-        end="<｜end▁of▁sentence｜>",
-        after_prompt="<｜Assistant｜><think>\n",
+        end="<\uff5cend\u2581of\u2581sentence\uff5c>",
+        after_prompt="<\uff5cAssistant\uff5c><think>\n",
         lead="\n</think>\n\n",
         thought="hm\n</think>\n\n{}",
         history="dropped",
@@ -265,7 +272,9 @@ FAMILIES = {
         thought="<think>hm</think>\n{}",
     ),
     "Command A": Family(
-        turns("<|START_OF_TURN_TOKEN|>{role}", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", before="{{ bos_token }}").replace(
+        turns(
+            "<|START_OF_TURN_TOKEN|>{role}", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", before="{{ bos_token }}"
+        ).replace(
             "{{ m.content }}",
             "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{% else %}{{ m.content }}{% endif %}",
         )

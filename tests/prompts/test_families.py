@@ -19,7 +19,13 @@ CALL = format_call(ToolCall("add", {"a": 2}))
 PLAN = '<plan>\n{"task": "x", "tool": null, "parameters": {}}\n</plan>'
 EMPTY = "<think>\n\n</think>\n\n"
 THINKING = pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if row.thought], indirect=True)
-WORDS = {"system": "Tools:", "planner": "Plan it.", "executor": "Do {subtask}", "single": "Do it.", "tool_format": "compact"}
+WORDS = {
+    "system": "Tools:",
+    "planner": "Plan it.",
+    "executor": "Do {subtask}",
+    "single": "Do it.",
+    "tool_format": "compact",
+}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -62,7 +68,9 @@ def rendered(builder, *contents, prompt=True):
 
 
 def _date(match):
-    return match[1] + ("2024-07-26" if "Current" in match[1] else "26 Jul 2024" if len(match[2]) < 12 else "26 July 2024")
+    return match[1] + (
+        "2024-07-26" if "Current" in match[1] else "26 Jul 2024" if len(match[2]) < 12 else "26 July 2024"
+    )
 
 
 def test_a_prompt_says_everything_once_and_ends_where_the_model_goes_on(family, builder):
@@ -134,13 +142,13 @@ def test_a_thought_is_read_as_one_and_counted(family, builder):
     for answer, read in ((CALL, parse_action), (f"{CALL}\n{CALL}", parse_turn)):
         ids = [*builder.template.literal(family.thought.format(answer)), builder.end_of_turn]
         found = read(builder.decode(ids))
-        assert found.well_formed and found.error is None
+        assert (found.well_formed, found.error) == (True, None)
         before = len(builder.template.literal(family.thought.partition("{}")[0].rstrip()))
         counted = builder.thinking_tokens(ids)
         # what leads an answer in behind a thought is no part of it
         assert before - len(family.lead) <= counted <= before
     turn = parse_turn(builder.decode([*builder.template.literal(family.thought.format(CALL)), builder.end_of_turn]))
-    assert turn.thought and turn.calls == (ToolCall("add", {"a": 2}),)
+    assert (turn.thought, turn.calls) == (True, (ToolCall("add", {"a": 2}),))
     plan = parse_plan(builder.decode([*builder.template.literal(family.thought.format(PLAN)), builder.end_of_turn]))
     assert plan.error is None
 
@@ -169,7 +177,11 @@ def test_thinking_is_turned_off_by_the_template(family, builder_of):
 
 
 def test_thoughts_of_earlier_turns_are_shown_as_the_template_does(family, builder):
-    messages = (Message("user", "first"), Message("assistant", "<think>\nold\n</think>\n\nreply"), Message("user", "second"))
+    messages = (
+        Message("user", "first"),
+        Message("assistant", "<think>\nold\n</think>\n\nreply"),
+        Message("user", "second"),
+    )
     shown = text(builder, builder.planner(replace(TASK, messages=messages)))
     assert ("old" in shown) == (family.history == "kept")
     assert "reply" in shown

@@ -120,8 +120,19 @@ def metaspace():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["</s>", "<s>", "[INST]", "[/INST]", "<unk>", "<0x0A>", "\u2581", "\u2581hello", "\u2581Plan", "\u2581Tools"]
-    pieces = [*words, *sorted(set("hello Plan.Tools:reply{}\"\n,go"))]
+    words = [
+        "</s>",
+        "<s>",
+        "[INST]",
+        "[/INST]",
+        "<unk>",
+        "<0x0A>",
+        "\u2581",
+        "\u2581hello",
+        "\u2581Plan",
+        "\u2581Tools",
+    ]
+    pieces = [*words, *sorted(set('hello Plan.Tools:reply{}"\n,go'))]
     merges: list[tuple[str, str]] = []
     for word in ("\u2581hello", "\u2581Plan", "\u2581Tools"):
         for i in range(2, len(word) + 1):
@@ -227,7 +238,7 @@ def test_a_thought_that_ends_like_a_turn_is_refused_unless_it_is_turned_off(toke
         "{% endif %}"
     )
     tokenizer = tokenizer_with(special)
-    with pytest.raises(ConfigError, match="ends a thought with the token that ends a turn.*turn thinking off"):
+    with pytest.raises(ConfigError, match=r"ends a thought with the token that ends a turn.*turn thinking off"):
         builder_of(tokenizer, template)
     quick = builder_of(tokenizer, template, template_arguments={"quick": True})
     assert parse_action(quick.decode(quick.completion(CALL))).well_formed
@@ -256,7 +267,10 @@ FINAL = "<|start|>assistant<|channel|>final<|message|>"
 )
 def test_channels_are_read_as_thought_and_answer(tokenizer_with, output, well_formed, readable):
     tokenizer = tokenizer_with(("<|return|>", "<|start|>", "<|message|>", "<|end|>", "<|channel|>"))
-    builder = builder_of(tokenizer, HARMONY.replace("<|end|>", "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"))
+    builder = builder_of(
+        tokenizer,
+        HARMONY.replace("<|end|>", "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"),
+    )
     action = parse_action(builder.decode([*builder.template.literal(output), builder.end_of_turn]))
     assert action.well_formed == well_formed
     assert (action.call is not None) == readable
@@ -269,7 +283,7 @@ def test_of_several_templates_the_default_is_taken_or_the_one_that_is_named(chat
     chatml.chat_template = {"default": CHATML.replace("%s", "D"), "rag": CHATML.replace("%s", "R")}
     assert shown(PromptBuilder(chatml)).endswith("assistant\nD")
     assert shown(PromptBuilder(chatml, PromptConfig(chat_template="rag"))).endswith("assistant\nR")
-    with pytest.raises(ConfigError, match="names the file 'tools', which does not exist.*default, rag"):
+    with pytest.raises(ConfigError, match=r"names the file 'tools', which does not exist.*default, rag"):
         PromptBuilder(chatml, PromptConfig(chat_template="tools"))
     chatml.chat_template = {"rag": CHATML, "tool_use": CHATML}
     with pytest.raises(ConfigError, match=r"has several chat templates \(rag, tool_use\) and no default"):

@@ -98,7 +98,9 @@ def test_an_output_is_no_longer_than_its_limit(builder):
 
 
 def test_what_is_no_thought_or_a_short_one_goes_on_as_it_was(builder, builder_of):
-    (short,), engine = generate(builder, "h</think>ok", "ink>ok", sampling=Sampling(max_new_tokens=60, max_thinking_tokens=12))
+    (short,), engine = generate(
+        builder, "h</think>ok", "ink>ok", sampling=Sampling(max_new_tokens=60, max_thinking_tokens=12)
+    )
     assert builder.decode(short.ids.tolist()) == "<think>\nh</think>ok"
     assert short.sampled is None
     assert short.thinking_tokens == len("h</think>")
@@ -124,7 +126,9 @@ def test_an_output_that_ended_is_left_alone_and_without_a_limit_nothing_changes(
 
 
 def test_closing_words_that_have_begun_are_finished(builder):
-    (completion,), _ = generate(builder, "hm\n</think>", "yes", sampling=Sampling(max_new_tokens=30, max_thinking_tokens=6))
+    (completion,), _ = generate(
+        builder, "hm\n</think>", "yes", sampling=Sampling(max_new_tokens=30, max_thinking_tokens=6)
+    )
     assert builder.decode(completion.ids.tolist()) == f"<think>\nhm{CLOSING}yes"
     assert completion.sampled.tolist() == [True] * 6 + [False] * (len(CLOSING) - 4) + [True] * 4
 
@@ -144,13 +148,17 @@ def test_closed_thoughts_and_others_go_on_side_by_side(builder, limits_length):
 
 @pytest.mark.parametrize("limit", [0, -1, 24, 25])
 def test_a_limit_that_leaves_no_thought_or_no_answer_is_refused(limit):
-    with pytest.raises(ValueError, match=f"max_thinking_tokens of at least 1 and below max_new_tokens = 24.*not {limit}"):
+    with pytest.raises(
+        ValueError, match=f"max_thinking_tokens of at least 1 and below max_new_tokens = 24.*not {limit}"
+    ):
         Sampling(max_new_tokens=24, max_thinking_tokens=limit)
 
 
 def test_a_limit_that_leaves_no_room_to_close_a_thought_is_refused(builder):
     sampling = Sampling(max_new_tokens=LIMIT + len(CLOSING), max_thinking_tokens=LIMIT)
-    with pytest.raises(ConfigError, match=r"data\.rollout\.planner\.max_thinking_tokens = 5 .* takes 11 to be closed") as raised:
+    with pytest.raises(
+        ConfigError, match=r"data\.rollout\.planner\.max_thinking_tokens = 5 .* takes 11 to be closed"
+    ) as raised:
         generate(builder, "hm", sampling=sampling)
     assert "\n" not in str(raised.value)
 
@@ -180,9 +188,7 @@ def played(builder, make_policy, monkeypatch):
         policy.invocation = {role: builder.invocation(role) for role in ROLES}
         policy.end_of_turn = builder.end_of_turn
         config = RolloutConfig(2, 3, max_steps=2, planner=SAMPLING, executor=SAMPLING)
-        rollout = Rollout(
-            TransformersEngine(), RecordedEnvironment(), PlannerReward(), ExecutorReward(), config
-        )
+        rollout = Rollout(TransformersEngine(), RecordedEnvironment(), PlannerReward(), ExecutorReward(), config)
         tool = ToolSpec("tool", "Use it.", {"type": "object", "properties": {}})
         tasks = [Task(name, (Message("user", f"Go {name}"),), (tool,)) for name in ("a", "b")]
         return policy, rollout.run(policy, builder, tasks, torch.Generator().manual_seed(1))
@@ -254,7 +260,9 @@ def test_put_tokens_move_nothing(make_policy, builder):
         return torch.cat([p.grad.flatten() for p in policy.parameters_of("planner")])
 
     scored = score(policy, batch)
-    loss, stats = grpo_loss(scored.logprobs, None, None, batch.advantages, scored.mask, GRPOConfig(loss="grpo"), Size(1, 6))
+    loss, stats = grpo_loss(
+        scored.logprobs, None, None, batch.advantages, scored.mask, GRPOConfig(loss="grpo"), Size(1, 6)
+    )
     assert stats.tokens == 6
     own = gradient(loss)
     whole = policy.causal_lm(torch.tensor([[*prompt, *ids.tolist()]])).logits[0].float().log_softmax(-1)
@@ -262,7 +270,9 @@ def test_put_tokens_move_nothing(make_policy, builder):
     naive = gradient(-2.0 * torch.stack(terms).mean())
     torch.testing.assert_close(own, naive, atol=1e-5, rtol=1e-3)
     scored = score(policy, batch)
-    torch.testing.assert_close(gradient(supervised_loss(scored.logprobs, scored.mask, 6)[0]), naive / 2, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(
+        gradient(supervised_loss(scored.logprobs, scored.mask, 6)[0]), naive / 2, atol=1e-5, rtol=1e-3
+    )
 
 
 def test_an_activated_adapter_acts_from_its_prompt_though_a_thought_quotes_the_words(make_policy, builder):
