@@ -71,8 +71,8 @@ def generate(
     for group in found:
         for completion in group:
             thought = builder.thinking_tokens(completion.ids.tolist())
-            all_sampled = completion.sampled is None
-            completion.thinking_tokens = thought if all_sampled else int(completion.sampled[:thought].sum())
+            mask = completion.sampled
+            completion.thinking_tokens = thought if mask is None else int(mask[:thought].sum())
     return found
 
 

@@ -68,7 +68,8 @@ LLAMA = "<|start_header_id|>{role}<|end_header_id|>\n\n"
 DATED = (
     "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     "<|begin_of_text|>" + LLAMA.replace("{role}", "system") + "Today Date: {{ date_string }}\n\n"
-    "{% if messages[0].role == 'system' %}{{ messages[0].content | trim }}{% set messages = messages[1:] %}{% endif %}<|eot_id|>"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content | trim }}"
+    "{% set messages = messages[1:] %}{% endif %}<|eot_id|>"
 )
 TO_FIRST_USER = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set s = messages[0].content + '\\n\\n' %}"
@@ -90,7 +91,8 @@ INST = (
     "{# the model writes [THINK] and [/THINK] #}"
 )
 HARMONY = (
-    "<|start|>system<|message|>Current date: {{ strftime_now('%Y-%m-%d') }}\nReasoning: {{ reasoning_effort or 'medium' }}<|end|>"
+    "<|start|>system<|message|>Current date: {{ strftime_now('%Y-%m-%d') }}\n"
+    "Reasoning: {{ reasoning_effort or 'medium' }}<|end|>"
     "{% for m in messages %}{% if m.role == 'system' %}<|start|>developer<|message|># Instructions\n\n{{ m.content }}<|end|>"
     "{% elif m.role == 'user' %}<|start|>user<|message|>{{ m.content }}<|end|>"
     "{% elif m.thinking is defined %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>"
@@ -99,8 +101,10 @@ HARMONY = (
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
 R1 = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}<\uff5cUser\uff5c>"
-    "{{ m.content }}{% else %}<\uff5cAssistant\uff5c>{{ m.content.split('</think>')[-1] }}<\uff5cend\u2581of\u2581sentence\uff5c>{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}"
+    "{% elif m.role == 'user' %}<\uff5cUser\uff5c>"
+    "{{ m.content }}{% else %}<\uff5cAssistant\uff5c>{{ m.content.split('</think>')[-1] }}"
+    "<\uff5cend\u2581of\u2581sentence\uff5c>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<\uff5cAssistant\uff5c><think>\n{% endif %}"
 )
 OPEN = "{{ '<think>\\n\\n</think>\\n\\n' if enable_thinking is defined and not enable_thinking else '<think>\\n' }}"
@@ -276,7 +280,8 @@ FAMILIES = {
             "<|START_OF_TURN_TOKEN|>{role}", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", before="{{ bos_token }}"
         ).replace(
             "{{ m.content }}",
-            "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{% else %}{{ m.content }}{% endif %}",
+            "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>"
+            "{% else %}{{ m.content }}{% endif %}",
         )
         + "{# <|START_THINKING|> <|END_THINKING|> #}",
         (

@@ -170,7 +170,9 @@ def test_a_text_is_decoded_as_it_was_written(tokenizer_with):
 
 # --- ends ----------------------------------------------------------------------------------------------------------
 
-SEVERAL = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}%s{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+SEVERAL = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}%s{% endfor %}" + (
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 ROLES = ("<|endoftext|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "<|other|>")
 
 
