@@ -122,7 +122,8 @@ def report(name: str, template: str, config: dict[str, Any] | None = None) -> bo
 
 
 def _content(token: Any) -> str | None:
-    return token["content"] if isinstance(token, dict) else token
+    text: str | None = token["content"] if isinstance(token, dict) else token
+    return text
 
 
 def templates_in(folder: Path) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
