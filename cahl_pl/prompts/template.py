@@ -42,6 +42,7 @@ class ChatTemplate:
     Attributes:
         key: what tells it, with its arguments, from others.
         marks: how it marks thoughts.
+        thinks_in_tokens: whether special tokens are among these marks.
         opened: the end of its generation prompt from where a thought has been opened in it; empty where none has.
         lead: what it writes after the generation prompt before an answer that has no thought, as text.
         open_ids: what stands between a user's words and the output.
@@ -80,6 +81,8 @@ class ChatTemplate:
         self._find_end(behind, first, self._written(turns[:1])[1])
         self.drops_thoughts = self._loses_thoughts()
         closing = self.literal(self.marks.closing)
+        special = not {*self.literal(self.marks.opening)}.isdisjoint(tokenizer.all_special_ids)
+        self.thinks_in_tokens = special and (self.marks is not thoughts.PLAIN or self.marks.opening in source)
         if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
             raise ConfigError(
                 f"the chat template of {tokenizer.name_or_path!r} ends a thought with the token that ends a turn, so that no "

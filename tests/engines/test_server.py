@@ -205,6 +205,9 @@ def test_without_token_ids_text_serves_for_inference_and_nothing_else(fake, poli
         assert theirs.ended == ours.ended == (theirs.ids[-1].item() == policy.tokenizer.eos_token_id)
     with pytest.raises(ConfigError, match="no token ids"):
         generate(engine, policy)
+    policy.thinks_in_tokens = True
+    with pytest.raises(ConfigError, match="the thoughts of this base cannot be told from its answers"):
+        generate(ServerEngine(fake.url), policy)
 
 
 def test_text_never_becomes_a_control_token(fake, policy):

@@ -202,6 +202,11 @@ def test_nothing_that_is_said_becomes_a_token_that_parts_turns(family, builder):
     assert text(builder, builder._data(hostile)) == hostile
 
 
+def test_special_tokens_are_known_to_part_thoughts_from_answers(family, builder):
+    opening = (family.thought or "").partition("hm")[0]
+    assert builder.template.thinks_in_tokens == any(token in opening for token in family.special)
+
+
 def test_a_date_is_that_of_the_configuration(family, builder):
     dated = "strftime_now" in family.template
     shown = text(builder, builder.planner(TASK))
