@@ -81,7 +81,8 @@ class ChatTemplate:
         self._find_end(behind, first, self._written(turns[:1])[1])
         self.drops_thoughts = self._loses_thoughts()
         closing = self.literal(self.marks.closing)
-        special = not {*self.literal(self.marks.opening)}.isdisjoint(tokenizer.all_special_ids)
+        every = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special = not every.isdisjoint(self.literal(self.marks.opening))
         self.thinks_in_tokens = special and (self.marks is not thoughts.PLAIN or self.marks.opening in source)
         if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
             raise ConfigError(

@@ -102,8 +102,8 @@ def faults(builder: PromptBuilder) -> Iterator[str]:
         decode([builder.end_of_turn])
     ):
         yield f"an end of turn stands twice: {later!r}"
-    hostile = "".join(builder.tokenizer.all_special_tokens)
-    if set(builder._data(hostile)) & set(builder.tokenizer.all_special_ids):
+    special = {i: token.content for i, token in builder.tokenizer.added_tokens_decoder.items() if token.special}
+    if special.keys() & set(builder._data("".join(special.values()))):
         yield "data becomes special tokens"
 
 
