@@ -196,7 +196,7 @@ class PromptBuilder:
         )
         return self._read(ids[: -1 if ended else None])
 
-    def thinks(self, ids: Sequence[int]) -> bool:
+    def breaks_off_in_thought(self, ids: Sequence[int]) -> bool:
         """Return whether an output breaks off within its thought."""
         text = self._read(ids).lstrip()
         return text.startswith(thoughts.PLAIN.opening) and thoughts.PLAIN.closing not in text

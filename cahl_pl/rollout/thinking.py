@@ -63,7 +63,8 @@ def generate(
     if limit is not None:
         cut = [(p, i) for p, group in enumerate(found) for i, completion in enumerate(group) if not completion.ended]
         begun = [
-            _closed(found[p][i], closing) if builder.thinks(found[p][i].ids.tolist()) else found[p][i] for p, i in cut
+            _closed(found[p][i], closing) if builder.breaks_off_in_thought(found[p][i].ids.tolist()) else found[p][i]
+            for p, i in cut
         ]
         rests = _rests(engine, policy, role, [prompts[p] for p, _ in cut], begun, sampling, generator)
         for (p, i), start, rest in zip(cut, begun, rests, strict=True):

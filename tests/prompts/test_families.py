@@ -156,12 +156,12 @@ def test_a_thought_is_read_as_one_and_counted(family, builder):
 @THINKING
 def test_a_thought_that_is_broken_off_can_be_closed_and_answered_from(family, builder):
     begun = builder.template.literal(family.thought.partition("hm")[0] + "hm")
-    assert builder.thinks(begun)
+    assert builder.breaks_off_in_thought(begun)
     assert builder.thinking_tokens(begun) == len(begun)
     ids = [*begun, *builder.end_of_thought, *builder._data(CALL), builder.end_of_turn]
-    assert not builder.thinks(ids)
+    assert not builder.breaks_off_in_thought(ids)
     assert parse_action(builder.decode(ids)).well_formed
-    assert not builder.thinks(builder.completion(CALL))
+    assert not builder.breaks_off_in_thought(builder.completion(CALL))
 
 
 @pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if row.off], indirect=True)
