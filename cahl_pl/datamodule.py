@@ -270,6 +270,7 @@ class RolloutDataModule(LightningDataModule):
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
             self.policy.end_of_turn = self._builder.end_of_turn
+            self.policy.thinks_in_tokens = self._builder.template.thinks_in_tokens
         return self._builder
 
     def _tell_invocations(self) -> None:

@@ -26,6 +26,8 @@ _COUNTS = (
     "subtasks",
     "plan_errors",
     "cut",
+    "plan_thinking",
+    "thinking",
     "tool",
     *INVALID_CAUSES,
 )
@@ -70,6 +72,8 @@ class ToolUse(Metric):
     | `tools/excess` | sum over trajectories of max(0, calls - gold calls) / calls |
     | `plan/subtasks` | mean number of sub-tasks of the plans that could be read |
     | `plan/parse_error_rate` | share of trajectories whose plan could not be read |
+    | `plan/thinking_tokens` | mean number of tokens of thought that the planner wrote for a trajectory |
+    | `tools/thinking_tokens` | the same of the executor, over all its outputs |
     """
 
     is_differentiable = False
@@ -106,6 +110,8 @@ class ToolUse(Metric):
             "tools/excess": _ratio(n["surplus"], n["calls"]),
             "plan/subtasks": _ratio(n["subtasks"], n["trajectories"] - n["plan_errors"]),
             "plan/parse_error_rate": _ratio(n["plan_errors"], n["trajectories"]),
+            "plan/thinking_tokens": _ratio(n["plan_thinking"], n["trajectories"]),
+            "tools/thinking_tokens": _ratio(n["thinking"], n["trajectories"]),
         }
 
 
@@ -132,6 +138,8 @@ def count_uses(trajectory: Trajectory, success: bool | None = None, gold_calls: 
         "subtasks": len(trajectory.plan.subtasks),
         "plan_errors": int(trajectory.plan.error is not None),
         "cut": int(trajectory.cut),
+        "plan_thinking": trajectory.plan_thinking_tokens,
+        "thinking": sum(step.thinking_tokens for step in trajectory.steps),
         **causes,
     }
 

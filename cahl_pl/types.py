@@ -242,12 +242,16 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One executed step of a trajectory: the sub-task, the text that was written, how it was read, what came back."""
+    """One executed step of a trajectory: the sub-task, the text that was written, how it was read, what came back.
+
+    `thinking_tokens` of the text are its thought.
+    """
 
     subtask: SubTask
     text: str
     action: Action
     feedback: Feedback | None = None
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +265,7 @@ class Trajectory:
         steps: what was executed.
         outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
         cut: whether it ended early, since its next prompt, with what tools answered, was longer than prompts may be.
+        plan_thinking_tokens: how many tokens of the plan's text are its thought.
     """
 
     task: Task
@@ -269,6 +274,7 @@ class Trajectory:
     steps: tuple[Step, ...] = ()
     outcome: float | None = None
     cut: bool = False
+    plan_thinking_tokens: int = 0
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -291,6 +297,9 @@ class Group:
         comparison_id: groups of a batch with the same one are compared with one another as if they were one. Only
             trajectory branching needs it, where the prompts of later steps differ within a comparison.
         alike: shape [G]; plans with the same number ask for the same calls. None where that is not asked.
+        sampled: False at tokens that were put into a completion and not sampled: the loss leaves them out. The shapes of
+            `completion_ids`, bool; None where all were sampled.
+        thinking_tokens: shape [G], how many tokens of each completion are its thought; None where that was not counted.
     """
 
     prompt_ids: Tensor
@@ -302,6 +311,15 @@ class Group:
     comparison_id: int
     logprobs: list[Tensor] | None = None
     alike: Tensor | None = None
+    sampled: list[Tensor] | None = None
+    thinking_tokens: Tensor | None = None
+
+    @property
+    def trained_tokens(self) -> int:
+        """Number of tokens that the loss counts."""
+        if self.sampled is not None:
+            return sum(int(mask.sum()) for mask in self.sampled)
+        return sum(len(ids) for ids in self.completion_ids)
 
     def to(self, device: torch.device | str) -> Group:
         """Return the same group with its token ids and advantages on `device`."""
@@ -311,6 +329,7 @@ class Group:
             completion_ids=[ids.to(device) for ids in self.completion_ids],
             logprobs=None if self.logprobs is None else [lp.to(device) for lp in self.logprobs],
             advantages=self.advantages.to(device),
+            sampled=None if self.sampled is None else [mask.to(device) for mask in self.sampled],
         )
 
 

@@ -71,12 +71,12 @@ def _config(words: list[str]) -> Any:
 
 def _hold(data: JsonlDataset, config: Any, run_gold: bool) -> tuple[int, list[Fault]]:
     """Return what is wrong of the tasks under a configuration."""
-    from cahl_pl.commands.configured import build, policy_of
+    from cahl_pl.commands.configured import build, policy_of, prompts_of
     from cahl_pl.environments.base import Environment
     from cahl_pl.policy.loading import load_tokenizer
-    from cahl_pl.prompts import PromptBuilder, PromptConfig
+    from cahl_pl.prompts import PromptBuilder
 
-    builder = PromptBuilder(load_tokenizer(policy_of(config)), PromptConfig(**config.data.prompts.as_dict()))
+    builder = PromptBuilder(load_tokenizer(policy_of(config)), prompts_of(config))
     render = builder.single if config.data.single_level else builder.planner
     rollout = config.data.rollout
     environment = build(Environment, config.data.environment)  # type: ignore[type-abstract]

@@ -43,6 +43,7 @@ class Policy(nn.Module):
         loads: how often weights of adapters were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
+        thinks_in_tokens: special tokens tell thoughts from answers, once prompts have been made; a text without them does not.
         prefixes: keys and values to use again.
         recomputes: activations are computed again in the backward pass of what is run now.
         shares_rows: sequences may lie in one row, where a mask parts them; False where layers carry states.
@@ -60,6 +61,7 @@ class Policy(nn.Module):
         self.loads = 0
         self.invocation: dict[Role, list[int]] = {}
         self.end_of_turn: int | None = None
+        self.thinks_in_tokens = False
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self.recomputes = False
         self.shares_rows = True
