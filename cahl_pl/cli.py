@@ -26,7 +26,8 @@ from cahl_pl.callbacks import (  # with it all our callbacks, so that YAML may u
 )
 from cahl_pl.config_files import find_configs_in
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.errors import ConfigError, UserError
+from cahl_pl.errors import ConfigError, DataError, UserError
+from cahl_pl.errors.encodings import decoded
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
@@ -49,9 +50,9 @@ class Parser(LightningArgumentParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration file; one that holds none is named."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = decoded(Path(path).read_bytes(), path)
             content = yaml.safe_load(text)
-        except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        except (DataError, RecursionError, yaml.YAMLError) as error:
             self.error(f"the configuration {path} cannot be read: {error}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from cahl_pl.benchmarks.base import Benchmark
-from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.base import TaskSource, changes, fingerprints
 from cahl_pl.datasets.requests import Requests
 from cahl_pl.engines.base import Engine
 from cahl_pl.engines.local import TransformersEngine
@@ -218,8 +218,11 @@ class RolloutDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, RolloutBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the stream; see `BatchStream.state_dict`. All processes have to ask for it together."""
-        return self.stream.state_dict(self._shape())
+        """Return the position in the stream, see `BatchStream.state_dict`, and fingerprints of the files' rows.
+
+        All processes have to ask for it together.
+        """
+        return self.stream.state_dict(self._shape()) | {"rows": fingerprints(self._sources)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; nothing to do but in training, which alone reads the stream.
@@ -230,6 +233,16 @@ class RolloutDataModule(LightningDataModule):
         if not any(getattr(self.trainer, stage, False) for stage in ("testing", "validating", "predicting")):
             rank, world_size = self._attached.global_rank, self._attached.world_size
             self.stream.load_state_dict(state_dict, self._shape(), self.rounds_per_epoch, rank, world_size)
+            if rank == 0:
+                for line in changes(self._sources, state_dict.get("rows", {})):
+                    print(f"changed since the checkpoint: {line}", flush=True)
+
+    @property
+    def _sources(self) -> dict[str, TaskSource]:
+        """The sources of tasks by their keys in the configuration."""
+        tests = {f"data.test.{name}": tasks for name, tasks in self.test_tasks.items()}
+        validation = {} if self.validation_tasks is None else {"data.validation": self.validation_tasks}
+        return {"data.train": self.train_tasks} | validation | tests
 
     def _shape(self) -> dict[str, Any]:
         """Return what the position in the stream is counted in."""
@@ -262,6 +275,7 @@ class RolloutDataModule(LightningDataModule):
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
             self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
             self.policy.end_of_turn = self._builder.end_of_turn
+            self.policy.thinks_in_tokens = self._builder.template.thinks_in_tokens
         return self._builder
 
     def _tell_invocations(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cahl_pl.errors import ConfigError
+from cahl_pl.errors.missing_packages import missing_package
 
 
 def import_function(path: str, what: str) -> Callable[..., Any]:
@@ -23,6 +24,9 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module may raise anything
+        itself = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        if not itself and (missing := missing_package(error)):
+            raise ConfigError(f"{what} {path!r} cannot be imported: {missing}") from error
         raise ConfigError(f"{what} {path!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ConfigError(f"{what} {path!r} is not a function, but a {type(function).__name__}")

@@ -25,6 +25,9 @@ _COUNTS = (
     "surplus",
     "subtasks",
     "plan_errors",
+    "cut",
+    "plan_thinking",
+    "thinking",
     "tool",
     *INVALID_CAUSES,
 )
@@ -59,6 +62,7 @@ class ToolUse(Metric):
     | key | value |
     | --- | --- |
     | `task/success` | share of trajectories for which `is_success` holds |
+    | `task/cut` | share of trajectories that ended early, at a prompt that was too long, mostly by what a tool answered |
     | `tools/calls_per_task` | calls / trajectories |
     | `tools/calls_per_success` | calls in successful trajectories / successful trajectories |
     | `tools/invalid_rate` | share of calls that failed by any cause but `tool` |
@@ -68,6 +72,8 @@ class ToolUse(Metric):
     | `tools/excess` | sum over trajectories of max(0, calls - gold calls) / calls |
     | `plan/subtasks` | mean number of sub-tasks of the plans that could be read |
     | `plan/parse_error_rate` | share of trajectories whose plan could not be read |
+    | `plan/thinking_tokens` | mean number of tokens of thought that the planner wrote for a trajectory |
+    | `tools/thinking_tokens` | the same of the executor, over all its outputs |
 
     Args:
         kwargs: of torchmetrics' `Metric`. `compute` adds the counts of all processes up, on the device that the metric has been
@@ -98,6 +104,7 @@ class ToolUse(Metric):
         invalid = torch.stack([n[cause] for cause in INVALID_CAUSES]).sum()
         return {
             "task/success": _ratio(n["successes"], n["trajectories"]),
+            "task/cut": _ratio(n["cut"], n["trajectories"]),
             "tools/calls_per_task": _ratio(n["calls"], n["trajectories"]),
             "tools/calls_per_success": _ratio(n["calls_in_successes"], n["successes"]),
             "tools/invalid_rate": _ratio(invalid, n["calls"]),
@@ -107,6 +114,8 @@ class ToolUse(Metric):
             "tools/excess": _ratio(n["surplus"], n["calls"]),
             "plan/subtasks": _ratio(n["subtasks"], n["trajectories"] - n["plan_errors"]),
             "plan/parse_error_rate": _ratio(n["plan_errors"], n["trajectories"]),
+            "plan/thinking_tokens": _ratio(n["plan_thinking"], n["trajectories"]),
+            "tools/thinking_tokens": _ratio(n["thinking"], n["trajectories"]),
         }
 
 
@@ -132,6 +141,9 @@ def count_uses(trajectory: Trajectory, success: bool | None = None, gold_calls: 
         "surplus": max(0, len(attempts) - gold_calls),
         "subtasks": len(trajectory.plan.subtasks),
         "plan_errors": int(trajectory.plan.error is not None),
+        "cut": int(trajectory.cut),
+        "plan_thinking": trajectory.plan_thinking_tokens,
+        "thinking": sum(step.thinking_tokens for step in trajectory.steps),
         **causes,
     }
 

@@ -29,6 +29,7 @@ from cahl_pl.optimizers import (
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.precision import check_precision
+from cahl_pl.policy.reference import keep_reference
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.runs.folder import run_folder
@@ -118,6 +119,8 @@ class CAHLModule(LightningModule):
             check_computation(self.policy)
         for role in ROLES:
             broadcast(self.policy.parameters_of(role))
+            if self.policy.config.adapters is not None and self.grpo[role].kl > 0:
+                keep_reference(self.policy, role)
 
     def _longest(self) -> int:
         """Return the tokens of the longest sequence that the configuration allows; 0 where there are no data."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # what only carries tasks and calls, such as a tool's worker process, does without torch
@@ -56,6 +57,14 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
+class _Unknown(Enum):  # of an enum there is one object, also after a copy and in another process
+    RESULT = "no result is stored"
+
+
+NO_RESULT: Final = _Unknown.RESULT
+"""The result of a gold call where none is stored. None is one that is: tools answer null."""
+
+
 @dataclass(frozen=True, slots=True)
 class GoldCall:
     """One reference call a*_i of a task.
@@ -63,16 +72,19 @@ class GoldCall:
     Attributes:
         name: the tool.
         arguments: the values that the executor has to write, every reference resolved.
-        result: what the tool answered when the trajectory was recorded; None where nothing is stored.
+        result: what the tool answered when the trajectory was recorded; `NO_RESULT` where nothing is stored.
         references: parameter -> what the planner writes in place of the value, which it cannot know: `"$i"`, the result of
             the i-th gold call (from 1), or a part of it, `"$i.city"`, `"$i.items[0].id"`; or a list or an object with such
             references in it (`cahl_pl.schema.references`).
+        instruction: what a plan in words says to have the call made, results of earlier calls as references; empty where
+            nobody has said it.
     """
 
     name: str
     arguments: Mapping[str, Any]
-    result: Any = None
+    result: Any = NO_RESULT
     references: Mapping[str, Any] = field(default_factory=dict)
+    instruction: str = ""
 
     @property
     def call(self) -> ToolCall:
@@ -127,6 +139,8 @@ class Task:
         answer: a reference answer in text, for requests that need no tool.
         state: initial state of an executable environment.
         outcome: what its fulfilment can be checked by; None where nobody has said it.
+        alternatives: other lists of gold calls, each as right as `gold`: what is scored against is the one that a plan or the
+            calls are nearest to (`cahl_pl.rewards.ways`).
         tags: labels to group results by, such as `{"kind": "nested"}`.
     """
 
@@ -138,7 +152,13 @@ class Task:
     answer: str | None = None
     state: Mapping[str, Any] | None = None
     outcome: Outcome | None = None
+    alternatives: tuple[tuple[GoldCall, ...], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ways(self) -> tuple[tuple[GoldCall, ...], ...]:
+        """All lists of gold calls that are right, `gold` first."""
+        return (self.gold, *self.alternatives)
 
     @property
     def request(self) -> str:
@@ -222,12 +242,16 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One executed step of a trajectory: the sub-task, the text that was written, how it was read, what came back."""
+    """One executed step of a trajectory: the sub-task, the text that was written, how it was read, what came back.
+
+    `thinking_tokens` of the text are its thought.
+    """
 
     subtask: SubTask
     text: str
     action: Action
     feedback: Feedback | None = None
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +264,8 @@ class Trajectory:
         plan: the same, parsed.
         steps: what was executed.
         outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
+        cut: whether it ended early, since its next prompt, with what tools answered, was longer than prompts may be.
+        plan_thinking_tokens: how many tokens of the plan's text are its thought.
     """
 
     task: Task
@@ -247,6 +273,8 @@ class Trajectory:
     plan: Plan
     steps: tuple[Step, ...] = ()
     outcome: float | None = None
+    cut: bool = False
+    plan_thinking_tokens: int = 0
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -269,6 +297,9 @@ class Group:
         comparison_id: groups of a batch with the same one are compared with one another as if they were one. Only
             trajectory branching needs it, where the prompts of later steps differ within a comparison.
         alike: shape [G]; plans with the same number ask for the same calls. None where that is not asked.
+        sampled: False at tokens that were put into a completion and not sampled: the loss leaves them out. The shapes of
+            `completion_ids`, bool; None where all were sampled.
+        thinking_tokens: shape [G], how many tokens of each completion are its thought; None where that was not counted.
     """
 
     prompt_ids: Tensor
@@ -280,6 +311,15 @@ class Group:
     comparison_id: int
     logprobs: list[Tensor] | None = None
     alike: Tensor | None = None
+    sampled: list[Tensor] | None = None
+    thinking_tokens: Tensor | None = None
+
+    @property
+    def trained_tokens(self) -> int:
+        """Number of tokens that the loss counts."""
+        if self.sampled is not None:
+            return sum(int(mask.sum()) for mask in self.sampled)
+        return sum(len(ids) for ids in self.completion_ids)
 
     def to(self, device: torch.device | str) -> Group:
         """Return the same group with its token ids and advantages on `device`."""
@@ -289,6 +329,7 @@ class Group:
             completion_ids=[ids.to(device) for ids in self.completion_ids],
             logprobs=None if self.logprobs is None else [lp.to(device) for lp in self.logprobs],
             advantages=self.advantages.to(device),
+            sampled=None if self.sampled is None else [mask.to(device) for mask in self.sampled],
         )
 
 

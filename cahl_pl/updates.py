@@ -138,7 +138,7 @@ class Updates:
                         scored.entropy if diverse else None,
                         selected.regularised,
                     )
-                stats.entropy = scored.entropy.sum().item()
+                stats.entropy = (scored.entropy * scored.mask).sum().item()
                 total.add(stats)
                 backward(loss)
         if groups:

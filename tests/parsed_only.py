@@ -41,6 +41,10 @@ PARSED_ONLY = {
         "python -m tools.speed.benchmark_scaling",
     ): "minutes; tests/tools/speed/test_benchmark_scaling.py runs a small one",
     ("bases.md", "python -m tools.quality.check_bases"): "minutes; tests/policy run the same comparisons",
+    (
+        "bases.md",
+        "python -m cahl_pl fit",
+    ): "the tests' model does not think; tests/prompts and tests/rollout/test_thinking.py",
     ("log.md", "python -m tools.quality.check_bases"): "minutes; tests/policy run the same comparisons",
     ("log.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",
     ("learning.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",

@@ -98,11 +98,12 @@ def test_rates_counted_by_hand():
             call({}, "unknown_tool", name="x"),
             call({"city": 1}, "unmatched"),
         ),
-        episode(error="broken"),
+        replace(episode(error="broken"), cut=True),
     )
     assert values == pytest.approx(
         {
             "task/success": 2 / 4,
+            "task/cut": 1 / 4,
             "tools/calls_per_task": 9 / 4,
             "tools/calls_per_success": 4 / 2,
             "tools/invalid_rate": 4 / 9,
@@ -117,8 +118,17 @@ def test_rates_counted_by_hand():
             "tools/excess": 5 / 9,
             "plan/subtasks": 6 / 3,
             "plan/parse_error_rate": 1 / 4,
+            "plan/thinking_tokens": 0,
+            "tools/thinking_tokens": 0,
         }
     )
+
+
+def test_tokens_of_thought_are_means_over_trajectories():
+    thinking = replace(call(OSLO), thinking_tokens=5)
+    first = replace(episode(thinking, replace(answer(), thinking_tokens=2)), plan_thinking_tokens=10)
+    values = computed(first, episode(error="broken"))
+    assert (values["plan/thinking_tokens"], values["tools/thinking_tokens"]) == (10 / 2, (5 + 2) / 2)
 
 
 @pytest.mark.parametrize("cause", INVALID_CAUSES)

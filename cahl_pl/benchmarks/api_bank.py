@@ -30,7 +30,7 @@ from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.recorded import RecordedEnvironment
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.schema import canonical
-from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec, Trajectory
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolCall, ToolSpec, Trajectory
 
 Match: TypeAlias = Literal["strict", "toolrl"]
 
@@ -207,7 +207,7 @@ def load_sequences(rows: Sequence[BenchmarkRow]) -> list[Task]:
     for number, steps in samples.items():
         answers = [[m.content for m in step.messages if m.role == "tool"] for step in steps]
         gold = [
-            GoldCall(step.gold[0].name, step.gold[0].arguments, after[k] if len(after) > k else None)
+            GoldCall(step.gold[0].name, step.gold[0].arguments, after[k] if len(after) > k else NO_RESULT)
             for k, (step, after) in enumerate(zip(steps, [*answers[1:], []], strict=True))
         ]
         tasks.append(

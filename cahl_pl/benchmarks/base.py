@@ -149,4 +149,4 @@ def _joined(episodes: Sequence[Trajectory]) -> Trajectory:
     subtasks = tuple(subtask for e in episodes for subtask in e.plan.subtasks)
     error = None if subtasks else episodes[0].plan.error  # unreadable: all of its plans
     steps = tuple(step for e in episodes for step in e.steps)
-    return replace(episodes[-1], plan=Plan(subtasks, error), steps=steps)
+    return replace(episodes[-1], plan=Plan(subtasks, error), steps=steps, cut=any(e.cut for e in episodes))

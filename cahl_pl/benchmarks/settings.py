@@ -44,6 +44,10 @@ def run_settings(
             "planner": rollout.planner.max_new_tokens,
             "executor": rollout.executor.max_new_tokens,
         },
+        "max_thinking_tokens": {
+            "planner": rollout.planner.max_thinking_tokens,
+            "executor": rollout.executor.max_thinking_tokens,
+        },
     }
 
 

@@ -13,6 +13,7 @@ Exits with 1 if a row would be dropped, or a task does not go with the configura
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from cahl_pl.commands import verb_parser
@@ -36,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--no-run", action="store_true", help="with a configuration: do not carry out the gold calls")
-    args, rest = parser.parse_known_args(arguments)
+    given = list(sys.argv[2:] if arguments is None else arguments)
+    if given and given[0].startswith(("-c", "--config")):
+        raise ConfigError(f"FILE.jsonl comes first, before {given[0]}")
+    args, rest = parser.parse_known_args(given)
     if args.file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{args.file} is no file of rows: check-data FILE.jsonl -c CONFIG")
     if args.file.startswith("-"):
@@ -67,12 +71,12 @@ def _config(words: list[str]) -> Any:
 
 def _hold(data: JsonlDataset, config: Any, run_gold: bool) -> tuple[int, list[Fault]]:
     """Return what is wrong of the tasks under a configuration."""
-    from cahl_pl.commands.configured import build, policy_of
+    from cahl_pl.commands.configured import build, policy_of, prompts_of
     from cahl_pl.environments.base import Environment
     from cahl_pl.policy.loading import load_tokenizer
-    from cahl_pl.prompts import PromptBuilder, PromptConfig
+    from cahl_pl.prompts import PromptBuilder
 
-    builder = PromptBuilder(load_tokenizer(policy_of(config)), PromptConfig(**config.data.prompts.as_dict()))
+    builder = PromptBuilder(load_tokenizer(policy_of(config)), prompts_of(config))
     render = builder.single if config.data.single_level else builder.planner
     rollout = config.data.rollout
     environment = build(Environment, config.data.environment)  # type: ignore[type-abstract]

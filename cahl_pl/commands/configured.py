@@ -8,8 +8,10 @@ from jsonargparse import ArgumentParser
 
 from cahl_pl.cli import CAHLCLI, Parser
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.errors import ConfigError
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.prompts import PromptConfig
 
 T = TypeVar("T")
 
@@ -50,6 +52,18 @@ def policy_of(config: Any) -> PolicyConfig:
         if callback.class_path.endswith(".FourBitMemory"):
             policy.decide_quantization(callback.init_args.quantization)
     return policy
+
+
+def prompts_of(config: Any) -> PromptConfig:
+    """Return the words around a task.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    try:
+        return PromptConfig(**config.data.prompts.as_dict())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build(kind: type[T], value: Any) -> T:

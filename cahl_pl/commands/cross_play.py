@@ -5,7 +5,8 @@ r"""Play planners and executors of different checkpoints with one another: succe
 
 Row: whose planner; column: whose executor; `start` is the model before training. If the two roles only learnt for themselves, a
 planner would do equally well with any executor of the same strength; where the diagonal stands out they have adapted to each
-other. Keep the checkpoints of a run for this: `Checkpoints` with `keep` large. Further arguments belong to the configuration.
+other. Keep the checkpoints of a run for this: `Checkpoints` with `keep` large. Those of several runs are told apart by names,
+`NAME=CHECKPOINT`. Further arguments belong to the configuration.
 
 A pair that is in `cross_play.json` already is not played again.
 """
@@ -35,25 +36,40 @@ from cahl_pl.startup.library_warnings import quiet_libraries
 START = "start"
 
 
-def adapters(cli: CAHLCLI, checkpoints: Sequence[Path]) -> dict[str, dict[str, Tensor]]:
-    """Return the adapters of the untrained policy and of each checkpoint, by the checkpoint's name.
+def named(checkpoints: Sequence[str]) -> dict[str, Path]:
+    """Return each checkpoint by its name: the one given, `NAME=CHECKPOINT`, or the file's.
 
     Raises:
-        ConfigError: a checkpoint is not there or damaged, or two have the same name.
+        ConfigError: two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for text in checkpoints:
+        name, path = Path(text).stem, text
+        if "=" in text and not Path(text).exists():
+            name, _, path = text.partition("=")
+        if name in found or name == START:
+            raise ConfigError(f"--checkpoints names two {name!r}: tell them apart, as in seed-1={path}")
+        found[name] = Path(path)
+    return found
+
+
+def adapters(cli: CAHLCLI, checkpoints: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
+    """Return the adapters of the untrained policy and of each checkpoint, by their names.
+
+    Raises:
+        ConfigError: a checkpoint is not there or damaged.
         PolicyError: one does not fit the configured model.
     """
     policy = cli.model.policy
     policy.load()
-    found = {START: {name: tensor.clone() for name, tensor in policy.adapter_state().items()}}
-    for path in checkpoints:
+    found = {START: {key: tensor.clone() for key, tensor in policy.adapter_state().items()}}
+    for name, path in checkpoints.items():
         if fault := fault_of(path):
             raise ConfigError(f"--checkpoints names {str(path)!r}, which cannot be read ({fault}): leave it out")
-        if path.stem in found:
-            raise ConfigError(f"--checkpoints names two files {path.name!r}: give checkpoints of one run")
         content = read_checkpoint(path)
         policy.check_config(content["policy_config"])
         policy.load_adapter_state(content["state_dict"])
-        found[path.stem] = content["state_dict"]
+        found[name] = content["state_dict"]
     return found
 
 
@@ -108,7 +124,7 @@ def run(arguments: list[str]) -> None:
     """Play all pairs."""
     parser = verb_parser("cross-play", __doc__, takes_configuration=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for cross_play.json, table.md and success.png")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, metavar="CKPT")
+    parser.add_argument("--checkpoints", nargs="+", required=True, metavar="[NAME=]CKPT")
     parser.add_argument("--test-set", default="test", help="name in data.test")
     parser.add_argument("--tasks", type=int, default=100, help="tasks of the test set, at most")
     args, config = parser.parse_known_args(arguments)
@@ -124,11 +140,16 @@ def _run(args: argparse.Namespace, cli: CAHLCLI) -> None:
         raise ConfigError("data.single_level: without a planner there is nothing to cross")
     cli.trainer.strategy.connect(cli.model)
     data.trainer = cli.trainer
-    states = adapters(cli, args.checkpoints)
+    checkpoints = named(args.checkpoints)
+    states = adapters(cli, checkpoints)
     names, count = list(states), min(args.tasks, len(data.test_tasks[args.test_set]))
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "cross_play.json"
-    head: dict[str, Any] = {"test_set": args.test_set, "tasks": count, "checkpoints": list(map(str, args.checkpoints))}
+    head: dict[str, Any] = {
+        "test_set": args.test_set,
+        "tasks": count,
+        "checkpoints": list(map(str, checkpoints.values())),
+    }
     content = json.loads(path.read_text()) if path.is_file() else {**head, "success": {}}
     if {key: content[key] for key in head} != head:
         raise ConfigError(f"{path} is of other checkpoints or tasks: give another --out")

@@ -62,7 +62,7 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         devices,
         data.single_level,
         data.eval_batch_size if data.validation or data.test else 0,
-        references_of(data.warm_start_rounds, [common.kl if own.kl is None else own.kl for own in roles]),
+        references_of(policy, data.warm_start_rounds, [common.kl if own.kl is None else own.kl for own in roles]),
     )
 
 

@@ -15,11 +15,11 @@ from itertools import takewhile
 from typing import Any
 
 from cahl_pl.commands import verb_parser
-from cahl_pl.commands.configured import build, policy_of, read_config
+from cahl_pl.commands.configured import build, policy_of, prompts_of, read_config
 from cahl_pl.datasets import Requests, TaskSource
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.policy.loading import load_tokenizer
-from cahl_pl.prompts import PromptBuilder, PromptConfig
+from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import Message, Task
@@ -49,7 +49,7 @@ def show(builder: PromptBuilder, task: Task, limit: int | None = None) -> str:
         task: whose first sub-task the executor gets.
         limit: `data.rollout.max_prompt_tokens`, above which a prompt is named.
     """
-    subtasks = gold_plan(task)
+    subtasks = gold_plan(task, builder.plans_in_words)
     planner, executor = builder.planner(task), builder.executor(task, subtasks[0])
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(planner, executor, strict=False)))
     which = "no gold plan is known: a sub-task without a tool"
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
             task = Task("request", (Message("user", args.request),), task.tools)
             where = f"the request, with the tools of {where}"
     policy = policy_of(config)
-    builder = PromptBuilder(load_tokenizer(policy), PromptConfig(**config.data.prompts.as_dict()))
+    builder = PromptBuilder(load_tokenizer(policy), prompts_of(config))
     limit = config.data.rollout.max_prompt_tokens
     print(f"{where}, task {task.id!r}, tokenizer of {policy.model}; «» marks a special token\n")
     print((show_single if config.data.single_level else show)(builder, task, limit), end="")

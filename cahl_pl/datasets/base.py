@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from cahl_pl.datasets.fingerprint import Fingerprint, change
 from cahl_pl.datasets.report import LoadReport
 from cahl_pl.types import Task
 
@@ -13,9 +16,12 @@ class TaskSource(ABC):
 
     Attributes:
         report: what became of the rows of a file; None where tasks do not come from one.
+        fingerprint: of the rows that the tasks come from, by which a resumed run notices that they have changed; None where
+            there are none.
     """
 
     report: LoadReport | None = None
+    fingerprint: Fingerprint | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -28,3 +34,23 @@ class TaskSource(ABC):
         Raises:
             IndexError: outside `-len(self) ... len(self) - 1`.
         """
+
+
+def fingerprints(sources: Mapping[str, TaskSource]) -> dict[str, dict[str, Any]]:
+    """Return the fingerprints of the sources that have one, by name."""
+    return {name: one.fingerprint.state() for name, one in sources.items() if one.fingerprint is not None}
+
+
+def changes(sources: Mapping[str, TaskSource], then: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a sentence for each source whose rows are not those of before.
+
+    Args:
+        sources: name -> source.
+        then: what `fingerprints` gave before; nothing is said of a name that is not in it.
+    """
+    for name, now in fingerprints(sources).items():
+        found = change(then[name], now) if name in then else None
+        if found is None:
+            continue
+        report = sources[name].report
+        yield f"{name}{'' if report is None else f' ({report.path})'} {found}"

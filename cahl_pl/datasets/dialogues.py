@@ -10,7 +10,7 @@ from cahl_pl.datasets.messages import Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
 from cahl_pl.schema.references import read_text
-from cahl_pl.types import GoldCall, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolSpec
 
 _NOT_LEARNT: Final = "the row says that this turn is not to be learnt (weight 0), so that it is no task"
 
@@ -76,12 +76,9 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
     """
     turn = said[place]
     for one in said[: place + 1]:
-        mark = _unread(one, tools)
-        if mark is not None:
-            raise DataError(
-                f"the field {field!r}, message {one.number}: the text holds a call in a notation that is not read ({mark}); "
-                "write calls between <tool_call> and </tool_call>, or in OpenAI's 'tool_calls'"
-            )
+        fault = _unread(one, tools)
+        if fault is not None:
+            raise DataError(f"the field {field!r}, message {one.number}: {fault}")
     history = fold(said[:place], field)
     if not history or history[-1].role not in ("user", "tool"):
         raise DataError(
@@ -92,7 +89,9 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
         end += 1
     answers = said[place + 1 : end]
     results = (
-        [read_text(one.text) for one in match_answers(turn, answers, field)] if answers else [None] * len(turn.calls)
+        [read_text(one.text) for one in match_answers(turn, answers, field)]
+        if answers
+        else [NO_RESULT] * len(turn.calls)
     )
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None
@@ -100,4 +99,13 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
 
 
 def _unread(turn: Said, tools: Sequence[ToolSpec]) -> str | None:
-    return unread_call(turn.text, (tool.name for tool in tools)) if turn.role == "assistant" else None
+    """Return what is wrong with an assistant's turn whose text holds a call that was not read."""
+    if turn.role != "assistant" or turn.fault is not None:
+        return turn.fault
+    mark = unread_call(turn.text, (tool.name for tool in tools))
+    if mark is None:
+        return None
+    return (
+        f"the text holds a call in a notation that is not read ({mark}); "
+        "write calls between <tool_call> and </tool_call>, or in OpenAI's 'tool_calls'"
+    )

@@ -85,11 +85,12 @@ def check_tasks(
     for task in tasks:
         total += 1
         tokens = length(task)
-        longest, calls = max(longest, tokens), max(calls, len(task.gold))
+        shortest = min(map(len, task.ways))
+        longest, calls = max(longest, tokens), max(calls, shortest)
         if tokens > max_prompt_tokens:
             too_long.add(f"{task.id}: {tokens:,} tokens, {tokens - max_prompt_tokens:,} too many")
-        if len(task.gold) > max_steps:
-            too_many.add(f"{task.id}: {counted(len(task.gold), 'gold call')}")
+        if shortest > max_steps:
+            too_many.add(f"{task.id}: {counted(shortest, 'gold call')}")
         if environment is not None:
             _ask(task, environment, run_gold, missing, refused, failing)
     too_long.advice = f"raise data.rollout.max_prompt_tokens, to {longest:,} for all of them, or shorten the tools"
@@ -135,19 +136,20 @@ def _ask(task: Task, environment: Environment, run_gold: bool, missing: Fault, r
     if unknown:
         missing.add(f"{task.id}: {', '.join(unknown[:5])}")
         return
-    try:
-        session = environment.start(task)
-    except ConfigError as error:
-        refused.add(f"{task.id}: {error}")
-        return
-    if not run_gold:
-        return
-    for number, gold in enumerate(task.gold, start=1):
-        answer = session.call(gold.call)
-        expected = isinstance(gold.result, dict) and "error" in gold.result
-        if answer.error is not None and not expected:
-            failing.add(f"{task.id}: gold call {number}, {gold.name}: {answer.text[:200]}")
+    for way in task.ways:
+        try:
+            session = environment.start(task)
+        except ConfigError as error:
+            refused.add(f"{task.id}: {error}")
             return
+        if not run_gold:
+            return
+        for number, gold in enumerate(way, start=1):
+            answer = session.call(gold.call)
+            expected = isinstance(gold.result, dict) and "error" in gold.result
+            if answer.error is not None and not expected:
+                failing.add(f"{task.id}: gold call {number}, {gold.name}: {answer.text[:200]}")
+                return
 
 
 def _lacking(task: Task, environment: Environment) -> list[str]:

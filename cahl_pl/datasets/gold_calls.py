@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from cahl_pl.datasets.messages import read_function
@@ -22,13 +23,13 @@ from cahl_pl.schema.references import (
     references_in,
     replace_references,
 )
-from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
 
 _STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
 _SHAPED: Final = re.compile(rf"\$0|\$\d+{_STEPS}+|\$\{{\d+{_STEPS}*\}}|#\d+{_STEPS}+")
 """What people take for a reference: `$0`, `$5.city`, `${1.city}`, `#1.city`; not `$5` or `#1`, which text has."""
 
-_FIELDS: Final = ("name", "arguments", "result", "references")
+_FIELDS: Final = ("name", "arguments", "result", "references", "instruction")
 
 
 def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tuple[GoldCall, ...]:
@@ -36,7 +37,8 @@ def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tupl
 
     A call is `{"name", "arguments"}`, or one of OpenAI's `tool_calls`; arguments may be JSON text. An argument that is, or
     holds, a reference to an earlier call, `"$1"` or `"$1.city"`, is read as one: its value is looked up in the stored result.
-    `references` says the same beside the value itself; there null means that an argument is text after all.
+    `references` says the same beside the value itself; there null means that an argument is text after all. `instruction` is
+    what a plan in words says to have the call made.
 
     Args:
         rows: the field's value.
@@ -50,14 +52,15 @@ def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tupl
     listed = get_field({field: rows}, field, list)
     for number, row in enumerate(listed, start=1):
         try:
-            call, result, references = _read(row)
-            gold.append(_referring(call, result, references, gold, len(listed), tools))
+            call, result, references, instruction = _read(row)
+            referring = _referring(call, result, references, gold, len(listed), tools)
+            gold.append(replace(referring, instruction=instruction))
         except DataError as error:
             raise DataError(f"the field {field!r}, call {number}: {error}") from None
     return tuple(gold)
 
 
-def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any]]:
+def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any], str]:
     if isinstance(row, dict) and isinstance(row.get("function"), dict):  # as in an assistant's tool_calls
         fields = {key: value for key, value in row.items() if key not in ("function", "type", "id", "index")}
         row = row["function"] | fields
@@ -70,7 +73,8 @@ def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any]]:
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_FIELDS)}"
             raise DataError(f"there is no field {key!r}; {hint}")
     references = {} if row.get("references") is None else get_field(row, "references", dict)
-    return call, row.get("result"), references
+    instruction = "" if row.get("instruction") is None else get_field(row, "instruction", str)
+    return call, row.get("result", NO_RESULT), references, instruction
 
 
 def _referring(
@@ -99,7 +103,7 @@ def _referring(
             continue
         references[parameter] = written
         for reference in found:
-            if earlier[reference.call - 1].result is None:
+            if earlier[reference.call - 1].result is NO_RESULT:
                 raise DataError(
                     f"{parameter!r} refers to the result of call {reference.call}, but none is stored: give that call the "
                     "field 'result', what the tool answered"
@@ -190,21 +194,21 @@ def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gol
         known = list(leaves(read_text(result) if isinstance(result, str) else result))
         texts = [text for text in known if isinstance(text, str)]
         for leaf in leaves(value):
-            if not any(_equal(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
+            if not any(same_value(leaf, one) for one in known) and not any(_within(leaf, text) for text in texts):
                 raise DataError(
                     f"{parameter!r} is {_short(leaf)}, which is not in the result of call {whole.call} that it refers to; "
                     "correct the value, the result or the reference"
                 )
         return
     expected = _looked_up(parameter, written, earlier)
-    if not _equal(value, expected):
+    if not same_value(value, expected):
         raise DataError(
             f"{parameter!r} is {_short(value)}, but {json.dumps(written)} that it refers to is {_short(expected)}; correct the "
             "value, the result or the reference"
         )
 
 
-def _equal(value: Any, other: Any) -> bool:
+def same_value(value: Any, other: Any) -> bool:
     """Whether two values are the same, numbers and their texts being so too."""
     if canonical(value, strip=True) == canonical(other, strip=True):
         return True
@@ -241,7 +245,7 @@ def check_writable(task: Task) -> None:
             f'there are {len(task.gold)} parallel gold calls, and an output holds {MAX_CALLS} at most; with "ordered": true '
             "they come one after the other"
         )
-    for number, gold in enumerate(task.gold, start=1):
+    for number, gold in ((n, gold) for way in task.ways for n, gold in enumerate(way, start=1)):
         try:
             json.dumps(dict(gold.arguments), allow_nan=False)
             read = parse_action(format_call(gold.call))

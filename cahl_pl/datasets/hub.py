@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from cahl_pl.datasets.rows import FileRow
 from cahl_pl.errors import DataError
@@ -28,8 +29,10 @@ def hub_rows(source: str) -> Iterator[FileRow]:
         ) from None
     index = 0
     try:
-        for value in load_dataset(name, split=split or "train", streaming=True):
-            yield FileRow(index, f"{source}, row {index}", value, None)
+        rows = load_dataset(name, split=split or "train", streaming=True)
+        features = getattr(rows, "features", None)
+        for value in rows:
+            yield FileRow(index, f"{source}, row {index}", _without_nulls(value, features), None)
             index += 1
     except Exception as error:  # the library passes on those of the network, the hub and every file format
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -37,3 +40,24 @@ def hub_rows(source: str) -> Iterator[FileRow]:
             f"{source}: cannot be read at row {index} ({first}); correct the name or the split, and log in to the hub if the "
             "data set asks for it"
         ) from error
+
+
+def _without_nulls(row: Any, features: Any) -> Any:
+    """Return a row without the null fields of structs within it, as in parquet: one struct type has the keys of all rows.
+
+    Args:
+        row: the row.
+        features: the types of its fields; what is JSON in them keeps its nulls. None where they are not known.
+    """
+    if not isinstance(row, dict) or not isinstance(features, Mapping):
+        return row
+    return {key: _value(item, features.get(key)) for key, item in row.items()}
+
+
+def _value(value: Any, feature: Any) -> Any:
+    if isinstance(value, dict) and isinstance(feature, Mapping):
+        return {key: _value(item, feature.get(key)) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+        return [_value(item, inner) for item in value]
+    return value

@@ -2,7 +2,8 @@
 
     {"id": "...", "messages": [{"role", "content"}, ...], "tools": [{"type": "function", "function": {"name",
      "description", "parameters": JSON Schema}}], "gold": [{"name", "arguments", "result", "references"}],
-     "ordered": false, "answer": "...", "state": {}, "outcome": {"results": [...], "state": {}}, "tags": {}}
+     "alternatives": [[...], ...], "ordered": false, "answer": "...", "state": {}, "outcome": {"results": [...], "state": {}},
+     "tags": {}}
 
 Every converter writes it, and `JsonlDataset` reads it back without keeping the tasks in memory.
 """
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.call_marks import unread_call
+from cahl_pl.datasets.fingerprint import Fingerprint
 from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
 from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
@@ -27,7 +30,7 @@ from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
 """Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
@@ -65,6 +68,7 @@ class JsonlDataset(TaskSource):
         self.path = Path(path).expanduser()
         self._tools = None if tools is None else tools_of(tools)
         self._offsets = array("Q")
+        self.fingerprint: Fingerprint = Fingerprint()
         self._changed: tuple[int, int] | None = None
         for verdict in judge(read_rows(path), self._read, on_contradiction, strict):
             row = verdict.row
@@ -76,6 +80,7 @@ class JsonlDataset(TaskSource):
             self.report.add(verdict)
             if verdict.task is not None:
                 self._offsets.append(row.offset)
+                self.fingerprint.add(row.value)
         require_tasks(self.report)
         self._changed = _stamp(os.stat(self.path))
 
@@ -140,13 +145,14 @@ def task_to_row(task: Task) -> dict[str, Any]:
         "gold": [_gold_to_row(call) for call in task.gold],
     }
     optional = {
+        "alternatives": [[_gold_to_row(call) for call in way] for way in task.alternatives],
         "ordered": task.ordered,
         "answer": task.answer,
         "state": task.state,
         "outcome": None if task.outcome is None else _outcome_to_row(task.outcome),
         "tags": dict(task.tags),
     }
-    return row | {name: value for name, value in optional.items() if value not in (False, None, {})}
+    return row | {name: value for name, value in optional.items() if value not in (False, None, {}, [])}
 
 
 def _tool_to_row(tool: ToolSpec) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def _tool_to_row(tool: ToolSpec) -> dict[str, Any]:
 
 def _gold_to_row(call: GoldCall) -> dict[str, Any]:
     row: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
-    if call.result is not None:
+    if call.result is not NO_RESULT:
         row["result"] = call.result
     # null: text that looks like a reference is none
     text = {
@@ -165,6 +171,7 @@ def _gold_to_row(call: GoldCall) -> dict[str, Any]:
         if name not in call.references and looks_like_reference(value)
     }
     references = {**text, **call.references}
+    row |= {"instruction": call.instruction} if call.instruction else {}
     return row | ({"references": references} if references else {})
 
 
@@ -230,6 +237,12 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
     # whoever has outcomes need not have traces
     untraced = outcome is not None and row.get("gold") is None
     gold = () if untraced else read_gold(get_field(row, "gold", list), offered)
+    answer = _optional(row, "answer", str, None)
+    mark = None if answer is None else unread_call(answer, (tool.name for tool in offered))
+    if mark is not None:
+        raise DataError(
+            f"the field 'answer' holds a call ({mark}), not an answer in words; write it as a call in 'gold'"
+        )
     tags = _optional(row, "tags", dict, {})
     if not all(isinstance(value, str) for value in tags.values()):
         raise DataError("the field 'tags' must hold text only")
@@ -239,11 +252,24 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         offered,
         gold,
         ordered=_optional(row, "ordered", bool, False),
-        answer=_optional(row, "answer", str, None),
+        answer=answer,
         state=_optional(row, "state", dict, None),
         outcome=outcome,
+        alternatives=_alternatives(row, gold, offered),
         tags={"kind": "outcome" if untraced else kind_of_gold(gold)} | tags,
     )
+
+
+def _alternatives(
+    row: Mapping[str, Any], gold: tuple[GoldCall, ...], tools: tuple[ToolSpec, ...]
+) -> tuple[tuple[GoldCall, ...], ...]:
+    ways = _optional(row, "alternatives", list, [])
+    read = tuple(read_gold(way, tools, f"alternatives, {number}") for number, way in enumerate(ways, start=1))
+    if ways and not (gold and all(read)):
+        raise DataError(
+            "the field 'alternatives' holds other ways to what 'gold' does; each of them, and 'gold', needs a call"
+        )
+    return read
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

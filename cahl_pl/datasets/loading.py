@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.fingerprint import Fingerprint
 from cahl_pl.datasets.gold_calls import check_writable
 from cahl_pl.datasets.report import LoadReport, Verdict, require_tasks
 from cahl_pl.datasets.rows import FileRow, read_rows
@@ -123,11 +124,13 @@ class FileTasks(TaskSource):
         strict: bool = False,
     ) -> None:
         self.report: LoadReport = LoadReport(str(path))
+        self.fingerprint: Fingerprint = Fingerprint()
         self._tasks: list[Task] = []
         for verdict in judge(read_rows(path), lambda value, index: (read(value, index),), on_contradiction, strict):
             self.report.add(verdict)
             if verdict.task is not None:
                 self._tasks.append(verdict.task)
+                self.fingerprint.add(verdict.row.value)
         require_tasks(self.report)
 
     def __len__(self) -> int:

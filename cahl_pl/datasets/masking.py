@@ -14,7 +14,7 @@ from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.rows import parse_json
 from cahl_pl.datasets.task_parts import history_text
 from cahl_pl.errors import ConfigError, DataError
-from cahl_pl.types import Message, Task, ToolCall, ToolSpec
+from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
 
 _LENGTH = 8
 _PLAIN = {"type", "properties", "required", "additionalProperties", "title", "description"}
@@ -43,7 +43,7 @@ class MaskedNames(TaskSource):
         if not 0 <= share <= 1:
             raise ConfigError(f"MaskedNames.share must be from 0 to 1, not {share}")
         self.tasks, self.share, self.seed = tasks, share, seed
-        self.report = tasks.report
+        self.report, self.fingerprint = tasks.report, tasks.fingerprint
         if len(tasks):
             _refuse_state(tasks[0])
 
@@ -66,19 +66,23 @@ def mask_names(task: Task, draw: Random) -> Task:
     def call(old: ToolCall) -> ToolCall:
         return ToolCall(names.get(old.name, old.name), _renamed(old.arguments, parameters.get(old.name, {})))
 
-    return replace(
-        task,
-        messages=tuple(_message(message, names, call) for message in task.messages),
-        tools=tuple(_tool(tool, names[tool.name], parameters[tool.name]) for tool in task.tools),
-        gold=tuple(
+    def way(calls: tuple[GoldCall, ...]) -> tuple[GoldCall, ...]:
+        return tuple(
             replace(
                 gold,
                 name=names.get(gold.name, gold.name),
                 arguments=_renamed(gold.arguments, parameters.get(gold.name, {})),
                 references=_renamed(gold.references, parameters.get(gold.name, {})),
             )
-            for gold in task.gold
-        ),
+            for gold in calls
+        )
+
+    return replace(
+        task,
+        messages=tuple(_message(message, names, call) for message in task.messages),
+        tools=tuple(_tool(tool, names[tool.name], parameters[tool.name]) for tool in task.tools),
+        gold=way(task.gold),
+        alternatives=tuple(map(way, task.alternatives)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -24,13 +25,18 @@ _ROLES: Final[dict[str, Speaker]] = {
 }
 _FIELDS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
+_PARTS: Final = (*_TEXT_PARTS, "image_url", "image", "input_image", "input_audio", "audio", "file", "input_file")
 
 
 class Call(NamedTuple):
-    """A call of a dialogue, and the id by which its answer is found; None where it has none."""
+    """A call of a dialogue, and the id by which its answer is found; None where it has none.
+
+    `untyped`: its arguments are texts as they stood between tags, to be read as the types that the tool declares.
+    """
 
     call: ToolCall
     id: str | None = None
+    untyped: bool = False
 
 
 class Said(NamedTuple):
@@ -44,6 +50,7 @@ class Said(NamedTuple):
         name: of a tool's answer, the tool's name where it is said.
         number: the place in its list, from 1, for messages.
         learnt: whether an assistant's turn may be learnt; it is dialogue only where not.
+        fault: why the calls in its text cannot be read; None where they can, or where there is none.
     """
 
     role: Speaker
@@ -53,6 +60,7 @@ class Said(NamedTuple):
     name: str | None = None
     number: int = 0
     learnt: bool = True
+    fault: str | None = None
 
 
 def read_said(row: Any, number: int) -> Said:
@@ -78,7 +86,10 @@ def read_said(row: Any, number: int) -> Said:
     if calls and speaker != "assistant":
         raise DataError(f"only an assistant has tool_calls, not the role {role!r}")
     missing = row.get("content") is None and (calls or "function_call" in row or "tool_calls" in row)
-    text = "" if missing else read_content(row.get("content"), "content" in row)
+    if speaker == "tool" and "content" in row:
+        text = read_answer(row["content"])
+    else:
+        text = "" if missing else read_content(row.get("content"), "content" in row)
     answers, name = row.get("tool_call_id"), row.get("name")
     if answers is not None and not isinstance(answers, str):
         raise DataError(f"the field 'tool_call_id' must be a str, but is a {type(answers).__name__}")
@@ -208,6 +219,17 @@ def read_content(content: Any, given: bool = True) -> str:
             kind = repr(part.get("type")) if isinstance(part, dict) else f"a {type(part).__name__}"
             raise DataError(f"the field 'content', part {number} is {kind}: only parts of text can be read")
     return "\n".join(texts)
+
+
+def read_answer(content: Any) -> str:
+    """Return the text of a tool's answer: text and parts of text as they are, any other value, null too, as JSON.
+
+    Raises:
+        DataError: a part is an image or a file.
+    """
+    listed = content if isinstance(content, list) else []
+    parts = bool(listed) and all(isinstance(part, dict) and part.get("type") in _PARTS for part in listed)
+    return read_content(content) if isinstance(content, str) or parts else json.dumps(content, ensure_ascii=False)
 
 
 def read_dialogue(value: Any, field: str = "messages") -> list[Said]:

@@ -18,6 +18,7 @@ from cahl_pl.environments.mcp_config import is_server_file
 from cahl_pl.environments.mcp_tools import McpEnvironment, McpTools
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.errors import DataError
+from cahl_pl.errors.encodings import decoded
 from cahl_pl.types import Task, ToolSpec
 
 KIND: Final = "request"
@@ -112,11 +113,9 @@ def _values(source: str) -> Iterable[tuple[str, Any]]:
 def _lines(path: str) -> Iterable[tuple[str, Any]]:
     """Return the lines of a text file that are not blank."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = decoded(Path(path).read_bytes(), path).splitlines()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
     yield from ((f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
@@ -146,12 +145,12 @@ def _task(value: Any, name: str, tools: tuple[ToolSpec, ...] | None) -> Task:
 
 def _read_tools(path: str) -> tuple[ToolSpec, ...]:
     try:
-        value = parse_json(Path(path).expanduser().read_text(encoding="utf-8"))
-        messages = [{"role": "user", "content": ""}]
-        return row_to_task({"id": "tools", "messages": messages, "gold": [], "tools": value}).tools
+        text = decoded(Path(path).expanduser().read_bytes(), path)
     except OSError as error:
         raise DataError(f"{path}: the tools cannot be read ({error.strerror}); correct the path") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    try:
+        value = parse_json(text)
+        messages = [{"role": "user", "content": ""}]
+        return row_to_task({"id": "tools", "messages": messages, "gold": [], "tools": value}).tools
     except DataError as error:
         raise DataError(f"{path}: {error}; give a list of tools as in OpenAI's chat API") from None

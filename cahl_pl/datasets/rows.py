@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cahl_pl.errors import DataError
+from cahl_pl.errors.encodings import not_utf8, wide_encoding
 
 T = TypeVar("T")
 
@@ -129,6 +130,10 @@ def _starts_a_list(file: BinaryIO) -> bool:
     if packed is not None:
         raise DataError(f"{file.name}: the file is packed by {packed}; unpack it first")
     file.seek(0)
+    first = file.read(4)
+    if wide_encoding(first) is not None:
+        raise DataError(f"{file.name}: {not_utf8(file.name, first)}")
+    file.seek(0)
     start = b""
     while not start and (chunk := file.read(4096)):
         start = chunk.removeprefix(codecs.BOM_UTF8).lstrip(_JSON_SPACE.encode())
@@ -148,8 +153,7 @@ def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
             try:
                 yield FileRow(index, where, parse_json(line.removesuffix(b"\n").decode()), None, number, start)
             except UnicodeDecodeError as error:
-                place = f"{path}, line {number}: byte {start + error.start} is not UTF-8"
-                raise DataError(f"{place}; convert the file to UTF-8 (iconv -f latin1 -t utf-8, say)") from None
+                raise DataError(f"{where}: {not_utf8(path, b'', start + error.start)}") from None
             except DataError as error:
                 if index == 0:
                     _refuse_lines_of_one_object(path, line)
@@ -238,7 +242,8 @@ class _Window:
             text = self._decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             place = self._bytes - pending + error.start
-            raise DataError(f"{self._path}: byte {place} is not UTF-8; convert the file to UTF-8") from None
+            line = self.line + self._text.count("\n", self._at) + error.object[: error.start].count(b"\n")
+            raise DataError(f"{self._path}, line {line}: {not_utf8(self._path, b'', place)}") from None
         if chunk:
             self._bytes += len(chunk)
             self._text, self._at = self._text[self._at :] + text, 0

@@ -30,11 +30,27 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
     A parameter whose value cannot be read as its type, or takes too long to check, loses its constraints; a required
     parameter that gold leaves out is no longer required. Of tools of the same name the first stays. Gold values stand in their
     declared types afterwards, `5` for `"5"`, true for 1: what is imitated, and compared as text, is what the tool takes.
+    Alternatives are held to the same.
 
     Raises:
         DataError: gold names a tool or a parameter that is not offered, misspells a key of an object, or has a value that its
             schema excludes for another reason than its type: that is a mistake of the row, which relaxing would train on.
     """
+    fitted, reasons = _fit_way(task)
+    alternatives: list[tuple[GoldCall, ...]] = []
+    for number, way in enumerate(task.alternatives, start=1):
+        try:
+            other, more = _fit_way(replace(fitted, gold=way))
+        except DataError as error:
+            raise DataError(f"alternative {number}: {error}") from None
+        alternatives.append(other.gold)
+        reasons += [f"alternative {number}: {reason}" for reason in more]
+        fitted = replace(fitted, tools=other.tools)
+    return (replace(fitted, alternatives=tuple(alternatives)) if alternatives else fitted), reasons
+
+
+def _fit_way(task: Task) -> tuple[Task, list[str]]:
+    """Do what `fit_tools` does, for the gold calls alone."""
     tools: dict[str, ToolSpec] = {}
     reasons = []
     for tool in task.tools:

@@ -23,6 +23,8 @@ class Sampling:
         top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all. Below 1 the sampled
             distribution is not the trained one, so GRPO is then slightly off-policy.
         max_new_tokens: length limit of a completion, end of turn included.
+        max_thinking_tokens: most tokens of a thought; one that reaches it is closed there, and the answer goes on from it. The
+            words that close it are not trained on. null: no limit but `max_new_tokens`, which holds thought and answer.
 
     Raises:
         ValueError: a number is out of its range.
@@ -31,8 +33,14 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 256
+    max_thinking_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_thinking_tokens is not None and not 1 <= self.max_thinking_tokens < self.max_new_tokens:
+            raise ValueError(
+                f"sampling needs max_thinking_tokens of at least 1 and below max_new_tokens = {self.max_new_tokens}, which "
+                f"holds the answer too, not {self.max_thinking_tokens}; null for no limit"
+            )
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
             raise ValueError(
                 "sampling needs temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
@@ -48,11 +56,21 @@ class Completion:
         ids: token ids, shape [C], end of turn included if it was reached.
         logprobs: log-probability of each token under the sampling distribution before top_p, shape [C], float32.
         ended: whether it ended by itself; False when it hit the length limit.
+        sampled: False at tokens that were put there and not sampled, whose log-probabilities are 0, shape [C], bool; None where
+            all were sampled.
+        thinking_tokens: how many of its tokens are its thought, as far as that was counted.
     """
 
     ids: Tensor
     logprobs: Tensor
     ended: bool
+    sampled: Tensor | None = None
+    thinking_tokens: int = 0
+
+    @property
+    def ended_by(self) -> int | None:
+        """The id that it ended with; None where it did not end."""
+        return int(self.ids[-1]) if self.ended and len(self.ids) else None
 
 
 class Engine(ABC):
@@ -112,3 +130,28 @@ class Engine(ABC):
             A list of one completion per prompt, in the order of the prompts.
         """
         return self.generate(policy, role, prompts, 1, sampling, generator)
+
+    def go_on(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        begun: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[Completion]:
+        """Sample what follows the beginnings of completions.
+
+        Args:
+            policy: holds the base and the adapters.
+            role: the adapter to sample from.
+            prompts: token ids, of any lengths.
+            begun: the beginning of each completion.
+            sampling: temperature, top_p, length limit of what follows.
+            generator: the only source of randomness.
+
+        Returns:
+            The rest of each completion, in their order.
+        """
+        longer = [[*prompt, *start] for prompt, start in zip(prompts, begun, strict=True)]
+        return [rest for (rest,) in self.generate(policy, role, longer, 1, sampling, generator)]

@@ -100,6 +100,27 @@ class TransformersEngine(Engine):
                 found[i] = _joined(found[i], more, sampling.max_new_tokens)
         return [[completion] for completion in found]
 
+    @torch.no_grad()
+    def go_on(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        begun: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[Completion]:
+        """See `Engine.go_on`. An activated adapter acts from where it did in the prompt, whatever a completion quotes.
+
+        Raises:
+            ConfigError: a completion may become longer than the base can take.
+        """
+        longer = [[*prompt, *start] for prompt, start in zip(prompts, begun, strict=True)]
+        policy.check_length(max(map(len, longer), default=0) + sampling.max_new_tokens)
+        policy.activate(role)
+        frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
+        return [rest for (rest,) in self.sample(policy, longer, frozen, 1, sampling, generator)]
+
     def sample(
         self,
         policy: Policy,

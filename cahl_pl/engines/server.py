@@ -234,6 +234,7 @@ class _Reader:
         self.count = count
         self.limit = limit
         self.training = training
+        self.thinks_in_tokens = policy.thinks_in_tokens
         loaded, eos = policy.lm is not None, policy.tokenizer.eos_token_id
         end = eos if policy.end_of_turn is None else policy.end_of_turn
         self.end = [] if end is None else [end]
@@ -289,6 +290,11 @@ class _Reader:
             raise ConfigError(
                 "the server gives no token ids (return_token_ids), and training needs the very tokens that were sampled: "
                 "use vLLM 0.10.2 or newer"
+            )
+        if self.thinks_in_tokens:
+            raise ConfigError(
+                "the server gives text without token ids (return_token_ids), in which the thoughts of this base cannot be told "
+                "from its answers, since special tokens part them: use vLLM 0.10.2 or newer, or a base that writes <think>"
             )
         if not isinstance(text, str):
             raise _malformed("neither token ids nor text")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cahl_pl.errors import ConfigError
+from cahl_pl.errors.encodings import decoded
 
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}")
 _PROGRAM = ("command", "args", "env", "cwd")
@@ -45,7 +46,7 @@ def is_server_file(path: str) -> bool:
     if not path.endswith(".json"):
         return False
     try:
-        value = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        value = json.loads(Path(path).expanduser().read_bytes())  # also of UTF-16, which is told when it is read
     except (OSError, ValueError, RecursionError):
         return False  # whoever reads it says what is wrong with it
     return isinstance(value, dict) and ("mcpServers" in value or isinstance(value.get("servers"), dict))
@@ -56,11 +57,14 @@ def read_servers(path: str) -> tuple[ServerConfig, ...]:
 
     Raises:
         ConfigError: the file cannot be read, names no server, or one of them wrongly.
+        DataError: it is not UTF-8.
     """
     try:
-        value = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        text = decoded(Path(path).expanduser().read_bytes(), path)
     except OSError as error:
         raise ConfigError(f"{path}: the MCP servers cannot be read ({error.strerror}); correct the path") from None
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: the MCP servers are not JSON ({error}); correct the file") from None
     servers = value.get("mcpServers", value.get("servers")) if isinstance(value, dict) else None

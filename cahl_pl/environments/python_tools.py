@@ -20,7 +20,8 @@ class PythonTools:
     session's own copy of the task's state, which a tool may change and the session's next call then sees.
 
     Args:
-        module: a Python file, such as `my_tools.py`, or a module, such as `package.my_tools`.
+        module: a Python file, such as `my_tools.py`, or a module, such as `package.my_tools`. With a class after a colon,
+            `my_tools.py:Shop`, its methods are the tools, and each session has an instance of its own, `Shop(**state)`.
         functions: names of the functions to offer; if None those of the module's `__all__`, and without that all public
             ones that have a docstring and that the module itself defines.
 
@@ -49,8 +50,14 @@ class PythonTools:
             )
         others = f" ({', '.join(self._toolkit.others)} without one)" if self._toolkit.others else ""
         if not specs:
+            classes = self._toolkit.classes
+            hint = (
+                f", or name a class whose methods are tools: {module}:{classes[0]}"
+                if classes and ":" not in module
+                else ""
+            )
             raise ConfigError(
-                f"{module} defines no public function with a docstring{others}; write one, with type hints"
+                f"{module} defines no public function with a docstring{others}; write one, with type hints{hint}"
             )
         if others:
             warnings.warn(
@@ -70,7 +77,7 @@ class PythonToolsEnvironment(ExecutableEnvironment):
     """Environment that runs the functions of a module; see `PythonTools` and `ExecutableEnvironment`.
 
     Args:
-        module: a Python file or a module.
+        module: a Python file or a module, or a class of one, `my_tools.py:Shop`.
         functions: names of the functions to offer; if None those of `__all__`, or all public ones with a docstring.
         max_characters: longer answers are cut and end with "...".
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cahl_pl.environments.base import Environment, Session, failure, refusal
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import call_key
-from cahl_pl.types import Feedback, Task, ToolCall
+from cahl_pl.types import NO_RESULT, Feedback, Task, ToolCall
 
 
 class RecordedEnvironment(Environment):
@@ -22,7 +24,15 @@ class RecordedEnvironment(Environment):
 class _RecordedSession(Session):
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._open = [(call_key(gold.call, task.tools), gold.result) for gold in task.gold]
+        self._open: list[tuple[tuple[str, str], Any]] = []
+        for way in task.ways:
+            ready = [key for key, _ in self._open]  # a call that several ways share is answered once
+            for gold in way:
+                key = call_key(gold.call, task.tools)
+                if key in ready:
+                    ready.remove(key)
+                else:
+                    self._open.append((key, gold.result))
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)
@@ -32,5 +42,5 @@ class _RecordedSession(Session):
         for i, (gold_key, result) in enumerate(self._open):
             if gold_key == key:
                 del self._open[i]
-                return Feedback(json_text({"status": "ok"} if result is None else result))
+                return Feedback(json_text({"status": "ok"} if result is NO_RESULT else result))
         return failure("there is no result for this call", "unmatched")

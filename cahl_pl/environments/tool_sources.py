@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cahl_pl.environments.mcp_config import is_server_file
 from cahl_pl.environments.mcp_tools import McpTools
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.types import ToolSpec
@@ -14,4 +13,4 @@ def tools_of(source: str) -> tuple[ToolSpec, ...]:
     Raises:
         ConfigError: the source cannot be used.
     """
-    return McpTools(source).specs if is_server_file(source) else PythonTools(source).specs
+    return McpTools(source).specs if source.endswith(".json") else PythonTools(source).specs

@@ -68,8 +68,10 @@ def without_truncated(group: Group) -> Group:
         advantages=group.advantages[at],
         truncated=group.truncated[at],
         alike=None if group.alike is None else group.alike[at],
+        sampled=None if group.sampled is None else [group.sampled[i] for i in kept],
+        thinking_tokens=None if group.thinking_tokens is None else group.thinking_tokens[at],
     )
 
 
 def _size(counted: Sequence[Group], trained: Sequence[Group]) -> Size:
-    return Size(sum(len(g.completion_ids) for g in counted), sum(len(ids) for g in trained for ids in g.completion_ids))
+    return Size(sum(len(g.completion_ids) for g in counted), sum(g.trained_tokens for g in trained))

@@ -40,5 +40,5 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         trainer.world_size,
         data.single_level,
         data.eval_batch_size if evaluates else 0,
-        references_of(data.warm_start_rounds, [config.kl for config in module.grpo.values()]),
+        references_of(module.policy.config, data.warm_start_rounds, [config.kl for config in module.grpo.values()]),
     )

@@ -238,6 +238,6 @@ def settings_of(
     )
 
 
-def references_of(warm_start_rounds: int, weights: Iterable[float]) -> int:
-    """Return how many adapters are copied at the end of a warm start, by the roles' weights of the KL divergence."""
-    return sum(weight > 0 for weight in weights) if warm_start_rounds else 0
+def references_of(policy: PolicyConfig, warm_start_rounds: int, weights: Iterable[float]) -> int:
+    """Return how many adapters are copied, from a folder or at the end of a warm start, by the roles' weights of the KL."""
+    return sum(weight > 0 for weight in weights) if warm_start_rounds or policy.adapters is not None else 0

@@ -29,6 +29,8 @@ class PolicyConfig:
         init_lora_weights: how adapters start, all of them as the base itself: `default` (A as a linear layer's weights, B 0),
             `gaussian` (A normal, B 0) or `orthogonal` (A and B that cancel). What changes the base's weights, such as PiSSA
             or OLoRA, is refused.
+        adapters: folder that `export` has written: training starts from its two adapters, and the KL divergence is taken to
+            them. Null: from adapters that change nothing yet.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         attention: attention implementation of transformers; both can take the mask of packed sequences (`packing`),
             which `flash_attention_2` cannot.
@@ -50,6 +52,7 @@ class PolicyConfig:
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: str = "default"
+    adapters: str | None = None
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager"] = "sdpa"
     prefix_cache_tokens: int = 65536

@@ -33,6 +33,12 @@ class Sample:
         """Its token ids, [C]."""
         return self.group.completion_ids[self.index]
 
+    @property
+    def sampled(self) -> Tensor:
+        """Which of them were sampled, [C], bool."""
+        masks = self.group.sampled
+        return torch.ones_like(self.ids, dtype=torch.bool) if masks is None else masks[self.index]
+
 
 @dataclass
 class MicroBatch:
@@ -60,7 +66,7 @@ class Scores:
     Attributes:
         logprobs: [N, C].
         entropy: [N, C], nats; without gradient unless that was asked for.
-        mask: [N, C], True on completion tokens.
+        mask: [N, C], True on completion tokens that were sampled.
     """
 
     logprobs: Tensor
@@ -115,7 +121,8 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
     zeros = torch.zeros(ids.shape, device=device)
     logprobs = zeros.masked_scatter(mask, logprob)
     entropy = zeros.masked_scatter(mask, entropy_of)
-    return Scores(logprobs, entropy, mask)
+    sampled = pad_sequence([sample.sampled.to(device) for sample in batch.samples], batch_first=True)
+    return Scores(logprobs, entropy, mask & sampled)
 
 
 def _predictors(batch: MicroBatch, result: Pass) -> Tensor:

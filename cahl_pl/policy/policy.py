@@ -28,6 +28,7 @@ from cahl_pl.policy.lora import check_lora, lora_config
 from cahl_pl.policy.masks import as_bias, seen_by_type
 from cahl_pl.policy.noise import recomputed_layers, remove_noise
 from cahl_pl.policy.reference import drop_reference, keep_reference, name_of, roles_in
+from cahl_pl.policy.saved_adapters import check_adapters, read_adapters
 from cahl_pl.types import ROLES, Role
 
 
@@ -42,6 +43,7 @@ class Policy(nn.Module):
         loads: how often weights of adapters were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
+        thinks_in_tokens: special tokens tell thoughts from answers, once prompts have been made; a text without them does not.
         prefixes: keys and values to use again.
         recomputes: activations are computed again in the backward pass of what is run now.
         shares_rows: sequences may lie in one row, where a mask parts them; False where layers carry states.
@@ -59,6 +61,7 @@ class Policy(nn.Module):
         self.loads = 0
         self.invocation: dict[Role, list[int]] = {}
         self.end_of_turn: int | None = None
+        self.thinks_in_tokens = False
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self.recomputes = False
         self.shares_rows = True
@@ -75,13 +78,14 @@ class Policy(nn.Module):
 
         Raises:
             PolicyError: the model cannot be found or loaded as configured, or would not be computed rightly.
-            ConfigError: sequences may become too long for it; see also `lora_config`.
+            ConfigError: sequences may become too long for it, or the adapters to start from do not fit; see also `lora_config`.
         """
         if self.lm is not None:
             return
         from peft import get_peft_model
 
         check_lora(self.config)
+        check_adapters(self.config)
         base_config = read_config(self.config)
         self._length_limit = length_limit(base_config)
         self.check_length(longest)
@@ -107,6 +111,8 @@ class Policy(nn.Module):
         self.lm.eval()
         self._active: Role = ROLES[0]
         self._require_grad()
+        if self.config.adapters is not None:
+            read_adapters(self)
         self.shares_rows = not keeps_states(base.config)
         self._check_logits()
 

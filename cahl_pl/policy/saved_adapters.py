@@ -1,15 +1,23 @@
-"""An adapter on disk, as a server reads it."""
+"""Adapters on disk: as a server reads them, and as training starts from them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy.policy import Policy
-from cahl_pl.types import Role
+from cahl_pl.types import ROLES, Role
+
+if TYPE_CHECKING:
+    from cahl_pl.policy.config import PolicyConfig
+    from cahl_pl.policy.policy import Policy
+
+_ACTING: Final = {"r": "lora_rank", "lora_alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+"""What decides how an adapter acts: PEFT's names and ours."""
 
 
 def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
@@ -47,3 +55,64 @@ def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
+
+
+def check_adapters(config: PolicyConfig) -> None:
+    """Check that the adapters that training is to start from are there and act as configured; weights are not read.
+
+    Raises:
+        ConfigError: one of them is missing or damaged, or was made with other settings.
+    """
+    if config.adapters is None:
+        return
+    for role in ROLES:
+        where = _where(config, role)
+        try:
+            saved = json.loads((Path(config.adapters) / role / "adapter_config.json").read_text(encoding="utf-8"))
+            there = (Path(config.adapters) / role / "adapter_model.safetensors").is_file()
+        except FileNotFoundError:
+            there = False
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{where} cannot be read ({error}): export it again") from None
+        if not there:
+            raise ConfigError(
+                f"{where} is missing: give a folder that `python -m cahl_pl export --out FOLDER` has written"
+            )
+        for theirs, ours in _ACTING.items():
+            then, now = saved.get(theirs, False), getattr(config, ours)
+            if then != now:
+                raise ConfigError(f"{where} has {theirs} {then!r}, and model.policy.{ours} is {now!r}: use the same")
+        kind = "alora" if saved.get("alora_invocation_tokens") else "lora"
+        if kind != config.adapter:
+            raise ConfigError(
+                f"{where} is of the kind {kind}, and model.policy.adapter is {config.adapter}: use the same"
+            )
+
+
+def read_adapters(policy: Policy) -> None:
+    """Put the configured adapters (`check_adapters`) in the place of the fresh ones.
+
+    Raises:
+        ConfigError: weights are damaged, or were made for another base or other modules.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    for role in ROLES:
+        where = _where(policy.config, role)
+        try:
+            weights = load_file(Path(str(policy.config.adapters)) / role / "adapter_model.safetensors")
+        except Exception as error:  # a torn file, no permission: the library has errors of its own
+            raise ConfigError(f"{where} cannot be read ({error}): export it again") from None
+        own = get_peft_model_state_dict(policy.lm, adapter_name=role)
+        if {name: tensor.shape for name, tensor in own.items()} != {n: tensor.shape for n, tensor in weights.items()}:
+            raise ConfigError(
+                f"{where} does not fit {policy.config.model!r}: give the base and the model.policy.lora_targets that it was "
+                "trained with"
+            )
+        set_peft_model_state_dict(policy.lm, weights, adapter_name=role)
+    policy.restore_active()
+
+
+def _where(config: PolicyConfig, role: Role) -> str:
+    return f"model.policy.adapters names {config.adapters!r}, whose {role}"

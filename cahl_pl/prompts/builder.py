@@ -11,22 +11,22 @@ Three properties are kept here, because everything after relies on them:
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_call, format_subtask
+from cahl_pl.prompts import thoughts
+from cahl_pl.prompts.template import ChatTemplate, reason
 from cahl_pl.prompts.tool_text import ToolFormat, tool_text
 from cahl_pl.types import Message, Role, SubTask, Task, Trajectory
 
 _PLACES = re.compile(r"\{(index|subtask|tool)\}")
-_MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
-_MARKS = re.compile("\ue000(\\d+)\ue001")
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 
 PLANNER_INSTRUCTION = """\
 Split the request above into the sub-tasks that it needs, in order. Write one JSON object per line:
@@ -67,10 +67,15 @@ class PromptConfig:
             executor how the chosen one is called.
         single: what the executor reads instead, where it works without a planner.
         feedback: how an environment's answer is shown; `{feedback}` is filled in.
-        chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none.
+        chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none; or the name of one,
+            for tokenizers that have several.
+        template_arguments: variables for the chat template, by the names that it reads, such as `enable_thinking: false`
+            (Qwen3, SmolLM3) or `reasoning_effort: low` (gpt-oss).
+        date: the day that a chat template writes into its prompts (Llama 3.2, gpt-oss, Granite 3), as YYYY-MM-DD: prompts stay
+            the same from day to day. null: the day on which they are made.
 
     Raises:
-        ValueError: a place is missing where something has to be filled in.
+        ValueError: a place is missing where something has to be filled in, or `date` is none.
     """
 
     tool_format: ToolFormat = "json"
@@ -81,8 +86,15 @@ class PromptConfig:
     single: str = SINGLE_INSTRUCTION
     feedback: str = "Result: {feedback}"
     chat_template: str | None = None
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+    date: str | None = "2024-07-26"
 
     def __post_init__(self) -> None:
+        if self.date is not None:
+            try:
+                datetime.date.fromisoformat(self.date)
+            except ValueError:
+                raise ValueError(f"data.prompts.date must be a day such as 2024-07-26, not {self.date!r}") from None
         for name, place in (("executor", "{subtask}"), ("feedback", "{feedback}")):
             if place not in getattr(self, name):
                 raise ValueError(f"data.prompts.{name} lacks {place}: the model would never see what stands there")
@@ -92,44 +104,32 @@ class PromptBuilder:
     """Builder of both roles' prompts for one tokenizer.
 
     Attributes:
-        end_of_turn: the id that ends an assistant turn: the first control token that the template writes behind one, the
-            tokenizer's end of sequence where it writes none.
+        template: of the tokenizer, or the configured one.
+        end_of_turn: the id that ends an assistant turn, see `ChatTemplate`.
+        end_of_thought: the ids that close a thought in the middle of it, up to where the answer begins.
 
     Raises:
         ConfigError: the tokenizer has no chat template and none is configured, the configured file is missing, or the
-            template cannot be used: it does not compile, or does not show what is said.
+            template cannot be used; see `ChatTemplate`.
     """
 
     def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
         self.config = config or PromptConfig()
         self.tokenizer = tokenizer
-        self._template = _read_template(self.config.chat_template) or tokenizer.chat_template
-        if self._template is None:
-            raise ConfigError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: give one in data.prompts.chat_template "
-                "(a Jinja template or the path of a file), or use an instruction-tuned model"
-            )
-        # What the template writes between the end of an assistant turn and the start of the next one.
-        turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
-        try:
-            parts, open_ = self._place(turns)
-        except Exception as error:
-            raise ConfigError(
-                f"the chat template of {tokenizer.name_or_path!r} cannot be used ({_reason(error)}): give another one in "
-                "data.prompts.chat_template"
-            ) from error
-        self._close_ids = self._literal(parts[2][0])
-        self._open_ids = self._literal(open_)
-        self._before_end, self.end_of_turn = self._find_end(turns[:2])
-        at = self._close_ids.index(self.end_of_turn) + 1 if self.end_of_turn in self._close_ids else 0
-        self._after_end = self._close_ids[at:]
-        # Some templates open the thought in the generation prompt: an output goes on from there.
-        self._opened = open_[open_.rfind("<think>") :] if open_.rfind("<think>") > open_.rfind("</think>") else ""
+        source = _source_of(tokenizer, self.config.chat_template)
+        self.template = ChatTemplate(tokenizer, source, self.config.template_arguments, self.config.date)
+        self.end_of_turn = self.template.end_of_turn
+        self.end_of_thought = self.template.literal(thoughts.end_of_thought(self.template.lead, self.template.marks))
+
+    @property
+    def plans_in_words(self) -> bool:
+        """Whether a plan can say only in words what the calls are to hold: the planner reads no tool's parameters."""
+        return self.config.tool_format == "names"
 
     @property
     def template_key(self) -> str:
-        """What tells one template from another."""
-        return hashlib.sha256(str(self._template).encode("utf-8", "replace")).hexdigest()[:16]
+        """What tells one template, with its arguments, from another."""
+        return self.template.key
 
     def shared(self, task: Task) -> list[int]:
         """Return the ids that both roles' prompts of a task start with: tools, dialogue, request."""
@@ -152,45 +152,79 @@ class PromptBuilder:
         """Return the executor's prompt where it works without a planner: (q, H, T)."""
         return self._prompt(task, self.config.single, self.config.single)
 
-    def next_turn(self, ended: bool, feedback: Sequence[str]) -> list[int]:
+    def next_turn(self, ended: bool, feedback: Sequence[str], ended_by: int | None = None) -> list[int]:
         """Return what follows an output of an executor without a planner: the environment's answers to its calls, in order."""
         shown = "\n".join(self.config.feedback.replace("{feedback}", text) for text in feedback) + "\n\n"
         words = self._own(self.config.single, self.config.single)
-        return self._close(ended) + self._data(shown) + words + self._open_ids
+        return self.template.close(ended, ended_by) + self._data(shown) + words + self.template.open_ids
 
-    def next_step(self, ended: bool, feedback: str, task: Task, subtask: SubTask, index: int) -> list[int]:
+    def next_step(
+        self, ended: bool, feedback: str, task: Task, subtask: SubTask, index: int, ended_by: int | None = None
+    ) -> list[int]:
         """Return what follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
 
         Args:
-            ended: whether the output ended with its end-of-turn token (a truncated one did not).
+            ended: whether the output ended with a token that ends a turn (a truncated one did not).
             feedback: the environment's answer, empty for none.
             task: offers the tools.
             subtask: the next sub-task.
             index: its number in the plan, from 1.
+            ended_by: the id that the output ended with; None for `end_of_turn`.
         """
         shown = self.config.feedback.replace("{feedback}", feedback) + "\n\n" if feedback else ""
         words = self._own(self.config.executor, self._executor_words(task, subtask, index))
-        return self._close(ended) + self._data(shown) + words + self._open_ids
+        return self.template.close(ended, ended_by) + self._data(shown) + words + self.template.open_ids
 
     def completion(self, text: str) -> list[int]:
         """Return a gold output as the model would have sampled it, end of turn included.
 
-        Where the template has opened a thought, it is closed first, without one.
+        It begins with what the template writes there, such as a thought that is closed at once.
         """
-        closed = self._literal("\n</think>\n\n") if self._opened else []
-        return [*closed, *self._data(text), *self._before_end, self.end_of_turn]
+        lead = self.template.lead
+        space = lead if lead.isspace() else ""  # of one piece with the text, as the model has read it
+        return [
+            *self.template.literal(lead.removesuffix(space)),
+            *self._data(space + text),
+            *self.template.before_end,
+            self.end_of_turn,
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a sampled completion, without the token that ends it.
 
-        Where the template's generation prompt ends within `<think>`, the text begins with that: it is a part of what the model
-        has written, and `</think>` alone would be no thought. Control tokens anywhere else are written out: a model that strews
-        them shall not be read as if it did not.
+        Where the template's generation prompt ends within a thought, the text begins with that: it is a part of what the model
+        has written, and its end alone would be no thought. A thought stands in `<think>` tags, whatever the family's marks are.
+        Control tokens anywhere else are written out: a model that strews them shall not be read as if it did not.
         """
         ended = len(ids) > 0 and (
             ids[-1] == self.end_of_turn or not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
         )
-        return self._opened + str(self.tokenizer.decode(ids[: -1 if ended else None], skip_special_tokens=False))
+        return self._read(ids[: -1 if ended else None])
+
+    def breaks_off_in_thought(self, ids: Sequence[int]) -> bool:
+        """Return whether an output breaks off within its thought."""
+        text = self._read(ids).lstrip()
+        return text.startswith(thoughts.PLAIN.opening) and thoughts.PLAIN.closing not in text
+
+    def thinking_tokens(self, ids: Sequence[int]) -> int:
+        """Return how many tokens of an output are its thought, up to the end of the marks that close it; 0 without one."""
+        opening, closing, _ = thoughts.PLAIN
+        text = self._read(ids)
+        wanted = text.count(closing)
+        if not wanted:
+            return len(ids) if text.lstrip().startswith(opening) else 0
+        fewest, enough = 1, len(ids)
+        while fewest < enough:
+            middle = (fewest + enough) // 2
+            if self._read(ids[:middle]).count(closing) < wanted:
+                fewest = middle + 1
+            else:
+                enough = middle
+        return enough
+
+    def _read(self, ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return thoughts.read(self.template.opened + str(text), self.template.lead, self.template.marks)
 
     def _executor_words(self, task: Task, subtask: SubTask, index: int) -> str:
         planned = [tool for tool in task.tools if tool.name == subtask.tool]
@@ -213,82 +247,30 @@ class PromptBuilder:
 
     def _split(self, task: Task) -> tuple[list[int], list[int]]:
         """Return the ids up to the end of the request, and those after the role's words (the assistant's header)."""
-        messages = _messages(task, self.config)
-        try:
-            parts, rest = self._place(messages)
-        except Exception:  # a template without a system role, or one that wants turns to alternate (Gemma, Mistral)
-            messages = _alternating(messages)
+        plain = _messages(task, self.config, self.template.drops_thoughts)
+        refused: Exception | None = None
+        # a template that wants turns to alternate (Mistral), or has no system role (Gemma), too
+        for messages in (plain, _alternating(plain, system=True), _alternating(plain, system=False)):
             try:
-                parts, rest = self._place(messages)
+                parts, rest = self.template.place(messages)
+                break
             except Exception as error:
-                raise ConfigError(
-                    f"the chat template cannot take the dialogue of task {task.id!r} ({_reason(error)}): give another one in "
-                    "data.prompts.chat_template, or leave the task out"
-                ) from error
+                refused = error
+        else:
+            assert refused is not None
+            raise ConfigError(
+                f"the chat template cannot take the dialogue of task {task.id!r} ({reason(refused)}): give another one in "
+                "data.prompts.chat_template, or leave the task out"
+            ) from refused
         ids: list[int] = []
-        for literal, place in parts:
-            ids += self._literal(literal) + self._data(messages[place]["content"])
-        return ids, self._literal(rest)
-
-    def _place(self, messages: list[dict[str, str]]) -> tuple[list[tuple[str, int]], str]:
-        """Where the template puts each message: what it writes before it, and its index; and what it writes at the end.
-
-        The order is the template's: some put the system's text into the last user turn. The last message has to come last.
-
-        Raises:
-            ValueError: a message is left out, or shown twice, or the last one does not come last.
-            Exception: the template refuses these roles; whatever it raises.
-        """
-        fault: Exception | None = None
-        for in_parts in (False, True):  # some templates take lists of parts alone
-            marked = [_mark(message["role"], i, in_parts) for i, message in enumerate(messages)]
-            try:
-                text = self._render(marked)
-            except Exception as error:
-                fault = fault or error
-                continue
-            pieces = _MARKS.split(text)  # text, index, text, ..., text
-            order = [int(index) for index in pieces[1::2]]
-            if sorted(order) == list(range(len(messages))) and order[-1] == len(messages) - 1:
-                return list(zip(pieces[::2], order, strict=False)), pieces[-1]
-        left_out = "the template leaves a message out, shows it twice, or does not show the last one last"
-        raise fault or ValueError(left_out)
-
-    def _find_end(self, turns: list[dict[str, str]]) -> tuple[list[int], int]:
-        """Return what the template writes behind an assistant turn before the id that ends it, and that id."""
-        text = ""
-        for in_parts in (False, True):
-            marked = [_mark(turn["role"], i, in_parts) for i, turn in enumerate(turns)]
-            with contextlib.suppress(Exception):
-                text = text or self._render(marked, add_generation_prompt=False).partition(_MARK.format(1))[2]
-        ids = self._literal(text)
-        control = set(self.tokenizer.added_tokens_decoder)
-        at = next((i for i, token in enumerate(ids) if token in control), None)
-        if at is None:  # the template teaches no end: the tokenizer's own is taken
-            return [], int(self.tokenizer.eos_token_id)
-        return ids[:at], ids[at]
-
-    def _close(self, ended: bool) -> list[int]:
-        """Return what the template writes between an output and the next turn, less the part that an ended output has."""
-        return self._after_end if ended else self._close_ids
-
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        )
-
-    def _literal(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        for number, (literal, place) in enumerate(parts):
+            written = literal.rstrip(" ")  # a space belongs to the word behind it, as tokenizers take it
+            ids += self.template.literal(written, begins=number == 0)
+            ids += self._data(literal[len(written) :] + messages[place]["content"])
+        return self.template.begin(ids), self.template.literal(rest)
 
     def _data(self, text: str) -> list[int]:
-        # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return self.template.data(text)
 
 
 def dialogue(episode: Trajectory) -> list[Message]:
@@ -311,7 +293,7 @@ def _head(template: str) -> tuple[str, str]:
     return template[:start], template[start:]
 
 
-def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:
+def _messages(task: Task, config: PromptConfig, drop_thoughts: bool) -> list[dict[str, str]]:
     """Return the dialogue as every chat template can take it: system, then user and assistant turns."""
     dialogue = list(task.messages)
     system = "\n".join([config.system, *(tool_text(tool, config.tool_format) for tool in task.tools)])
@@ -320,16 +302,18 @@ def _messages(task: Task, config: PromptConfig) -> list[dict[str, str]]:
     turns = [{"role": "system", "content": system}]
     for message in dialogue:
         turns.append(_turn(message, config))
+        if drop_thoughts and message.role == "assistant":
+            turns[-1]["content"] = _THOUGHT.sub("", message.content)
     if turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever came last
         turns.append({"role": "user", "content": ""})
     return turns
 
 
-def _alternating(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the dialogue without a system role, neighbouring turns of one role as one."""
+def _alternating(messages: list[dict[str, str]], system: bool) -> list[dict[str, str]]:
+    """Return the dialogue with neighbouring turns of one role as one; `system`: with that role, else in the user's words."""
     turns: list[dict[str, str]] = []
     for message in messages:
-        role = "user" if message["role"] == "system" else message["role"]
+        role = "user" if message["role"] == "system" and (turns or not system) else message["role"]
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += "\n\n" + message["content"]
         else:
@@ -343,19 +327,27 @@ def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def _mark(role: str, index: int, in_parts: bool = False) -> dict[str, Any]:
-    text = _MARK.format(index)
-    return {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _read_template(template: str | None) -> str | None:
-    if template is None or "{" in template:
-        return template
-    path = Path(template)
-    if not path.is_file():
-        raise ConfigError(f"data.prompts.chat_template names the file {template!r}, which does not exist")
-    return path.read_text(encoding="utf-8")
+def _source_of(tokenizer: Any, configured: str | None) -> str:
+    """Return the template that is configured, or the tokenizer's own."""
+    own = getattr(tokenizer, "chat_template", None)
+    named: dict[str, str] = own if isinstance(own, dict) else {}  # some models have one for each of several purposes
+    if configured is not None and "{" not in configured:
+        if configured in named:
+            return named[configured]
+        path = Path(configured).expanduser()
+        if not path.is_file():
+            names = f", and the tokenizer's templates are {', '.join(sorted(named))}" if named else ""
+            raise ConfigError(f"data.prompts.chat_template names the file {configured!r}, which does not exist{names}")
+        return path.read_text(encoding="utf-8")
+    source = configured or named.get("default") or (own if isinstance(own, str) else None)
+    if source is None:
+        which = (
+            f"has several chat templates ({', '.join(sorted(named))}) and no default"
+            if named
+            else "has no chat template"
+        )
+        raise ConfigError(
+            f"the tokenizer of {tokenizer.name_or_path!r} {which}: give one in data.prompts.chat_template "
+            "(a Jinja template or the path of a file), or use an instruction-tuned model"
+        )
+    return source

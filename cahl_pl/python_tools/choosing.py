@@ -58,6 +58,36 @@ def choose(module: ModuleType, where: str, names: Sequence[str] | None = None) -
     return Choice(functions, left_out)
 
 
+def choose_methods(owner: type, where: str, names: Sequence[str] | None = None) -> Choice:
+    """Return the methods of a class that are tools: those of `names`, else all public ones with a docstring.
+
+    They are bound to no instance: what is given in the place of one is not used until a session has made its own.
+
+    Args:
+        owner: the class.
+        where: its name in errors.
+        names: those to offer.
+
+    Raises:
+        ConfigError: a name leads to no method.
+    """
+    found: dict[str, AnyFunction] = {}
+    for base in reversed(owner.__mro__[:-1]):
+        for name, value in vars(base).items():
+            if isinstance(value, FunctionType):
+                found[name] = partial(value, None)
+            elif isinstance(value, staticmethod | classmethod):
+                found[name] = getattr(owner, name)
+    public = [name for name in found if not name.startswith("_")]
+    if names is not None:
+        unknown = [name for name in names if name not in found]
+        if unknown:
+            raise ConfigError("; ".join(_unknown(where, name, public) for name in unknown))
+        return Choice({name: found[name] for name in names}, {})
+    functions = {name: found[name] for name in public if docstring_of(found[name])}
+    return Choice(functions, {name: found[name] for name in public if name not in functions})
+
+
 def docstring_of(value: Any) -> str | None:
     """Return what is written on a callable itself; None where there is nothing."""
     while isinstance(value, partial):

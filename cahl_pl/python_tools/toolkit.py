@@ -8,9 +8,9 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from cahl_pl.python_tools.arguments import STATE, Parameters
-from cahl_pl.python_tools.choosing import choose, docstring_of
+from cahl_pl.python_tools.choosing import choose, choose_methods, docstring_of
 from cahl_pl.python_tools.docstrings import read_docstring
-from cahl_pl.python_tools.loading import load
+from cahl_pl.python_tools.loading import class_of, classes_of, load, split_class
 from cahl_pl.python_tools.shared_state import SharedState
 
 
@@ -26,12 +26,14 @@ class PythonToolkit:
     """A module's tools, and the function that makes those of one session.
 
     Args:
-        module: a Python file or a module.
+        module: a Python file or a module; with a class after a colon, `my_tools.py:Shop`, its methods are the tools, and each
+            session has an instance of its own, made of the task's state: `Shop(**state)`.
         functions: names of the functions to offer; see `cahl_pl.python_tools.choosing.choose`.
 
     Attributes:
         tools: by name, in order; those with faults are left out.
         faults: what keeps functions from being tools, each a sentence that names the function.
+        classes: names of the module's public classes.
         others: public functions that are not offered, by name: without a docstring, or with faults. They are run nevertheless
             where a task describes them itself, with arguments as JSON has them.
 
@@ -40,8 +42,13 @@ class PythonToolkit:
     """
 
     def __init__(self, module: str, functions: Sequence[str] | None = None) -> None:
-        loaded = load(module)
-        choice = choose(loaded, module, functions)
+        path, name_of_class = split_class(module)
+        loaded = load(path)
+        self._class = None if name_of_class is None else class_of(loaded, name_of_class, path)
+        self.classes = classes_of(loaded)
+        choice = (
+            choose(loaded, module, functions) if self._class is None else choose_methods(self._class, module, functions)
+        )
         self.tools: dict[str, PythonTool] = {}
         self.faults: list[str] = []
         self.others = dict(choice.left_out)
@@ -60,20 +67,28 @@ class PythonToolkit:
         self._shared = SharedState(loaded)
 
     def __call__(self, state: Mapping[str, Any] | None) -> dict[str, Callable[..., Any]]:
-        """Return the functions of a session by name, bound to its state.
+        """Return the functions of a session by name, bound to its state; the methods of a class, to an instance of its own.
 
         Those of tools take arguments as JSON has them and raise `ArgumentError` where one cannot be read as its type.
         """
         own: Mapping[str, Any] = {} if state is None else state
+        instance = None if self._class is None else self._class(**own)
 
-        def bound(tool: PythonTool) -> Callable[..., Any]:
-            return lambda **arguments: tool.parameters.call(tool.function, arguments, own)
+        def of_instance(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            found: Callable[..., Any] = function if instance is None else getattr(instance, name)
+            return found
+
+        def bound(name: str, tool: PythonTool) -> Callable[..., Any]:
+            function = of_instance(name, tool.function)
+            return lambda **arguments: tool.parameters.call(function, arguments, own)
 
         others = {
-            name: partial(function, state=own) if STATE in signature(function).parameters else function
+            name: partial(of_instance(name, function), state=own)
+            if STATE in signature(function).parameters
+            else of_instance(name, function)
             for name, function in self.others.items()
         }
-        return {name: bound(tool) for name, tool in self.tools.items()} | others
+        return {name: bound(name, tool) for name, tool in self.tools.items()} | others
 
     def shared_state(self) -> str | None:
         """Return what to tell where calls have changed what other episodes see; once, then None."""

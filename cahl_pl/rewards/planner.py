@@ -31,13 +31,16 @@ class PlannerReward(BasePlannerReward):
     Args:
         w_param: weight of the argument values found in the plan.
         w_exe: weight of the execution's agreement with the gold calls.
+        in_words: look for the values in what a sub-task says, where it maps no parameters; for planners that read the tools'
+            names alone (`data.prompts.tool_format: names`).
 
     Raises:
         ValueError: a weight is negative or not finite, or all are zero.
     """
 
-    def __init__(self, w_param: float = 0.3, w_exe: float = 0.7) -> None:
+    def __init__(self, w_param: float = 0.3, w_exe: float = 0.7, in_words: bool = False) -> None:
         self.weights = check_weights(param=w_param, exe=w_exe)
+        self.in_words = in_words
 
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
         """`param`: R_h,param of the plan. `exe`: R_h,exe, averaged over the plan's executions.
@@ -48,7 +51,7 @@ class PlannerReward(BasePlannerReward):
         if not trajectories:
             raise ValueError("a plan needs at least one trajectory: give one without steps if none was run")
         return {
-            "param": parameter_reward(plan, trajectories[0].task),
+            "param": parameter_reward(plan, trajectories[0].task, self.in_words),
             "exe": sum(map(execution_reward, trajectories)) / len(trajectories),
         }
 
@@ -57,7 +60,7 @@ class PlannerReward(BasePlannerReward):
         return weighted_total(self.weights, components)
 
 
-def parameter_reward(plan: Plan, task: Task) -> float | None:
+def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | None:
     """R_h,param: how well the plan's parameter mappings hold the gold argument values.
 
     Each gold value is matched with at most one value that is planned for the same tool. An equal one earns 1 (`3` and `"3"`
@@ -69,9 +72,15 @@ def parameter_reward(plan: Plan, task: Task) -> float | None:
     without a tool do not count.
     Takes time linear in the plan's length, times the number of gold values.
 
+    With `in_words`, a sub-task that maps no parameters plans each gold value of its tool that its instruction holds as a run of
+    whole tokens, and one that is like none where it holds none: naming every value in each sub-task for the same tool costs
+    what surplus values cost. Values that the tool's schema fixes are then not expected, since names alone do not tell them, and
+    neither are truth values, which words say in many ways.
+
     Args:
         plan: the plan.
         task: the task.
+        in_words: read instructions too.
 
     Returns:
         A number in [0, 1]; None where neither the gold calls nor the plan have any value.
@@ -80,7 +89,10 @@ def parameter_reward(plan: Plan, task: Task) -> float | None:
     own = {j: j for j in range(len(task.gold))}
     for j, call in enumerate(task.gold):
         results = {name: read_references(value, j, own) for name, value in call.references.items()}
-        wanted += [(call.name, _Value(value)) for value in {**call.arguments, **results}.values()]
+        values = {**call.arguments, **results}
+        if in_words:
+            values = {n: v for n, v in values.items() if not isinstance(v, bool) and not _is_fixed(task, call.name, n)}
+        wanted += [(call.name, _Value(value)) for value in values.values()]
     places = [(k, subtask) for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
     match = align_plan(plan, task) if any(call.references for call in task.gold) else {}
     planned = [
@@ -88,6 +100,16 @@ def parameter_reward(plan: Plan, task: Task) -> float | None:
         for k, subtask in places
         for value in subtask.parameters.values()
     ]
+    if in_words:
+        for k, subtask in places:
+            if not subtask.parameters:
+                words = _Value(read_references(subtask.instruction, k, match))
+                held = [
+                    gold
+                    for name, gold in wanted
+                    if name == subtask.tool and gold.length and gold.tokens in words.tokens
+                ]
+                planned += [(subtask.tool, gold) for gold in held or [_NO_VALUE]]
     if not wanted and not planned:
         return None
     credits = [[_credit(value, gold) if tool == name else 0.0 for name, gold in wanted] for tool, value in planned]
@@ -146,6 +168,13 @@ class _Value:
         self.length = len(found)
 
 
+def _is_fixed(task: Task, tool: str, parameter: str) -> bool:
+    """Return whether the tool's schema allows one value alone."""
+    spec = task.tool(tool)
+    schema = spec.parameters.get("properties", {}).get(parameter, {}) if spec else {}
+    return isinstance(schema, Mapping) and ("const" in schema or len(schema.get("enum", ())) == 1)
+
+
 def _credit(planned: _Value, gold: _Value) -> float:
     if planned.key == gold.key:
         return 1.0
@@ -165,3 +194,6 @@ def _as_number(value: str) -> str | int | float:
     if not _NUMBER.fullmatch(text):
         return value
     return float(text) if "." in text else int(text)
+
+
+_NO_VALUE: Final = _Value("\0")  # no JSON text holds it

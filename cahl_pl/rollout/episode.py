@@ -47,11 +47,20 @@ class Episode:
     prompt: list[int]
     steps: list[Step] = field(default_factory=list)
     samples: list[list[Step]] = field(default_factory=list)  # of each step, all that was sampled
+    cut: bool = False  # as that of a Trajectory
+    plan_thinking_tokens: int = 0
 
 
 def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
     """Return the episode's trajectory with these steps."""
-    return Trajectory(episode.task, episode.plan_text, episode.plan, tuple(steps))
+    return Trajectory(
+        episode.task,
+        episode.plan_text,
+        episode.plan,
+        tuple(steps),
+        cut=episode.cut,
+        plan_thinking_tokens=episode.plan_thinking_tokens,
+    )
 
 
 def count_tokens(groups: Sequence[Group]) -> int:
@@ -85,4 +94,13 @@ def make_group(
         advantages=torch.zeros(len(completions)),
         truncated=torch.tensor([not c.ended for c in completions]),
         comparison_id=comparison_id,
+        sampled=_sampled(completions),
+        thinking_tokens=torch.tensor([c.thinking_tokens for c in completions]),
     )
+
+
+def _sampled(completions: Sequence[Completion]) -> list[torch.Tensor] | None:
+    """Return which tokens were sampled; None where all were."""
+    if all(c.sampled is None for c in completions):
+        return None
+    return [torch.ones(len(c.ids), dtype=torch.bool) if c.sampled is None else c.sampled for c in completions]

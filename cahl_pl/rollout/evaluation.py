@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from cahl_pl.engines.base import Sampling
 from cahl_pl.environments.base import Environment
 from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
@@ -31,8 +30,8 @@ def greedy(config: RolloutConfig) -> RolloutConfig:
         executor_group_size=1,
         branching="step",
         after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
-        planner=Sampling(temperature=0.0, max_new_tokens=config.planner.max_new_tokens),
-        executor=Sampling(temperature=0.0, max_new_tokens=config.executor.max_new_tokens),
+        planner=replace(config.planner, temperature=0.0, top_p=1.0),
+        executor=replace(config.executor, temperature=0.0, top_p=1.0),
     )
 
 

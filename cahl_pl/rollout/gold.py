@@ -11,6 +11,7 @@ import torch
 from cahl_pl.environments.recorded import RecordedEnvironment
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import call_key
 from cahl_pl.schema.references import references_in
 from cahl_pl.types import GoldCall, Group, Role, SubTask, Task, ToolCall
@@ -27,19 +28,23 @@ class Example(NamedTuple):
     completion: list[int]
 
 
-def gold_plan(task: Task) -> tuple[SubTask, ...]:
+def gold_plan(task: Task, in_words: bool = False) -> tuple[SubTask, ...]:
     """Return a plan made from the gold calls: one sub-task a call, described by the first words of its tool's description.
 
-    A task without gold calls gives one sub-task without a tool.
+    With `in_words` the sub-tasks map no parameters, which a planner that reads the tools' names alone does not know: each says
+    what it asks for in the gold call's own words (`GoldCall.instruction`) or, where it has none, lists the values behind the
+    description. A task without gold calls gives one sub-task without a tool.
     """
     if not task.gold:
         return (SubTask("Answer the user", None),)
+    if in_words:
+        return tuple(SubTask(gold.instruction or _in_words(task, gold), gold.name) for gold in task.gold)
     return tuple(SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in task.gold)
 
 
 def planner_example(builder: PromptBuilder, task: Task) -> Example:
     """Return the planner's prompt and the gold plan."""
-    return Example(builder.planner(task), builder.completion(format_plan(gold_plan(task))))
+    return Example(builder.planner(task), builder.completion(format_plan(gold_plan(task, builder.plans_in_words))))
 
 
 def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
@@ -47,7 +52,7 @@ def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     examples: list[Example] = []
     prompt: list[int] = []
     session = RecordedEnvironment().start(task)
-    for index, subtask in enumerate(gold_plan(task), start=1):
+    for index, subtask in enumerate(gold_plan(task, builder.plans_in_words), start=1):
         if examples:
             feedback = session.call(task.gold[index - 2].call).text
             prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, task, subtask, index)]
@@ -100,6 +105,12 @@ def _instruction(task: Task, name: str) -> str:
     tool = task.tool(name)
     words = (tool.description if tool else "").split(". ")[0].split()
     return " ".join(words[:_INSTRUCTION_WORDS]).rstrip(".") or f"Use {name}"
+
+
+def _in_words(task: Task, gold: GoldCall) -> str:
+    values = gold.planned.arguments.values()
+    listed = ", ".join(value if isinstance(value, str) else json_text(value) for value in values)
+    return f"{_instruction(task, gold.name)}: {listed}" if listed else _instruction(task, gold.name)
 
 
 def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:

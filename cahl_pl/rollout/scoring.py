@@ -29,6 +29,7 @@ def round_metrics(result: Round) -> dict[str, float]:
             f"{role}/reward/max": rewards.max().item(),
             f"{role}/length/mean": lengths.mean().item(),
             f"{role}/length/max": lengths.max().item(),
+            f"{role}/length/thinking": _mean_thinking(groups),
             f"{role}/length/truncated": torch.cat([g.truncated for g in groups]).float().mean().item(),
             f"{role}/frac_zero_std": _frac_constant(groups),
         }
@@ -37,6 +38,11 @@ def round_metrics(result: Round) -> dict[str, float]:
             if not values.isnan().all():
                 metrics[f"{role}/reward/{tag}"] = values.nanmean().item()
     return metrics
+
+
+def _mean_thinking(groups: Sequence[Group]) -> float:
+    counted = [g.thinking_tokens for g in groups if g.thinking_tokens is not None]
+    return torch.cat(counted).float().mean().item() if counted else 0.0
 
 
 def _frac_constant(groups: Sequence[Group]) -> float:

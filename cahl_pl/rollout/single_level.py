@@ -19,6 +19,8 @@ from cahl_pl.parsing import parse_turn
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward, checked_total
+from cahl_pl.rewards.ways import way_of_calls
+from cahl_pl.rollout import thinking
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round, Watch, count_tokens, make_group, speed
 from cahl_pl.rollout.gold import is_on_track, next_calls
@@ -35,6 +37,7 @@ class _Episode:
     calls: list[ToolCall] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     done: bool = False
+    cut: bool = False
 
 
 class SingleLevelRollout:
@@ -84,18 +87,25 @@ class SingleLevelRollout:
         groups: list[Group] = []
         rewards: dict[str, list[float]] = {episode.task.id: [] for episode in episodes}
         for number in range(1, config.max_steps + 1):
-            active = [e for e in episodes if not e.done and len(e.prompt) <= config.max_prompt_tokens]
+            going_on = [e for e in episodes if not e.done]
+            for episode in going_on:
+                episode.cut = len(episode.prompt) > config.max_prompt_tokens
+            active = [episode for episode in going_on if not episode.cut]
             if not active:
                 break
-            outputs = self.engine.generate(
-                policy, "executor", [e.prompt for e in active], config.executor_group_size, config.executor, generator
+            prompts, size = [e.prompt for e in active], config.executor_group_size
+            outputs = thinking.generate(
+                self.engine, policy, builder, "executor", prompts, size, config.executor, generator
             )
             for episode, group in zip(active, outputs, strict=True):
                 groups.append(self._turn(builder, episode, group, number, len(groups), generator))
                 rewards[episode.task.id] += groups[-1].rewards.tolist()
         metrics |= speed(count_tokens(groups), time.perf_counter() - start)
         trajectories = [
-            with_outcome(Trajectory(e.task, "", Plan(), tuple(e.steps)), self.environment) for e in episodes
+            with_outcome(
+                Trajectory(way_of_calls(e.task, e.calls), "", Plan(), tuple(e.steps), cut=e.cut), self.environment
+            )
+            for e in episodes
         ]
         return Round({"planner": [], "executor": groups}, trajectories, metrics, rewards)
 
@@ -111,23 +121,26 @@ class SingleLevelRollout:
         """Score what was sampled of a turn, and carry out one of it."""
         texts = [builder.decode(completion.ids.tolist()) for completion in sampled]
         turns = [parse_turn(text) for text in texts]
-        gold = next_calls(episode.task, episode.calls)
-        scored = [self.reward.components(turn, gold, episode.task) for turn in turns]
+        tasks = [way_of_calls(episode.task, [*episode.calls, *turn.calls]) for turn in turns]
+        scored = [
+            self.reward.components(turn, next_calls(task, episode.calls), task)
+            for turn, task in zip(turns, tasks, strict=True)
+        ]
         totals = [checked_total(self.reward, components, episode.task) for components in scored]
         group = make_group(episode.prompt, sampled, totals, scored, comparison_id)
         chosen = int(torch.randint(len(sampled), (), generator=generator)) if len(sampled) > 1 else 0
-        steps = self._carry_out(episode, turns[chosen], texts[chosen], number)
+        steps = self._carry_out(episode, turns[chosen], texts[chosen], number, sampled[chosen].thinking_tokens)
         episode.steps += steps
         episode.calls += turns[chosen].calls
         episode.done = turns[chosen].answer is not None
         if self.config.after_error == "stop":
-            episode.done |= turns[chosen].error is not None or not is_on_track(episode.task, episode.calls)
+            episode.done |= turns[chosen].error is not None or not is_on_track(tasks[chosen], episode.calls)
         answers = [step.feedback.text for step in steps if step.feedback is not None]
-        follow = builder.next_turn(sampled[chosen].ended, answers)
+        follow = builder.next_turn(sampled[chosen].ended, answers, sampled[chosen].ended_by)
         episode.prompt = [*episode.prompt, *sampled[chosen].ids.tolist(), *follow]
         return group
 
-    def _carry_out(self, episode: _Episode, turn: Turn, text: str, number: int) -> list[Step]:
+    def _carry_out(self, episode: _Episode, turn: Turn, text: str, number: int, thinking_tokens: int) -> list[Step]:
         """Return one step a call, the first with the turn's text; one step for an answer, or for what cannot be read."""
         if turn.calls:
             actions = [Action(call=call, well_formed=turn.well_formed) for call in turn.calls]
@@ -144,7 +157,8 @@ class SingleLevelRollout:
                 feedback = Feedback(json.dumps({"error": action.error}), "parse")
             if feedback is not None:
                 self._tell(episode.task, feedback)
-            steps.append(Step(SubTask(f"turn {number}", None), "" if i else text, action, feedback))
+            subtask, first = SubTask(f"turn {number}", None), i == 0
+            steps.append(Step(subtask, text if first else "", action, feedback, thinking_tokens if first else 0))
         return steps
 
     def _tell(self, task: Task, event: Action | Feedback) -> None:

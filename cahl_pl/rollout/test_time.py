@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import torch
 
-from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, dialogue
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rollout import thinking
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Episode
 from cahl_pl.rollout.two_level import Rollout
@@ -55,11 +56,12 @@ class VotingRollout(Rollout):
         sampling = self.config.planner
         for number in range(self.inference.plans):
             if number == 1:
-                sampling = Sampling(self.inference.temperature, max_new_tokens=sampling.max_new_tokens)
+                sampling = replace(sampling, temperature=self.inference.temperature, top_p=1.0)
             still_open = [i for i in range(len(tasks)) if max(votes[i].values(), default=0) < self.inference.agree]
             if not still_open:
                 break
-            outputs = self.engine.generate(policy, "planner", [prompts[i] for i in still_open], 1, sampling, generator)
+            asked = [prompts[i] for i in still_open]
+            outputs = thinking.generate(self.engine, policy, builder, "planner", asked, 1, sampling, generator)
             for i, (completion,) in zip(still_open, outputs, strict=True):
                 drawn[i].append(completion)
                 plan = parse_plan(builder.decode(completion.ids.tolist()))
@@ -97,14 +99,16 @@ class ReplanningRollout(VotingRollout):
             asked = {i: _after(episodes[i]) for i, part in enumerate(latest) if _has_failed(part)}
             prompts = {i: builder.planner(task) for i, task in asked.items()}
             kept = [i for i, prompt in prompts.items() if len(prompt) <= self.config.max_prompt_tokens]
+            for i in asked:
+                episodes[i].cut = i not in kept
             if not kept:
                 break
             plans, planned = self._plan(
                 policy, builder, [asked[i] for i in kept], [prompts[i] for i in kept], generator
             )
             for i, (completion,) in zip(kept, plans, strict=True):
-                text, session = builder.decode(completion.ids.tolist()), episodes[i].session
-                latest[i] = self._start(builder, asked[i], episodes[i].plan_index, text, session)
+                session = episodes[i].session
+                latest[i] = self._start(builder, asked[i], episodes[i].plan_index, completion, session)
             more, executed = super()._execute(policy, builder, [latest[i] for i in kept], generator, copies)
             groups, tokens = groups + more, tokens + planned + executed
             for i in kept:
@@ -135,9 +139,11 @@ def _after(episode: Episode) -> Task:
 def _append(episode: Episode, part: Episode) -> None:
     """Make the episode's next plan, and what was done by it, a part of the episode."""
     episode.plan_text += "\n\n" + part.plan_text
+    episode.plan_thinking_tokens += part.plan_thinking_tokens
     episode.plan = Plan(episode.plan.subtasks + part.plan.subtasks)
     episode.steps += part.steps
     episode.samples += part.samples
+    episode.cut = part.cut
 
 
 def plan_key(plan: Plan, task: Task) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
+from cahl_pl.rewards.ways import way_of_plan
+from cahl_pl.rollout import thinking
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
@@ -80,11 +83,10 @@ class Rollout:
         plans, tokens = self._plan(policy, builder, tasks, prompts, generator)
         copies = config.executor_group_size if config.branching == "trajectory" else 1
         episodes: list[Episode] = []
-        texts = [[builder.decode(completion.ids.tolist()) for completion in group] for group in plans]
-        for task, written in zip(tasks, texts, strict=True):
-            for text in written:
+        for task, written in zip(tasks, plans, strict=True):
+            for completion in written:
                 plan_index = len(episodes) // copies
-                episodes += [self._start(builder, task, plan_index, text) for _ in range(copies)]
+                episodes += [self._start(builder, task, plan_index, completion) for _ in range(copies)]
 
         groups["executor"], tokens_executing = self._execute(policy, builder, episodes, generator, copies)
 
@@ -108,19 +110,23 @@ class Rollout:
         generator: torch.Generator,
     ) -> tuple[list[list[Completion]], int]:
         """Return the plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
-        plans = self.engine.generate(
-            policy, "planner", prompts, self.config.planner_group_size, self.config.planner, generator
-        )
+        size, sampling = self.config.planner_group_size, self.config.planner
+        plans = thinking.generate(self.engine, policy, builder, "planner", prompts, size, sampling, generator)
         return plans, sum(len(completion.ids) for group in plans for completion in group)
 
     def _start(
-        self, builder: PromptBuilder, task: Task, plan_index: int, text: str, session: Session | None = None
+        self, builder: PromptBuilder, task: Task, plan_index: int, written: Completion, session: Session | None = None
     ) -> Episode:
+        text = builder.decode(written.ids.tolist())
         plan = parse_plan(text)
+        task = way_of_plan(task, plan)
         self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
         session = session or self.environment.start(task)
-        return Episode(task, plan_index, plan, text, assign_gold(plan, task), session, prompt)
+        targets = assign_gold(plan, task)
+        return Episode(
+            task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=written.thinking_tokens
+        )
 
     def _execute(
         self,
@@ -135,38 +141,31 @@ class Rollout:
         samples = config.executor_group_size // copies
         sampled: list[tuple[Episode, int, list[int], list[Completion]]] = []
         for k in range(config.max_steps):
-            active = [
-                e
-                for e in episodes
-                if len(e.plan.subtasks) > k == len(e.steps) and len(e.prompt) <= config.max_prompt_tokens
-            ]
+            going_on = [e for e in episodes if len(e.plan.subtasks) > k == len(e.steps)]
+            for episode in going_on:
+                episode.cut = len(episode.prompt) > config.max_prompt_tokens
+            active = [episode for episode in going_on if not episode.cut]
             if not active:
                 break
             prompts = [e.prompt for e in active]
-            if samples == 1 and config.executor.temperature == 0:
-                drafts = [_draft(builder, e) for e in active]
-                outputs = self.engine.generate_from_drafts(
-                    policy, "executor", prompts, drafts, config.executor, generator
-                )
-            else:
-                outputs = self.engine.generate(policy, "executor", prompts, samples, config.executor, generator)
+            greedy = samples == 1 and config.executor.temperature == 0
+            drafts = [_draft(builder, e) for e in active] if greedy else None
+            outputs = thinking.generate(
+                self.engine, policy, builder, "executor", prompts, samples, config.executor, generator, drafts
+            )
             for episode, group in zip(active, outputs, strict=True):
-                steps = [
-                    _step(episode.plan.subtasks[k], builder.decode(completion.ids.tolist())) for completion in group
-                ]
+                steps = [_step(builder, episode.plan.subtasks[k], completion) for completion in group]
                 sampled.append((episode, k, episode.prompt, group))
                 chosen = int(torch.randint(len(group), (), generator=generator)) if len(group) > 1 else 0
                 feedback = self._carry_out(episode, steps[chosen].action)
                 episode.samples.append(steps)
-                episode.steps.append(Step(steps[chosen].subtask, steps[chosen].text, steps[chosen].action, feedback))
+                episode.steps.append(replace(steps[chosen], feedback=feedback))
                 if k + 1 < min(len(episode.plan.subtasks), config.max_steps):
                     completion = group[chosen]
-                    shown = feedback.text if feedback else ""
-                    episode.prompt = [
-                        *episode.prompt,
-                        *completion.ids.tolist(),
-                        *builder.next_step(completion.ended, shown, episode.task, episode.plan.subtasks[k + 1], k + 2),
-                    ]
+                    shown, subtask = feedback.text if feedback else "", episode.plan.subtasks[k + 1]
+                    ended, ended_by = completion.ended, completion.ended_by
+                    follow = builder.next_step(ended, shown, episode.task, subtask, k + 2, ended_by)
+                    episode.prompt = [*episode.prompt, *completion.ids.tolist(), *follow]
         # only now: a reward may depend on how the episode ends
         groups = []
         for episode, k, prompt, group in sampled:
@@ -221,5 +220,6 @@ def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
     return builder.completion(format_call(ToolCall(subtask.tool, replace_references(subtask.parameters, put))))
 
 
-def _step(subtask: SubTask, text: str) -> Step:
-    return Step(subtask, text, parse_action(text))
+def _step(builder: PromptBuilder, subtask: SubTask, written: Completion) -> Step:
+    text = builder.decode(written.ids.tolist())
+    return Step(subtask, text, parse_action(text), thinking_tokens=written.thinking_tokens)

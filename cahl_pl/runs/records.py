@@ -21,10 +21,12 @@ def record(trajectory: Trajectory) -> dict[str, Any]:
         "request": task.request,
         "plan": trajectory.plan_text,
         "plan_error": trajectory.plan.error,
+        "plan_thinking_tokens": trajectory.plan_thinking_tokens,
         "steps": [
             {
                 "task": step.subtask.instruction,
                 "output": step.text,
+                "thinking_tokens": step.thinking_tokens,
                 "call": None if step.action.call is None else _call(step.action.call),
                 "answer": step.action.answer,
                 "feedback": None if step.feedback is None else step.feedback.text,

@@ -79,6 +79,17 @@ def _types(schema: Mapping[str, Any]) -> Sequence[str]:
     return (*kinds, "null") if is_nullable(schema) else kinds
 
 
+def types_of(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
+    """Return the types that a schema allows, those of its options included; empty where it names none.
+
+    Args:
+        schema: the schema.
+        root: the schema that references are looked up in.
+    """
+    options = _options(dereference(schema, root), root)
+    return frozenset(kind for option in options if isinstance(option, Mapping) for kind in _types(option))
+
+
 def is_nullable(schema: Any) -> bool:
     """Return whether a schema says `nullable: true`, as in OpenAPI 3.0: null is welcome besides its type."""
     return isinstance(schema, Mapping) and schema.get("nullable") is True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import get_args
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.plurals import counted
 from cahl_pl.toolworld.generate import PROPORTIONS, SPLITS, generate_tasks
+from cahl_pl.toolworld.granularity import PROPORTIONS_2, Habit, generate_choices
 from cahl_pl.types import Task
 
 
@@ -44,3 +46,33 @@ class ToolWorld(TaskSource):
 
     def _generate(self, index: int) -> Task:
         return next(generate_tasks(self.split, self.seed, start=index, proportions=self.proportions))
+
+
+class ToolWorld2(ToolWorld):
+    """The first `size` tasks of a split of ToolWorld 2, whose requests can be met in several ways (`generate_choices`).
+
+    Args:
+        split, size, seed: as in `ToolWorld`.
+        proportions: relative weight of each kind of task, see `generate_choices`.
+        habit: what the gold calls do wrongly, for the warm start of an executor that cannot do it: `no_codes` leaves codes
+            out, `literal_references` writes "$1" where a result belongs.
+
+    Raises:
+        ValueError: no such split, kind or habit, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 1024,
+        seed: int = 0,
+        proportions: dict[str, float] | None = None,
+        habit: Habit = "none",
+    ) -> None:
+        super().__init__(split, size, seed, proportions or dict(PROPORTIONS_2))
+        if habit not in get_args(Habit):
+            raise ValueError(f"ToolWorld2 knows no habit {habit!r}: use one of {', '.join(get_args(Habit))}")
+        self.habit: Habit = habit
+
+    def _generate(self, index: int) -> Task:
+        return next(generate_choices(self.split, self.seed, index, self.proportions, self.habit))

@@ -100,7 +100,7 @@ def _task(split: str, seed: int, index: int, proportions: Mapping[str, float]) -
     fails = rng.choices(("missing", "refused"), weights=(65, 35))[0] if kind == "error" else None
     # Draws that do not fit the split or do not run as meant are drawn again; the kind is kept.
     while True:
-        task = _without_calls(split, rng) if kind == "none" else _with_calls(split, kind, fails, rng)
+        task = without_calls(split, rng) if kind == "none" else _with_calls(split, kind, fails, rng)
         if task is None or not WORDS[0] <= len(task.request.split()) <= WORDS[1]:
             continue
         if split_of(task.request) == ("train" if split == "train" else "test"):
@@ -108,21 +108,21 @@ def _task(split: str, seed: int, index: int, proportions: Mapping[str, float]) -
             return replace(task, id=f"{split}-{seed}-{index}", tags=tags)
 
 
-def _without_calls(split: str, rng: Random) -> Task | None:
+def without_calls(split: str, rng: Random) -> Task | None:
     """Return small talk, or a request that no offered tool can serve."""
     if rng.random() < 0.5:
         answer = rng.choice(list(SMALL_TALK))
         request = rng.choice(SMALL_TALK[answer]).format(person=PERSON.sample(rng), city=CITY.sample(rng))
-        offered = _with_distractors([], split, rng)
+        offered = with_distractors([], split, rng)
     else:
         # Arithmetic, units and spelling are left out: other tools could be combined into the missing one.
-        missing = _pick(split, rng, lambda tool: tool.stateful and not tool.broad)
+        missing = pick(split, rng, lambda tool: tool.stateful and not tool.broad)
         answer = NO_TOOL
-        request = wording.request([Call(missing, _literals(missing, rng, set()))], rng)
-        offered = _with_distractors([], split, rng, missing)
+        request = wording.request([Call(missing, literals(missing, rng, set()))], rng)
+        offered = with_distractors([], split, rng, missing)
     if split == "test_unseen_tools" and not any(tool.unseen for tool in offered):
         return None
-    specs, _, state = _offers(offered, rng)
+    specs, _, state = offers(offered, rng)
     return Task("", (Message("user", request),), specs, answer=answer, state=state, outcome=Outcome())
 
 
@@ -137,25 +137,25 @@ def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task |
     trees = _trees(shape, split, rng)
     calls = [call for tree in trees for call in tree.chain()]
     tools = list({call.tool.id: call.tool for call in calls}.values())
-    if _clash(trees) or len(calls) > 4:
+    if clash(trees) or len(calls) > 4:
         return None
     # Known before it is tried: a tool that only looks up refuses nothing.
     if fails == "refused" and calls[-1].tool.asks:
         return None
     if split == "test_unseen_tools" and not any(tool.unseen for tool in tools):
         return None
-    specs, names, state = _offers(_with_distractors(tools, split, rng), rng)
+    specs, names, state = offers(with_distractors(tools, split, rng), rng)
     try:
-        gold = _solve(calls, names, state, fails, rng)
+        gold = solve(calls, names, state, fails, rng)
     except ToolError:
         return None
     request = wording.request(trees, rng)
     ordered = any(call.references for call in gold)
-    outcome = _outcome(trees, calls, gold, state)
-    return Task("", (Message("user", request),), specs, tuple(gold), ordered, state=state, outcome=outcome)
+    after = outcome(trees, calls, gold, state)
+    return Task("", (Message("user", request),), specs, tuple(gold), ordered, state=state, outcome=after)
 
 
-def _outcome(trees: list[Call], calls: list[Call], gold: list[GoldCall], state: State) -> Outcome:
+def outcome(trees: list[Call], calls: list[Call], gold: list[GoldCall], state: State) -> Outcome:
     """Return the state that the request leads to, and what it asks to be told: results of what changes nothing."""
     after = copy.deepcopy(state)
     tools = toolkit(after)
@@ -177,38 +177,39 @@ def _trees(shape: str, split: str, rng: Random) -> list[Call]:
         return [*trees, _tree(1, split, rng, used)] if rng.random() < 0.2 else trees
     count = 1 if shape == "single" else rng.choices((2, 3, 4), weights=(60, 28, 12))[0]
     if count > 1 and rng.random() < 0.3:  # one tool for several things
-        tool = _pick(split, rng)
-        return [Call(tool, _literals(tool, rng, used)) for _ in range(count)]
+        tool = pick(split, rng)
+        return [Call(tool, literals(tool, rng, used)) for _ in range(count)]
     return [_tree(1, split, rng, used) for _ in range(count)]
 
 
 def _tree(depth: int, split: str, rng: Random, used: set[str]) -> Call:
     """Return a call whose argument is the result of a call, and so on, `depth` calls in all."""
     if depth == 1:
-        tool = _pick(split, rng)
-        return Call(tool, _literals(tool, rng, used))
-    tool = _pick(split, rng, lambda tool: bool(_open_parameters(tool)))
+        tool = pick(split, rng)
+        return Call(tool, literals(tool, rng, used))
+    tool = pick(split, rng, lambda tool: bool(open_parameters(tool)))
     return _grown(tool, depth, split, rng, used)
 
 
 def _grown(tool: Tool, depth: int, split: str, rng: Random, used: set[str]) -> Call:
-    arguments = _literals(tool, rng, used)
-    if depth > 1 and (names := _open_parameters(tool)):
+    arguments = literals(tool, rng, used)
+    if depth > 1 and (names := open_parameters(tool)):
         name = rng.choice(names)
         kind = tool.parameters[name].kind
         assert kind is not None
         accepts = kind.accepts
-        producer = _pick(split, rng, lambda tool: bool(tool.asks) and tool.result.name in accepts)
+        producer = pick(split, rng, lambda tool: bool(tool.asks) and tool.result.name in accepts)
         arguments[name] = _grown(producer, depth - 1, split, rng, used)
     return Call(tool, arguments)
 
 
-def _open_parameters(tool: Tool) -> list[str]:
+def open_parameters(tool: Tool) -> list[str]:
     """Return the parameters that may take the result of another call."""
     return [name for name, parameter in tool.parameters.items() if parameter.kind and parameter.kind.accepts]
 
 
-def _pick(split: str, rng: Random, wanted: Callable[[Tool], bool] = lambda tool: True) -> Tool:
+def pick(split: str, rng: Random, wanted: Callable[[Tool], bool] = lambda tool: True) -> Tool:
+    """Draw a tool; where unseen ones are offered, each second time one of them."""
     tools = [tool for tool in _pool(split) if wanted(tool)]
     unseen = [tool for tool in tools if tool.unseen]
     return rng.choice(unseen if unseen and rng.random() < 0.5 else tools)
@@ -218,7 +219,7 @@ def _pool(split: str) -> list[Tool]:
     return [tool for tool in TOOLS.values() if split == "test_unseen_tools" or not tool.unseen]
 
 
-def _literals(tool: Tool, rng: Random, used: set[str]) -> dict[str, Any]:
+def literals(tool: Tool, rng: Random, used: set[str]) -> dict[str, Any]:
     """Return a value for each parameter, different from the values used before in the request."""
     return {name: _literal(parameter, rng, used) for name, parameter in tool.parameters.items()}
 
@@ -234,7 +235,7 @@ def _literal(parameter: Parameter, rng: Random, used: set[str]) -> Any:
     return value
 
 
-def _clash(trees: list[Call]) -> bool:
+def clash(trees: list[Call]) -> bool:
     """Return whether a tool is asked twice about the same thing (two levels for one light) or fed its own result."""
     if any(len({call.tool.id for call in tree.chain()}) < len(tree.chain()) for tree in trees):
         return True
@@ -242,7 +243,7 @@ def _clash(trees: list[Call]) -> bool:
     return len(set(subjects)) < len(subjects)
 
 
-def _with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool | None = None) -> list[Tool]:
+def with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool | None = None) -> list[Tool]:
     """Return the gold tools among 4 to 6 tools, half of the others from the same domains, in any order.
 
     A `missing` tool is left out, and with it any tool that might be taken to do its work.
@@ -261,7 +262,7 @@ def _with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool |
     return offered
 
 
-def _offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[str, str], State]:
+def offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[str, str], State]:
     """Return the ToolSpecs, tool id -> name as offered, and a state that holds the aliases only."""
     offers = [offer(tool, rng) for tool in tools]
     aliases = {spec.name: alias for spec, alias in offers}
@@ -269,7 +270,7 @@ def _offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[
     return tuple(spec for spec, _ in offers), names, {"aliases": aliases}
 
 
-def _solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None, rng: Random) -> list[GoldCall]:
+def solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None, rng: Random) -> list[GoldCall]:
     """Execute the calls, after adding to `state` what they need to succeed.
 
     Raises:

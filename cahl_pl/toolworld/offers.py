@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
+from cahl_pl.toolworld.compounds import CODE, find_tool, is_coded, with_code
 from cahl_pl.toolworld.registry import Parameter, Scalar, State, Tool, ToolError
-from cahl_pl.toolworld.tools import TOOLS
 from cahl_pl.types import ToolSpec
 
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -19,13 +19,18 @@ def offer(tool: Tool, rng: Random) -> tuple[ToolSpec, dict[str, Any]]:
     """Draw names and a description for a tool.
 
     Returns:
-        The ToolSpec, and its entry for `state["aliases"]`: `{"tool": id, "parameters": {alias: parameter}}`.
+        The ToolSpec, and its entry for `state["aliases"]`: `{"tool": id, "parameters": {alias: parameter}}`, and the `code`
+        of a compound that wants one.
     """
     aliases = {_draw(parameter.aliases, rng): name for name, parameter in tool.parameters.items()}
     properties = {alias: json_schema(tool.parameters[name]) for alias, name in aliases.items()}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
+    code = {}
+    if is_coded(tool):
+        code = {"code": "".join(rng.choices("BDFGKMPRTVXZ", k=2)) + str(rng.randint(10, 99))}
+        schema = with_code(schema, code["code"])
     spec = ToolSpec(_draw(tool.names, rng), _draw(tool.descriptions, rng), schema)
-    return spec, {"tool": tool.id, "parameters": aliases}
+    return spec, {"tool": tool.id, "parameters": aliases, **code}
 
 
 def _draw(names: tuple[str, ...], rng: Random) -> str:
@@ -52,10 +57,13 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
     if state is None:
         return {}
     own: State = state  # type: ignore[assignment]  # whoever starts a session gives a copy of its own
-    return {name: _bind(TOOLS[alias["tool"]], alias["parameters"], own) for name, alias in state["aliases"].items()}
+    return {
+        name: _bind(find_tool(alias["tool"]), alias["parameters"], own, alias.get("code"))
+        for name, alias in state["aliases"].items()
+    }
 
 
-def _bind(tool: Tool, aliases: Mapping[str, str], state: State) -> Callable[..., Scalar]:
+def _bind(tool: Tool, aliases: Mapping[str, str], state: State, code: str | None) -> Callable[..., Scalar]:
     def call(**arguments: Any) -> Scalar:
         for alias in aliases:
             if alias not in arguments:
@@ -63,6 +71,8 @@ def _bind(tool: Tool, aliases: Mapping[str, str], state: State) -> Callable[...,
         for alias in arguments:
             if alias not in aliases:
                 raise ToolError(f"unknown {alias}")
+        if code is not None and arguments[CODE] != code:
+            raise ToolError(f"wrong {CODE}")
         values = {name: _checked(tool.parameters[name], alias, arguments[alias]) for alias, name in aliases.items()}
         return tool.function(state, **values) if tool.stateful else tool.function(**values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -42,6 +43,22 @@ def request(calls: list[Call], rng: Random) -> str:
     for call in rest:
         clauses += rng.choice(JOINS) + _clause(call, rng)
     return _sentence(clauses, FRAMES, rng)
+
+
+def instruction(call: Call, known: Mapping[int, str]) -> str:
+    """Return what a plan says to have a call made, and within it those that it depends on, in the first of its phrases.
+
+    Args:
+        call: the call.
+        known: what stands for a call that has been made before, by its `id`.
+    """
+    values = {}
+    for name, value in call.arguments.items():
+        if isinstance(value, Call):
+            values[name] = known.get(id(value)) or instruction(value, known)
+        else:
+            values[name] = _literal(call.tool.parameters[name], value)
+    return (call.tool.asks or call.tool.orders)[0].format(**values)
 
 
 def _sentence(text: str, frames: tuple[str, ...], rng: Random) -> str:
@@ -100,10 +117,13 @@ def _filled(phrases: tuple[str, ...], call: Call, rng: Random, pronouns: bool) -
 
 
 def _written(parameter: Parameter, value: Any, rng: Random, pronouns: bool) -> str:
+    if not isinstance(value, Call):
+        return _literal(parameter, value)
+    assert parameter.kind is not None  # choices take no results
+    return rng.choice(parameter.kind.pronouns) if pronouns else _noun(value, rng)
+
+
+def _literal(parameter: Parameter, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    if parameter.kind is None:
-        return str(value)
-    if not isinstance(value, Call):
-        return parameter.kind.literal.format(value)
-    return rng.choice(parameter.kind.pronouns) if pronouns else _noun(value, rng)
+    return str(value) if parameter.kind is None else parameter.kind.literal.format(value)

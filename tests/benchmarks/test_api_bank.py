@@ -13,7 +13,7 @@ from cahl_pl.datasets import DataError
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import parse_action
 from cahl_pl.schema import check_tool
-from cahl_pl.types import Message, ToolCall
+from cahl_pl.types import NO_RESULT, Message, ToolCall
 
 SYSTEM = (
     "Hello.\n\n**Available Tools**\nIn your response, you can use the following tools:\n{}\n\n"
@@ -184,5 +184,5 @@ def test_real_tools_are_valid_schemas_and_sequences_have_their_answers(data_dir)
     for task in samples:
         for tool in task.tools:
             check_tool(tool, task.id)
-        assert [gold.result is None for gold in task.gold] == [False] * (len(task.gold) - 1) + [True]
+        assert [gold.result is NO_RESULT for gold in task.gold] == [False] * (len(task.gold) - 1) + [True]
     assert {len(task.gold) for task in samples} == {2, 3, 4, 5}

@@ -50,10 +50,12 @@ def test_every_episode_is_a_line_of_the_file(predict, tmp_path):
         "request": "Time?",
         "plan": PLAN,
         "plan_error": None,
+        "plan_thinking_tokens": 0,
         "steps": [
             {
                 "task": "look",
                 "output": CALL,
+                "thinking_tokens": 0,
                 "call": {"name": "now", "parameters": {}},
                 "answer": None,
                 "feedback": '"12:00"',

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cahl_pl.commands import console, cross_play
+from cahl_pl.errors import ConfigError
 
 
 @pytest.fixture
@@ -76,6 +77,16 @@ def test_it_plays_real_episodes(play_all, checkpoint):
     content = play_all("--checkpoints", checkpoint("step-000002.ckpt", 0.0), "--tasks", 1)
     assert set(content["success"].values()) <= {0.0, 1.0}
     assert len(content["success"]) == 4
+
+
+def test_checkpoints_of_several_runs_are_told_apart_by_names(tmp_path):
+    odd = tmp_path / "a=b.ckpt"
+    odd.write_bytes(b"")
+    one, two = (tmp_path / run / "step-9.ckpt" for run in ("1", "2"))
+    found = cross_play.named([f"seed-1={one}", f"seed-2={two}", str(one), str(odd)])
+    assert found == {"seed-1": one, "seed-2": two, "step-9": one, "a=b": odd}
+    with pytest.raises(ConfigError, match="two 'step-9'"):
+        cross_play.named([str(one), str(two)])
 
 
 def test_a_matrix_as_markdown():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -78,6 +79,18 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(trained, tmp_path):
     card = (tmp_path / "out" / "executor" / "README.md").read_text()
     assert "- Data: ToolWorld, 4 tasks\n- Reward: ExecutorReward\n- Optimiser steps of this role: 2\n" in card
     assert "test: 0.100 before, 0.250 after training" in card
+    assert "The prompts that it was trained with, which it has to be asked with:" in card
+    assert json.dumps("executor") + ": " in card
+
+
+def test_another_user_can_read_what_was_written(trained, tmp_path):
+    _, checkpoint, config = trained
+    export("--out", tmp_path / "out", "-c", config, "--ckpt_path", checkpoint)
+    mask = os.umask(0)
+    os.umask(mask)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask}
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(trained, tmp_path, capsys):

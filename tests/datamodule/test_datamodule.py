@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.datasets import JsonlDataset
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.errors import ConfigError
@@ -95,6 +97,30 @@ def test_a_state_from_within_a_round_gives_the_same_next_batches(make):
     from_the_start = contents(make(5, updates_per_round=2).batches())
     assert from_the_start[5:] == rest[:7]
     assert from_the_start[:7] != rest[:7]
+
+
+def test_rows_that_were_reordered_in_place_are_noticed_when_a_run_goes_on(make, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    messages = [{"role": "user", "content": "Hi"}]
+    lines = [json.dumps({"id": str(i), "messages": messages, "tools": [], "gold": []}) for i in range(5)]
+
+    def load(lines):
+        path.write_text("\n".join(lines))
+        data = make(5)
+        data.train_tasks = JsonlDataset(path)
+        return data
+
+    state = load(lines).state_dict()
+    load(lines).load_state_dict(state)
+    assert capsys.readouterr().out == ""
+    load(lines[::-1]).load_state_dict(state)
+    assert capsys.readouterr().out == (
+        f"changed since the checkpoint: data.train ({path}) has the same rows in another order\n"
+    )
+    load(lines).load_state_dict(
+        {name: value for name, value in state.items() if name != "rows"}
+    )  # of an earlier version
+    assert capsys.readouterr().out == ""
 
 
 def test_evaluation_leaves_the_training_stream_alone(make):

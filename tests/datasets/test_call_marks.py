@@ -70,15 +70,10 @@ def test_a_known_tag_is_read_in_any_spelling(form: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "mark"),
     [
-        (f"[TOOL_CALLS] [{CALL}]", "[TOOL_CALLS]"),
-        (f"<|python_tag|>{CALL}", "<|python_tag|>"),
-        ("<\uff5ctool\u2581calls\u2581begin\uff5c>function", "<\uff5ctool\u2581calls\u2581begin\uff5c>"),
-        ('<function=weather>{"city": "Oslo"}</function>', "<function="),
-        ('<function_calls><invoke name="weather">', "<function_calls>"),
-        ("Thought: x\nAction: weather\nAction Input: Oslo", "Action: weather"),
-        (CALL, "JSON that names the tool 'weather'"),
-        (f"```json\n{CALL}\n```", "JSON that names the tool 'weather'"),
+        ("<start_function_call>call:weather{}<end_function_call>", "<start_function_call>"),
+        ("<function_calls></function_calls>", "<function_calls>"),
         ("I call {'function': 'weather'}.", "JSON that names the tool 'weather'"),
+        (f"So:\n```json\n{CALL}\n```", "JSON that names the tool 'weather'"),
         ('weather(city="Oslo")', "the code weather(...)"),
     ],
 )
@@ -91,6 +86,24 @@ def test_another_notation_is_a_fault_that_names_it(form: str, text: str, mark: s
 
 
 @pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        (f"[TOOL_CALLS] [{CALL}]", "[TOOL_CALLS]"),
+        (f"<|python_tag|>{CALL}", "<|python_tag|>"),
+        ("<\uff5ctool\u2581calls\u2581begin\uff5c>function", "<\uff5ctool\u2581calls\u2581begin\uff5c>"),
+        ('<function=weather>{"city": "Oslo"}</function>', "<function="),
+        ('<function_calls><invoke name="weather">', "<function_calls>"),
+        ("Thought: x\nAction: weather\nAction Input: Oslo", "Action: weather"),
+        (CALL, "JSON that names the tool 'weather'"),
+    ],
+)
+def test_toolace_has_one_notation(text: str, mark: str) -> None:
+    found = only(row_of("toolace", text))
+    assert isinstance(found, DataError)
+    assert f"holds a call in a notation that is not read ({mark}" in str(found)
+
+
+@pytest.mark.parametrize(
     "text",
     ["Yes, it rains.", 'It is {"name": "Oslo"}.', "The weather (in Oslo) is bad.", "Call me, or use [1].", "a < b > c"],
 )
@@ -99,7 +112,10 @@ def test_words_hold_no_call(text: str) -> None:
 
 
 def test_a_turn_after_an_unread_call_is_a_fault_too() -> None:
-    row = row_of("openai", f"[TOOL_CALLS] [{CALL}]")
+    row = row_of("openai", f"[TOOL_CALLS] [{CALL}")
     row["messages"] += [{"role": "user", "content": "So?"}, {"role": "assistant", "content": "It rains."}]
     found = list(FORMATS["openai"].tasks(row, "r"))
-    assert ["message 2: the text holds a call" in str(one) for one in found] == [True, True]
+    assert ["message 2: the call that starts with '[TOOL_CALLS]': not JSON" in str(one) for one in found] == [
+        True,
+        True,
+    ]

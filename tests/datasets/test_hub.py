@@ -45,3 +45,31 @@ def test_failures_are_one_sentence(asked: list[tuple[Any, ...]], monkeypatch: py
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="the library datasets is missing; pip install datasets, or give a local file"):
         list(hub_rows("hub:o/n"))
+
+
+def test_structs_lose_the_keys_of_other_rows_and_json_keeps_its_nulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` gives every struct the keys of all rows; a list of them is a list, or an object with `feature`."""
+
+    class Json:
+        pass
+
+    struct = {"name": "string", "arguments": {"a": "int", "b": "int"}}
+
+    class List(list[Any]):
+        feature = struct
+
+    types = {"calls": [struct], "more": List(), "free": Json(), "top": {"x": "int"}}
+
+    class Rows:
+        features = types
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            call = {"name": "f", "arguments": {"a": 1, "b": None}}
+            yield {"calls": [call], "more": [call], "free": {"result": None}, "top": None}
+
+    library = ModuleType("datasets")
+    library.load_dataset = lambda *_, **__: Rows()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    (row,) = hub_rows("hub:owner/name")
+    call = {"name": "f", "arguments": {"a": 1}}
+    assert row.value == {"calls": [call], "more": [call], "free": {"result": None}, "top": None}

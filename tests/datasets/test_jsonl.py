@@ -10,7 +10,7 @@ import pytest
 from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
 from cahl_pl.errors import ConfigError
-from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Outcome, Task, ToolSpec
 
 ADD = {
     "type": "function",
@@ -51,7 +51,7 @@ def test_a_row_becomes_a_task() -> None:
         "t",
         (Message("user", "2+3?"),),
         (ToolSpec("add", "Add.", ADD["function"]["parameters"]),),  # type: ignore[index]
-        (GoldCall("add", {"a": 2, "b": 3}, 5), GoldCall("add", {"a": 5}, None, {"a": "$1"})),
+        (GoldCall("add", {"a": 2, "b": 3}, 5), GoldCall("add", {"a": 5}, NO_RESULT, {"a": "$1"})),
         ordered=True,
         answer="five",
         state={"x": 1},

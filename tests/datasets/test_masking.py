@@ -12,7 +12,7 @@ from cahl_pl.datasets.task_parts import history_text, object_schema
 from cahl_pl.errors import ConfigError
 from cahl_pl.schema import find_problems
 from cahl_pl.toolworld import ToolWorld
-from cahl_pl.types import GoldCall, Message, Task, ToolCall, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolCall, ToolSpec
 
 SCHEMA = object_schema({"city": {"type": "string"}, "days": {"type": "integer"}}, ["city"])
 TASK = Task(
@@ -28,7 +28,7 @@ TASK = Task(
         ToolSpec("weather", "The weather of a city.", SCHEMA),
         ToolSpec("now", "The time.", SCHEMA | {"allOf": [{"minProperties": 1}]}),
     ),
-    (GoldCall("weather", {"city": "Rome", "days": 2}, 20), GoldCall("now", {"city": "x"}, None, {"city": "$1"})),
+    (GoldCall("weather", {"city": "Rome", "days": 2}, 20), GoldCall("now", {"city": "x"}, NO_RESULT, {"city": "$1"})),
 )
 
 
@@ -55,7 +55,7 @@ def test_names_are_replaced_everywhere_alike() -> None:
     assert now.parameters == TASK.tools[1].parameters  # `allOf` speaks of all parameters
     assert task.gold == (
         GoldCall(weather.name, {city: "Rome", days: 2}, 20),
-        GoldCall(now.name, {"city": "x"}, None, {"city": "$1"}),
+        GoldCall(now.name, {"city": "x"}, NO_RESULT, {"city": "$1"}),
     )
     assert [message.content for message in task.messages] == [
         "Use weather for city Rome.",
@@ -68,7 +68,7 @@ def test_names_are_replaced_everywhere_alike() -> None:
 
 
 def test_references_are_renamed() -> None:
-    task = replace(TASK, gold=(TASK.gold[0], GoldCall("weather", {"city": "20"}, None, {"city": "$1"})))
+    task = replace(TASK, gold=(TASK.gold[0], GoldCall("weather", {"city": "20"}, NO_RESULT, {"city": "$1"})))
     masked = mask_names(task, Random(0))
     city = next(iter(masked.tools[0].parameters["properties"]))
     assert masked.gold[1].references == {city: "$1"}

@@ -18,7 +18,9 @@ from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rollout import thinking
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import make_group
 from cahl_pl.toolworld import ToolWorld, toolkit
@@ -63,6 +65,28 @@ def test_both_adapters_reach_the_server(engine, policy):
     for role in ROLES:
         assert ids(generate(engine, policy, role=role)) == ids(generate(TransformersEngine(), policy, role=role))
     assert ids(generate(engine, policy, role="planner")) != ids(generate(engine, policy, role="executor"))
+
+
+def test_a_thought_is_limited_on_a_server_as_it_is_here(engine, fake, policy):
+    """A first request ends at the limit of the thought; a second one goes on behind the words that close it."""
+    template = policy.tokenizer.chat_template.replace("assistant\n{%", "assistant\n<think>\n{%")
+    builder = PromptBuilder(policy.tokenizer, PromptConfig(chat_template=template))
+    policy.end_of_turn = builder.end_of_turn
+    sampling = Sampling(0.0, 1.0, 24, max_thinking_tokens=4)
+    here, there = (
+        thinking.generate(e, policy, builder, "planner", PROMPTS, 1, sampling, torch.Generator())
+        for e in (TransformersEngine(), engine)
+    )
+    assert ids(there) == ids(here)
+    for (mine,), (theirs,) in zip(here, there, strict=True):
+        assert theirs.thinking_tokens == mine.thinking_tokens <= 4
+        assert (theirs.sampled is None) == (mine.sampled is None)
+    asked = bodies(fake, "completions")
+    assert {body["max_tokens"] for body in asked[:3]} == {4}
+    for prompt, body in zip(PROMPTS, asked[3:], strict=False):
+        assert body["prompt"][: len(prompt)] in PROMPTS
+        assert body["prompt"][-len(builder.end_of_thought) :] == builder.end_of_thought
+    assert len(asked) == 6
 
 
 def test_an_adapter_is_sent_when_it_has_changed_and_the_old_one_is_given_up(engine, fake, policy, tmp_path):
@@ -181,6 +205,9 @@ def test_without_token_ids_text_serves_for_inference_and_nothing_else(fake, poli
         assert theirs.ended == ours.ended == (theirs.ids[-1].item() == policy.tokenizer.eos_token_id)
     with pytest.raises(ConfigError, match="no token ids"):
         generate(engine, policy)
+    policy.thinks_in_tokens = True
+    with pytest.raises(ConfigError, match="the thoughts of this base cannot be told from its answers"):
+        generate(ServerEngine(fake.url), policy)
 
 
 def test_text_never_becomes_a_control_token(fake, policy):

@@ -33,6 +33,15 @@ def test_gold_calls_are_answered_once_each_in_any_order(session):
     assert session.call(ToolCall("f", {"a": 4})) == Feedback('{"status": "ok"}')
 
 
+def test_calls_of_every_way_are_answered_and_shared_ones_once():
+    one, two, three = (GoldCall("f", {"a": a}, result=a) for a in (1, 2, 3))
+    task = Task("t", (Message("user", "go"),), (TOOL,), (one, two), alternatives=((one, three), (one, one)))
+    session = RecordedEnvironment().start(task)
+    answers = [session.call(ToolCall("f", {"a": a})) for a in (1, 2, 3, 1, 1)]
+    assert [answer.text for answer in answers[:4]] == ["1", "2", "3", "1"]
+    assert answers[4].error == "unmatched"
+
+
 def test_sessions_are_independent(session):
     environment = RecordedEnvironment()
     task = Task("t", (Message("user", "go"),), (TOOL,), (GoldCall("f", {"a": 1}, result=1),))

@@ -46,6 +46,22 @@ def make_related_groups():
     return groups
 
 
+@pytest.mark.parametrize("pad", ["<|im_end|>", "<|endoftext|>"])
+def test_the_end_of_a_turn_counts_though_padding_may_have_its_id(policy, pad):
+    policy.tokenizer.pad_token = pad
+    end = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    groups = make_groups()
+    for group in groups:
+        group.completion_ids = [torch.cat([ids, torch.tensor([end])]) for ids in group.completion_ids]
+    policy.activate("planner")
+    for batch in micro_batches(policy, groups, 1000):
+        scored = score(policy, batch)
+        for i, sample in enumerate(batch.samples):
+            assert scored.mask[i].sum() == len(sample.ids)
+            expected = naive_logprobs(policy, sample.group, sample.ids)
+            torch.testing.assert_close(scored.logprobs[i, : len(sample.ids)], expected, atol=1e-4, rtol=0)
+
+
 def naive_logprobs(policy, group, ids, temperature=1.0):
     """One sample, one forward pass, no cache, no padding."""
     sequence = torch.cat([group.prompt_ids, ids])[None]

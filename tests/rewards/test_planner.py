@@ -58,6 +58,10 @@ def gold_of(*values):
         ("x", "", 0),
         ("", "", 1),
         ("<=", ">=", 0),
+        ("北京", "北京", 1),
+        ("北京市", "北京", 2 / 3),  # a character is a word of a script without spaces
+        ("東京タワー", "東京", 2 / 5),
+        ("北京", "上海", 0),
     ],
 )
 def test_credit_of_one_value(planned, gold, credit):

@@ -186,6 +186,7 @@ def test_a_dialogue_that_grows_too_long_ends_the_episode(run, builder):
     (episode,), engine, *_ = run([plan(TAKE, FIND), plan(FIND)], 2, max_prompt_tokens=limit)
     assert len(engine.read) == 1
     assert made(episode) == [(TAKE, "tool")]
+    assert episode.cut
 
 
 def test_of_several_requests_only_those_that_failed_are_planned_again(run):
@@ -197,6 +198,7 @@ def test_of_several_requests_only_those_that_failed_are_planned_again(run):
     (one, two, three), engine, *_ = run(plans, 2)
     assert len(engine.read) == 3 + 2 + 1
     assert made(one) == [(FIND, None), (TAKE, None)]
+    assert [episode.cut for episode in (one, two, three)] == [False] * 3
     assert made(two) == [(TAKE, "tool"), (WRONG, "missing"), (FIND, None), (TAKE, None)]
     assert made(three) == [(TAKE, "tool"), (FIND, None)]
     assert (one.task.request, two.task.request, three.task.request) == ("first", "second", "third")

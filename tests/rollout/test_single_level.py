@@ -294,11 +294,13 @@ def test_tasks_run_side_by_side_and_each_ends_by_itself(builder):
 
 
 def test_turns_and_prompts_have_their_limits(builder):
-    _, engine = run(builder, [NESTED], *[[[ADD]]] * 2, executor_group_size=1, max_steps=2)
+    result, engine = run(builder, [NESTED], *[[[ADD]]] * 2, executor_group_size=1, max_steps=2)
     assert len(engine.requests) == 2
+    assert not result.trajectories[0].cut
     length = len(builder.single(NESTED))
     result, engine = run(builder, [NESTED], [[ADD]], executor_group_size=1, max_prompt_tokens=length)
     assert len(engine.requests) == 1  # the second prompt would be too long
+    assert result.trajectories[0].cut
     assert [step.text for step in result.trajectories[0].steps] == [ADD]
     chat = Task("chat", (Message("user", "Hi"),), ())
     result, _ = run(builder, [NESTED, chat], [[ANSWER]], executor_group_size=1, max_prompt_tokens=length - 1)

@@ -21,7 +21,7 @@ from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.scoring import with_outcome
 from cahl_pl.rollout.two_level import Rollout
-from cahl_pl.types import GoldCall, Message, Outcome, Plan, Task, ToolSpec, Trajectory
+from cahl_pl.types import GoldCall, Message, Outcome, Plan, SubTask, Task, ToolSpec, Trajectory
 
 
 class Scripted(Engine):
@@ -239,6 +239,19 @@ def test_plans_longer_than_the_limit_and_prompts_too_long_are_cut_off(builder):
     assert result.groups["planner"] == []
     assert result.metrics["rollout/tasks_too_long"] == 1
     assert engine.prompts == []
+
+
+def test_an_episode_that_a_long_result_ends_is_marked(builder, monkeypatch):
+    script = [[GOOD_PLAN] * 2], [[ADD] * 2] * 2, [[DOUBLE] * 2] * 2
+    result, _ = run(builder, [TASK], *script, executor_group_size=2)
+    assert [(len(t.steps), t.cut) for t in result.trajectories] == [(2, False)] * 2
+    talking = {"add": lambda a, b: "long " * 300, "double": lambda x: "long " * 300}
+    monkeypatch.setattr(f"{__name__}.ENVIRONMENT", ExecutableEnvironment(lambda state: talking))
+    limit = 100 + max(len(builder.planner(TASK)), len(builder.executor(TASK, SubTask("add", "add", {"a": 2, "b": 3}))))
+    result, _ = run(builder, [TASK], *script, executor_group_size=2, max_prompt_tokens=limit)
+    assert [(len(t.steps), t.cut) for t in result.trajectories] == [(1, True)] * 2
+    result, _ = run(builder, [TASK], *script, executor_group_size=2, max_prompt_tokens=limit, max_steps=1)
+    assert [t.cut for t in result.trajectories] == [False] * 2  # it would have ended there
 
 
 def test_an_executors_reward_sees_how_the_episode_ended(builder):

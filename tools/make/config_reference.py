@@ -108,8 +108,10 @@ def _parameters(cls: type) -> list[tuple[str, Any, Any, str]]:
     constructor: Any = cls if dataclasses.is_dataclass(cls) else cls.__init__  # type: ignore[misc]
     hints = typing.get_type_hints(constructor)
     meaning = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    made = {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
     return [
-        (name, hints.get(name, Any), parameter.default, meaning.get(name, ""))
+        (name, hints.get(name, Any), made.get(name, parameter.default), meaning.get(name, ""))
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.messages import Call, Said, read_content
+from cahl_pl.datasets.messages import Call, Said, read_answer, read_content
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -63,9 +63,14 @@ def _turns(message: Any, number: int) -> list[Said]:
             call = ToolCall(get_field(block, "name", str), get_field(block, "input", dict))
             calls.append(Call(call, get_field(block, "id", str)))
         elif kind == "tool_result" and role == "user":
-            content = block.get("content", "")
+            content = block.get("content")  # left out or null: the tool said nothing
             answers.append(
-                Said("tool", read_content(content), answers=get_field(block, "tool_use_id", str), number=number)
+                Said(
+                    "tool",
+                    "" if content is None else read_answer(content),
+                    answers=get_field(block, "tool_use_id", str),
+                    number=number,
+                )
             )
         elif kind == "text":
             texts.append(get_field(block, "text", str))

@@ -13,13 +13,13 @@ from typing import Any
 
 from cahl_pl.datasets.call_text import literal
 from cahl_pl.datasets.formats.rlla import flat_property, read_dialogue
+from cahl_pl.datasets.gold_calls import same_value
 from cahl_pl.datasets.rows import FileRow, get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema, offer_tools
 from cahl_pl.errors import DataError
 from cahl_pl.python_tools.results import json_text
-from cahl_pl.schema import canonical
 from cahl_pl.schema.references import leaves
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
 
 _ONE_CALL = "Based on our conversation above, please only make one tool call to solve my need."
 _TOOLS = re.compile(r"\*\*Available Tools\*\*\n(.*?)(?=^\*\*Steps for Each Turn\*\*|\Z)", re.MULTILINE | re.DOTALL)
@@ -89,7 +89,7 @@ def api_bank_sequence(rows: Any, name: str) -> Task:
     results = [_result(text) for text in _OBSERVATION.findall(get_field(rows[-1], "user", str))]
     if len(results) != len(calls) - 1:
         raise DataError(f"the field 'user': of {len(calls)} calls, {len(results)} results are recorded before the last")
-    gold = with_references([replace(c, result=r) for c, r in zip(calls, [*results, None], strict=True)], messages)
+    gold = with_references([replace(c, result=r) for c, r in zip(calls, [*results, NO_RESULT], strict=True)], messages)
     tags = {"kind": kind_of_gold(gold)}
     return Task(f"{name}-sample-{other['sample_id']}", messages, tuple(tools.values()), gold, ordered=True, tags=tags)
 
@@ -187,7 +187,7 @@ def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tu
     """Return the calls, with references where an argument can only be known from the result of an earlier call.
 
     That is an argument, text or number, that is a value somewhere in the result of an earlier call and does not stand in
-    the messages, such as a token that another tool has handed out. The latest such call counts.
+    the messages, such as a token that another tool has handed out; `"10"` is 10. The latest such call counts.
     """
     said = "\n".join(message.content for message in messages).lower()
     found: list[GoldCall] = []
@@ -197,7 +197,7 @@ def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tu
             if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).lower() in said:
                 continue
             for number in range(len(found), 0, -1):
-                if canonical(value) in map(canonical, leaves(found[number - 1].result)):
+                if any(same_value(value, leaf) for leaf in leaves(found[number - 1].result)):
                     references[parameter] = f"${number}"
                     break
         found.append(replace(call, references=references))
@@ -225,7 +225,9 @@ def _line(line: Any, number: int) -> Message | GoldCall:
 def _output(observation: Mapping[str, Any]) -> Any:
     """Return what a call answered, of a recorded `{"api_name", "input", "output", "exception"}`."""
     exception = observation.get("exception")
-    return observation.get("output") if exception is None else {"error": exception}
+    if exception is None and "output" not in observation:
+        raise DataError("the field 'result' has no part 'output', what the tool answered, and no 'exception'")
+    return observation["output"] if exception is None else {"error": exception}
 
 
 def _result(text: str) -> Any:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cahl_pl.datasets.declared_values import as_declared
 from cahl_pl.datasets.dialogues import dialogue_tasks, last_task
 from cahl_pl.datasets.messages import Said
+from cahl_pl.datasets.notations import take_calls, without_thoughts
+from cahl_pl.datasets.rows import parse_json
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
 
@@ -42,15 +45,62 @@ class Dialogue:
     field: str = "messages"
 
 
+def usual(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its dialogue in `messages`, also where that is `conversations` with roles, or JSON text."""
+    for field in ("messages", "conversations", "conversation"):
+        said = row.get(field)
+        if isinstance(said, str) and said.lstrip().startswith("["):
+            try:
+                said = parse_json(said)
+            except DataError:
+                return row
+        if isinstance(said, list) and said and all(isinstance(one, dict) and "role" in one for one in said):
+            rest = {key: value for key, value in row.items() if key != field}
+            return {"messages": said} | rest if field != "messages" else row | {"messages": said}
+    return row
+
+
+def _with_calls(dialogue: Dialogue) -> Dialogue:
+    """Return the dialogue with calls taken out of the assistant's text, and their values as tools declare them.
+
+    Thoughts are left out. A turn that calls and follows another one of the assistant is a part of it: some programs write
+    each of several parallel calls as a message.
+    """
+    said: list[Said] = []
+    for turn in (_turn_with_calls(turn, dialogue.tools) for turn in dialogue.said):
+        last = said[-1] if said else None
+        if last is not None and last.role == turn.role == "assistant" and turn.calls and not (last.fault or turn.fault):
+            text = "\n".join(part for part in (last.text, turn.text) if part)
+            calls, learnt = last.calls + turn.calls, last.learnt and turn.learnt
+            said[-1] = last._replace(text=text, calls=calls, learnt=learnt)
+        else:
+            said.append(turn)
+    return Dialogue(said, dialogue.tools, dialogue.field)
+
+
+def _turn_with_calls(turn: Said, tools: tuple[ToolSpec, ...]) -> Said:
+    if turn.role != "assistant":
+        return turn
+    text, calls = without_thoughts(turn.text), turn.calls
+    if not calls:
+        try:
+            text, found = take_calls(text)
+            calls = tuple(found)
+        except DataError as error:
+            return turn._replace(fault=str(error))
+    typed = (one._replace(call=as_declared(one.call, tools)) if one.untyped else one for one in calls)
+    return turn._replace(text=text, calls=tuple(typed))
+
+
 def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[dict[str, Any]], Dialogue]) -> Format:
     """Return a format whose rows are dialogues: a task for each turn that calls or answers; as one task, the last of them."""
 
     def tasks(row: dict[str, Any], name: str) -> Iterable[Task | DataError]:
-        found = read(row)
+        found = _with_calls(read(usual(row)))
         return dialogue_tasks(found.said, found.tools, name, found.field)
 
     def one(row: dict[str, Any], name: str) -> Task:
-        found = read(row)
+        found = _with_calls(read(usual(row)))
         return last_task(found.said, found.tools, name, found.field)
 
     return Format(is_one, tasks, one)

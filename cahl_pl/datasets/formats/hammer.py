@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import single_format
-from cahl_pl.datasets.formats.tagged import read_value
 from cahl_pl.datasets.gold_calls import read_gold
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import kind_of_gold

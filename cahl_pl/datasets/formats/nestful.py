@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import single_format
-from cahl_pl.datasets.formats.tagged import read_value
 from cahl_pl.datasets.rows import get_field, read_rows
 from cahl_pl.datasets.task_parts import kind_of_gold, offer_tools
 from cahl_pl.datasets.tool_forms import read_tool, read_tools
@@ -17,7 +17,8 @@ from cahl_pl.errors import DataError
 from cahl_pl.schema.references import look_up, read_reference, replace_references
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
-_LABEL: Final = re.compile(r"\$(?P<label>\w+?)(?P<path>(?:\.[^\W\d][\w-]*|\[\d+\])*)\$")
+_LABEL: Final = re.compile(r"\$(?P<label>\w+?)(?P<path>(?:\.[^.$\[\]\"]+|\[\d+\])*)\$")
+_FIELD: Final = re.compile(r"\.([^.\[]+)")
 _FINAL: Final = "var_result"
 """The name of what is no call: it says which outputs the user is told."""
 
@@ -146,7 +147,8 @@ def _with_references(value: Any, numbers: Mapping[str, int]) -> Any:
         raise DataError(
             f"{value[:60]!r} is the output of no earlier call; their labels are: {', '.join(numbers) or 'none'}"
         )
-    return f"${numbers[whole['label']]}{whole['path']}"
+    path = _FIELD.sub(lambda field: field[0] if field[1].isidentifier() else f'["{field[1]}"]', whole["path"])
+    return f"${numbers[whole['label']]}{path}"
 
 
 def _gold(written: Sequence[tuple[str, dict[str, Any]]], labels: Mapping[int, str]) -> Iterable[GoldCall]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.messages import Call, Said, read_content, read_function, read_said
+from cahl_pl.datasets.messages import Call, Said, read_answer, read_function, read_said
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -59,8 +59,9 @@ def _add(said: list[Said], item: Any, number: int) -> None:
         else:
             said.append(Said("assistant", "", (call,), number=number))
     elif kind == "function_call_output":
-        output = item.get("output")
-        text = output if isinstance(output, str) else read_content(output, "output" in item)
+        if "output" not in item:
+            raise DataError("the field 'output' is missing")
+        text = read_answer(item["output"])
         said.append(Said("tool", text, answers=get_field(item, "call_id", str), number=number))
     elif kind == "message":
         said.append(read_said(item, number))

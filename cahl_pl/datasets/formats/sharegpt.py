@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.formats.tagged import (
     calls_of,
     holds_answers,
     holds_tags,
-    read_value,
     tagged_answers,
     tagged_tools,
     tagged_turn,
     without_tools,
 )
-from cahl_pl.datasets.messages import Call, Said, is_learnt
+from cahl_pl.datasets.messages import Call, Said, is_learnt, read_answer
+from cahl_pl.datasets.notations import take_calls
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -101,8 +102,9 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
 
 
 def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]) -> list[Said]:
-    name, content = get_field(turn, speaker, str), get_field(turn, text, str)
+    name = get_field(turn, speaker, str)
     kind = _SPEAKERS.get(name)
+    content = read_answer(turn[text]) if kind == "tool" and text in turn else get_field(turn, text, str)
     if kind is None:
         raise DataError(f"{speaker!r} must be one of {', '.join(_SPEAKERS)}, not {name!r}")
     if kind == "system" and number > 1:
@@ -110,7 +112,8 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
     if kind == "call":
         if holds_tags(content):
             return [tagged_turn(content, number)]
-        return [Said("assistant", "", tuple(calls_of(read_value(content))), number=number)]
+        rest, found = take_calls(content)
+        return [Said("assistant", rest if found else "", tuple(found or calls_of(read_value(content))), number=number)]
     if kind == "assistant":
         return [tagged_turn(content, number)]
     if kind == "tool" or (kind == "user" and holds_answers(content)):

@@ -18,7 +18,7 @@ from cahl_pl.datasets.formats import (
     toolalpaca,
 )
 from cahl_pl.datasets.formats.api_bank import api_bank_task
-from cahl_pl.datasets.formats.base import Format, single_format
+from cahl_pl.datasets.formats.base import Format, single_format, usual
 from cahl_pl.datasets.formats.rlla import rlla_task
 from cahl_pl.datasets.formats.toolace import toolace_tasks
 from cahl_pl.datasets.formats.xlam import xlam_task
@@ -48,7 +48,7 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 """Name -> format. A row is of the first format that it has the form of."""
 
-OWN_FIELDS: Final = ("id", "messages", "tools", "gold", "ordered", "answer", "state", "outcome", "tags")
+OWN_FIELDS: Final = ("id", "messages", "tools", "gold", "alternatives", "ordered", "answer", "state", "outcome", "tags")
 """Fields of this project's own rows."""
 
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -73,7 +73,8 @@ def form_of(row: Any) -> str | None:
     """Return the name of the format that a row has the form of; None for one of this project's own, and where none is known."""
     if not isinstance(row, dict) or is_own(row):
         return None
-    return next((name for name, one in FORMATS.items() if one.is_one(row)), None)
+    given = usual(row)
+    return next((name for name, one in FORMATS.items() if one.is_one(given)), None)
 
 
 def read_one(row: dict[str, Any], form: str, name: str) -> Task | None:
@@ -87,7 +88,7 @@ def nearest(row: dict[str, Any]) -> str | None:
 
     def likeness(fields: tuple[str, ...]) -> float:
         known = [field.lower() for field in fields]
-        met = [key for key in row if difflib.get_close_matches(key.lower(), known, 1, 0.8)]
+        met = [key for key in row if difflib.get_close_matches(key.lower(), known, 1, 0.85)]
         # nearly every form has tools: they alone say nothing
         return len(met) / max(len(row), len(fields)) if any(key.lower() != "tools" for key in met) else 0.0
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from cahl_pl.datasets.call_text import literal
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.messages import Call, Said, read_function
-from cahl_pl.datasets.rows import parse_json
+from cahl_pl.datasets.notations import tag_body
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
 from cahl_pl.types import ToolCall, ToolSpec
@@ -30,21 +30,6 @@ _HOW_TO_CALL: Final = re.compile(
 _THOUGHT: Final = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
-def read_value(text: str) -> Any:
-    """Return the value of a JSON text, or of Python's notation of one, which data sets mix.
-
-    Raises:
-        DataError: it is neither.
-    """
-    try:
-        return parse_json(text)
-    except DataError as error:
-        try:
-            return literal(text)
-        except DataError:
-            raise error from None
-
-
 def holds_tags(text: str) -> bool:
     """Whether a text holds a tag of a call that is read here."""
     return _TAG.search(text) is not None
@@ -61,16 +46,25 @@ def tagged_turn(text: str, number: int) -> Said:
     text = _THOUGHT.sub("", text)
     calls: list[Call] = []
     for body in _CALL.findall(text):
-        calls += calls_of(read_value(body.strip()))
+        found = tag_body(body.strip())
+        calls += calls_of(read_value(body.strip())) if found is None else found
     rest = _CALL.sub("", text)
     for body in _CALLS.findall(rest):
-        calls += calls_of(read_value(body.strip())) if body.strip() else []  # empty: around <tool_call> tags
+        calls += calls_of(_listed(body.strip())) if body.strip() else []  # empty: around <tool_call> tags
     rest = _CALLS.sub("", rest).strip()
     if _OPEN.search(rest):
         raise DataError("a <tool_call> is not closed")
     rest, *bodies = _FUNCTION_CALL.split(rest)
     calls += [Call(_flattened(body)) for body in bodies]
     return Said("assistant", rest.strip(), tuple(calls), number=number)
+
+
+def _listed(body: str) -> Any:
+    """Return the value between `<tool_calls>` tags: a list, or an object a line, as MiniMax writes them."""
+    lines = [line for line in body.splitlines() if line.strip()]
+    if len(lines) > 1 and all(line.strip().startswith("{") and line.strip().endswith("}") for line in lines):
+        return [read_value(line.strip()) for line in lines]
+    return read_value(body)
 
 
 def _flattened(body: str) -> ToolCall:

@@ -19,6 +19,7 @@ from cahl_pl.datasets.rows import FileRow, get_field
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import ConfigError, DataError
+from cahl_pl.errors.encodings import decoded
 from cahl_pl.types import GoldCall, Message, Task
 
 
@@ -93,10 +94,12 @@ def _name(call: ast.Call) -> str:
 
 def _parsed(path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(decoded(path.read_bytes(), path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a file of tau-bench's tasks") from None
-    except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except DataError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{path}: this is no Python file that can be read ({type(error).__name__})") from None
 
 

@@ -12,7 +12,7 @@ from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
 
 _MAX_DEPTH = 16
 _MAX_BRACKETS = 100
@@ -81,8 +81,8 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
 
 
 def _results(following: Sequence[Any], count: int) -> list[Any]:
-    """Return what the tools answered to so many calls, as far as the next turn says it; None for each where it does not."""
-    unknown = [None] * count
+    """Return what the tools answered to so many calls; `NO_RESULT` for each where the next turn does not say it."""
+    unknown = [NO_RESULT] * count
     if not following or not isinstance(following[0], dict) or following[0].get("from") != "tool":
         return unknown
     try:

@@ -20,7 +20,7 @@ from cahl_pl.datasets.formats.api_bank import (
 from cahl_pl.datasets.loading import judge
 from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Task
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task
 
 ONE = "level-1-given-desc"
 ASK = "<user> Based on our conversation above, please only make one tool call to solve my need.</user>"
@@ -107,7 +107,7 @@ def test_rows_of_a_sample_become_a_sequence() -> None:
     assert task.messages == (Message("user", "Add 1 for bob"),)  # not: only one call
     assert task.gold == (
         GoldCall("GetToken", {"user": "bob"}, {"token": "t0k", "ok": None}),
-        GoldCall("Add", {"token": "t0k", "n": "1"}, None, {"token": "$1"}),
+        GoldCall("Add", {"token": "t0k", "n": "1"}, NO_RESULT, {"token": "$1"}),
     )
     with pytest.raises(DataError, match="of 2 calls, 0 results are recorded before the last"):
         api_bank_sequence([FIRST, FIRST], "x")
@@ -115,6 +115,16 @@ def test_rows_of_a_sample_become_a_sequence() -> None:
         api_bank_sequence([groups[2].value[0]], "x")
     broken = [*rows(FIRST), FileRow(1, "f, row 1", None, "not JSON")]
     assert [group.fault for group in group_samples(broken)] == [None, "f, row 1: not JSON"]
+
+
+def test_a_number_that_is_written_as_text_is_a_reference_too() -> None:
+    """Level 3 writes the arguments of later calls as text, and its recorded results as numbers."""
+    gold = [
+        GoldCall("Geocoding", {"address": "New York"}, {"latitude": 40.7128, "name": "x"}),
+        GoldCall("Near", {"latitude": "40.7128", "distance": "1000"}, NO_RESULT),
+    ]
+    found = with_references(gold, [Message("user", "Restaurants within 1000 m of New York?")])
+    assert [dict(call.references) for call in found] == [{}, {"latitude": "$1"}]
 
 
 def test_references_are_values_that_only_a_result_holds() -> None:
@@ -214,7 +224,7 @@ def test_real_sequences(data_dir: Path) -> None:
     tasks = [verdict.task for verdict in judge(groups, lambda value, _: (api_bank_sequence(value, "level-3"),))]
     assert len(tasks) == 50
     assert Counter(len(task.gold) for task in tasks if task) == {2: 34, 3: 6, 4: 5, 5: 5}  # 131 calls
-    assert Counter(task.tags["kind"] for task in tasks if task) == {"multiple": 34, "nested": 16}
+    assert Counter(task.tags["kind"] for task in tasks if task) == {"multiple": 14, "nested": 36}
 
 
 def test_real_dialogues(data_dir: Path) -> None:
@@ -227,7 +237,7 @@ def test_real_dialogues(data_dir: Path) -> None:
     assert (len(verdicts), len(tasks), len(faults)) == (748 + 116 + 1, 851, 8)
     assert all("has no parameter" in fault or "no tool is named" in fault for fault in faults)
     assert sum(len(task.gold) for task in tasks) == 389 + 119 - 8  # all calls but these
-    assert all(gold.result is not None for task in tasks for gold in task.gold if gold.name != "DeleteAccount")
+    assert all(gold.result is not NO_RESULT for task in tasks for gold in task.gold if gold.name != "DeleteAccount")
     dropped = [verdict.reason for verdict in verdicts if verdict.task is None and verdict.reason not in faults]
     reasons = [reason.partition("dialogues/")[2] for reason in dropped]
     assert reasons == [

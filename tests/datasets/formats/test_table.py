@@ -224,7 +224,16 @@ def test_outputs_of_earlier_calls_become_references() -> None:
     assert second.arguments == {"a": "var1.id", "b": ["var1.items[1].x"], "c": first.result}
     assert (task.ordered, task.tags) == (True, {"kind": "nested"})
     assert "required" not in task.tools[0].parameters
-    for value, fault in (("$var3.id$", "is the output of no earlier call"), ("x $var1.id$", "within other text")):
+    calls[1]["arguments"] = {"a": "$var1.Ask Price$"}  # a field that is no name of Python's
+    (task,) = tasks("nestful", {"input": "q", "output": calls, "tools": tools})
+    assert isinstance(task, Task)
+    assert task.gold[1].references == {"a": '$1["Ask Price"]'}
+    assert task.gold[1].arguments == {"a": task.gold[0].result["Ask Price"]}
+    for value, fault in (
+        ("$var3.id$", "is the output of no earlier call"),
+        ("x $var1.id$", "within other text"),
+        ("3 * $var1.Ask Price$", "within other text"),
+    ):
         calls[1]["arguments"] = {"a": value}
         with pytest.raises(DataError, match=fault):
             tasks("nestful", {"input": "q", "output": calls, "tools": tools})

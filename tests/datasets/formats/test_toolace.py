@@ -8,7 +8,7 @@ import pytest
 
 from cahl_pl.datasets.formats.toolace import json_schema, toolace_tasks
 from cahl_pl.errors import DataError
-from cahl_pl.types import GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
 
 TOOLS = [
     {
@@ -72,7 +72,7 @@ def test_each_calling_turn_becomes_a_task() -> None:
 def test_answers_that_do_not_fit_are_not_stored(answer: str) -> None:
     (task,) = read("U:Ping", "A:[ping()]", answer)
     assert isinstance(task, Task)
-    assert task.gold[0].result is None
+    assert task.gold[0].result is NO_RESULT
 
 
 def test_a_broken_turn_spoils_the_later_ones_but_not_the_earlier() -> None:

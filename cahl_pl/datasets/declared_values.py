@@ -1,0 +1,54 @@
+"""Arguments that stand as bare text between tags, as the types that their tool declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cahl_pl.datasets.call_text import literal
+from cahl_pl.datasets.rows import parse_json
+from cahl_pl.errors import DataError
+from cahl_pl.schema.coercion import types_of
+from cahl_pl.types import ToolCall, ToolSpec
+
+
+def read_value(text: str) -> Any:
+    """Return the value of a JSON text, or of Python's notation of one, which data sets mix.
+
+    Raises:
+        DataError: it is neither.
+    """
+    try:
+        return parse_json(text)
+    except DataError as error:
+        try:
+            return literal(text)
+        except DataError:
+            raise error from None
+
+
+def as_declared(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
+    """Return a call whose arguments were texts with those of other types than text read as JSON, or in Python's notation.
+
+    A text stays as it is where the parameter may be one, where its type is not declared and it is no list or object, and where
+    it cannot be read: what the tool takes is checked later.
+    """
+    tool = next((tool for tool in tools if tool.name == call.name), None)
+    properties = {} if tool is None else tool.parameters.get("properties", {})
+    root = {} if tool is None else tool.parameters
+    return ToolCall(call.name, {key: _value(item, properties.get(key), root) for key, item in call.arguments.items()})
+
+
+def _value(text: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+    if not isinstance(text, str):
+        return text
+    kinds = types_of(schema, root)
+    stripped = text.strip()
+    if "null" in kinds and stripped in ("null", "None"):
+        return None
+    if "string" in kinds or (not kinds and stripped[:1] not in ("[", "{")):
+        return text
+    try:
+        return read_value(stripped)
+    except DataError:
+        return text

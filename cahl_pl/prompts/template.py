@@ -1,0 +1,304 @@
+"""A chat template: what it writes around the turns of a dialogue, as text and as token ids.
+
+Nothing is known of families here but how they mark thoughts (`thoughts`). Everything else is seen by rendering short
+dialogues in which private-use characters stand for what is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import inspect
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cahl_pl.errors import ConfigError
+from cahl_pl.prompts import thoughts
+
+Turns = list[dict[str, str]]
+
+_MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
+_MARKS = re.compile("\ue000(\\d+)\ue001")
+
+_CLOCK = re.compile(r"\bstrftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\)")
+# On a line of its own, whose end is removed with it: what the template writes stays what it is.
+_STOPPED_CLOCK = "{% macro strftime_now(form) %}{{ cahl_pl_dates[form] or cahl_pl_dates[''] }}{% endmacro %}\n"
+_OWN_VARIABLES = frozenset({"messages", "cahl_pl_dates"})
+
+
+class ChatTemplate:
+    """The chat template of one tokenizer, with its arguments.
+
+    Args:
+        tokenizer: of transformers.
+        source: the template, in Jinja.
+        arguments: variables for it.
+        date: what it takes for today, as ISO; None for the day on which it is rendered.
+
+    Attributes:
+        key: what tells it, with its arguments, from others.
+        marks: how it marks thoughts.
+        thinks_in_tokens: whether special tokens are among these marks.
+        opened: the end of its generation prompt from where a thought has been opened in it; empty where none has.
+        lead: what it writes after the generation prompt before an answer that has no thought, as text.
+        open_ids: what stands between a user's words and the output.
+        before_end: ids that it writes behind an answer before the one that ends it.
+        end_of_turn: the id that ends an assistant turn: the first control token that it writes behind one, or the one that
+            begins the next turn at once (GLM), or the tokenizer's end of sequence.
+        drops_thoughts: whether it leaves the thoughts of earlier assistant turns out.
+
+    Raises:
+        ConfigError: it cannot be used: it does not compile, does not show what is said, or does not know an argument.
+    """
+
+    def __init__(self, tokenizer: Any, source: str, arguments: Mapping[str, Any], date: str | None) -> None:
+        self.tokenizer = tokenizer
+        self._check_arguments(source, arguments)
+        self._source, dates = _with_date(source, date)
+        self._arguments = {**arguments, **dates}
+        said = [self._source, json.dumps(self._arguments, sort_keys=True, default=str)]
+        self.key = _digest("\n".join(said if self._arguments else said[:1]))
+        self._sentinel: list[int] = []
+        self._parting = re.compile("(?!)")
+        self._find_prefix_space()
+        # What it writes between the end of an assistant turn and the start of the next one.
+        turns: Turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
+        try:
+            parts, open_ = self.place(turns)
+        except Exception as error:
+            raise self._unusable(reason(error)) from error
+        first, close = parts[0][0], parts[2][0]
+        _, between, behind = self._written(turns[:2])
+        self.marks = thoughts.marks_of(source)
+        self.opened = open_[open_.rfind(self.marks.opening.strip()) :] if thoughts.is_open(open_, self.marks) else ""
+        self.lead = thoughts.lead(open_, between, self.marks) if between else self._default_lead()
+        self._keep_apart(first, close, open_, behind)
+        self.open_ids, self._close_ids = self.literal(open_), self.literal(close)
+        self._find_end(behind, first, self._written(turns[:1])[1])
+        self.drops_thoughts = self._loses_thoughts()
+        closing = self.literal(self.marks.closing)
+        every = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special = not every.isdisjoint(self.literal(self.marks.opening))
+        self.thinks_in_tokens = special and (self.marks is not thoughts.PLAIN or self.marks.opening in source)
+        if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
+            raise ConfigError(
+                f"the chat template of {tokenizer.name_or_path!r} ends a thought with the token that ends a turn, so that no "
+                "output would get beyond its thought: turn thinking off in data.prompts.template_arguments, or choose another "
+                "base"
+            )
+
+    # --- text ------------------------------------------------------------------------------------------------------
+
+    def place(self, messages: Turns) -> tuple[list[tuple[str, int]], str]:
+        """Return where the template puts each message: what it writes before it, and its index; and what it writes at the end.
+
+        The order is the template's: some put the system's text into the last user turn. The last message has to come last.
+
+        Raises:
+            ValueError: a message is left out, or shown twice, or the last one does not come last.
+            Exception: the template refuses these roles; whatever it raises.
+        """
+        fault: Exception | None = None
+        for in_parts in (False, True):  # some templates take lists of parts alone
+            try:
+                pieces = self._pieces(messages, in_parts, add_generation_prompt=True)
+            except Exception as error:
+                fault = fault or error
+                continue
+            order = [int(index) for index in pieces[1::2]]
+            if sorted(order) == list(range(len(messages))) and order[-1] == len(messages) - 1:
+                return list(zip(pieces[::2], order, strict=False)), pieces[-1]
+        left_out = "the template leaves a message out, shows it twice, or does not show the last one last"
+        raise fault or ValueError(left_out)
+
+    def _written(self, turns: Turns) -> list[str]:
+        """Return what the template writes before, between and behind the turns of a dialogue; empty texts if it cannot."""
+        for in_parts in (False, True):
+            with contextlib.suppress(Exception):
+                pieces = self._pieces(turns, in_parts, add_generation_prompt=False)
+                if pieces[1::2] == [str(i) for i in range(len(turns))]:
+                    return pieces[::2]
+        return [""] * (len(turns) + 1)
+
+    def _pieces(self, turns: Turns, in_parts: bool, add_generation_prompt: bool) -> list[str]:
+        """Return text, index of a turn, text, ..., text: of a dialogue whose every turn is a mark."""
+        marks = [_MARK.format(i) for i in range(len(turns))]
+        marked = [
+            {"role": turn["role"], "content": [{"type": "text", "text": mark}] if in_parts else mark}
+            for turn, mark in zip(turns, marks, strict=True)
+        ]
+        return _MARKS.split(self._render(marked, add_generation_prompt))
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._source,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self._arguments,
+            )
+        )
+
+    def _loses_thoughts(self) -> bool:
+        thought = f"{thoughts.PLAIN.opening}\n{_MARK.format(3)}\n{thoughts.PLAIN.closing}\n\n{_MARK.format(1)}"
+        contents = (_MARK.format(0), thought, _MARK.format(2))
+        with contextlib.suppress(Exception):
+            roles = ("user", "assistant", "user")
+            messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
+            return sorted(_MARKS.findall(self._render(messages, add_generation_prompt=True))) == ["0", "1", "2"]
+        return False
+
+    # --- ids -------------------------------------------------------------------------------------------------------
+
+    def literal(self, text: str, begins: bool = False) -> list[int]:
+        """Return ids of the template's own text, control tokens among them.
+
+        Args:
+            text: what it writes.
+            begins: whether a prompt begins with it. Some tokenizers put a space before a text.
+        """
+        return self._encode(text, begins)
+
+    def data(self, text: str) -> list[int]:
+        """Return ids of what is said: none of them is a control token of the template."""
+        # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        ids: list[int] = []
+        start = 0
+        for match in self._parting.finditer(text):  # within a control token that is not a special one to the tokenizer
+            ids += self._encode(text[start : match.start() + 1], split_special_tokens=True)
+            start = match.start() + 1
+        return ids + self._encode(text[start:], split_special_tokens=True)
+
+    def begin(self, ids: list[int]) -> list[int]:
+        """Return a prompt's ids with the beginning of sequence that the tokenizer wants, where the template writes none."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None or bos in ids[:1] or next(iter(self.tokenizer("a")["input_ids"])) != bos:
+            return ids
+        return [int(bos), *ids]
+
+    def close(self, ended: bool, ended_by: int | None = None) -> list[int]:
+        """Return what stands between an output and a user's words, less the part that an ended output has.
+
+        Args:
+            ended: whether the output ended by itself.
+            ended_by: the id that it ended with; None for `end_of_turn`.
+        """
+        other = ended_by not in (None, self.end_of_turn)
+        if not ended or (other and self._ends_by_next):
+            return self._close_ids
+        # some models end a turn with the token that begins the next one
+        return self._rest_of_close[1:] if other and self._rest_of_close[:1] == [ended_by] else self._rest_of_close
+
+    def _encode(self, text: str, begins: bool = False, **options: bool) -> list[int]:
+        if not text:
+            return []
+        if self._sentinel and not begins:
+            ids = list(self.tokenizer("\n" + text, add_special_tokens=False, **options)["input_ids"])
+            if ids[: len(self._sentinel)] == self._sentinel:
+                return ids[len(self._sentinel) :]
+        return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
+
+    def _find_prefix_space(self) -> None:
+        """Find out whether the tokenizer puts a space before each text, which is wrong within a prompt."""
+        tokens = self.tokenizer.convert_ids_to_tokens(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        if tokens and str(tokens[0]).startswith(("\u2581", "\u0120")):
+            self._sentinel = list(self.tokenizer("\n", add_special_tokens=False)["input_ids"])
+
+    def _keep_apart(self, *written: str) -> None:
+        """Have data cut within the tokens that part turns, where the tokenizer does not take them for special ones."""
+        every = [*written, *self._written([{"role": role, "content": ""} for role in ("system", "user", "assistant")])]
+        parting = [
+            token.content
+            for token in self.tokenizer.added_tokens_decoder.values()
+            if not token.special
+            and not token.content.isspace()
+            and token.content not in (*self.marks[:2], *thoughts.PLAIN[:2])
+            and any(token.content in text for text in every)
+        ]
+        if parting:
+            self._parting = re.compile(f"(?={'|'.join(map(re.escape, parting))})")
+
+    def _find_end(self, behind: str, first: str, ends_user: str) -> None:
+        """Find the id that ends a turn, what comes before it, and what an ended output lacks to the next turn.
+
+        Args:
+            behind: what the template writes behind a last assistant turn.
+            first: what it writes before the first user's words.
+            ends_user: what it writes behind a last user turn.
+        """
+        ids, close = self.literal(behind), self._close_ids
+        at, begins_next = self._first_control(ids), False
+        if at is None:  # the last turn is left open: the end of an earlier one, or the beginning of the next
+            ids, own = close, len(close) - _common_end(close, self.literal(first))
+            at = self._first_control(close[:own])
+            begins_next = at is None and own == 0 and self._first_control(close) == 0
+            at = 0 if begins_next else at
+        self.before_end = [] if at is None else ids[:at]
+        self.end_of_turn = int(self.tokenizer.eos_token_id) if at is None else ids[at]
+        self._ends_by_next = begins_next
+        other, user = self._first_control(close), self.literal(ends_user)
+        if self.end_of_turn in close:
+            rest = close.index(self.end_of_turn) + 1
+        elif other is not None and close[other] in user and self._first_control(user) == user.index(close[other]):
+            rest = other + 1  # an earlier turn ends as those of users do
+        else:
+            rest = 0
+        self._rest_of_close = close[rest:]
+
+    def _first_control(self, ids: Sequence[int]) -> int | None:
+        control = set(self.tokenizer.added_tokens_decoder)
+        return next((i for i, token in enumerate(ids) if token in control), None)
+
+    def _default_lead(self) -> str:
+        return thoughts.end_of_thought("", self.marks) if self.opened else ""
+
+    # --- faults ----------------------------------------------------------------------------------------------------
+
+    def _check_arguments(self, source: str, arguments: Mapping[str, Any]) -> None:
+        taken = _OWN_VARIABLES | {*inspect.signature(self.tokenizer.apply_chat_template).parameters}
+        for name in arguments:
+            if name in taken:
+                raise ConfigError(
+                    f"data.prompts.template_arguments has {name!r}, which is filled in here: leave it out"
+                )
+            if not re.search(rf"\b{re.escape(name)}\b", source):
+                raise ConfigError(
+                    f"data.prompts.template_arguments has {name!r}, which the chat template of "
+                    f"{self.tokenizer.name_or_path!r} never reads: leave it out, or give the name that it reads"
+                )
+
+    def _unusable(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"the chat template of {self.tokenizer.name_or_path!r} cannot be used ({why}): give another one in "
+            "data.prompts.chat_template"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _common_end(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many ids both end with."""
+    same = (x == y for x, y in zip(reversed(a), reversed(b), strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, same))
+
+
+def _with_date(source: str, date: str | None) -> tuple[str, dict[str, Any]]:
+    """Return a template whose clock has stopped at a day, and the variable that it reads the day from."""
+    if date is None or "strftime_now" not in source:
+        return source, {}
+    day = datetime.date.fromisoformat(date)
+    forms = {single or double for single, double in _CLOCK.findall(source)}
+    return _STOPPED_CLOCK + source, {"cahl_pl_dates": {"": date, **{form: day.strftime(form) for form in forms}}}

@@ -1,0 +1,105 @@
+"""What a thinking model writes before its answer, in the marks of its family, read as `<think>...</think>`.
+
+The marks are control tokens in some families and plain text in others. Everything behind the prompts knows `<think>` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+
+class Marks(NamedTuple):
+    """What opens and closes a thought.
+
+    Attributes:
+        opening: before it.
+        closing: behind it, up to where the answer begins.
+        between: between two thoughts of one output, where a family has several; empty for none.
+    """
+
+    opening: str
+    closing: str
+    between: str = ""
+
+
+PLAIN: Final = Marks("<think>", "</think>")
+
+_OTHERS: Final = (
+    # harmony, the channels of gpt-oss: https://cookbook.openai.com/articles/openai-harmony
+    Marks(
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|end|><|start|>assistant<|channel|>analysis<|message|>",
+    ),
+    Marks("<|channel>thought\n", "<channel|>"),  # Gemma 4
+    Marks("[THINK]", "[/THINK]"),  # Magistral, Ministral 3
+    Marks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A, Command R7B
+    Marks("<seed:think>", "</seed:think>"),  # Seed-OSS
+    Marks("<|think|>", "<|end|><|begin|>assistant<|content|>"),  # Solar Open
+)
+_ENDS_A_LINE: Final = "\n</think>\n\n"  # as Qwen, DeepSeek and those after them write it
+
+
+def marks_of(template: str) -> Marks:
+    """Return the marks that a chat template knows: `<think>` unless it names others."""
+    found = [marks for marks in _OTHERS if _word(marks.opening) in template and _word(marks.closing) in template]
+    return found[0] if found else PLAIN
+
+
+def _word(mark: str) -> str:
+    """Return the first of a mark's tokens: templates put the rest together from parts."""
+    return (re.match(r"<\|?[^<>]*>|\[[^\[\]]*\]", mark) or ["<|channel>"])[0]
+
+
+def is_open(text: str, marks: Marks) -> bool:
+    """Return whether a thought is opened in a text that is not closed in it."""
+    return text.rfind(marks.opening.strip()) > text.rfind(marks.closing.strip())
+
+
+def without_thought(text: str, marks: Marks) -> str:
+    """Return a text without its last thought, open or closed, and without the white space behind it."""
+    before, opening, rest = text.rpartition(marks.opening.strip())
+    return before + rest.partition(marks.closing.strip())[2].lstrip() if opening else text
+
+
+def lead(generation_prompt: str, turn: str, marks: Marks) -> str:
+    """Return what a template writes before an answer that has no thought, after its generation prompt.
+
+    Args:
+        generation_prompt: what it writes behind the user's words to have them answered.
+        turn: what it writes between the user's words and those of an assistant.
+        marks: of the family.
+    """
+    if turn.startswith(generation_prompt):
+        written = turn[len(generation_prompt) :]
+    else:  # an empty thought in one of them alone, or a thought that the generation prompt opens
+        bare, prompt = (without_thought(text, marks) for text in (turn, generation_prompt))
+        written = bare[len(prompt) :] if bare.startswith(prompt) else ""
+    if is_open(generation_prompt, marks) and marks.closing.strip() not in written:
+        return end_of_thought("", marks) + written
+    return written
+
+
+def end_of_thought(lead: str, marks: Marks) -> str:
+    """Return what closes a thought in the middle of it, up to where the answer begins; `lead`: see there."""
+    if marks is not PLAIN:
+        return marks.closing + without_thought(lead, marks) if marks.closing not in lead else lead
+    _, closing, behind = lead.rpartition(marks.closing)
+    return f"\n</think>{behind}" if closing else _ENDS_A_LINE + lead
+
+
+def read(text: str, lead: str, marks: Marks) -> str:
+    """Return an output with `<think>` in the place of its family's marks, and without what leads its answer in.
+
+    Marks that are written too often, or in another order, stay tags, so that the output is as badly formed as it was.
+    """
+    if marks is not PLAIN:
+        if marks.between:
+            text = text.replace(marks.between, "\n")
+        text = text.replace(marks.opening, PLAIN.opening).replace(marks.closing, PLAIN.closing)
+    thought, closing, answer = text.rpartition(PLAIN.closing)
+    written = without_thought(lead, marks).strip()
+    if written and answer.lstrip().startswith(written):
+        answer = answer.lstrip()[len(written) :]
+    return thought + closing + answer

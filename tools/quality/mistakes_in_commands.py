@@ -1,0 +1,120 @@
+"""Wrong commands, configurations and modules of tools, one mistake each, and what the command is to say of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from tools.quality.mistakes_in_rows import FUNCTION, row
+
+
+class Mistake(NamedTuple):
+    """A wrong command.
+
+    Attributes:
+        name: of the mistake.
+        words: the command, in a folder with the files.
+        said: what is to be said of it, a part of the sentence.
+        files: name -> content.
+        status: the exit status.
+    """
+
+    name: str
+    words: str
+    said: str
+    files: Mapping[str, str | bytes] = {}
+    status: int = 2
+
+
+GOOD: Final = {"rows.jsonl": row()}
+TOOLLESS: Final = {"rows.jsonl": row(tools=...)}
+CHECK: Final = "check-data rows.jsonl --tools my_tools.py"
+PING: Final = 'def ping(host: str) -> str:\n    """Ping a host."""\n    return host\n'
+NESTFUL: Final = json.dumps({"input": "q", "output": [{"name": "f", "label": "$var1", "arguments": {}}]})
+FIT: Final = "fit -c quickstart --trainer.max_steps 2 --trainer.logger.init_args.save_dir runs"
+
+
+def tools(text: str | bytes) -> dict[str, str | bytes]:
+    """Return rows without tools, and a module of tools."""
+    return {"rows.jsonl": row(tools=...), "my_tools.py": text}
+
+
+M = Mistake
+COMMANDS: Final = (
+    M(
+        "a file that is not there",
+        "check-data rows.jsonl",
+        "there is no such file; download the data set or correct the",
+    ),
+    M("a folder", "check-data .", "this is a folder; give a file in it"),
+    M("a configuration as FILE", "check-data my.yaml", "is no file of rows: check-data FILE.jsonl -c CONFIG"),
+    M("options first", "check-data -c quickstart", "FILE.jsonl comes first, before -c"),
+    M("no such verb", "chek-data rows.jsonl", "there is no verb 'chek-data'; did you mean check-data?"),
+    M("no such format", "convert-data xlamm rows.jsonl out.jsonl", "'xlamm'"),
+    M("no format fits", "convert-data xlam rows.jsonl out.jsonl", "the field 'query' is missing", GOOD),
+    M("OUTPUT is INPUT", "convert-data jsonl rows.jsonl rows.jsonl", "would destroy", GOOD),
+    M(
+        "NESTFUL without its tools",
+        "convert-data nestful n.jsonl o.jsonl",
+        "--tools executable-spec",
+        {"n.jsonl": NESTFUL},
+    ),
+    M(
+        "Seal-Tools without its tools",
+        "convert-data seal-tools rows.jsonl o.jsonl",
+        "needs files that declare its",
+        GOOD,
+    ),
+    M(
+        "tools where none are needed",
+        "convert-data xlam rows.jsonl o.jsonl --tools rows.jsonl",
+        "leave the files",
+        GOOD,
+    ),
+    M("no configuration", "fit", "give a configuration with -c"),
+    M("no such configuration", "fit -c quickstrat", "did you mean quickstart?"),
+    M("a configuration in UTF-16", "fit -c my.yaml", "the file is UTF-16", {"my.yaml": "a: 1".encode("utf-16")}),
+)
+MODULES: Final = (
+    M("no such module", CHECK, "there is no file 'my_tools.py' of Python tools; correct the path", TOOLLESS),
+    M("a missing package", CHECK, "line 1: the package 'qwertz' is not installed; pip install", tools("import qwertz")),
+    M("a module in UTF-16", CHECK, "the file is UTF-16, not UTF-8", tools(PING.encode("utf-16"))),
+    M("a part of a package", CHECK, "it is a part of a package", tools("from . import x\n" + PING)),
+    M("no Python", CHECK, "cannot be imported", tools("def f(:")),
+    M("no docstring", CHECK, "defines no public function with a docstring", tools("def f(x: int):\n    return x\n")),
+    M("no type hints", CHECK, "'x' has no type hint; write one, such as `str`", tools('def f(x):\n    "F."\n')),
+    M("a class, not named", CHECK, "my_tools.py:A", tools('class A:\n    def f(self):\n        "F."\n')),
+    M(
+        "a tool by a name that is none",
+        CHECK,
+        "no function is named 'pong'; did you mean 'ping'?",
+        {"rows.jsonl": row(tools=["pong"]), "my_tools.py": PING},
+    ),
+    M(
+        "servers in UTF-16",
+        "check-data rows.jsonl --tools s.json",
+        "the file is UTF-16",
+        {**TOOLLESS, "s.json": b"\xff\xfe{\0"},
+    ),
+    M(
+        "tools as servers",
+        "check-data rows.jsonl --tools s.json",
+        "MCP servers",
+        {**TOOLLESS, "s.json": json.dumps([FUNCTION])},
+    ),
+)
+RUNS: Final = (
+    M("a split that is none", f"{FIT} --data.train.init_args.split nope", "nope"),
+    M(
+        "loss and length",
+        f"{FIT} --model.grpo.loss dr_grpo --model.grpo.max_completion_length -1",
+        "max_completion_length",
+    ),
+    M("NaN for kl", f"{FIT} --model.grpo.kl nan", "kl"),
+    M("gradient_clip_val", f"{FIT} --trainer.gradient_clip_val 1", "gradient_clip_val"),
+    M("accumulate_grad_batches", f"{FIT} --trainer.accumulate_grad_batches 2", "accumulate_grad_batches"),
+    M("log_every_n_steps 0", f"{FIT} --trainer.log_every_n_steps 0", "log_every_n_steps"),
+)
+
+MISTAKES: Final = (*COMMANDS, *MODULES, *RUNS)

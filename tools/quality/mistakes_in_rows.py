@@ -1,0 +1,225 @@
+"""Wrong files of tasks, one mistake each, and what `check-data` is to say of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NamedTuple
+
+PARAMETERS: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "unit": {"type": "string", "enum": ["celsius", "kelvin"]},
+        "at": {"type": "object", "properties": {"hour": {"type": "integer"}}},
+    },
+    "required": ["city"],
+}
+FUNCTION: Final[dict[str, Any]] = {"name": "find_weather", "description": "Look.", "parameters": PARAMETERS}
+GOLD: Final[dict[str, Any]] = {"name": "find_weather", "arguments": {"city": "Oslo"}}
+ASK: Final[dict[str, Any]] = {"role": "user", "content": "Weather in Oslo?"}
+CALL: Final[dict[str, Any]] = {"id": "a", "function": {"name": "find_weather", "arguments": '{"city": "Oslo"}'}}
+CALLS: Final[dict[str, Any]] = {"role": "assistant", "tool_calls": [CALL]}
+
+
+class Mistake(NamedTuple):
+    """A wrong file of tasks.
+
+    Attributes:
+        name: of the mistake.
+        content: the file's content.
+        said: what is to be said of it, a part of the sentence.
+        file: the file's name.
+        line: the line that is to be named; None where it is the whole file.
+    """
+
+    name: str
+    content: str | bytes
+    said: str
+    file: str = "rows.jsonl"
+    line: int | None = 1
+
+
+def row(**change: Any) -> str:
+    """Return a good row with these fields changed, or left out where they are `...`."""
+    made = {
+        "id": "r",
+        "messages": [ASK],
+        "tools": [{"type": "function", "function": FUNCTION}],
+        "gold": [GOLD],
+    } | change
+    return json.dumps({key: value for key, value in made.items() if value is not ...})
+
+
+def gold(**change: Any) -> str:
+    """Return a row whose gold call has these fields changed."""
+    return row(gold=[{key: value for key, value in (GOLD | change).items() if value is not ...}])
+
+
+def function(**change: Any) -> str:
+    """Return a row whose tool has these fields changed."""
+    made = {key: value for key, value in (FUNCTION | change).items() if value is not ...}
+    return row(tools=[{"type": "function", "function": made}])
+
+
+def parameters(**change: Any) -> str:
+    """Return a row whose tool's parameters have these keywords changed."""
+    return function(parameters=PARAMETERS | change)
+
+
+def said(*messages: Any) -> str:
+    """Return a row whose dialogue goes on with these messages."""
+    return row(messages=[ASK, *messages])
+
+
+def answered(**answer: Any) -> str:
+    """Return a row in which the assistant calls, and this is the tool's answer."""
+    return said(CALLS, {"role": "tool", "content": "x"} | answer)
+
+
+def openai(*turns: Any) -> str:
+    """Return one of OpenAI's rows, whose gold is in its turns."""
+    return json.dumps({"messages": [ASK, *turns], "tools": [{"type": "function", "function": FUNCTION}]})
+
+
+M = Mistake
+FILES: Final = (
+    M("a CSV file", "id,messages\nr,x\n", "this is a table, and rows of tasks are nested", "rows.csv", None),
+    M("an Excel file", b"PK\x03\x04", "this is a table, and rows of tasks are nested", "rows.xlsx", None),
+    M("one object over several lines", '{\n "id": "r"\n}\n', "from line 1 to 3: write each row on one line", line=None),
+    M("latin-1", b'{"id": "\xe9"}', "byte 8 is not UTF-8; convert the file to UTF-8, from WINDOWS-1252 or"),
+    M(
+        "UTF-16",
+        row().encode("utf-16"),
+        "the file is UTF-16, not UTF-8; convert it to UTF-8: iconv -f UTF-16",
+        line=None,
+    ),
+    M("gzip", b"\x1f\x8b\x08", "the file is packed by gzip; unpack it first", line=None),
+    M("zip", b"PK\x03\x04", "the file is packed by zip; unpack it first", line=None),
+    M("an empty file", "", "no row can be used; check that this is the right file and format", line=None),
+    M("a JSON list", f"[{row()}]", "one JSON object a line is needed, not a list or parquet", line=None),
+    M("no parquet in it", "x", "not a parquet file that can be read", "rows.parquet", None),
+)
+LINES: Final = (
+    M("single quotes", "{'id': 'r'}", "not JSON: Expecting property name"),
+    M("a line that breaks off", row()[:-1], "not JSON: Expecting"),
+    M("a comma after a row", row() + ",", "not JSON: there is more text after the value"),
+    M("NaN", '{"id": NaN}', "NaN is not JSON"),
+    M("a key twice", '{"id": "r", "id": "s"}', "the key 'id' appears twice in one object"),
+    M("a bare text", '"text"', "there must be an object with the field 'id', not a str"),
+    M("an id twice", row() + "\n" + row(), "the id 'r' appears twice", line=2),
+    M("no id", row(id=...), "the field 'id' is missing"),
+    M("a number as id", row(id=7), "the field 'id' must be a str, but is a int"),
+    M("a misspelt field", row(gold=..., golds=[], ordered=True), "there is no field 'golds'; did you mean 'gold'?"),
+    M("no gold", row(gold=..., ordered=True), "the field 'gold' is missing"),
+    M("no tools", row(tools=...), "the field 'tools' is missing; a module of Python functions can stand in for it"),
+    M("text for a flag", row(ordered="yes"), "the field 'ordered' must be a bool"),
+    M("a blank answer", row(answer=" ", gold=[]), "the field 'answer' is blank; leave it out"),
+    M("a call as answer", row(answer=f"<tool_call>{json.dumps(GOLD)}</tool_call>", gold=[]), "'answer' holds a call"),
+    M("a number as tag", row(tags={"n": 1}), "the field 'tags' must hold text only"),
+)
+TOOLS: Final = (
+    M("no object as tool", row(tools=[3]), "the field 'tools', tool 1: a tool must be an object with a name"),
+    M("a tool without a name", function(name=...), "the field 'tools', tool 1: the field 'name' is missing"),
+    M("an empty name", function(name=""), "the field 'tools', tool 1: the name is empty"),
+    M("paramters", function(parameters=..., paramters={}), "'paramters' of a tool; did you mean 'parameters'?"),
+    M("a type misspelt", parameters(properties={"city": {"type": "strng"}}), "'strng'; did you mean \"string\"?"),
+    M("a type of no JSON", parameters(properties={"city": {"type": "date"}}), "there is no type 'date'; use one of"),
+    M("required, not declared", parameters(required=["town"]), "'required' names 'town', which is not among"),
+    M("required, not a list", parameters(required="city"), "parameters are not valid JSON Schema: required:"),
+    M(
+        "a list of parameters",
+        function(parameters=["city"]),
+        "'parameters' must be JSON Schema, an object, but is a list",
+    ),
+)
+GOLDS: Final = (
+    M(
+        "a tool misspelt",
+        gold(name="find_wether"),
+        "no tool is named 'find_wether'; offered: find_weather; did you mean",
+    ),
+    M("no tools, but gold", row(tools=[]), "no tool is named 'find_weather'; offered: none; correct the name"),
+    M("an empty tool name", gold(name=""), "the field 'gold', call 1: the field 'name' is empty"),
+    M("a parameter misspelt", gold(arguments={"citty": "Oslo"}), "has no parameter 'citty'; declared: city"),
+    M(
+        "a key within it misspelt",
+        gold(arguments={"city": "x", "at": {"huor": 1}}),
+        "has no 'huor'; did you mean 'hour'?",
+    ),
+    M(
+        "not of the enum",
+        gold(arguments={"city": "x", "unit": "celcius"}),
+        "is not one of ['celsius', 'kelvin']; did you",
+    ),
+    M("no arguments", gold(arguments=...), "'arguments' is missing; a call without any has {}"),
+    M("arguments as text", gold(arguments="Oslo"), "the field 'arguments' is text that is not JSON"),
+    M("arguments as a list", gold(arguments=["Oslo"]), "the field 'arguments' must be a dict, but is a list"),
+    M("results", gold(results=1), "the field 'gold', call 1: there is no field 'results'; did you mean 'result'?"),
+    M("gold that is no list", row(gold=GOLD), "the field 'gold' must be a list, but is a dict"),
+    M("no stored result", row(gold=[GOLD, GOLD | {"arguments": {"city": "$1"}}]), "call 1, but none is stored: give"),
+    M(
+        "another value than the result",
+        row(gold=[GOLD | {"result": "rain"}, GOLD | {"references": {"city": "$1"}}]),
+        "'city' is \"Oslo\", which is not in the result of call 1 that it refers to; correct",
+    ),
+    M(
+        "a field that the result has not",
+        row(gold=[GOLD | {"result": {"a": 1}}, GOLD | {"arguments": {"city": "$1.b"}}]),
+        "has no field 'b'; its fields",
+    ),
+    M("a reference to itself", gold(arguments={"city": "$1"}), "refers to call 1, which does not come before it"),
+    M("a reference to no call", gold(arguments={"city": "$5.city"}), "looks like a reference, but can be none"),
+    M("another reference notation", gold(arguments={"city": "${1.city}"}), 'a reference is written "$1" or "$1.city"'),
+    M(
+        "too deep to be written",
+        gold(arguments={"city": "x", "at": json.loads('{"a":' * 66 + "1" + "}" * 66)}),
+        "is none that an output can make",
+    ),
+    M(
+        "65 parallel calls",
+        row(gold=[GOLD] * 65),
+        '65 parallel gold calls, and an output holds 64 at most; with "ordered"',
+    ),
+)
+MESSAGES: Final = (
+    M("no messages", row(messages=[]), "the field 'messages' must end with a user's message or a tool's answer"),
+    M("human", said({"role": "human", "content": "x"}), "message 2: the role 'human' must be one of system, user"),
+    M("a late system text", said({"role": "system", "content": "x"}, ASK), "a system message can only come first"),
+    M(
+        "null as content",
+        said({"role": "user", "content": None}),
+        "message 2: the field 'content' must be a str, but is a",
+    ),
+    M("an image", said({"role": "user", "content": [{"type": "image"}]}), "part 1 is 'image': only parts of text"),
+    M("tool_call", said({"role": "assistant", "content": "", "tool_call": [CALL]}, ASK), "did you mean 'tool_calls'?"),
+    M("a call without an answer", said(CALLS, ASK), "message 2: call 1 (find_weather) has no answer"),
+    M("an id of no call", answered(tool_call_id="b"), "message 3: the tool_call_id 'b' answers no call; those of its"),
+    M(
+        "an answer without a call",
+        said({"role": "tool", "content": "x"}),
+        "a tool's answer has to follow a call of the",
+    ),
+    M("calls in both fields", said(CALLS | {"function_call": CALL["function"]}, ASK), "are both there: leave one of"),
+)
+FORMS: Final = (
+    M("rows of Seal-Tools", json.dumps({"query": "q", "calling": []}), "convert-data seal-tools INPUT OUTPUT"),
+    M("rows of nobody", json.dumps({"a": 1, "b": 2}), "the row has no form that is known: cahl-pl convert-data --help"),
+    M(
+        "OpenAI's, no tools",
+        json.dumps({"messages": [ASK, ASK | {"role": "assistant"}]}),
+        "without the tools that were",
+    ),
+    M("not to be learnt", openai({"role": "assistant", "content": "x", "weight": 0}), "not to be learnt (weight 0)"),
+    M(
+        "an unknown notation",
+        openai({"role": "assistant", "content": "<start_function_call>"}),
+        "notation that is not read",
+    ),
+    M(
+        "a broken notation",
+        openai({"role": "assistant", "content": "[TOOL_CALLS] [{"}),
+        "starts with '[TOOL_CALLS]': not JSON",
+    ),
+)
+
+MISTAKES: Final = (*FILES, *LINES, *TOOLS, *GOLDS, *MESSAGES, *FORMS)
