@@ -59,6 +59,10 @@ SYMBOLS = (
     ),
     Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:sliding_window_overlay[sliding_window]"),
     Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:chunked_overlay[chunk_size]"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:AttentionInterface.register"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaConfig()._attn_implementation"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaModel._can_set_attn_implementation"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers.models.llama.modeling_llama:eager_attention_forward"),
     Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM._supports_sdpa"),
     Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM.supports_gradient_checkpointing"),
     Foreign(

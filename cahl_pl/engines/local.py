@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from cahl_pl.engines.alone import Prefixes, read_alone
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.engines.drawing import draw
+from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.kv_cache import SampleCache, run_layers
 from cahl_pl.policy.packing import PackedRow, batches, pack
@@ -120,7 +121,9 @@ class TransformersEngine(Engine):
                 members, prefixes = read_alone(
                     policy, alone, num_samples, sampling.max_new_tokens, self.max_prefill_tokens
                 )
-                for member, found in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+                with folded_attention(policy.decoder):
+                    decoded = _decode(policy, prefixes, sampling, generator)
+                for member, found in zip(members, decoded, strict=True):
                     completions[some[member]] += found
             return completions
         rows = _packed(policy, prompts, frozen, [len(prompt) - 1 for prompt in prompts])
@@ -128,7 +131,9 @@ class TransformersEngine(Engine):
             parts = list(batches(chunk, self.max_prefill_tokens))
             members = [member for part in parts for row in part for member in row.members]
             prefixes = _prefill(policy, parts, num_samples, sampling.max_new_tokens)
-            for member, samples in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+            with folded_attention(policy.decoder):
+                decoded = _decode(policy, prefixes, sampling, generator)
+            for member, samples in zip(members, decoded, strict=True):
                 completions[member] = samples
         return completions
 

@@ -119,6 +119,22 @@ def mask_bytes(
     return places * (shape.masks * (1 + e) + shape.heads * (kept * layers + (3 * e + FLOAT32) * attending))
 
 
+def folded_mask_bytes(shape: ModelShape, settings: Settings, tokens: int, seen: int) -> int:
+    """Return the bytes of the masks of folded attention, beyond those that they are made of.
+
+    A row for each query head that shares keys: for each type of layer a float one, that layers share; and while a boolean
+    one becomes a float one, itself and its negation, in whose place a kernel that wants its rows aligned has a copy later.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        tokens: of all samples.
+        seen: columns.
+    """
+    groups, e = -(-shape.heads // shape.kv_heads), settings.dtype_bytes
+    return groups * tokens * seen * (e * shape.masks + (max(2, e) if settings.attention == "sdpa" else 0))
+
+
 def score_logits_bytes(shape: ModelShape, tokens: int) -> int:
     """Return the bytes of a chunk of logits while log-probabilities are taken.
 

@@ -10,8 +10,9 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy.bases import auto_class, expert_weights, keeps_states
+from cahl_pl.policy.bases import auto_class, decoder_of, expert_weights, keeps_states
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.folded_attention import is_foldable
 from cahl_pl.policy.loading import model_folder
 from cahl_pl.policy.lora import targets_of
 from cahl_pl.policy.masks import MASKED, layer_types
@@ -40,6 +41,7 @@ class ModelShape:
         experts: those of `others` that are experts in one tensor, which bitsandbytes does not quantise.
         masks: types of attention layers, each with a mask of its own.
         rows_apart: each sample has a copy of its prompt's keys and values, since layers carry states.
+        folds: attention while decoding is folded (`policy.folded_attention`), and repeats no keys and values.
     """
 
     hidden: int
@@ -58,6 +60,7 @@ class ModelShape:
     experts: int = 0
     masks: int = 1
     rows_apart: bool = False
+    folds: bool = True
 
     @property
     def query(self) -> int:
@@ -167,6 +170,7 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
             experts=experts,
             masks=max(1, len(MASKED.intersection(layer_types(text)))),
             rows_apart=keeps_states(config),
+            folds=is_foldable(decoder_of(model)),
         )
     except AttributeError as error:
         raise ConfigError(

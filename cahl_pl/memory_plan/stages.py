@@ -14,6 +14,7 @@ from cahl_pl.memory_plan.parts import (
     backward_bytes,
     base_bytes,
     dequantised_bytes,
+    folded_mask_bytes,
     kv_bytes,
     mask_bytes,
     mlp_bytes,
@@ -146,11 +147,15 @@ def sampling_moments(
     prefixes = token * min(settings.prefix_cache_tokens, kept)
     # the packed keys and values, and the buffers that they are copied to
     laid_out = _parts(cache=read_tokens * token + buffers, prefixes=prefixes)
-    # for several new tokens at once, keys and values are repeated for all query heads, a layer at a time
-    repeated = shape.heads > shape.kv_heads and (samples > 1 or settings.attention == "eager")
+    # where it is not folded, keys and values are repeated for all query heads, a layer at a time
+    grouped = shape.heads > shape.kv_heads
+    repeated = grouped and not shape.folds and (samples > 1 or settings.attention == "eager")
+    masks = mask_bytes(shape, settings, count * samples, final, attending=True)
+    if grouped and shape.folds:
+        masks += folded_mask_bytes(shape, settings, count * samples, final)
     continued = _parts(
         rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
-        count * samples * final + mask_bytes(shape, settings, count * samples, final, attending=True),
+        count * samples * final + masks,
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
         5 * FLOAT32 * count * samples * shape.vocabulary,
         buffers,
