@@ -60,10 +60,13 @@ SYMBOLS = (
     Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:sliding_window_overlay[sliding_window]"),
     Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:chunked_overlay[chunk_size]"),
     Foreign("cahl_pl/policy/folded_attention.py", "transformers:AttentionInterface.register"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:AttentionMaskInterface.register"),
     Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaConfig()._attn_implementation"),
     Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaModel._can_set_attn_implementation"),
     Foreign("cahl_pl/policy/folded_attention.py", "transformers.models.llama.modeling_llama:eager_attention_forward"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaModel._supports_sdpa"),
     Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM._supports_sdpa"),
+    Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM._supports_flex_attn"),
     Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM.supports_gradient_checkpointing"),
     Foreign(
         "cahl_pl/policy/noise.py", "transformers.modeling_layers:GradientCheckpointingLayer.gradient_checkpointing"
@@ -233,7 +236,8 @@ DOCUMENTED_MODULES = {
     "pydantic.fields", "pydantic.json_schema",
     "scipy.optimize", "scipy.sparse", "scipy.stats",
     "tensorboard.backend.event_processing.event_accumulator",
-    "torch.distributed", "torch.nn", "torch.nn.functional", "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
+    "torch.distributed", "torch.nn", "torch.nn.attention.flex_attention", "torch.nn.functional",
+    "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
     "torch.utils.data", "torch.utils.flop_counter",
     "transformers.utils",  # logging, in its documentation
 }  # fmt: skip

@@ -97,6 +97,8 @@ def test_masks():
     assert mask_bytes(SHAPE, HALF, 30, 10) == 300
     assert mask_bytes(SHAPE, HALF, 30, 10, layers=2) == 300 * (1 + 2 * 2)
     assert mask_bytes(SHAPE, HALF, 30, 10, attending=True) == 300 * (1 + 2 + 1)
+    flex = replace(HALF, attention="flex_attention")  # four tables of 16 blocks, and what they are made of
+    assert mask_bytes(SHAPE, flex, 512, 512, layers=2) == 16 * (4 * 4 + 4 * 8 + 48)
     eager = replace(HALF, attention="eager")
     assert mask_bytes(SHAPE, eager, 30, 10, layers=2) == 300 * (1 + 2 + 4 * 2 * (4 + 2))
     assert mask_bytes(SHAPE, eager, 30, 10, attending=True) == 300 * (1 + 2 + 4 * (3 * 2 + 4))

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from cahl_pl.memory_plan.shapes import ModelShape, Settings
 from cahl_pl.policy.logprobs import LOGITS_AT_A_TIME
+from cahl_pl.policy.masks import BLOCK
 
 FLOAT32 = 4
 """Bytes; of adapters, their inputs, norms and logits."""
+
+
+BLOCK_BYTES = 96
+"""Of a block of FlexAttention's mask: four tables in int32, and what they are made of, four in int64 and truth values."""
 
 
 def nf4_bytes(weights: int) -> int:
@@ -101,8 +106,8 @@ def mask_bytes(
     """Return the bytes of the attention masks [rows, 1, tokens, seen], and of scores that no kernel keeps to itself.
 
     Layers of one type share a mask. `sdpa` shares a boolean one; in each layer it makes a float one of it, which the
-    backward pass needs, and before that its negation. `eager` shares a float mask; each layer keeps the weights of all
-    heads, in float32 and in the dtype, and makes three copies of the scores.
+    backward pass needs, and before that its negation. `flex_attention` has tables of blocks. `eager` shares a float mask;
+    each layer keeps the weights of all heads, in float32 and in the dtype, and makes three copies of the scores.
 
     Args:
         shape: of the model.
@@ -113,6 +118,8 @@ def mask_bytes(
         attending: whether a layer is computing its attention.
     """
     places, e = tokens * seen, settings.dtype_bytes
+    if settings.attention == "flex_attention":
+        return shape.masks * places * BLOCK_BYTES // BLOCK**2
     if settings.attention == "sdpa":
         return places * (shape.masks + e * layers + (e + 1) * attending)
     kept = FLOAT32 + (0 if e == FLOAT32 else e)

@@ -77,7 +77,7 @@ class Settings:
         dtype_bytes: of a weight that is not quantised, and of an activation.
         gradient_checkpointing: as configured; activated LoRA trains without.
         adapter: `lora` or `alora`.
-        attention: `sdpa` or `eager`.
+        attention: see `PolicyConfig`.
         max_tokens_per_micro_batch: see `CAHLModule`.
         prefix_cache_tokens: see `PolicyConfig`.
         batch_size: see `TransformersEngine`.
@@ -95,7 +95,7 @@ class Settings:
     dtype_bytes: int
     gradient_checkpointing: bool
     adapter: Literal["lora", "alora"]
-    attention: Literal["sdpa", "eager"]
+    attention: Literal["sdpa", "eager", "flex_attention"]
     max_tokens_per_micro_batch: int
     prefix_cache_tokens: int
     batch_size: int

@@ -150,9 +150,12 @@ def sampling_moments(
     # where it is not folded, keys and values are repeated for all query heads, a layer at a time
     grouped = shape.heads > shape.kv_heads
     repeated = grouped and not shape.folds and (samples > 1 or settings.attention == "eager")
-    masks = mask_bytes(shape, settings, count * samples, final, attending=True)
-    if grouped and shape.folds:
-        masks += folded_mask_bytes(shape, settings, count * samples, final)
+    # FlexAttention gives way to the other two then: what either would take
+    masks = max(
+        mask_bytes(shape, at, count * samples, final, attending=True)
+        + (folded_mask_bytes(shape, at, count * samples, final) if grouped and shape.folds else 0)
+        for at in _while_decoding(settings)
+    )
     continued = _parts(
         rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
         count * samples * final + masks,
@@ -163,6 +166,12 @@ def sampling_moments(
         dequantised,
     )
     return [attend, read, laid_out, continued]
+
+
+def _while_decoding(settings: Settings) -> list[Settings]:
+    if settings.attention != "flex_attention":
+        return [settings]
+    return [replace(settings, attention="sdpa"), replace(settings, attention="eager")]
 
 
 def _prefix_tokens(settings: Settings, role: Role, length: int) -> int:

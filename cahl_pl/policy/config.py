@@ -30,8 +30,9 @@ class PolicyConfig:
             `gaussian` (A normal, B 0) or `orthogonal` (A and B that cancel). What changes the base's weights, such as PiSSA
             or OLoRA, is refused.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        attention: attention implementation of transformers; both can take the mask of packed sequences (`packing`),
-            which `flash_attention_2` cannot.
+        attention: attention implementation of transformers; all three can take the mask of packed sequences (`packing`),
+            which `flash_attention_2` cannot. `flex_attention` needs CUDA to train: it skips what nobody sees, which is most
+            of a long row.
         prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
             token for Qwen2.5-7B in bfloat16).
         check_base: when the base is loaded, hold packed, sampled and recomputed passes of a few tokens against plain ones, and
@@ -51,7 +52,7 @@ class PolicyConfig:
     use_dora: bool = False
     init_lora_weights: str = "default"
     gradient_checkpointing: bool = False
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
     prefix_cache_tokens: int = 65536
     check_base: bool = True
     trust_remote_code: bool = False

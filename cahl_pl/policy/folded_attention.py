@@ -28,18 +28,22 @@ _SINKS_KNOWN = {"gpt_oss"}
 def folded_attention(decoder: nn.Module) -> Iterator[None]:
     """Fold the attention of a model that runs within; one whose attention cannot be told to is left as it is.
 
+    FlexAttention, which is for many tokens at once, gives way to `decoding_attention`.
+
     Args:
-        decoder: of transformers, loaded with `sdpa` or `eager`.
+        decoder: of transformers.
     """
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
 
     configs = _foldable(decoder)
     for name, function in _FOLDED.items():
         AttentionInterface.register(_PREFIX + name, function)
+        AttentionMaskInterface.register(_PREFIX + name, AttentionMaskInterface()[name])
     before = [config._attn_implementation for config in configs]
+    name = _PREFIX + decoding_attention(decoder)
     try:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = _PREFIX + name
+        for config in configs:
+            config._attn_implementation = name
         yield
     finally:
         for config, name in zip(configs, before, strict=True):
@@ -53,17 +57,26 @@ def is_foldable(decoder: nn.Module) -> bool:
     return bool(_foldable(decoder))
 
 
-def _foldable(decoder: nn.Module) -> list[Any]:
-    """Return the configurations by which a model's layers choose their attention; none where folding is of no use."""
-    attentions = [module for module in decoder.modules() if getattr(module, "num_key_value_groups", 1) > 1]
+def decoding_attention(decoder: Any) -> str:
+    """Return `sdpa` or `eager`: what attends while decoding, and takes masks that are tensors.
+
+    Args:
+        decoder: of transformers.
+    """
+    name: str = decoder.config._attn_implementation.removeprefix(_PREFIX)
+    return name if name != "flex_attention" else "sdpa" if decoder._supports_sdpa else "eager"
+
+
+def _foldable(decoder: Any) -> list[Any]:
+    """Return the configurations by which a model's layers choose their attention; none where they are to stay."""
     takes_functions = getattr(type(decoder), "_can_set_attn_implementation", lambda: False)
-    if not attentions or not takes_functions():
+    if not takes_functions():
         return []
-    configs = {id(module.config): module.config for module in attentions if hasattr(module, "config")}
-    names = {config._attn_implementation for config in configs.values()}
-    if "eager" in names and any(_eager_of(module) is None for module in attentions):
+    least = 0 if decoder.config._attn_implementation == "flex_attention" else 1
+    attentions = [module for module in decoder.modules() if getattr(module, "num_key_value_groups", 0) > least]
+    if decoding_attention(decoder) == "eager" and any(_eager_of(module) is None for module in attentions):
         return []
-    return list(configs.values()) if names <= _FOLDED.keys() else []
+    return list({id(module.config): module.config for module in attentions if hasattr(module, "config")}.values())
 
 
 def _eager_of(module: nn.Module) -> Callable[..., Output] | None:

@@ -130,6 +130,8 @@ def test_what_differs_between_heads_that_share_keys_goes_the_plain_way(what):
 
 def test_eager_attention_that_stands_nowhere_is_not_folded(monkeypatch):
     class Decoder(nn.Module):
+        config = Attention.config
+
         def __init__(self):
             super().__init__()
             self.attention = Attention()
