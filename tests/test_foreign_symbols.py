@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import torch
 from packaging.version import Version
 
 import cahl_pl
@@ -73,6 +74,7 @@ SYMBOLS = (
     ),
     Foreign("cahl_pl/policy/lora.py", "transformers.pytorch_utils:Conv1D"),
     Foreign("cahl_pl/policy/loading.py", "transformers.models.auto.tokenization_auto:get_tokenizer_config"),
+    Foreign("cahl_pl/policy/adapter_dtype.py", "peft.tuners.lora:LoraLayer().cast_input_dtype_enabled"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.set_requires_grad[adapter_names]"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.disable_adapter"),
     Foreign("cahl_pl/policy/four_bit.py", "bitsandbytes.nn:Linear4bit().support_avx512bf16_for_cpu"),
@@ -102,14 +104,10 @@ SYMBOLS = (
 
 
 def _scheduler(cls):
-    import torch
-
     return cls(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), lambda step: 1.0)
 
 
 def _quant_state(cls):
-    import torch
-
     return cls(absmax=torch.zeros(1), shape=torch.Size([1]))
 
 
@@ -118,6 +116,7 @@ def made(tmp_path):
     """How to make an instance of a class, where that takes arguments."""
     return {
         "LambdaLR": _scheduler,
+        "LoraLayer": lambda cls: cls(torch.nn.Linear(1, 1)),
         "QuantState": _quant_state,
         "Linear4bit": lambda cls: cls(1, 1),
         "SummaryWriter": lambda cls: cls(str(tmp_path)),

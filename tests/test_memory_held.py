@@ -62,9 +62,11 @@ def groups_of(prompt, completion, size, count):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_update_against_the_tensors_it_holds(make_policy, checkpointing, dtype):
-    policy = make_policy(gradient_checkpointing=checkpointing, dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "adapter_dtype"), [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")]
+)
+def test_update_against_the_tensors_it_holds(make_policy, checkpointing, dtype, adapter_dtype):
+    policy = make_policy(gradient_checkpointing=checkpointing, dtype=dtype, adapter_dtype=adapter_dtype)
     shape = shape_of(policy.config)
     settings = settings_of(policy.config, RolloutConfig(), 1000, 4, TransformersEngine(8))
     policy.activate("planner")

@@ -89,6 +89,7 @@ class Settings:
         steps: times that the executor is sampled from in a round.
         evaluated: tasks evaluated at once; 0 where nothing is.
         references: copies of adapters that a KL divergence is taken to (`references_of`).
+        adapter_bytes: of a number while adapters are computed.
     """
 
     quantization: Literal["none", "nf4"]
@@ -107,6 +108,7 @@ class Settings:
     steps: int = 1
     evaluated: int = 0
     references: int = 0
+    adapter_bytes: int = 4
 
     @property
     def checkpoints(self) -> bool:
@@ -239,6 +241,7 @@ def settings_of(
         steps=rollout.max_steps,
         evaluated=evaluated,
         references=references,
+        adapter_bytes=getattr(torch, policy.adapter_dtype).itemsize,
     )
 
 

@@ -18,6 +18,7 @@ from cahl_pl.memory_plan.parts import (
     kv_bytes,
     mask_bytes,
     mlp_bytes,
+    rounded_bytes,
     saved_bytes,
     score_logits_bytes,
 )
@@ -120,12 +121,13 @@ def sampling_moments(
     kept = _prefix_tokens(settings, role, length)
     # prompts are read to the last layer's keys and values (`forward`), and kept then
     before = token * min(settings.prefix_cache_tokens, kept - tokens)
+    rounded = rounded_bytes(shape, settings, 1)
     places = 2 * e * shape.head_dim  # cosines and sines of the positions
     # a product's weight is there before the adapter's output is
-    adapted = read_tokens * 2 * FLOAT32 * shape.intermediate
+    adapted = read_tokens * 2 * settings.adapter_bytes * shape.intermediate
     attend, read = (
         _parts(
-            read_tokens * (width + places),
+            read_tokens * (width + places) + rounded,
             masks,
             cache=read_tokens * token * (shape.layers - 1) // shape.layers + earlier,
             prefixes=before,
@@ -157,7 +159,7 @@ def sampling_moments(
         for at in _while_decoding(settings)
     )
     continued = _parts(
-        rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
+        rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings) + rounded,
         count * samples * final + masks,
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
         5 * FLOAT32 * count * samples * shape.vocabulary,
@@ -230,7 +232,11 @@ def update_moments(
     masks = mask_bytes(shape, settings, masked, row, alive, attending=settings.attention == "eager")
     return [
         _parts(
-            ends + chosen + tokens * (inputs + (0 if settings.checkpoints else layers * saved)) + trunks,
+            ends
+            + chosen
+            + tokens * (inputs + (0 if settings.checkpoints else layers * saved))
+            + trunks
+            + rounded_bytes(shape, settings, 0 if settings.checkpoints else layers),
             mask_bytes(shape, settings, masked, row, 0 if settings.checkpoints else layers),
             score_logits_bytes(shape, predicted),
             cache,
@@ -239,6 +245,7 @@ def update_moments(
         _parts(
             tokens * (inputs + alive * saved)
             + trunks
+            + rounded_bytes(shape, settings, alive)
             + max(masked * working, in_trunks * working - masked * alive * saved),
             masks,
             prefixes=prefixes,

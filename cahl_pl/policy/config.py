@@ -16,7 +16,8 @@ class PolicyConfig:
         gguf_file: name of a GGUF file inside that folder, to load (and de-quantise) instead of safetensors.
         quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`; null is `none`, unless
             the callback `FourBitMemory` decides otherwise.
-        dtype: of the base's weights and activations. Adapters are always float32.
+        dtype: of the base's weights and activations. The weights of adapters are always float32.
+        adapter_dtype: what adapters are computed in; `bfloat16`, on a base of that dtype, spares copies of every input.
         adapter: `lora`, or `alora` (activated LoRA, arXiv 2504.12397): the adapter acts from the role's own words on;
             what comes before, the tools and the request, is read by the bare base, once for both roles.
         lora_rank: rank r of both adapters.
@@ -44,6 +45,7 @@ class PolicyConfig:
     gguf_file: str | None = None
     quantization: Literal["none", "nf4"] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     adapter: Literal["lora", "alora"] = "lora"
     lora_rank: int = 16
     lora_alpha: int = 32

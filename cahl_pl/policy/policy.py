@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.policy.adapter_dtype import compute_in_base_dtype
 from cahl_pl.policy.bases import LengthLimit, decoder_of, keeps_states, length_limit
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.folded_attention import decoding_attention, folded_attention
@@ -91,7 +92,7 @@ class Policy(nn.Module):
         base.requires_grad_(False)
         remove_noise(base)
         lora = lora_config(self.config, base)
-        # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
+        # adapters' weights stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
         try:
             self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
         except (ValueError, AttributeError) as error:  # PEFT's word for modules that it does not know
@@ -108,7 +109,7 @@ class Policy(nn.Module):
         self._recomputed = list(recomputed_layers(base))
         self.lm.eval()
         self._active: Role = ROLES[0]
-        self._require_grad()
+        self.restore_active()
         self.shares_rows = not keeps_states(base.config)
         self._check_logits()
 
@@ -212,6 +213,8 @@ class Policy(nn.Module):
 
     def restore_active(self) -> None:
         """Make the role's adapter active again, where another adapter has been made or used."""
+        if self.config.adapter_dtype != "float32":
+            compute_in_base_dtype(self.lm)
         self.lm.set_adapter(self._active)
         self._require_grad()
 
