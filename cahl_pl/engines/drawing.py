@@ -68,7 +68,7 @@ def outcome(token: Tensor, stop: Tensor) -> NDArray[np.bool_]:
             "the model's logits are not numbers, so that no token can be drawn: a checkpoint or a base in which values are "
             "not finite, or a base that overflows in this policy.dtype"
         )
-    return found > 0  # type: ignore[no-any-return]
+    return found > 0
 
 
 def _at(logprobs: Tensor, token: Tensor) -> Tensor:

@@ -329,7 +329,7 @@ def _decode(
 
 def _compact_rows(slots: Places) -> Places:
     """Return rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
-    busy = (slots >= 0).any(1)
+    busy = (slots >= 0).max(1)
     left = int(busy.sum())
     keep = np.arange(left)
     keep[~busy[:left]] = left + np.flatnonzero(busy[left:])

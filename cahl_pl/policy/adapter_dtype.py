@@ -28,11 +28,11 @@ def compute_in_base_dtype(lm: Any) -> None:
     """
     for layer in lm.modules():
         for adapters in (getattr(layer, "lora_A", None), getattr(layer, "lora_B", None)):
-            if not isinstance(adapters, nn.ModuleDict):
+            if adapters is None:
                 continue
             layer.cast_input_dtype_enabled = False
             for name, linear in adapters.items():
-                if type(linear) is nn.Linear and linear.bias is None:
+                if type(linear) is nn.Linear:
                     rounding = LinearInInputDtype(linear.in_features, linear.out_features, bias=False, device="meta")
                     rounding.weight = linear.weight
                     adapters[name] = rounding

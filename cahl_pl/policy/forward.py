@@ -174,7 +174,7 @@ def _forward(
         parts += _intervals(rows, chosen, columns, before, positions)
     # one copy to the device for all of them
     on_device = torch.from_numpy(np.concatenate(parts, axis=1)).to(policy.device, non_blocking=True)
-    ids_, positions_, *others = on_device.split([part.shape[1] for part in parts], dim=1)
+    ids_, positions_, *others = torch.split(on_device, [part.shape[1] for part in parts], dim=1)
     mask: Mask = None
     if not causal:
         places, at, ends, keys = others

@@ -140,8 +140,8 @@ class _Range:
     def __init__(self, numbers: Tensor) -> None:
         left = -numbers.shape[1] % BLOCK
         pad = torch.nn.functional.pad
-        self.least = pad(numbers, (0, left), value=_FAR).unflatten(1, (-1, BLOCK)).amin(-1)
-        self.most = pad(numbers, (0, left), value=-_FAR).unflatten(1, (-1, BLOCK)).amax(-1)
+        self.least = pad(numbers, (0, left), value=_FAR).view(len(numbers), -1, BLOCK).amin(-1)
+        self.most = pad(numbers, (0, left), value=-_FAR).view(len(numbers), -1, BLOCK).amax(-1)
         self.whole = torch.ones(self.least.shape[1], dtype=torch.bool, device=numbers.device)
         if left:
             self.whole[-1] = False
@@ -163,7 +163,7 @@ def _near(config: Any, kind: str, device: torch.device) -> Callable[..., Any] | 
     from transformers.masking_utils import chunked_overlay, sliding_window_overlay
 
     if kind == "sliding_attention" and config.sliding_window is not None:
-        return sliding_window_overlay(config.sliding_window)  # type: ignore[no-any-return]
+        return sliding_window_overlay(config.sliding_window)
     if kind == "chunked_attention" and config.attention_chunk_size is not None:
         no_padding = torch.zeros(1, dtype=torch.long, device=device)
         return lambda r, head, at, of: chunked_overlay(config.attention_chunk_size, no_padding)(0, head, at, of)

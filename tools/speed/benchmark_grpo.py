@@ -75,10 +75,10 @@ def qwen2_config(vocabulary: int, end: int, padding: int, **sizes: int) -> Any:
     from transformers import Qwen2Config
 
     own = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6}
-    heads = {"num_attention_heads": 6, "num_key_value_heads": 6}
+    values: dict[str, Any] = {**own, "num_attention_heads": 6, "num_key_value_heads": 6, **sizes}
     return Qwen2Config(
         vocab_size=vocabulary,
-        **(own | heads | sizes),
+        **values,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
@@ -38,7 +39,7 @@ from cahl_pl.runs.files import write_json
 from cahl_pl.startup.library_warnings import quiet_libraries
 from tools.speed.benchmark_grpo import make_model
 
-WAYS = {"plain": contextlib.nullcontext, "folded": folded_attention}
+WAYS: dict[str, Any] = {"plain": contextlib.nullcontext, "folded": folded_attention}
 
 
 def steps_of(
@@ -60,15 +61,9 @@ def steps_of(
         times.append(time.process_time())
         return logits(hidden)
 
-    policy.logits = timed  # type: ignore[method-assign]
-    engine_code.folded_attention = WAYS[way]
-    try:
-        found = TransformersEngine().generate(
-            policy, "planner", prompts, samples, Sampling(1.0, 1.0, new), torch.Generator().manual_seed(0)
-        )
-    finally:
-        policy.logits = logits  # type: ignore[method-assign]
-        engine_code.folded_attention = folded_attention
+    sampling, generator = Sampling(1.0, 1.0, new), torch.Generator().manual_seed(0)
+    with patch.object(policy, "logits", timed), patch.object(engine_code, "folded_attention", WAYS[way]):
+        found = TransformersEngine().generate(policy, "planner", prompts, samples, sampling, generator)
     # the first one ends with the prompts' logits
     return [after - before for before, after in itertools.pairwise(times[1:])], found
 
