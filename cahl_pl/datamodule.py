@@ -214,8 +214,8 @@ class RolloutDataModule(LightningDataModule):
         return DataLoader(share, batch_size=None, collate_fn=list)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Role batches move; tasks stay as they are (Lightning would try to take them apart)."""
-        return batch.to(device) if isinstance(batch, RolloutBatch) else batch
+        """Batches stay as they are: tasks would be taken apart, and groups are packed on the host."""
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream, see `BatchStream.state_dict`, and fingerprints of the files' rows.

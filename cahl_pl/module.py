@@ -28,7 +28,7 @@ from cahl_pl.optimizers import (
 )
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
-from cahl_pl.policy.precision import check_precision
+from cahl_pl.policy.precision import check_attention, check_precision
 from cahl_pl.policy.reference import keep_reference
 from cahl_pl.rewards.base import BaseReward
 from cahl_pl.rollout.config import RolloutConfig
@@ -107,13 +107,16 @@ class CAHLModule(LightningModule):
         """Load base and adapters on the right device, before optimisers and strategy see them.
 
         Raises:
-            ConfigError: `trainer.precision` is not 32-true, or the configuration allows sequences that the base cannot take.
+            ConfigError: `trainer.precision` is not 32-true, the configuration allows sequences that the base cannot take, or
+                asks for an attention that cannot train here.
             PolicyError: the base computes something else here than in plain passes.
         """
         if self._trainer is None:
             self.policy.load("cpu")
             return
         check_precision(self.trainer)
+        if self.trainer.training:
+            check_attention(self.trainer.strategy.root_device, self.policy.config)
         self.policy.load(self.trainer.strategy.root_device, self._longest())
         if self.policy.config.check_base:
             check_computation(self.policy)

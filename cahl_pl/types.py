@@ -7,12 +7,11 @@ Nothing here knows of models, files or Lightning.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # what only carries tasks and calls, such as a tool's worker process, does without torch
-    import torch
     from torch import Tensor
 
 Role: TypeAlias = Literal["planner", "executor"]
@@ -321,17 +320,6 @@ class Group:
             return sum(int(mask.sum()) for mask in self.sampled)
         return sum(len(ids) for ids in self.completion_ids)
 
-    def to(self, device: torch.device | str) -> Group:
-        """Return the same group with its token ids and advantages on `device`."""
-        return replace(
-            self,
-            prompt_ids=self.prompt_ids.to(device),
-            completion_ids=[ids.to(device) for ids in self.completion_ids],
-            logprobs=None if self.logprobs is None else [lp.to(device) for lp in self.logprobs],
-            advantages=self.advantages.to(device),
-            sampled=None if self.sampled is None else [mask.to(device) for mask in self.sampled],
-        )
-
 
 _RENAMED_FIELDS: Final = {"peers": "comparison_id"}
 """Fields of `Group` under the names by which checkpoints of version 0.2.0 and before hold them."""
@@ -360,10 +348,6 @@ class RolloutBatch:
     metrics: dict[str, float] = field(default_factory=dict)
     trajectories: list[Trajectory] | None = None
     temperature: float = 1.0
-
-    def to(self, device: torch.device | str) -> RolloutBatch:
-        """Return the batch with its tensors on `device` (Lightning calls this)."""
-        return replace(self, groups=[group.to(device) for group in self.groups])
 
     def state(self) -> dict[str, Any]:
         """Plain containers and tensors, for a checkpoint. The episodes are left out: what waits is never a first batch."""

@@ -115,9 +115,11 @@ class Updates:
         self.policy.activate(role)
         supervised = batch.objective == "supervised"
         diverse = config.entropy > 0 and not supervised
+        groups, device = selected.groups, self.policy.device
         with self.policy.training_mode():
-            groups = [group.to(self.policy.device) for group in selected.groups]
             for part in micro_batches(self.policy, groups, self.max_tokens):
+                advantages = part.advantages.to(device, non_blocking=True)
+                sampled = None if supervised else part.logprobs.to(device, non_blocking=True)
                 reference = None
                 if config.kl > 0 and not supervised:
                     with torch.no_grad(), as_reference(self.policy, role):
@@ -128,13 +130,13 @@ class Updates:
                 else:
                     loss, stats = grpo_loss(
                         scored.logprobs,
-                        part.logprobs if batch.update > 0 else None,
+                        sampled if batch.update > 0 else None,
                         reference,
-                        part.advantages,
+                        advantages,
                         scored.mask,
                         config,
                         selected.size,
-                        part.logprobs if batch.update == 0 else None,
+                        sampled if batch.update == 0 else None,
                         scored.entropy if diverse else None,
                         selected.regularised,
                     )

@@ -34,6 +34,10 @@ PARSED_ONLY = {
     ): "minutes; tests/tools/speed/test_profile_step.py runs a small one",
     (
         "speed.md",
+        "python -m tools.speed.measure_decoding",
+    ): "minutes; tests/tools/speed/test_measure_decoding.py runs a small one",
+    (
+        "speed.md",
         "python -m tools.speed.benchmark_levels",
     ): "minutes; tests/tools/speed/test_levels_*.py run small ones",
     (

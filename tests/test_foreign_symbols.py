@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import torch
 from packaging.version import Version
 
 import cahl_pl
@@ -59,13 +60,21 @@ SYMBOLS = (
     ),
     Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:sliding_window_overlay[sliding_window]"),
     Foreign("cahl_pl/policy/masks.py", "transformers.masking_utils:chunked_overlay[chunk_size]"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:AttentionInterface.register"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:AttentionMaskInterface.register"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaConfig()._attn_implementation"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaModel._can_set_attn_implementation"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers.models.llama.modeling_llama:eager_attention_forward"),
+    Foreign("cahl_pl/policy/folded_attention.py", "transformers:LlamaModel._supports_sdpa"),
     Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM._supports_sdpa"),
+    Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM._supports_flex_attn"),
     Foreign("cahl_pl/policy/bases.py", "transformers:LlamaForCausalLM.supports_gradient_checkpointing"),
     Foreign(
         "cahl_pl/policy/noise.py", "transformers.modeling_layers:GradientCheckpointingLayer.gradient_checkpointing"
     ),
     Foreign("cahl_pl/policy/lora.py", "transformers.pytorch_utils:Conv1D"),
     Foreign("cahl_pl/policy/loading.py", "transformers.models.auto.tokenization_auto:get_tokenizer_config"),
+    Foreign("cahl_pl/policy/adapter_dtype.py", "peft.tuners.lora:LoraLayer().cast_input_dtype_enabled"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.set_requires_grad[adapter_names]"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.disable_adapter"),
     Foreign("cahl_pl/policy/four_bit.py", "bitsandbytes.nn:Linear4bit().support_avx512bf16_for_cpu"),
@@ -101,14 +110,10 @@ SYMBOLS = (
 
 
 def _scheduler(cls):
-    import torch
-
     return cls(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), lambda step: 1.0)
 
 
 def _quant_state(cls):
-    import torch
-
     return cls(absmax=torch.zeros(1), shape=torch.Size([1]))
 
 
@@ -117,6 +122,7 @@ def made(tmp_path):
     """How to make an instance of a class, where that takes arguments."""
     return {
         "LambdaLR": _scheduler,
+        "LoraLayer": lambda cls: cls(torch.nn.Linear(1, 1)),
         "QuantState": _quant_state,
         "Linear4bit": lambda cls: cls(1, 1),
         "SummaryWriter": lambda cls: cls(str(tmp_path)),
@@ -235,7 +241,8 @@ DOCUMENTED_MODULES = {
     "pydantic.fields", "pydantic.json_schema",
     "scipy.optimize", "scipy.sparse", "scipy.stats",
     "tensorboard.backend.event_processing.event_accumulator",
-    "torch.distributed", "torch.nn", "torch.nn.functional", "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
+    "torch.distributed", "torch.nn", "torch.nn.attention.flex_attention", "torch.nn.functional",
+    "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
     "torch.utils.data", "torch.utils.flop_counter",
     "transformers.utils",  # logging, in its documentation
 }  # fmt: skip

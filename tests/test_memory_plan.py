@@ -1,18 +1,13 @@
-"""Bytes computed by hand for small shapes, and the plan against every tensor that a small model really holds."""
+"""Bytes computed by hand for small shapes; test_memory_held.py has what a small model really holds."""
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cahl_pl.callbacks.memory import weights_gib
 from cahl_pl.engines import TransformersEngine
-from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.memory_plan import (
     GIB,
@@ -43,9 +38,7 @@ from cahl_pl.memory_plan.parts import (
 )
 from cahl_pl.memory_plan.stages import CONTEXT, FRAGMENTATION
 from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.rollout.config import RolloutConfig
-from cahl_pl.types import Group
 
 SHAPE = ModelShape(
     hidden=8,
@@ -104,6 +97,8 @@ def test_masks():
     assert mask_bytes(SHAPE, HALF, 30, 10) == 300
     assert mask_bytes(SHAPE, HALF, 30, 10, layers=2) == 300 * (1 + 2 * 2)
     assert mask_bytes(SHAPE, HALF, 30, 10, attending=True) == 300 * (1 + 2 + 1)
+    flex = replace(HALF, attention="flex_attention")  # four tables of 16 blocks, and what they are made of
+    assert mask_bytes(SHAPE, flex, 512, 512, layers=2) == 16 * (4 * 4 + 4 * 8 + 48)
     eager = replace(HALF, attention="eager")
     assert mask_bytes(SHAPE, eager, 30, 10, layers=2) == 300 * (1 + 2 + 4 * 2 * (4 + 2))
     assert mask_bytes(SHAPE, eager, 30, 10, attending=True) == 300 * (1 + 2 + 4 * (3 * 2 + 4))
@@ -125,8 +120,17 @@ def test_sampling():
     assert laid_out["KV cache"] == (80 + 4 * buffer) * token
     assert continued["KV cache"] == 4 * buffer * token
     assert continued["logits"] == 5 * 4 * 8 * 100
-    # keys and values for all 4 heads of 2; and 8 new tokens through a layer
-    assert continued["activations"] == 4 * buffer * 2 * 4 * 8 + 8 * mlp_bytes(SHAPE, SETTINGS)
+    assert continued["activations"] == 8 * mlp_bytes(SHAPE, SETTINGS)  # 8 new tokens through a layer
+    # what is seen, of it the boolean mask, and with its negation a float one; folded, twice as high, a float one and a copy
+    assert continued["attention masks"] == 8 * buffer * (1 + 1 + 4 + 1 + 2 * (4 + 4))
+    plain = sampling_moments(replace(SHAPE, folds=False), SETTINGS, "planner")[3]
+    # keys and values for all 4 heads of 2
+    assert plain["activations"] - continued["activations"] == 4 * buffer * 2 * 4 * 8
+    assert plain["attention masks"] == 8 * buffer * (1 + 1 + 4 + 1)
+    single = replace(SETTINGS, samples={"planner": 1, "executor": 1}, attention="eager", batch_size=4)
+    for folds, repeated in ((True, 0), (False, 4 * 30 * 2 * 4 * 8)):
+        moment = sampling_moments(replace(SHAPE, folds=folds), single, "planner")[3]
+        assert moment["activations"] == repeated + 4 * mlp_bytes(SHAPE, SETTINGS)
 
 
 def test_prompts_that_are_read_in_several_passes():
@@ -289,7 +293,7 @@ def test_qwen2_7b_is_counted_from_its_configuration_alone(qwen):
     assert len(shape.linear) == 28 * 7
     assert shape.adapter == 28 * 16 * (2 * 2 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944))
     assert (shape.adapted, shape.adapted_inputs) == (7, 6 * 3584 + 18944)
-    assert (shape.kv_heads, shape.head_dim, shape.vocabulary) == (4, 128, 152064)
+    assert (shape.kv_heads, shape.head_dim, shape.vocabulary, shape.folds) == (4, 128, 152064, True)
 
 
 def test_references_of_a_divergence_after_a_warm_start_are_further_adapters():
@@ -331,6 +335,10 @@ def test_layers_of_several_widths_are_planned_by_the_widest(shape_of_family):
     assert mask_bytes(shape, SETTINGS, 10, 10) == 2 * 10 * 10
 
 
+def test_attention_of_a_models_own_is_not_folded(shape_of_family):
+    assert not shape_of_family("Falcon").folds
+
+
 def test_experts_stay_out_of_four_bits(shape_of_family):
     shape = shape_of_family("Mixtral")
     assert shape.experts == 4 * 8 * 3 * 64 * 96  # layers, experts, matrices of each
@@ -368,83 +376,3 @@ def test_devices_share_the_tasks_of_a_round():
     assert settings_of(PolicyConfig(), rollout, 100, 9, TransformersEngine(8), single_level=True).prompts == {
         "executor": 9
     }
-
-
-# --- against what is really held ---------------------------------------------------------------------------------------
-
-
-class Held(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive while it is on, of those made in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes, self.now, self.peak = {}, 0, 0
-
-    def _free(self, key):
-        self.now -= self.sizes.pop(key)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self.sizes:
-                    self.sizes[storage._cdata] = storage.nbytes()
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self._free, storage._cdata)
-        self.peak = max(self.peak, self.now)
-        return result
-
-
-def groups_of(prompt, completion, size, count):
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(length):
-        return torch.randint(5, 250, (length,), generator=generator)
-
-    return [
-        Group(
-            ids(prompt),
-            [ids(completion) for _ in range(size)],
-            torch.zeros(size),
-            {},
-            torch.ones(size),
-            torch.zeros(size),
-            i,
-        )
-        for i in range(count)
-    ]
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_update_against_the_tensors_it_holds(make_policy, checkpointing, dtype):
-    policy = make_policy(gradient_checkpointing=checkpointing, dtype=dtype)
-    shape = shape_of(policy.config)
-    settings = settings_of(policy.config, RolloutConfig(), 1000, 4, TransformersEngine(8))
-    policy.activate("planner")
-    with policy.training_mode():
-        (part,) = micro_batches(policy, groups_of(150, 20, 2, 4), 1000)
-        with Held() as held:
-            score(policy, part).logprobs.sum().backward()
-    row = max(len(r.ids) for r in part.rows)
-    trunk = 0 if checkpointing else 149
-    moments = update_moments(shape, settings, row * len(part.rows), row, 160, trunk)
-    planned = max(sum(parts.values()) for parts in moments)
-    mask = len(part.rows) * (row - trunk) * row  # the boolean one is made by numpy, of which torch does not know
-    assert planned == pytest.approx(held.peak + mask, rel=0.15)
-
-
-def test_sampling_against_the_tensors_it_holds(make_policy):
-    policy = make_policy()
-    shape = shape_of(policy.config)
-    rollout = RolloutConfig(planner_group_size=2, max_prompt_tokens=150, planner=Sampling(max_new_tokens=4))
-    settings = settings_of(policy.config, rollout, 1000, 8, TransformersEngine())
-    prompts = [group.prompt_ids.tolist() for group in groups_of(150, 1, 1, 8)]
-    with Held() as held:
-        TransformersEngine().generate(policy, "planner", prompts, 2, rollout.planner, torch.Generator().manual_seed(0))
-    moments = sampling_moments(shape, settings, "planner")
-    # the plan has room for masks, which prompts need that share a beginning
-    planned = max(sum(parts.values()) - parts["attention masks"] for parts in moments)
-    assert planned == pytest.approx(held.peak, rel=0.15)

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cahl_pl.engines.alone import Prefixes, read_alone
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.engines.drawing import draw
-from cahl_pl.policy.forward import run
+from cahl_pl.engines.drawing import draw, draw_places, outcome
+from cahl_pl.policy.folded_attention import folded_attention
+from cahl_pl.policy.forward import Pass, keep_prefixes, run
 from cahl_pl.policy.kv_cache import SampleCache, run_layers
 from cahl_pl.policy.packing import PackedRow, batches, pack
 from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.prefix_store import Places
 from cahl_pl.types import Role
 
 
@@ -141,7 +143,9 @@ class TransformersEngine(Engine):
                 members, prefixes = read_alone(
                     policy, alone, num_samples, sampling.max_new_tokens, self.max_prefill_tokens
                 )
-                for member, found in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+                with folded_attention(policy.decoder):
+                    decoded = _decode(policy, prefixes, sampling, generator)
+                for member, found in zip(members, decoded, strict=True):
                     completions[some[member]] += found
             return completions
         rows = _packed(policy, prompts, frozen, [len(prompt) - 1 for prompt in prompts])
@@ -149,7 +153,9 @@ class TransformersEngine(Engine):
             parts = list(batches(chunk, self.max_prefill_tokens))
             members = [member for part in parts for row in part for member in row.members]
             prefixes = _prefill(policy, parts, num_samples, sampling.max_new_tokens)
-            for member, samples in zip(members, _decode(policy, prefixes, sampling, generator), strict=True):
+            with folded_attention(policy.decoder):
+                decoded = _decode(policy, prefixes, sampling, generator)
+            for member, samples in zip(members, decoded, strict=True):
                 completions[member] = samples
         return completions
 
@@ -160,12 +166,31 @@ def _packed(
     """Return rows of the sequences; of the first `context_tokens` tokens of each nobody needs the hidden states."""
     longest = max(map(len, sequences), default=1)
     rows = pack(sequences, policy.hidden_size, longest * 4, frozen, context_tokens, policy.shares_rows)
-    if (
-        policy.config.adapter == "lora" and policy.shares_rows
-    ):  # without gradient, what all members start with can be kept here too
-        for row in rows:
-            row.freeze_trunk()
+    if not policy.shares_rows:
+        return rows
+    policy.begin_prefixes()
+    for row in rows:
+        ids = np.asarray(row.ids)
+        # without gradient, what all members start with can be kept here too, and what is kept be left out
+        context = _context_of(policy, row, frozen)
+        known = [
+            policy.prefixes.length(policy.prefix_owner, ids[path[:tokens]])
+            for path, tokens in zip(row.paths, context, strict=True)
+        ]
+        if policy.config.adapter == "lora":
+            row.freeze_trunk(known)
     return rows
+
+
+def _context_of(policy: Policy, row: PackedRow, frozen: Sequence[int]) -> list[int]:
+    """Return for each member of a row how many of its first tokens can be kept, and be left out where they are."""
+    return row.context_tokens if policy.config.adapter == "lora" else [frozen[member] for member in row.members]
+
+
+def _keep(policy: Policy, rows: Sequence[PackedRow], result: Pass) -> None:
+    """Keep what an adapter has read for itself; what the bare base has read is kept already (`forward`)."""
+    if policy.config.adapter == "lora" and policy.shares_rows:
+        keep_prefixes(policy, rows, result.columns, result.cache, [row.context_tokens for row in rows])
 
 
 def _verify(
@@ -184,7 +209,8 @@ def _verify(
     sequences = [[*prompt, *guess] for prompt, guess in zip(prompts, read, strict=True)]
     found: dict[int, Completion] = {}
     for part in batches(_packed(policy, sequences, frozen, [len(prompt) - 1 for prompt in prompts]), max_tokens):
-        result = run(policy, part)
+        result = run(policy, part, keep_cache=policy.shares_rows)
+        _keep(policy, part, result)
         for r, row in enumerate(part):
             for member, path in zip(row.members, row.paths, strict=True):
                 places = result.columns[r][path[len(prompts[member]) - 1 :]] - result.width
@@ -228,19 +254,23 @@ def _chunks(rows: Sequence[PackedRow], max_prompts: int) -> Iterator[list[Packed
 
 def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: int, limit: int) -> Prefixes:
     """Run the prompts, a part at a time and shared tokens once, and lay out their keys and values for decoding."""
-    lengths = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths], device=policy.device)
-    used, first = int(lengths.max()), 0
+    on_host = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths])
+    used, first = int(on_host.max()), 0
+    lengths = on_host.to(policy.device, non_blocking=True)
     final = used + num_samples * limit
     cache, last = SampleCache(len(lengths), used, final), []
     for rows in parts:
         result = run(policy, rows, keep_cache=True)
+        _keep(policy, rows, result)
         paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
-        places = pad_sequence(paths, batch_first=True).to(policy.device)  # [N, P]; what pads is never seen
-        row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members], device=policy.device)
+        row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members])
+        ends = torch.tensor([int(path[-1]) for path in paths])
+        places = pad_sequence(paths, batch_first=True)  # [N, P]; what pads is never seen
+        places, row_of, ends = (x.to(policy.device, non_blocking=True) for x in (places, row_of, ends))
         cache.lay_out(first, result.cache, row_of, places)
-        ends = torch.tensor([path[-1] for path in paths], device=policy.device)
         last.append(result.hidden[row_of, ends - result.width])
         first += len(paths)
+        del result  # the next part's, and what decoding takes, are not to lie beside it
     logits = policy.logits(torch.cat(last))
     seen = torch.zeros(len(lengths), num_samples, final, dtype=torch.bool, device=policy.device)
     seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
@@ -260,41 +290,48 @@ def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: 
 def _decode(
     policy: Policy, prefixes: Prefixes, sampling: Sampling, generator: torch.Generator
 ) -> list[list[Completion]]:
-    """Sample until every completion has ended or is at the limit; one list of S completions per prompt."""
+    """Sample until every completion has ended or is at the limit; one list of S completions per prompt.
+
+    Which completions have ended is known on the host, which waits for the device once a token, for all of them together.
+    """
     cache, logits, position, visible, keys, used = prefixes
     device, limit = policy.device, sampling.max_new_tokens
     count, width = position.shape
-    stop = torch.tensor(sorted(stop_ids(policy)), device=device)
-    tokens = torch.zeros(count * width, limit, dtype=torch.long, device=device)
-    logprobs = torch.zeros(count * width, limit, device=device)
-    lengths = torch.full((count * width,), limit, device=device)
-    ended = torch.zeros(count * width, dtype=torch.bool, device=device)
-    slot = torch.arange(count * width, device=device).view(
-        count, width
-    )  # the completion that a place works on; -1: none
-    token = torch.zeros_like(slot)
+    total = count * width
+    stop = torch.tensor(sorted(stop_ids(policy))).to(device, non_blocking=True)
+    tokens = torch.zeros(
+        total + 1, limit, dtype=torch.long, device=device
+    )  # the last row: of places without a completion
+    logprobs = torch.zeros(total + 1, limit, device=device)
+    lengths, ended = np.full(total, limit), np.zeros(total, bool)
+    slots = np.arange(total).reshape(count, width)  # the completion that a place works on; -1: none
+    slot = torch.from_numpy(slots).to(device, non_blocking=True)
     for t in range(limit):
-        active = slot >= 0
-        token[active], drawn = draw(logits[active], sampling, generator)
-        tokens[slot[active], t], logprobs[slot[active], t] = token[active], drawn
-        done = active & torch.isin(token, stop)
+        token, drawn = draw_places(logits, slots >= 0, sampling, generator)
+        tokens[:, t][slot], logprobs[:, t][slot] = token, drawn
+        done = outcome(token, stop) & (slots >= 0)
         if done.any():
-            lengths[slot[done]], ended[slot[done]] = t + 1, True
-            slot = slot.masked_fill(done, -1)
-            keep = _compact_rows(slot)
+            lengths[slots[done]], ended[slots[done]] = t + 1, True
+            slots = np.where(done, -1, slots)
+            keep = _compact_rows(slots)
             if len(keep) == 0:
                 break
-            slot, token, position, visible = slot[keep], token[keep], position[keep], visible[keep]
-            keys = keys[keep]
-            cache.keep_rows(keep)
+            slots = slots[keep]
             # the unfinished samples of a prompt close ranks; the prompt with the most of them sets the width
-            order = (slot < 0).int().argsort(dim=1, stable=True)[:, : int((slot >= 0).sum(1).max())]
-            slot, token, position = (x.gather(1, order) for x in (slot, token, position))
-            visible = visible.gather(1, order[:, :, None].expand(-1, -1, visible.shape[2]))
+            order = np.argsort(slots < 0, axis=1, kind="stable")[:, : int((slots >= 0).sum(1).max())]
+            slots = np.take_along_axis(slots, order, axis=1)
+            kept = torch.from_numpy(keep)
+            cache.keep_rows(kept)
+            kept, places, slot = (
+                x.to(device, non_blocking=True) for x in (kept, *map(torch.from_numpy, (order, slots)))
+            )
+            token, position, visible, keys = token[kept], position[kept], visible[kept], keys[kept]
+            token, position = token.gather(1, places), position.gather(1, places)
+            visible = visible.gather(1, places[:, :, None].expand(-1, -1, visible.shape[2]))
         if t + 1 == limit:
             break
-        width = slot.shape[1]
-        visible[:, range(width), range(used, used + width)] = True
+        width = slots.shape[1]
+        visible[:, :, used : used + width].diagonal(dim1=1, dim2=2).fill_(True)
         position = position + 1
         keys[:, used : used + width] = position  # the samples of a prompt are equally long
         used += width
@@ -311,12 +348,12 @@ def _decode(
     return [completions[i : i + samples] for i in range(0, len(completions), samples)]
 
 
-def _compact_rows(slot: Tensor) -> Tensor:
+def _compact_rows(slots: Places) -> Places:
     """Return rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
-    busy = (slot >= 0).any(1)
+    busy = (slots >= 0).max(1)
     left = int(busy.sum())
-    keep = torch.arange(left, device=slot.device)
-    keep[~busy[:left]] = left + busy[left:].nonzero().squeeze(1)
+    keep = np.arange(left)
+    keep[~busy[:left]] = left + np.flatnonzero(busy[left:])
     return keep
 
 

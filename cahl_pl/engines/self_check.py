@@ -15,6 +15,7 @@ from torch import Tensor
 from cahl_pl.engines.base import Sampling
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.errors import PolicyError
+from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.packing import pack
 from cahl_pl.policy.policy import Policy
@@ -93,7 +94,8 @@ def _sampled(policy: Policy) -> tuple[list[list[int]], list[list[int]], list[Ten
 def _plain(policy: Policy, sequence: Sequence[int]) -> Tensor:
     """Return hidden states of one sequence by itself, [L, H]."""
     ids = torch.tensor([sequence], device=policy.device)
-    hidden: Tensor = policy.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+    with folded_attention(policy.decoder):  # without FlexAttention, which would be compiled for so few tokens
+        hidden: Tensor = policy.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
     return hidden.float()
 
 

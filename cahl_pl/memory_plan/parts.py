@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from cahl_pl.memory_plan.shapes import ModelShape, Settings
 from cahl_pl.policy.logprobs import LOGITS_AT_A_TIME
+from cahl_pl.policy.masks import BLOCK
 
 FLOAT32 = 4
-"""Bytes; of adapters, their inputs, norms and logits."""
+"""Bytes; of adapters' weights, norms and logits, and of what adapters compute unless that is in the base's dtype."""
+
+
+BLOCK_BYTES = 96
+"""Of a block of FlexAttention's mask: four tables in int32, and what they are made of, four in int64 and truth values."""
 
 
 def nf4_bytes(weights: int) -> int:
@@ -48,29 +53,29 @@ def saved_bytes(shape: ModelShape, settings: Settings) -> int:
 
     The two norms compute in float32 and keep their input. Queries, repeated keys and values and the attention's output
     are kept; so are the MLP's gate, the gate's activation and the up projection. Every adapted layer keeps the input
-    of its adapter in float32 (a copy for each, unless activations are float32 already) and what comes out of A. All
+    of its adapter in the dtype of adapters (a copy for each, unless activations have it already) and what comes out of A. All
     other weights are frozen: their inputs are not kept.
     """
-    h, i, q, e = shape.hidden, shape.intermediate, shape.query, settings.dtype_bytes
+    h, i, q, e, a = shape.hidden, shape.intermediate, shape.query, settings.dtype_bytes, settings.adapter_bytes
     norms = 2 * FLOAT32 * (h + 1)
     attention = 4 * e * q + FLOAT32 * shape.heads
     mlp = 3 * e * i
-    inputs = FLOAT32 * shape.adapted_inputs
-    if e == FLOAT32:  # no copies: queries, keys and values share one input, as do gate and up; the output is kept above
-        inputs = min(inputs, FLOAT32 * (2 * h + i))
-    return norms + attention + mlp + inputs + FLOAT32 * shape.rank * shape.adapted
+    inputs = a * shape.adapted_inputs
+    if e == a:  # no copies: queries, keys and values share one input, as do gate and up; the output is kept above
+        inputs = min(inputs, a * (2 * h + i))
+    return norms + attention + mlp + inputs + a * shape.rank * shape.adapted
 
 
 def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
     """Return the bytes a token that a decoder layer takes at its worst in the MLP, run without gradient.
 
     The embeddings, the layer's input, the residual and the normed input; the activation of the gate; and of the up
-    projection the base's output, and the adapter's in float32, before and after scaling. A bfloat16 input is also there
-    in float32.
+    projection the base's output, and the adapter's, before and after scaling. An input in another dtype than that of
+    adapters is also there in that.
     """
-    h, i, e = shape.hidden, shape.intermediate, settings.dtype_bytes
-    copy = 0 if e == FLOAT32 else FLOAT32 * h
-    return 4 * e * h + copy + e * i + (e + 2 * FLOAT32) * i
+    h, i, e, a = shape.hidden, shape.intermediate, settings.dtype_bytes, settings.adapter_bytes
+    copy = 0 if e == a else a * h
+    return 4 * e * h + copy + e * i + (e + 2 * a) * i
 
 
 def attention_bytes(shape: ModelShape, settings: Settings) -> int:
@@ -89,10 +94,17 @@ def backward_bytes(shape: ModelShape, settings: Settings) -> int:
     the down projection's output, the base's, and the adapter's before and after scaling; the residual and the normed input. Or
     in the backward pass of the MLP: gradients of the width of the MLP, of which the saved product makes room for one.
     """
-    h, i, e = shape.hidden, shape.intermediate, settings.dtype_bytes
+    h, i, e, a = shape.hidden, shape.intermediate, settings.dtype_bytes, settings.adapter_bytes
     product = 0 if e == FLOAT32 else e * i
-    forward = product + (e + 2 * FLOAT32) * h + (0 if e == FLOAT32 else 2 * e * h)
+    forward = product + (e + 2 * a) * h + (0 if e == FLOAT32 else 2 * e * h)
     return max(forward, 2 * e * (i + h))
+
+
+def rounded_bytes(shape: ModelShape, settings: Settings, layers: int) -> int:
+    """Return the bytes of adapters' weights in the dtype that they are computed in, of so many layers, if it is not theirs."""
+    if settings.adapter_bytes == FLOAT32:
+        return 0
+    return -(-settings.adapter_bytes * shape.adapter * layers // shape.layers)
 
 
 def mask_bytes(
@@ -101,8 +113,8 @@ def mask_bytes(
     """Return the bytes of the attention masks [rows, 1, tokens, seen], and of scores that no kernel keeps to itself.
 
     Layers of one type share a mask. `sdpa` shares a boolean one; in each layer it makes a float one of it, which the
-    backward pass needs, and before that its negation. `eager` shares a float mask; each layer keeps the weights of all
-    heads, in float32 and in the dtype, and makes three copies of the scores.
+    backward pass needs, and before that its negation. `flex_attention` has tables of blocks. `eager` shares a float mask;
+    each layer keeps the weights of all heads, in float32 and in the dtype, and makes three copies of the scores.
 
     Args:
         shape: of the model.
@@ -113,10 +125,28 @@ def mask_bytes(
         attending: whether a layer is computing its attention.
     """
     places, e = tokens * seen, settings.dtype_bytes
+    if settings.attention == "flex_attention":
+        return shape.masks * places * BLOCK_BYTES // BLOCK**2
     if settings.attention == "sdpa":
         return places * (shape.masks + e * layers + (e + 1) * attending)
     kept = FLOAT32 + (0 if e == FLOAT32 else e)
     return places * (shape.masks * (1 + e) + shape.heads * (kept * layers + (3 * e + FLOAT32) * attending))
+
+
+def folded_mask_bytes(shape: ModelShape, settings: Settings, tokens: int, seen: int) -> int:
+    """Return the bytes of the masks of folded attention, beyond those that they are made of.
+
+    A row for each query head that shares keys: for each type of layer a float one, that layers share; and while a boolean
+    one becomes a float one, itself and its negation, in whose place a kernel that wants its rows aligned has a copy later.
+
+    Args:
+        shape: of the model.
+        settings: of the run.
+        tokens: of all samples.
+        seen: columns.
+    """
+    groups, e = -(-shape.heads // shape.kv_heads), settings.dtype_bytes
+    return groups * tokens * seen * (e * shape.masks + (max(2, e) if settings.attention == "sdpa" else 0))
 
 
 def score_logits_bytes(shape: ModelShape, tokens: int) -> int:

@@ -10,8 +10,9 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy.bases import auto_class, expert_weights, keeps_states
+from cahl_pl.policy.bases import auto_class, decoder_of, expert_weights, keeps_states
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.folded_attention import is_foldable
 from cahl_pl.policy.loading import model_folder
 from cahl_pl.policy.lora import targets_of
 from cahl_pl.policy.masks import MASKED, layer_types
@@ -40,6 +41,7 @@ class ModelShape:
         experts: those of `others` that are experts in one tensor, which bitsandbytes does not quantise.
         masks: types of attention layers, each with a mask of its own.
         rows_apart: each sample has a copy of its prompt's keys and values, since layers carry states.
+        folds: attention while decoding is folded (`policy.folded_attention`), and repeats no keys and values.
     """
 
     hidden: int
@@ -58,6 +60,7 @@ class ModelShape:
     experts: int = 0
     masks: int = 1
     rows_apart: bool = False
+    folds: bool = True
 
     @property
     def query(self) -> int:
@@ -74,7 +77,7 @@ class Settings:
         dtype_bytes: of a weight that is not quantised, and of an activation.
         gradient_checkpointing: as configured; activated LoRA trains without.
         adapter: `lora` or `alora`.
-        attention: `sdpa` or `eager`.
+        attention: see `PolicyConfig`.
         max_tokens_per_micro_batch: see `CAHLModule`.
         prefix_cache_tokens: see `PolicyConfig`.
         batch_size: see `TransformersEngine`.
@@ -86,13 +89,14 @@ class Settings:
         steps: times that the executor is sampled from in a round.
         evaluated: tasks evaluated at once; 0 where nothing is.
         references: copies of adapters that a KL divergence is taken to (`references_of`).
+        adapter_bytes: of a number while adapters are computed.
     """
 
     quantization: Literal["none", "nf4"]
     dtype_bytes: int
     gradient_checkpointing: bool
     adapter: Literal["lora", "alora"]
-    attention: Literal["sdpa", "eager"]
+    attention: Literal["sdpa", "eager", "flex_attention"]
     max_tokens_per_micro_batch: int
     prefix_cache_tokens: int
     batch_size: int
@@ -104,6 +108,7 @@ class Settings:
     steps: int = 1
     evaluated: int = 0
     references: int = 0
+    adapter_bytes: int = 4
 
     @property
     def checkpoints(self) -> bool:
@@ -167,6 +172,7 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
             experts=experts,
             masks=max(1, len(MASKED.intersection(layer_types(text)))),
             rows_apart=keeps_states(config),
+            folds=is_foldable(decoder_of(model)),
         )
     except AttributeError as error:
         raise ConfigError(
@@ -235,6 +241,7 @@ def settings_of(
         steps=rollout.max_steps,
         evaluated=evaluated,
         references=references,
+        adapter_bytes=getattr(torch, policy.adapter_dtype).itemsize,
     )
 
 

@@ -14,9 +14,11 @@ from cahl_pl.memory_plan.parts import (
     backward_bytes,
     base_bytes,
     dequantised_bytes,
+    folded_mask_bytes,
     kv_bytes,
     mask_bytes,
     mlp_bytes,
+    rounded_bytes,
     saved_bytes,
     score_logits_bytes,
 )
@@ -119,12 +121,13 @@ def sampling_moments(
     kept = _prefix_tokens(settings, role, length)
     # prompts are read to the last layer's keys and values (`forward`), and kept then
     before = token * min(settings.prefix_cache_tokens, kept - tokens)
+    rounded = rounded_bytes(shape, settings, 1)
     places = 2 * e * shape.head_dim  # cosines and sines of the positions
     # a product's weight is there before the adapter's output is
-    adapted = read_tokens * 2 * FLOAT32 * shape.intermediate
+    adapted = read_tokens * 2 * settings.adapter_bytes * shape.intermediate
     attend, read = (
         _parts(
-            read_tokens * (width + places),
+            read_tokens * (width + places) + rounded,
             masks,
             cache=read_tokens * token * (shape.layers - 1) // shape.layers + earlier,
             prefixes=before,
@@ -146,11 +149,18 @@ def sampling_moments(
     prefixes = token * min(settings.prefix_cache_tokens, kept)
     # the packed keys and values, and the buffers that they are copied to
     laid_out = _parts(cache=read_tokens * token + buffers, prefixes=prefixes)
-    # for several new tokens at once, keys and values are repeated for all query heads, a layer at a time
-    repeated = shape.heads > shape.kv_heads and (samples > 1 or settings.attention == "eager")
+    # where it is not folded, keys and values are repeated for all query heads, a layer at a time
+    grouped = shape.heads > shape.kv_heads
+    repeated = grouped and not shape.folds and (samples > 1 or settings.attention == "eager")
+    # FlexAttention gives way to the other two then: what either would take
+    masks = max(
+        mask_bytes(shape, at, count * samples, final, attending=True)
+        + (folded_mask_bytes(shape, at, count * samples, final) if grouped and shape.folds else 0)
+        for at in _while_decoding(settings)
+    )
     continued = _parts(
-        rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings),
-        count * samples * final + mask_bytes(shape, settings, count * samples, final, attending=True),
+        rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings) + rounded,
+        count * samples * final + masks,
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
         5 * FLOAT32 * count * samples * shape.vocabulary,
         buffers,
@@ -158,6 +168,12 @@ def sampling_moments(
         dequantised,
     )
     return [attend, read, laid_out, continued]
+
+
+def _while_decoding(settings: Settings) -> list[Settings]:
+    if settings.attention != "flex_attention":
+        return [settings]
+    return [replace(settings, attention="sdpa"), replace(settings, attention="eager")]
 
 
 def _prefix_tokens(settings: Settings, role: Role, length: int) -> int:
@@ -216,7 +232,11 @@ def update_moments(
     masks = mask_bytes(shape, settings, masked, row, alive, attending=settings.attention == "eager")
     return [
         _parts(
-            ends + chosen + tokens * (inputs + (0 if settings.checkpoints else layers * saved)) + trunks,
+            ends
+            + chosen
+            + tokens * (inputs + (0 if settings.checkpoints else layers * saved))
+            + trunks
+            + rounded_bytes(shape, settings, 0 if settings.checkpoints else layers),
             mask_bytes(shape, settings, masked, row, 0 if settings.checkpoints else layers),
             score_logits_bytes(shape, predicted),
             cache,
@@ -225,6 +245,7 @@ def update_moments(
         _parts(
             tokens * (inputs + alive * saved)
             + trunks
+            + rounded_bytes(shape, settings, alive)
             + max(masked * working, in_trunks * working - masked * alive * saved),
             masks,
             prefixes=prefixes,

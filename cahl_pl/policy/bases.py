@@ -105,6 +105,8 @@ def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
     if kind is not None:
         if policy.attention == "sdpa" and not kind._supports_sdpa:
             yield "has no sdpa attention in transformers: set model.policy.attention to eager"
+        if policy.attention == "flex_attention" and not kind._supports_flex_attn:
+            yield "has no FlexAttention in transformers: set model.policy.attention to sdpa or eager"
         if policy.gradient_checkpointing and not kind.supports_gradient_checkpointing:
             yield "cannot recompute its activations: set model.policy.gradient_checkpointing to false"
 

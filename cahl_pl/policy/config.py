@@ -16,7 +16,8 @@ class PolicyConfig:
         gguf_file: name of a GGUF file inside that folder, to load (and de-quantise) instead of safetensors.
         quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`; null is `none`, unless
             the callback `FourBitMemory` decides otherwise.
-        dtype: of the base's weights and activations. Adapters are always float32.
+        dtype: of the base's weights and activations. The weights of adapters are always float32.
+        adapter_dtype: what adapters are computed in; `bfloat16`, on a base of that dtype, spares copies of every input.
         adapter: `lora`, or `alora` (activated LoRA, arXiv 2504.12397): the adapter acts from the role's own words on;
             what comes before, the tools and the request, is read by the bare base, once for both roles.
         lora_rank: rank r of both adapters.
@@ -32,8 +33,9 @@ class PolicyConfig:
         adapters: folder that `export` has written: training starts from its two adapters, and the KL divergence is taken to
             them. Null: from adapters that change nothing yet.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        attention: attention implementation of transformers; both can take the mask of packed sequences (`packing`),
-            which `flash_attention_2` cannot.
+        attention: attention implementation of transformers; all three can take the mask of packed sequences (`packing`),
+            which `flash_attention_2` cannot. `flex_attention` needs CUDA to train: it skips what nobody sees, which is most
+            of a long row.
         prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
             token for Qwen2.5-7B in bfloat16).
         check_base: when the base is loaded, hold packed, sampled and recomputed passes of a few tokens against plain ones, and
@@ -45,6 +47,7 @@ class PolicyConfig:
     gguf_file: str | None = None
     quantization: Literal["none", "nf4"] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     adapter: Literal["lora", "alora"] = "lora"
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -54,7 +57,7 @@ class PolicyConfig:
     init_lora_weights: str = "default"
     adapters: str | None = None
     gradient_checkpointing: bool = False
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
     prefix_cache_tokens: int = 65536
     check_base: bool = True
     trust_remote_code: bool = False

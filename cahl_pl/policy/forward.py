@@ -2,9 +2,10 @@
 
 A row's frozen tokens, a closed part of its tree from the root on, are run first, without gradient: with activated LoRA
 they are what comes before the role's own words, which the bare base reads; while sampling they are what all members of
-a row start with. Their keys and values can be kept (`PrefixStore`) until the weights that made them change. The rest of
-the row, its body, is run on top of them. A long part of the body that all its members start with, its trunk, goes first
-there: its tokens see just what comes before them, for which attention kernels need no mask and half of the work.
+a row start with, and what has been read before. Keys and values can be kept (`PrefixStore`) until the weights that made
+them change. The rest of the row, its body, is run on top of them. A long part of the body that all its members start
+with, its trunk, goes first there: its tokens see just what comes before them, for which attention kernels need no mask and
+half of the work.
 
 Of frozen tokens and of trunks nothing but keys and values is needed: their last layer ends where these are there.
 """
@@ -12,17 +13,18 @@ Of frozen tokens and of trunks nothing but keys and values is needed: their last
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cahl_pl.policy.kv_cache import Mask, PassCache, Places, run_layers
+from cahl_pl.policy.kv_cache import Mask, PassCache, Piece, run_layers
+from cahl_pl.policy.masks import Intervals
 from cahl_pl.policy.packing import PackedRow
+from cahl_pl.policy.prefix_store import Places
 
 if TYPE_CHECKING:
     from cahl_pl.policy.policy import Policy
@@ -58,7 +60,7 @@ def run(policy: Policy, rows: Sequence[PackedRow], keep_cache: bool = False) -> 
     """
     frozen = [np.flatnonzero(row.frozen) for row in rows]
     cache = PassCache(policy.causal_lm.config.get_text_config().num_hidden_layers)
-    columns = [np.zeros(len(row.ids), np.int64) for row in rows]
+    columns = [np.full(len(row.ids), -1) for row in rows]  # of what has not been run
     width = _run_frozen(policy, rows, frozen, cache, columns) if any(map(len, frozen)) else 0
     body = [np.flatnonzero(~np.asarray(row.frozen, bool)) for row in rows]
     for places, own in zip(columns, body, strict=True):
@@ -76,14 +78,12 @@ def _run_frozen(
     policy: Policy, rows: Sequence[PackedRow], frozen: Sequence[Places], cache: PassCache, columns: Sequence[Places]
 ) -> int:
     """Fill the cache with the frozen tokens; returns how many columns they take."""
-    chains = [_chain(row, own) for row, own in zip(rows, frozen, strict=True)]
-    found = [policy.prefixes.find(policy.prefix_owner, chain) for chain in chains]
-    start = max(length for length, _ in found)
+    pieces = [piece for r, row in enumerate(rows) for piece in _kept_pieces(policy, r, row, columns[r])]
+    start = max((piece.column + piece.stop - piece.start for piece in pieces), default=0)
     if start:
-        cache.lay_out(found, start)
-    rest = [own[length:] for own, (length, _) in zip(frozen, found, strict=True)]
-    for places, own, new, (length, _) in zip(columns, frozen, rest, found, strict=True):
-        places[own[:length]] = np.arange(length)
+        cache.lay_out(pieces, len(rows), start)
+    rest = [own[places[own] < 0] for own, places in zip(frozen, columns, strict=True)]
+    for places, new in zip(columns, rest, strict=True):
         places[new] = start + np.arange(len(new))
     longest = max(map(len, rest))
     if longest == 0:
@@ -91,18 +91,50 @@ def _run_frozen(
     bare = policy.without_adapters() if policy.config.adapter == "alora" else contextlib.nullcontext()
     with torch.no_grad(), bare:
         _fill(policy, rows, rest, columns, start, cache)
-    for r, (chain, (length, _)) in enumerate(zip(chains, found, strict=True)):
-        if len(chain) > length:
-            kept = cache.read(r, columns[r][frozen[r][: len(chain)]])
-            policy.prefixes.keep(policy.prefix_owner, chain, kept)
+    keep_prefixes(policy, rows, columns, cache, [[_frozen_tokens(row, path) for path in row.paths] for row in rows])
     return start + longest
 
 
-def _chain(row: PackedRow, frozen: Places) -> Places:
-    """Return the ids of the frozen tokens up to the first branch."""
-    straight = np.asarray(row.depths)[frozen] == np.arange(len(frozen))
-    length = len(frozen) if straight.all() else int(straight.argmin())
-    return np.asarray(row.ids)[frozen[:length]]
+def _kept_pieces(policy: Policy, r: int, row: PackedRow, columns: Places) -> Iterator[Piece]:
+    """Give the row's frozen tokens that are kept their columns, and yield what is to be copied there."""
+    ids, used = np.asarray(row.ids), 0
+    for path in row.paths:
+        at = 0
+        for length, layers in policy.prefixes.find(policy.prefix_owner, ids[path[: _frozen_tokens(row, path)]]):
+            own = path[at : at + length]
+            first = int((columns[own] >= 0).sum())  # those that earlier members share with it
+            if first < length:
+                columns[own[first:]] = used + np.arange(length - first)
+                yield Piece(r, used, layers, first, length)
+                used += length - first
+            at += length
+
+
+def _frozen_tokens(row: PackedRow, path: Places) -> int:
+    return int(np.asarray(row.frozen)[path].sum())
+
+
+def keep_prefixes(
+    policy: Policy,
+    rows: Sequence[PackedRow],
+    columns: Sequence[Places],
+    cache: PassCache,
+    lengths: Sequence[Sequence[int]],
+) -> None:
+    """Keep what the members of rows start with, for whom the adapter that is active would read it again.
+
+    Args:
+        policy: whose adapter has read it, or the bare base.
+        rows: that have been run.
+        columns: of a `Pass`.
+        cache: likewise.
+        lengths: for each row, of each member how many tokens.
+    """
+    for r, row in enumerate(rows):
+        ids = np.asarray(row.ids)
+        for path, length in zip(row.paths, lengths[r], strict=True):
+            own = path[:length]
+            policy.prefixes.keep(policy.prefix_owner, ids[own], cache.reader(r, columns[r][own]))
 
 
 def _fill(
@@ -127,47 +159,56 @@ def _forward(
     cache: PassCache | None,
 ) -> Tensor:
     """Run the chosen tokens of each row behind `before` columns of the cache; hidden states [R, N, H]."""
-    longest, device = max(map(len, chosen)), policy.device
-    ids = np.full((len(rows), longest), policy.tokenizer.pad_token_id)
+    longest = max(map(len, chosen))
     depths = [np.asarray(row.depths)[own] for row, own in zip(rows, chosen, strict=True)]
     # where every token sees all before it and no other, the model's own causal attention does, and padding is behind
     causal = before == 0 and all((own == np.arange(len(own))).all() for own in depths)
+    causal &= policy.config.attention != "flex_attention"  # for which transformers would make a dense mask first
+    ids = np.full((len(rows), longest), policy.tokenizer.pad_token_id)
     # elsewhere padding has a position that every base knows: a row can be longer than any sequence of it
     positions = np.tile(np.arange(longest) if causal else np.zeros(longest, np.int64), (len(rows), 1))
     for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
         ids[r, : len(own)], positions[r, : len(own)] = np.asarray(row.ids)[own], depths[r]
-    ids_, positions_ = (torch.from_numpy(x).to(device) for x in (ids, positions))
+    parts = [ids, positions]
+    if not causal:
+        parts += _intervals(rows, chosen, columns, before, positions)
+    # one copy to the device for all of them
+    on_device = torch.from_numpy(np.concatenate(parts, axis=1)).to(policy.device, non_blocking=True)
+    ids_, positions_, *others = torch.split(on_device, [part.shape[1] for part in parts], dim=1)
     mask: Mask = None
     if not causal:
-        visible, keys = (torch.from_numpy(x).to(device) for x in _visible(rows, chosen, columns, before, positions))
-        mask = policy.attention_mask(visible, positions_, keys)
+        places, at, ends, keys = others
+        mask = policy.attention_mask(Intervals(places, at, ends), positions_, keys)
     return run_layers(policy.decoder, ids_, mask, positions_, cache)
 
 
-def _visible(
+def _intervals(
     rows: Sequence[PackedRow], chosen: Sequence[Places], columns: Sequence[Places], before: int, positions: Places
-) -> tuple[NDArray[np.bool_], Places]:
-    """Return whether the chosen tokens of each row see a column, [R, N, K], and the columns' positions, [R, K].
+) -> list[Places]:
+    """Return the three parts of `Intervals` for the chosen tokens of each row, and the columns' positions, [R, K].
 
     K is `before` + N.
 
     Args:
         rows: see `run`.
-        chosen: tokens of each row that are run now.
+        chosen: tokens of each row that are run now; what they see has been run, or is run now: it has its column.
         columns: of the tokens of each row.
         before: columns that have been run.
         positions: of the chosen tokens, padded, [R, N].
     """
     count, longest = positions.shape
-    visible = np.zeros((count, longest, before + longest), bool)
-    # padding sees itself: a token that sees nothing has no attention
-    visible[:, range(longest), range(before, before + longest)] = True
-    keys = np.concatenate([np.zeros((count, before), np.int64), positions], axis=1)
+    # padding lies behind the row, and sees itself: a token that sees nothing has no attention
+    last = np.array([[len(row.ids)] for row in rows])
+    queries = last + np.arange(longest)
+    keys = np.concatenate([np.zeros((count, before), np.int64), queries], axis=1)
+    ends = np.concatenate([np.zeros((count, before), np.int64), queries + 1], axis=1)
+    of = np.concatenate([np.zeros((count, before), np.int64), positions], axis=1)
     for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
-        sees, places, depths = row.visible()[own], columns[r], np.asarray(row.depths)
-        # what a token sees has been run, or is run now: it has its column
-        for i, seen in enumerate(sees):
-            visible[r, i, places[seen]] = True
-        any_sees = sees.any(0)
-        keys[r, places[any_sees]] = depths[any_sees]
-    return visible, keys
+        queries[r, : len(own)] = own
+        there = (columns[r] >= 0) & (columns[r] < before)
+        there[own] = True
+        tokens = np.flatnonzero(there)
+        places = columns[r][tokens]
+        keys[r, places], ends[r, places] = tokens, row.ends()[tokens]
+        of[r, places] = np.asarray(row.depths)[tokens]
+    return [queries, keys, ends, of]

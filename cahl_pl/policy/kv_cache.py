@@ -9,24 +9,30 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-Places = NDArray[np.int64]
+from cahl_pl.policy.prefix_store import Layers, Places
 
-Mask = Tensor | dict[str, Tensor] | None
-"""In the form that a model's attention takes; by layer type where its layers do not all see the same; None: causal."""
+Mask = Any
+"""In the form that a model's attention takes, a tensor or a `BlockMask`; by layer type where its layers do not all see the
+same; None: causal."""
 
-Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, [heads, tokens, d]."""
+
+class Piece(NamedTuple):
+    """Tokens from `start` up to `stop` of what a store has kept, for the columns from `column` on of a row."""
+
+    row: int
+    column: int
+    layers: Layers
+    start: int
+    stop: int
 
 
 def run_layers(model: nn.Module, ids: Tensor, mask: Mask, positions: Tensor, cache: DynamicCache | None) -> Tensor:
@@ -103,26 +109,40 @@ class PassCache(DynamicCache):
         finally:
             self._stop_when_full = False
 
-    def lay_out(self, found: Sequence[tuple[int, Layers]], width: int) -> None:
-        """Fill an empty cache with kept prefixes side by side, padded on the right.
+    def lay_out(self, pieces: Sequence[Piece], rows: int, width: int) -> None:
+        """Fill an empty cache with kept prefixes, padded on the right.
 
         Args:
-            found: for each row how many tokens of a prefix to take, and the prefix (none where there are 0 tokens).
-            width: the most tokens of a row.
+            pieces: what to copy where; at least one.
+            rows: of the pass.
+            width: columns; the most that a row takes.
         """
-        layers = next(layers for length, layers in found if length)
-        for i, pair in enumerate(layers):
-            filled = [x.new_zeros(len(found), x.shape[0], width, x.shape[2]) for x in pair]
-            for r, (length, kept) in enumerate(found):
-                for buffer, tensor in zip(filled, kept[i] if length else (), strict=bool(length)):
-                    buffer[r, :, :length] = tensor[:, :length]
+        for i, pair in enumerate(pieces[0].layers):
+            filled = [x.new_zeros(rows, x.shape[0], width, x.shape[2]) for x in pair]
+            for piece in pieces:
+                to = slice(piece.column, piece.column + piece.stop - piece.start)
+                for buffer, tensor in zip(filled, piece.layers[i], strict=True):
+                    buffer[piece.row, :, to] = tensor[:, piece.start : piece.stop]
             keys, values = filled
             self.update(keys, values, i)
 
-    def read(self, row: int, columns: Places) -> Layers:
-        """Copy the keys and values of one row's columns."""
-        at = torch.from_numpy(columns)
-        return [(layer.keys[row, :, at], layer.values[row, :, at]) for layer in self.layers]
+    def reader(self, row: int, columns: Places) -> Callable[[int, int], Layers]:
+        """Return what copies the keys and values of some tokens of one row, from one on and up to another.
+
+        Args:
+            row: of the pass.
+            columns: of the tokens.
+        """
+
+        def read(start: int, stop: int) -> Layers:
+            chosen = columns[start:stop]
+            if (np.diff(chosen) == 1).all():  # side by side: no indices need to go to the device
+                at: Any = slice(int(chosen[0]), int(chosen[-1]) + 1)
+                return [(layer.keys[row, :, at].clone(), layer.values[row, :, at].clone()) for layer in self.layers]
+            at = torch.from_numpy(chosen).to(self.layers[0].keys.device, non_blocking=True)
+            return [(layer.keys[row, :, at], layer.values[row, :, at]) for layer in self.layers]
+
+        return read
 
 
 class SampleCache(DynamicCache):
@@ -155,9 +175,14 @@ class SampleCache(DynamicCache):
             self.layers[i].lay_out(first, layer.keys, layer.values, rows, places)
 
     def keep_rows(self, indices: Tensor) -> None:
-        """Keep `len(indices)` rows; where `indices[i] != i`, row i is overwritten by row `indices[i]`."""
+        """Keep `len(indices)` rows; where `indices[i] != i`, row i is overwritten by row `indices[i]`.
+
+        Args:
+            indices: on the CPU, so that no layer waits for a device.
+        """
+        to, source = moves(indices, self.layers[0].keys.device)
         for layer in self.layers:
-            layer.keep_rows(indices)
+            layer.keep_rows(len(indices), to, source)
 
 
 class BufferedLayer(DynamicLayer):
@@ -204,45 +229,22 @@ class BufferedLayer(DynamicLayer):
         self._view(new)
         return self.keys, self.values
 
-    def keep_rows(self, indices: Tensor) -> None:
-        """Keep `len(indices)` rows; see `SampleCache.keep_rows`."""
+    def keep_rows(self, count: int, to: Tensor, source: Tensor) -> None:
+        """Keep `count` rows; rows `to` are overwritten by rows `source` (`moves`)."""
         used = self.keys.shape[-2]
-        to = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
-        for buffer in (self._keys, self._values):
-            buffer[to, :, :used] = buffer[indices[to], :, :used]
-        self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
+        if len(to):
+            for buffer in (self._keys, self._values):
+                buffer[to, :, :used] = buffer[source, :, :used]
+        self._keys, self._values = self._keys[:count], self._values[:count]
         self._view(used)
 
 
-@dataclass
-class PrefixStore:
-    """Keys and values of prefixes, kept for as long as the weights that made them hold.
+def moves(indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return, on a device, which rows are overwritten where row i becomes what row `indices[i]` was, and by which.
 
-    Attributes:
-        max_tokens: how many tokens to keep in all.
-        entries: who made them (`Policy.prefix_owner`), the tokens' ids, and their keys and values.
+    Args:
+        indices: on the CPU.
+        device: where to.
     """
-
-    max_tokens: int
-    entries: list[tuple[str, Places, Layers]] = field(default_factory=list)
-
-    def find(self, owner: str, ids: Places) -> tuple[int, Layers]:
-        """Return the most tokens of `ids` that a kept prefix of the owner starts with, and that prefix."""
-        best, found = 0, []
-        for kept_by, kept, layers in self.entries:
-            if kept_by == owner:
-                length = min(len(kept), len(ids))
-                same = kept[:length] == ids[:length]
-                shared = length if same.all() else int(same.argmin())
-                if shared > best:
-                    best, found = shared, layers
-        return best, found
-
-    def keep(self, owner: str, ids: Places, layers: Layers) -> None:
-        """Keep a prefix, if there is room."""
-        if sum(len(kept) for _, kept, _ in self.entries) + len(ids) <= self.max_tokens:
-            self.entries.append((owner, ids, layers))
-
-    def forget(self) -> None:
-        """Forget everything: the weights are about to change, or the tasks."""
-        self.entries = []
+    to = (indices != torch.arange(len(indices))).nonzero().squeeze(1)
+    return to.to(device, non_blocking=True), indices[to].to(device, non_blocking=True)

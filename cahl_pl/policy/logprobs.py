@@ -111,14 +111,14 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
         The values in the order of `batch.samples`.
     """
     device = policy.device
-    ids = pad_sequence([sample.ids.to(device) for sample in batch.samples], batch_first=True)
-    lengths = torch.tensor([len(sample.ids) for sample in batch.samples], device=device)
-    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    lengths = torch.tensor([len(sample.ids) for sample in batch.samples])
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device, non_blocking=True)
     result = run(policy, batch.rows)
     # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
-    flat, target = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device)], ids[mask]
+    flat = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device, non_blocking=True)]
+    target = torch.cat([sample.ids.cpu() for sample in batch.samples]).to(device, non_blocking=True)
     logprob, entropy_of = _token_logprobs(policy, flat, target, temperature, entropy_gradient)
-    zeros = torch.zeros(ids.shape, device=device)
+    zeros = torch.zeros(mask.shape, device=device)
     logprobs = zeros.masked_scatter(mask, logprob)
     entropy = zeros.masked_scatter(mask, entropy_of)
     sampled = pad_sequence([sample.sampled.to(device) for sample in batch.samples], batch_first=True)

@@ -92,3 +92,12 @@ def check_lora(config: PolicyConfig) -> None:
             "policy.use_dora is true and policy.adapter alora, which PEFT cannot combine, so that nothing could load the "
             "adapters: use --model.policy.adapter lora, or leave DoRA out"
         )
+    if config.adapter_dtype == "bfloat16" and config.dtype != "bfloat16":
+        raise ConfigError(
+            f"policy.adapter_dtype is bfloat16, but the base computes in policy.dtype {config.dtype}: set both to bfloat16, or "
+            "leave adapter_dtype out"
+        )
+    if config.adapter_dtype == "bfloat16" and config.use_dora:
+        raise ConfigError(
+            "policy.use_dora is true and policy.adapter_dtype bfloat16, but DoRA's norms are computed in float32: leave one out"
+        )

@@ -1,11 +1,15 @@
 """Who attends to whom, in the form that a model takes it: one mask, or one for each type of its layers.
 
-Layers with a sliding window see a token's nearest predecessors alone, chunked ones those of its own chunk. Both are
-counted by positions in the sequence: where several sequences share a row, columns say nothing of the distance.
+Packed rows lie depth first, so that who sees a token is an interval of places (`Intervals`): a mask is made of three numbers
+a token, on the device, and FlexAttention takes these as they are. Layers with a sliding window see a token's nearest
+predecessors alone, chunked ones those of its own chunk. Both are counted by positions in the sequence: where several
+sequences share a row, columns say nothing of the distance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +17,34 @@ from torch import Tensor
 
 MASKED = {"full_attention", "sliding_attention", "chunked_attention"}
 """Types of layers that attend, and take a mask of who sees whom."""
+
+
+BLOCK = 128
+"""Tokens by which FlexAttention skips what nobody sees."""
+
+_FAR = 2**62
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Who sees whom in packed rows: at place q what lies at place k, if `k <= q < end of k`.
+
+    Attributes:
+        queries: places of the tokens that see, in their rows, [R, Q].
+        keys: places of the tokens of all columns, [R, K].
+        ends: for each column the place behind the last that sees it, [R, K]; 0: none does.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    ends: Tensor
+
+    def visible(self) -> Tensor:
+        """Return whether a token sees another, [R, Q, K]."""
+        at = self.queries[:, :, None]
+        seen = self.keys[:, None] <= at
+        seen &= at < self.ends[:, None]
+        return seen
 
 
 def layer_types(config: Any) -> list[str]:
@@ -39,20 +71,103 @@ def seen_by_type(config: Any, visible: Tensor, queries: Tensor, keys: Tensor) ->
         queries: positions of the tokens that see in their sequences, [R, Q].
         keys: positions of the tokens that are seen, [R, K]; any number where none sees a token.
     """
+    at, of = queries[:, :, None], keys[:, None, :]
+    near = {kind: _near(config, kind, visible.device) for kind in _masked_types(config)}
+    return {kind: visible if overlay is None else visible & overlay(0, 0, at, of) for kind, overlay in near.items()}
+
+
+def blocks_by_type(config: Any, seen: Intervals, queries: Tensor, keys: Tensor) -> dict[str, Any]:
+    """Return, for each type of attention layer, the `BlockMask` of FlexAttention that says what `seen_by_type` says.
+
+    Blocks are told to be empty or full by the least and largest numbers in them: never one wrongly, and nothing of the size
+    of a mask is made.
+
+    Args:
+        config: of the text model.
+        seen: who may see whom.
+        queries: as in `seen_by_type`.
+        keys: likewise.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    places = _Range(seen.queries)
+    columns, ends = _Range(seen.keys), _Range(seen.ends)
+    at, of = _Range(queries), _Range(keys)
+    masks = {}
+    for kind in _masked_types(config):
+        overlay = _near(config, kind, queries.device)
+        some = (columns.least[:, None] <= places.most[..., None]) & (places.least[..., None] < ends.most[:, None])
+        every = (columns.most[:, None] <= places.least[..., None]) & (places.most[..., None] < ends.least[:, None])
+        every &= places.whole[:, None] & columns.whole
+        if overlay is not None and kind == "sliding_attention":
+            some &= overlay(0, 0, at.least[..., None], of.most[:, None])
+            every &= overlay(0, 0, at.most[..., None], of.least[:, None])
+        elif overlay is not None:
+            size = config.attention_chunk_size
+            some &= (at.least[..., None] // size <= of.most[:, None] // size) & (
+                of.least[:, None] // size <= at.most[..., None] // size
+            )
+            every &= overlay(0, 0, at.least[..., None], of.most[:, None]) & overlay(
+                0, 0, at.most[..., None], of.least[:, None]
+            )
+        partial, full = (_ordered(blocks[:, None]) for blocks in (some & ~every, every))
+        masks[kind] = BlockMask.from_kv_blocks(
+            *partial,
+            *full,
+            BLOCK_SIZE=BLOCK,
+            mask_mod=_mask_mod(seen, queries, keys, overlay),
+            seq_lengths=(queries.shape[1], keys.shape[1]),
+        )
+    return masks
+
+
+def _mask_mod(
+    seen: Intervals, queries: Tensor, keys: Tensor, overlay: Callable[..., Any] | None
+) -> Callable[..., Tensor]:
+    """Return what FlexAttention asks whether query q of row r sees column k."""
+
+    def sees(r: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        at = seen.queries[r, q]
+        found = (seen.keys[r, k] <= at) & (at < seen.ends[r, k])
+        return found if overlay is None else found & overlay(r, head, queries[r, q], keys[r, k])
+
+    return sees
+
+
+class _Range:
+    """The least and the largest number of each block of numbers [R, N], [R, blocks]; `whole`: it is as long as others."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        left = -numbers.shape[1] % BLOCK
+        pad = torch.nn.functional.pad
+        self.least = pad(numbers, (0, left), value=_FAR).view(len(numbers), -1, BLOCK).amin(-1)
+        self.most = pad(numbers, (0, left), value=-_FAR).view(len(numbers), -1, BLOCK).amax(-1)
+        self.whole = torch.ones(self.least.shape[1], dtype=torch.bool, device=numbers.device)
+        if left:
+            self.whole[-1] = False
+
+
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many blocks of each row are chosen, and which: the chosen ones first."""
+    order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32), order.to(torch.int32)
+
+
+def _masked_types(config: Any) -> list[str]:
+    """Return the types of a model's layers that take a mask; those that carry states take none."""
+    return sorted(MASKED.intersection(layer_types(config))) or ["full_attention"]
+
+
+def _near(config: Any, kind: str, device: torch.device) -> Callable[..., Any] | None:
+    """Return what a type of layers sees by positions alone, as transformers says it; None: all."""
     from transformers.masking_utils import chunked_overlay, sliding_window_overlay
 
-    by_type = {}
-    at, of = queries[:, :, None], keys[:, None, :]
-    # layers that carry states take no mask
-    for kind in MASKED.intersection(layer_types(config)) or ("full_attention",):
-        if kind == "sliding_attention" and config.sliding_window is not None:
-            by_type[kind] = visible & sliding_window_overlay(config.sliding_window)(0, 0, at, of)
-        elif kind == "chunked_attention" and config.attention_chunk_size is not None:
-            no_padding = torch.zeros(1, dtype=torch.long, device=visible.device)
-            by_type[kind] = visible & chunked_overlay(config.attention_chunk_size, no_padding)(0, 0, at, of)
-        else:
-            by_type[kind] = visible
-    return by_type
+    if kind == "sliding_attention" and config.sliding_window is not None:
+        return sliding_window_overlay(config.sliding_window)
+    if kind == "chunked_attention" and config.attention_chunk_size is not None:
+        no_padding = torch.zeros(1, dtype=torch.long, device=device)
+        return lambda r, head, at, of: chunked_overlay(config.attention_chunk_size, no_padding)(0, head, at, of)
+    return None
 
 
 def as_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
 """Token sequences packed so that what they share is computed once.
 
 The completions of a group share their prompt; the plans of a task, and the steps that carry them out, share its tools
-and its request. A row holds such sequences as a tree: every token once, and a mask by which a token sees its own
-ancestors alone. One forward pass over the row (`forward`) gives each sequence what a pass of its own would give, and a
+and its request. A row holds such sequences as a tree: every token once, depth first, and a token sees its own ancestors
+alone. One forward pass over the row (`forward`) gives each sequence what a pass of its own would give, and a
 backward pass the sum of their gradients.
 """
 
@@ -54,17 +54,28 @@ class PackedRow:
         shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
         return min([*shared, *self.context_tokens])
 
-    def freeze_trunk(self) -> None:
-        """Freeze the tokens that all members start with whose hidden states nobody needs."""
-        trunk = self.trunk()
-        self.frozen = [i < trunk for i in range(len(self.ids))]  # the first member comes first, from its first token
+    def freeze_trunk(self, known: Sequence[int] = ()) -> None:
+        """Freeze the tokens that all members start with whose hidden states nobody needs.
 
-    def visible(self) -> NDArray[np.bool_]:
-        """Return whether a token sees another, itself included; [L, L]."""
-        result = np.zeros((len(self.ids), len(self.ids)), bool)
-        for path, new in zip(self.paths, self.new, strict=True):
-            own = path[len(path) - new :]
-            result[own[:, None], path] = np.tri(new, len(path), len(path) - new, dtype=bool)
+        Args:
+            known: for each member, how many of its first tokens have been read before: they are frozen too.
+        """
+        frozen = np.arange(len(self.ids)) < self.trunk()  # the first member comes first, from its first token
+        for path, length in zip(self.paths, known, strict=False):
+            frozen[path[:length]] = True
+        self.frozen = frozen.tolist()
+
+    def ends(self) -> NDArray[np.int64]:
+        """Return for each token the place behind the last one that sees it, [L].
+
+        A row lies depth first, so that what comes behind a token belongs to it up to a place, and to it no more from there
+        on: a token at place q sees one at place k if `k <= q < ends()[k]`.
+        """
+        result = np.zeros(len(self.ids), np.int64)
+        for path in self.paths:
+            result[path] = (
+                path[-1] + 1
+            )  # members come in order: the last one of those that share a token reaches farthest
         return result
 
 

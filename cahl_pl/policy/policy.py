@@ -20,13 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.policy.adapter_dtype import compute_in_base_dtype
 from cahl_pl.policy.bases import LengthLimit, decoder_of, keeps_states, length_limit
 from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.policy.kv_cache import PrefixStore
+from cahl_pl.policy.folded_attention import decoding_attention, folded_attention
+from cahl_pl.policy.kv_cache import Mask
 from cahl_pl.policy.loading import load_base, read_config
 from cahl_pl.policy.lora import check_lora, lora_config
-from cahl_pl.policy.masks import as_bias, seen_by_type
+from cahl_pl.policy.masks import Intervals, as_bias, blocks_by_type, seen_by_type
 from cahl_pl.policy.noise import recomputed_layers, remove_noise
+from cahl_pl.policy.prefix_store import PrefixStore
 from cahl_pl.policy.reference import drop_reference, keep_reference, name_of, roles_in
 from cahl_pl.policy.saved_adapters import check_adapters, read_adapters
 from cahl_pl.types import ROLES, Role
@@ -93,7 +96,7 @@ class Policy(nn.Module):
         base.requires_grad_(False)
         remove_noise(base)
         lora = lora_config(self.config, base)
-        # adapters stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
+        # adapters' weights stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
         try:
             self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
         except (ValueError, AttributeError) as error:  # PEFT's word for modules that it does not know
@@ -110,9 +113,9 @@ class Policy(nn.Module):
         self._recomputed = list(recomputed_layers(base))
         self.lm.eval()
         self._active: Role = ROLES[0]
-        self._require_grad()
         if self.config.adapters is not None:
             read_adapters(self)
+        self.restore_active()
         self.shares_rows = not keeps_states(base.config)
         self._check_logits()
 
@@ -154,19 +157,26 @@ class Policy(nn.Module):
                 f"{limit.reason}; lower data.rollout.max_prompt_tokens or max_new_tokens"
             )
 
-    def attention_mask(self, visible: Tensor, queries: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
+    def attention_mask(self, seen: Tensor | Intervals, queries: Tensor, keys: Tensor) -> Mask:
         """Return the mask that the model takes, [R, 1, Q, K]; by layer type where its layers do not all see the same.
 
         Args:
-            visible: whether a token may see another, [R, Q, K].
+            seen: whether a token may see another, [R, Q, K], or the intervals that say it. FlexAttention takes those of
+                packed rows alone: it is not used for a few new tokens.
             queries: positions of the tokens that see, [R, Q].
             keys: positions of the tokens that are seen, [R, K].
         """
-        by_type = seen_by_type(self.causal_lm.config.get_text_config(), visible, queries, keys)
-        masks = {
-            kind: (seen if self.config.attention == "sdpa" else as_bias(seen, self.causal_lm.dtype))[:, None]
-            for kind, seen in by_type.items()
-        }
+        config = self.causal_lm.config.get_text_config()
+        masks: dict[str, Any]
+        if isinstance(seen, Intervals) and self.config.attention == "flex_attention":
+            masks = blocks_by_type(config, seen, queries, keys)
+        else:
+            visible = seen.visible() if isinstance(seen, Intervals) else seen
+            boolean = decoding_attention(self.decoder) == "sdpa"
+            masks = {
+                kind: (mask if boolean else as_bias(mask, self.causal_lm.dtype))[:, None]
+                for kind, mask in seen_by_type(config, visible, queries, keys).items()
+            }
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -188,7 +198,7 @@ class Policy(nn.Module):
             PolicyError: the model does something behind its output layer that `logits` does not.
         """
         ids = torch.arange(4, device=self.device)[None]
-        with torch.no_grad():
+        with torch.no_grad(), folded_attention(self.decoder):
             own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
             ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
         if (own - ours).abs().max() > 0.05 * own.abs().max():
@@ -209,6 +219,8 @@ class Policy(nn.Module):
 
     def restore_active(self) -> None:
         """Make the role's adapter active again, where another adapter has been made or used."""
+        if self.config.adapter_dtype != "float32":
+            compute_in_base_dtype(self.lm)
         self.lm.set_adapter(self._active)
         self._require_grad()
 
@@ -232,6 +244,10 @@ class Policy(nn.Module):
         if self._bare or self.config.adapter == "alora":
             return "base"
         return f"{self._active} {self.version[self._active]}"
+
+    def begin_prefixes(self) -> None:
+        """Begin a call that reads prompts: what only adapters have read that are no more is forgotten."""
+        self.prefixes.begin({"base", *(f"{role} {version}" for role, version in self.version.items())})
 
     def frozen_tokens(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of a prompt the bare base reads before the active adapter acts: 0 with plain LoRA.

@@ -1,10 +1,12 @@
-"""Which of Lightning's precisions training can use."""
+"""Which of Lightning's precisions, and which attention, training can use."""
 
 from __future__ import annotations
 
+import torch
 from lightning.pytorch import Trainer
 
 from cahl_pl.errors import ConfigError
+from cahl_pl.policy.config import PolicyConfig
 
 
 def check_precision(trainer: Trainer) -> None:
@@ -21,4 +23,21 @@ def check_precision(trainer: Trainer) -> None:
         raise ConfigError(
             f"trainer.precision is {trainer.precision!r}, which would train in another precision than it samples in, or "
             "round the adapters: leave it out, and choose the base's with model.policy.dtype (bfloat16)"
+        )
+
+
+def check_attention(device: torch.device, config: PolicyConfig) -> None:
+    """Refuse FlexAttention where it cannot train.
+
+    Args:
+        device: to train on.
+        config: of the policy.
+
+    Raises:
+        ConfigError: torch has no backward pass of it there.
+    """
+    if config.attention == "flex_attention" and device.type != "cuda":
+        raise ConfigError(
+            f"model.policy.attention is flex_attention, which torch cannot train with on a {device.type} device (it has no "
+            "backward pass there): set it to sdpa"
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, cache_utils
 from transformers.cache_utils import DynamicLayer
 
-from cahl_pl.policy.kv_cache import BufferedLayer
+from cahl_pl.policy.kv_cache import BufferedLayer, moves
 
 STATES_ARE_KNOWN = hasattr(cache_utils, "LinearAttentionCacheLayerMixin")
 """Whether transformers is new enough to keep the states of all models in one kind of layer."""
@@ -49,10 +49,17 @@ class RowCache(DynamicCache):
         ]
 
     def keep_rows(self, indices: Tensor) -> None:
-        """Keep `len(indices)` rows: row i becomes what row `indices[i]` was."""
+        """Keep `len(indices)` rows: row i becomes what row `indices[i]` was.
+
+        Args:
+            indices: on the CPU.
+        """
+        device = next(d for layer in self.layers if (d := _device_of(layer)) is not None)
+        to, source = moves(indices, device)
+        count, indices = len(indices), indices.to(device, non_blocking=True)
         for layer in self.layers:
             if isinstance(layer, BufferedLayer):
-                layer.keep_rows(indices)
+                layer.keep_rows(count, to, source)
                 continue
             for states in _states(layer):
                 for i, state in states.items():
@@ -91,6 +98,13 @@ def _joined(layers: Sequence[Any], samples: int, used: int, length: int) -> Any:
 def _padded(x: Tensor, used: int) -> Tensor:
     """Return keys or values [R, heads, tokens, d] with columns that nobody sees behind them, up to `used`."""
     return torch.nn.functional.pad(x, (0, 0, 0, used - x.shape[-2]))
+
+
+def _device_of(layer: Any) -> torch.device | None:
+    """Return where a layer keeps its tensors; None where it has none."""
+    keys = getattr(layer, "keys", None)
+    found = [keys, *(state for states in _states(layer) for state in states.values())]
+    return next((x.device for x in found if x is not None), None)
 
 
 def _states(layer: Any) -> list[dict[int, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from cahl_pl.engines.base import Sampling
-from cahl_pl.engines.drawing import draw
+from cahl_pl.engines.drawing import NOT_A_NUMBER, draw, draw_places
 from cahl_pl.engines.local import TransformersEngine
 from cahl_pl.errors import ConfigError
 from cahl_pl.policy.logprobs import micro_batches, score
@@ -161,9 +162,22 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say():
     assert set(likely.tolist()) == {0, 2}
 
 
-def test_logits_that_are_not_numbers_are_reported():
+def test_logits_that_are_not_numbers_are_reported(policy, monkeypatch):
+    token, _ = draw(torch.tensor([[0.0, float("nan")], [0.0, -99.0]]), Sampling(1.0, 1.0, 1), torch.Generator())
+    assert token.tolist() == [NOT_A_NUMBER, 0]
+    logits = policy.logits
+    monkeypatch.setattr(policy, "logits", lambda hidden: logits(hidden).index_fill(-1, torch.tensor([7]), float("nan")))
     with pytest.raises(ConfigError, match="no token can be drawn"):
-        draw(torch.tensor([[0.0, float("nan")]]), Sampling(1.0, 1.0, 1), torch.Generator())
+        generate(policy, Sampling(1.0, 1.0, 3))
+
+
+def test_places_without_a_completion_take_no_random_numbers():
+    logits = torch.randn(3, 2, 50, generator=torch.Generator().manual_seed(0))
+    busy = np.array([[True, False], [False, False], [True, True]])
+    token, logprob = draw_places(logits, busy, Sampling(0.9, 0.8, 1), torch.Generator().manual_seed(1))
+    alone = draw(logits[torch.from_numpy(busy)], Sampling(0.9, 0.8, 1), torch.Generator().manual_seed(1))
+    assert token[torch.from_numpy(busy)].tolist() == alone[0].tolist()
+    torch.testing.assert_close(logprob[torch.from_numpy(busy)], alone[1])
 
 
 def test_bad_sampling_is_refused():

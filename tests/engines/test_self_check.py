@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -26,14 +27,15 @@ def test_a_base_that_takes_positions_from_the_row_is_refused(policy, monkeypatch
 
 
 def test_packed_sequences_that_see_one_another_are_found(policy, monkeypatch):
-    see_all = lambda rows, chosen, columns, before, positions: (  # noqa: E731
-        torch.ones(len(rows), positions.shape[1], before + positions.shape[1]).bool().numpy(),
-        torch.zeros(len(rows), before + positions.shape[1]).long().numpy(),
-    )
+    def see_all(rows, chosen, columns, before, positions):
+        count, longest = positions.shape
+        zeros = np.zeros((count, before + longest), int)
+        return [zeros[:, :longest], zeros, zeros + 1, zeros]
+
     found = self_check._sampled(policy)
     monkeypatch.setattr(self_check, "_sampled", lambda policy: found)
     check_computation(policy)
-    monkeypatch.setattr(forward, "_visible", see_all)
+    monkeypatch.setattr(forward, "_intervals", see_all)
     with pytest.raises(
         PolicyError, match=r"hidden states of packed sequences differ from those of plain passes by \d+%"
     ):
@@ -79,7 +81,7 @@ def test_the_check_runs_before_training_unless_it_is_switched_off(tiny_model, tm
 )
 def test_rounding_is_no_difference(make_policy, config):
     policy = make_policy(**config)
-    assert policy.prefixes.entries == []
+    assert policy.prefixes.tokens == 0
     assert policy._length_limit is None or isinstance(policy._length_limit, LengthLimit)
 
 

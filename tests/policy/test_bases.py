@@ -22,6 +22,11 @@ from tools.quality.check_bases import TOLERANCE, greedy_error, groups_of, sampli
     ("name", "settings", "said"),
     [
         ("gpt-oss", {}, "a gpt_oss model has no sdpa attention in transformers: set model.policy.attention to eager"),
+        (
+            "Falcon",
+            {"attention": "flex_attention"},
+            "has no FlexAttention in transformers: set model.policy.attention to",
+        ),
         ("BLOOM", {}, r"ALiBi.* choose another base"),
         ("MPT", {}, r"ALiBi.* choose another base"),
         ("Falcon, ALiBi", {}, r"ALiBi.* choose another base"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,6 +15,7 @@ from cahl_pl.grpo.advantages import advantages
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.packing import pack
+from cahl_pl.policy.prefix_store import _walk
 from cahl_pl.types import ROLES, Group
 
 INVOCATION = {"planner": [251, 252], "executor": [253, 252]}
@@ -137,30 +139,65 @@ def test_kept_prefixes_give_what_running_them_again_gives(make_policy, adapter):
         return [result.hidden[r, place] for r, place in last]
 
     fresh = hidden()
-    assert policy.prefixes.entries
+    assert policy.prefixes.tokens
     again = hidden()
     for a, b in zip(fresh, again, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     # and they are really used: what is kept decides
-    policy.prefixes.entries = [
-        (maker, ids, [(keys + 1, values) for keys, values in layers]) for maker, ids, layers in policy.prefixes.entries
-    ]
+    for root in policy.prefixes._roots.values():
+        for segment, _ in _walk(root):
+            segment.layers = [(keys + 1, values) for keys, values in segment.layers]
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(fresh, hidden(), strict=True))
 
 
 def test_prefixes_are_kept_by_maker_up_to_a_limit(make_policy):
     policy = make_policy(prefix_cache_tokens=30)
     policy.activate("planner")
-    rows = pack([list(range(10, 30))], 32, 100, context_tokens=[19])
+    ids = np.arange(10, 30)
+    rows = pack([ids.tolist()], 32, 100, context_tokens=[19])
     rows[0].freeze_trunk()
     with torch.no_grad():
         run(policy, rows)
-        assert [(maker, len(ids)) for maker, ids, _ in policy.prefixes.entries] == [("planner 0", 19)]
+        assert policy.prefixes.length("planner 0", ids) == policy.prefixes.tokens == 19
         policy.version["planner"] = 1  # other weights: what the old ones made is not used
         run(policy, rows)
-    assert len(policy.prefixes.entries) == 1  # and there is no room for more
-    policy.prefixes.forget()
-    assert policy.prefixes.entries == []
+        assert policy.prefixes.length("planner 1", ids) == 11  # there is no more room
+        policy.begin_prefixes()  # nor are they kept any longer
+        assert (policy.prefixes.length("planner 0", ids), policy.prefixes.tokens) == (0, 11)
+        run(policy, rows)
+    assert policy.prefixes.length("planner 1", ids) == policy.prefixes.tokens == 19
+
+
+@pytest.mark.parametrize("adapter", ["lora", "alora"])
+def test_of_prompts_that_go_on_only_what_is_new_is_read(make_policy, adapter):
+    """As in a round: tasks that share a header, two plans of each, whose prompts get longer at each step."""
+    keeping, forgetting = make_policy(adapter=adapter), make_policy(adapter=adapter, prefix_cache_tokens=0)
+    keeping.invocation = forgetting.invocation = INVOCATION
+    generator = torch.Generator().manual_seed(5)
+
+    def text(n):
+        return torch.randint(3, 250, (n,), generator=generator).tolist()
+
+    def first_tokens(policy):
+        sampling = Sampling(0.0, 1.0, 1)
+        return TransformersEngine().generate(policy, "executor", prompts, 2, sampling, torch.Generator())
+
+    words, header, read = INVOCATION["executor"], text(30), []
+    prompts = [start + text(5) + words for start in [header + text(60) for _ in range(3)] for _ in range(2)]
+    keeping.decoder.layers[0].register_forward_pre_hook(lambda module, args: read.append(args[0].shape[:2].numel()))
+    for step in range(3):
+        read.clear()
+        found, expected = first_tokens(keeping), first_tokens(forgetting)
+        for (ours, _), (theirs, _) in zip(found, expected, strict=True):
+            assert ours.ids.tolist() == theirs.ids.tolist()
+            torch.testing.assert_close(ours.logprobs, theirs.logprobs, atol=1e-5, rtol=1e-5)
+        if step:
+            # of each prompt what was added; with LoRA the last token before too, of which the hidden state had been wanted,
+            # with activated LoRA the old words, which its adapter had read; and padding of rows that are not alike
+            added = 10 + len(words) + (1 if adapter == "lora" else len(words))
+            assert len(prompts) * 10 <= sum(read) <= 1.5 * len(prompts) * added
+        prompts = [[*prompt, *text(10), *words] for prompt in prompts]
+    assert forgetting.prefixes.tokens == 0
 
 
 def test_a_prompt_without_the_words_that_activate_is_refused(alora):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cahl_pl.policy.kv_cache import PassCache, PrefixStore, SampleCache, run_layers
+from cahl_pl.policy.kv_cache import PassCache, Piece, SampleCache, run_layers
 
 
 class NewModel(nn.Module):
@@ -67,15 +67,19 @@ def test_kept_prefixes_are_laid_side_by_side_and_read_again():
     first, second = keys_and_values(2, 3)
     prefix = [(first[0], second[0]), (first[1], second[1])]  # two layers, 3 tokens
     cache = PassCache(2)
-    cache.lay_out([(0, []), (3, prefix), (2, prefix)], 3)
+    cache.lay_out([Piece(1, 0, prefix, 0, 3), Piece(2, 0, prefix, 0, 2), Piece(2, 2, prefix, 1, 2)], 3, 4)
     keys = cache.layers[1].keys
+    assert keys.shape == (3, 1, 4, 2)
     assert keys[0].eq(0).all()
-    assert torch.equal(keys[1], first[1])
-    assert torch.equal(keys[2, :, :2], first[1, :, :2])
-    assert keys[2, :, 2].eq(0).all()
-    again = cache.read(1, np.array([0, 2]))
-    assert torch.equal(again[0][0], first[0][:, [0, 2]])
-    assert torch.equal(again[1][1], second[1][:, [0, 2]])
+    assert torch.equal(keys[1, :, :3], first[1])
+    assert keys[1, :, 3].eq(0).all()
+    assert torch.equal(keys[2, :, :3], first[1][:, [0, 1, 1]])
+    for columns in ([0, 1, 2], [0, 2]):  # side by side, or not
+        again = cache.reader(1, np.array([9, *columns]))(1, 1 + len(columns))
+        assert torch.equal(again[0][0], first[0][:, columns])
+        assert torch.equal(again[1][1], second[1][:, columns])
+        again[1][1].zero_()  # a copy
+    assert torch.equal(cache.layers[1].values[1, :, :3], second[1])
 
 
 def test_samples_continue_copies_of_packed_prompts_in_buffers_of_their_final_length():
@@ -96,18 +100,3 @@ def test_samples_continue_copies_of_packed_prompts_in_buffers_of_their_final_len
     cache.keep_rows(torch.tensor([0, 2]))  # row 1 is overwritten by row 2
     assert torch.equal(cache.layers[0].keys, all_keys[[0, 2]])
     assert cache.get_seq_length() == 3
-
-
-def test_a_store_finds_the_longest_start_that_the_same_owner_kept():
-    store = PrefixStore(10)
-    first, second = keys_and_values(2, 3)
-    short, long = [(first[0, :, :2], second[0, :, :2])], [(first[0], second[0])]
-    store.keep("base", np.array([1, 2]), short)
-    store.keep("base", np.array([1, 2, 3, 4]), long)
-    store.keep("planner 1", np.array([1, 2, 3, 5]), short)
-    assert store.find("base", np.array([1, 2, 3, 5])) == (3, long)
-    assert store.find("planner 0", np.array([1])) == (0, [])
-    store.keep("base", np.array([9]), short)  # no room: 10 tokens are there
-    assert store.find("base", np.array([9])) == (0, [])
-    store.forget()
-    assert store.find("base", np.array([1])) == (0, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ def test_every_sequence_is_a_path_that_sees_itself_alone(sequences, hidden_size,
     for row in rows:
         assert len(row.ids) <= max(max_tokens, *(len(sequences[m]) for m in row.members))
         assert len(row.ids) == len(row.depths) == len(row.frozen) == sum(row.new)
-        visible = row.visible()
+        places, ends = np.arange(len(row.ids)), row.ends()
+        visible = (places <= places[:, None]) & (places[:, None] < ends)
         for member, path in zip(row.members, row.paths, strict=True):
             assert [row.ids[i] for i in path] == sequences[member]
             assert [row.depths[i] for i in path] == list(range(len(path)))

@@ -70,17 +70,15 @@ def rlla_shape(path: Path) -> Shape:
     return Shape([lengths[(2 * i + 1) * len(lengths) // 16] for i in range(8)], 4, 64)
 
 
-def qwen2_config(vocabulary: int, end: int, padding: int) -> Any:
-    """Six layers of width 384; 22 M weights with a vocabulary of 32,000."""
+def qwen2_config(vocabulary: int, end: int, padding: int, **sizes: int) -> Any:
+    """Six layers of width 384; 22 M weights with a vocabulary of 32,000. Other `sizes` as Qwen2Config calls them."""
     from transformers import Qwen2Config
 
+    own = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6}
+    values: dict[str, Any] = {**own, "num_attention_heads": 6, "num_key_value_heads": 6, **sizes}
     return Qwen2Config(
         vocab_size=vocabulary,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        **values,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -89,13 +87,13 @@ def qwen2_config(vocabulary: int, end: int, padding: int) -> Any:
     )
 
 
-def make_model(folder: Path) -> None:
-    """Make random weights and a tokenizer whose words are its ids."""
+def make_model(folder: Path, **sizes: int) -> None:
+    """Make random weights, of other sizes where that is said, and a tokenizer whose words are its ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    Qwen2ForCausalLM(qwen2_config(32_000, end=1, padding=0)).save_pretrained(folder)
+    Qwen2ForCausalLM(qwen2_config(32_000, end=1, padding=0, **sizes)).save_pretrained(folder)
     # a special token is found inside of words too, so that none may be the beginning of another one
     words = {"<pad>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, 32_000)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))

@@ -46,9 +46,10 @@ from cahl_pl.environments import RecordedEnvironment
 from cahl_pl.policy import forward
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.forward import Pass
-from cahl_pl.policy.kv_cache import Layers, Places, PrefixStore
+from cahl_pl.policy.kv_cache import Piece
 from cahl_pl.policy.packing import PackedRow
 from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.prefix_store import Places
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards import ExecutorReward, PlannerReward, TurnReward
 from cahl_pl.rollout.config import RolloutConfig
@@ -59,19 +60,6 @@ from cahl_pl.toolworld import ToolWorld
 from cahl_pl.toolworld.prompts import PROMPTS
 from cahl_pl.types import ROLES, Role, Task
 from tools.speed.levels_ratios import DRAFTED, ONE, TWO, ratio, spread, verdict
-
-
-@dataclass
-class CountingStore(PrefixStore):
-    """A store that counts the tokens it spares."""
-
-    spared: int = 0
-
-    def find(self, owner: str, ids: Places) -> tuple[int, Layers]:
-        """See `PrefixStore.find`."""
-        length, layers = super().find(owner, ids)
-        self.spared += length
-        return length, layers
 
 
 class ScriptError(RuntimeError):
@@ -160,7 +148,7 @@ class _Place:
 def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
     """While this is open, the engine's tokens are those of `texts`, one a prompt."""
     place = _Place()
-    draw, keep = drawing.draw, engine_code._compact_rows
+    draw, keep = drawing.draw_places, engine_code._compact_rows
 
     def read(policy: Policy, rows: Sequence[PackedRow], *args: Any, **kwargs: Any) -> Pass:
         if place.step:  # the chunk before has been decoded; one chunk may be read in several parts
@@ -172,16 +160,16 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
 
     def take(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         _, logprobs = draw(logits, *rest)  # what drawing costs is part of it
-        token = torch.tensor([text[place.step] for text in place.left], device=logits.device)
+        token = torch.tensor([[text[place.step]] for text in place.left], device=logits.device)
         place.step += 1
         return token, logprobs
 
-    def leave(slot: Tensor) -> Tensor:
-        kept = keep(slot)
-        place.left = [place.chunk[i] for i in slot[kept][:, 0].tolist()]
+    def leave(slots: Places) -> Places:
+        kept = keep(slots)
+        place.left = [place.chunk[i] for i in slots[kept][:, 0].tolist()]
         return kept
 
-    with patch.multiple(engine_code, run=read, draw=take, _compact_rows=leave):
+    with patch.multiple(engine_code, run=read, draw_places=take, _compact_rows=leave):
         yield
 
 
@@ -228,7 +216,6 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
     """
     policy = Policy(PolicyConfig(model=model, adapter=adapter))  # type: ignore[arg-type]
     policy.load()
-    store = policy.prefixes = CountingStore(policy.config.prefix_cache_tokens)
     builder = PromptBuilder(policy.tokenizer, replace(PROMPTS, tool_format=options.tool_format))
     policy.invocation = {role: builder.invocation(role, system == ONE) for role in ROLES}
     tasks = tasks_of(options.tasks, options.seed)
@@ -242,23 +229,32 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
     else:
         rollout = Rollout(engine, RecordedEnvironment(), PlannerReward(), ExecutorReward(), config)
     generator = torch.Generator().manual_seed(options.seed)
-    passes = 0
+    passes = spared = 0
 
     def count(*_: Any) -> None:
         nonlocal passes
         passes += 1
 
+    kept_pieces = forward._kept_pieces
+
+    def pieces(*args: Any) -> Iterator[Piece]:
+        nonlocal spared
+        for piece in kept_pieces(*args):
+            spared += piece.stop - piece.start
+            yield piece
+
     policy.causal_lm.base_model.register_forward_pre_hook(count)
     rollout.run(policy, builder, tasks[:1], generator)  # to warm up
     policy.prefixes.forget()
     engine.tokens.clear()
-    store.spared = passes = 0
+    passes = 0
     seconds, episodes = 0.0, []
-    for i in range(0, len(tasks), at_once):
-        start = time.perf_counter()
-        episodes += rollout.run(policy, builder, tasks[i : i + at_once], generator).trajectories
-        policy.prefixes.forget()  # as after each batch of an evaluation
-        seconds += time.perf_counter() - start
+    with patch.object(forward, "_kept_pieces", pieces):
+        for i in range(0, len(tasks), at_once):
+            start = time.perf_counter()
+            episodes += rollout.run(policy, builder, tasks[i : i + at_once], generator).trajectories
+            policy.prefixes.forget()  # as after each batch of an evaluation
+            seconds += time.perf_counter() - start
     for task, episode in zip(tasks, episodes, strict=True):
         turns = gold_turns(task) if system == ONE else [task.gold]
         if list(episode.calls) != [gold.call for turn in turns for gold in turn]:
@@ -270,8 +266,8 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
     return {
         "seconds": seconds,
         "generated": generated,
-        "computed": read - store.spared + generated - outputs,
-        "spared": store.spared,
+        "computed": read - spared + generated - outputs,
+        "spared": spared,
         "passes": passes,
         "by_role": dict(tokens),
     }

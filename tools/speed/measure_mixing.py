@@ -38,6 +38,7 @@ from cahl_pl.engines import local as engine_code
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.kv_cache import run_layers
 from cahl_pl.policy.packing import pack
 from cahl_pl.policy.policy import Policy
@@ -121,7 +122,7 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
     state = engine_code._prefill(policy, [packed], SAMPLES, repeats + 4)
     used, position, seconds = state.used, state.positions, []
     names = [ROLES[i % 2] for i in range(count)] if both else None
-    with mixing(policy, names):
+    with mixing(policy, names), folded_attention(policy.decoder):
         for _ in range(repeats + 2):
             start = time.perf_counter()
             state.visible[:, range(SAMPLES), range(used, used + SAMPLES)] = True
