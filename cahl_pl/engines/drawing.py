@@ -87,7 +87,7 @@ def _cumulative(probabilities: Tensor) -> Tensor:
     if not torch.are_deterministic_algorithms_enabled():
         return probabilities.cumsum(-1)
     cumulative = torch.empty_like(probabilities)
-    rows = (x.view(-1, x.shape[-1]).split(ROWS_AT_A_TIME) for x in (probabilities, cumulative))
+    rows = (torch.split(x.view(-1, x.shape[-1]), ROWS_AT_A_TIME) for x in (probabilities, cumulative))
     for part, sums in zip(*rows, strict=True):
         sums.copy_((part * 2.0**40).long().cumsum_(-1)).mul_(2.0**-40)
         sums.add_((part * 0).sum(-1, keepdim=True))  # a row that holds no numbers must not look as if it did
