@@ -25,7 +25,7 @@ FLOORS = (
     "metrics environments",
     "datasets rewards",
     "rollout runs toolworld",
-    "benchmarks memory_plan",
+    "benchmarks memory_plan serving",
     "datamodule updates",
     "callbacks",
     "module",
