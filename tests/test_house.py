@@ -22,7 +22,7 @@ FLOORS = (
     "distributed http_client config_files import_path parsing optimizers sampling schedules policy python_tools",
     "schema",
     "prompts grpo engines",
-    "metrics environments",
+    "metrics environments grammars",
     "datasets rewards",
     "rollout runs toolworld",
     "benchmarks memory_plan serving",

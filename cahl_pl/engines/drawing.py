@@ -6,11 +6,22 @@ import torch
 from torch import Tensor
 
 from cahl_pl.engines.base import Sampling
+from cahl_pl.engines.constraint import Within
 from cahl_pl.errors import ConfigError
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return token [B] and its log-probability [B] from logits [B, V]."""
+def draw(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator, within: Within | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return token [B] and its log-probability [B] from logits [B, V]; within a constraint, which then moves on by it."""
+    if within is None:
+        return _draw(logits, sampling, generator)
+    tokens, logprobs = _draw(within.mask(logits), sampling, generator)
+    within.take(tokens)
+    return tokens, logprobs
+
+
+def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     if sampling.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.log_softmax(logits, -1).gather(-1, token[:, None])[:, 0]

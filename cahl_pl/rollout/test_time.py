@@ -59,7 +59,8 @@ class VotingRollout(Rollout):
             still_open = [i for i in range(len(tasks)) if max(votes[i].values(), default=0) < self.inference.agree]
             if not still_open:
                 break
-            outputs = self.engine.generate(policy, "planner", [prompts[i] for i in still_open], 1, sampling, generator)
+            asked, of = [tasks[i] for i in still_open], [prompts[i] for i in still_open]
+            outputs = self._ask("plan", policy, builder, asked, of, 1, sampling, generator)
             for i, (completion,) in zip(still_open, outputs, strict=True):
                 drawn[i].append(completion)
                 plan = parse_plan(builder.decode(completion.ids.tolist()))

@@ -28,13 +28,18 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 """Fields that change what is sampled, and the values that change nothing: any other is refused."""
 
 _WITHOUT_MEANING: Final = frozenset(
-    "user store metadata service_tier safety_identifier prompt_cache_key prompt_cache_retention reasoning_effort verbosity "
-    "parallel_tool_calls".split()
+    {
+        *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "reasoning_effort", "verbosity", "parallel_tool_calls"),
+    }
 )
 """Fields for the other side's books, or hints that any reply keeps to: a reply has one call, which is no more than allowed."""
 
 _READ: Final = frozenset(
-    "model messages tools tool_choice stream stream_options temperature top_p seed max_tokens max_completion_tokens".split()
+    {
+        *("model", "messages", "tools", "tool_choice", "stream", "stream_options"),
+        *("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens"),
+    }
 )
 
 

@@ -21,6 +21,7 @@ from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.metrics import is_success
 from cahl_pl.plurals import counted
 from cahl_pl.schema import call_key, find_problems
+from cahl_pl.serving.episode import NO_PLAN
 from cahl_pl.toolworld import ToolWorld
 from cahl_pl.types import Action, Plan, Step, SubTask, Task, ToolCall, Trajectory
 
@@ -51,7 +52,8 @@ def play(client: Any, model: str, task: Task, stream: bool = False, keeps_reason
         messages.append(message)
         if not message.get("tool_calls"):
             text = message["content"] or ""
-            steps.append(Step(SubTask("answer", None), text, Action(answer=text, well_formed=bool(text))))
+            is_answer = text not in ("", NO_PLAN)
+            steps.append(Step(SubTask("answer", None), text, Action(answer=text, well_formed=is_answer)))
             break
         for called in message["tool_calls"]:
             call = ToolCall(called["function"]["name"], json.loads(called["function"]["arguments"]))
