@@ -66,7 +66,7 @@ def test_gold_plans_and_calls_are_taken(bench):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_rows_of_rlla_too(words, data_dir, seed):
-    rows = RllaDataset(str(data_dir / "rlla" / "RLLA_FILE"))
+    rows = RllaDataset(str(data_dir / "rlla" / "rlla_4k_test.parquet"))
     task = rows[seed * 97 % len(rows)]
     check_action(words.draw("action", task, seed), task)
     check_plan_of_rlla(words.draw("plan", task, seed), task)
