@@ -94,7 +94,8 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
     policy.invocation = {role: builder.invocation(role, config.data.single_level) for role in ROLES}
     shared = SharedEngine(engine, policy, batches=args.base_url is None)
     environment = None if args.mcp is None else McpEnvironment(args.mcp)
-    return Pair(shared, builder, rollout, inference, config.data.single_level, environment, Memory())
+    tools = () if environment is None else environment.tools.specs
+    return Pair(shared, builder, rollout, inference, config.data.single_level, environment, Memory(), tools)
 
 
 def _load_checkpoint(policy: Policy, path: Path) -> None:

@@ -25,7 +25,7 @@ from cahl_pl.rollout.evaluation import make_player
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.serving.asked import Asked
 from cahl_pl.serving.conversation import Conversation, read_conversation, shown
-from cahl_pl.serving.errors import ApiError
+from cahl_pl.serving.errors import ApiError, invalid
 from cahl_pl.serving.memory import Memory
 from cahl_pl.serving.replay import (
     ClientEnvironment,
@@ -36,7 +36,7 @@ from cahl_pl.serving.replay import (
     ReplayEngine,
 )
 from cahl_pl.serving.shared_engine import Order, SharedEngine
-from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall, Trajectory
+from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall, ToolSpec, Trajectory
 
 NO_PLAN = "The planner wrote no plan that can be read."
 """What a client is told of a request whose plan is none; the text is in the reasoning."""
@@ -78,6 +78,7 @@ class Pair:
         inference: how episodes are made.
         single_level: there is no planner.
         environment: carries out the calls here; None: the clients do.
+        tools: of that environment; clients bring none then.
         memory: of conversations that may go on.
     """
 
@@ -88,6 +89,7 @@ class Pair:
     single_level: bool
     environment: Environment | None
     memory: Memory
+    tools: tuple[ToolSpec, ...] = ()
 
     @property
     def policy(self) -> Policy:
@@ -111,6 +113,8 @@ class Reply:
         self.pair = pair
         self.asked = asked
         self.tell = tell
+        if pair.environment is not None:
+            asked = _with_tools(asked, pair.tools)
         self.conversation = read_conversation(asked)
         self._cancelled = threading.Event()
         self._waiting: Future[Completion] | None = None
@@ -195,6 +199,19 @@ class Reply:
             "context_length_exceeded",
             "messages",
         )
+
+
+def _with_tools(asked: Asked, tools: tuple[ToolSpec, ...]) -> Asked:
+    """Return the request with the tools that are carried out here.
+
+    Raises:
+        ApiError: the client brings tools or calls of its own: none of them would be its own to carry out.
+    """
+    if asked.tools:
+        raise invalid("the calls are carried out here, by tools of this server: leave tools out", "tools")
+    if asked.said[-1].role != "user":
+        raise invalid("the calls are carried out here: the last message must be the user's", "messages")
+    return replace(asked, tools=tools)
 
 
 class _Listener:
