@@ -17,6 +17,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--executor", default="executor", help="name of the executor's")
     parser.add_argument("--base-api-key-env", help="environment variable with that server's key")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any that is free")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any that is free")
     parser.add_argument("--name", default="cahl", help="name of the model")
     parser.add_argument("--api-key-env", help="environment variable with the key that clients have to give")
     parser.add_argument("--mcp", metavar="FILE", help="carry out the calls here, by the MCP servers that a file names")
@@ -245,17 +246,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=_positive(int), default=4096, help="tokens sampled for a reply, at most")
     parser.add_argument("--max-body-mib", type=_positive(int), default=4, help="size of a request in MiB, at most")
     parser.add_argument("--at-once", type=_positive(int), default=16, help="replies that are made at once")
-    parser.add_argument("--queue", type=int, default=64, help="replies that may wait beside these")
-    parser.add_argument("--grace", type=float, default=10.0, help="seconds that replies have to end after SIGTERM")
+    parser.add_argument("--queue", type=_from_zero(int), default=64, help="replies that may wait beside these")
+    parser.add_argument(
+        "--grace", type=_from_zero(float), default=10.0, help="seconds that replies have to end after SIGTERM"
+    )
     return parser
 
 
 def _positive(kind: type) -> Any:
+    return _number(kind, lambda value: bool(value > 0), "above 0")
+
+
+def _from_zero(kind: type) -> Any:
+    return _number(kind, lambda value: bool(value >= 0), "at least 0")
+
+
+def _number(kind: type, is_good: Callable[[Any], bool], told: str) -> Any:
     def read(text: str) -> Any:
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        if not is_good(value):
+            raise argparse.ArgumentTypeError(f"must be {told}, not {text}")
         return value
 
-    read.__name__ = kind.__name__
+    read.__name__ = kind.__name__  # argparse names it of what is no number at all
     return read
+
+
+_port = _number(int, lambda value: 0 <= value <= 65535, "at most 65535")
