@@ -91,8 +91,6 @@ def test_fit_refuses_what_holds_at_inference_alone():
 @pytest.mark.parametrize("role", ["planner", "executor"])
 def test_sampling_of_a_part_of_the_distribution_is_refused_in_training(role):
     config = RolloutConfig(**{role: Sampling(top_p=0.95)})
-    with pytest.raises(
-        ConfigError, match=rf"data\.rollout\.{role}\.top_p is 0\.95: training needs tokens sampled from the whole"
-    ):
+    with pytest.raises(ConfigError, match=rf"data\.rollout\.{role}\.top_p is 0\.95: training needs tokens sampled"):
         config.check_sampling()
     RolloutConfig().check_sampling()
