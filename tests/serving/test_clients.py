@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,23 @@ def test_openai_agents_runs_its_tools(served, sent):
     for streamed in (False, True):
         assert asyncio.run(run(streamed)) == "weather in a city: sunny\nsend a text: sent"
     assert sent == [("Noko", "sunny")] * 2
+
+
+def test_the_client_of_the_documentation(served, sent):
+    openai = pytest.importorskip("openai", reason="the client openai is not installed")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "agent.md").read_text(encoding="utf-8")
+    scope: dict = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], scope)
+
+    def send_text(to, message):
+        sent.append((to, message))
+        return "sent"
+
+    functions = {"get_weather": lambda city: "sunny", "send_text": send_text}
+    with openai.OpenAI(base_url=served.url, api_key="none") as client:
+        said, plan = scope["converse"](client, ASKED, TOOLS, functions)
+    assert (said, sent) == ("weather in a city: sunny\nsend a text: sent", [("Noko", "sunny")])
+    assert plan.startswith("<plan>")
 
 
 def test_a_server_that_is_killed_leaves_no_client_waiting(served):

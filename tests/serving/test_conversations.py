@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from cahl_pl.datasets.tool_forms import read_tools
-from cahl_pl.environments import Environment, Session
+from cahl_pl.environments import Environment, McpEnvironment, Session
 from cahl_pl.parsing import format_call, format_plan, parse_plan
 from cahl_pl.rollout.config import InferenceConfig
 from cahl_pl.serving.episode import NO_PLAN
@@ -226,3 +228,21 @@ def test_where_the_calls_are_carried_out_here_the_reply_is_the_answer(start):
     assert (message["content"], why) == ("weather in a city: 1\nsend a text: 2", "stop")
     assert "\ncall get_weather" in message["reasoning_content"]
     assert message["reasoning_content"].endswith("\nresult 2")
+
+
+def test_the_tools_of_an_mcp_server_are_run_by_the_server(start, tmp_path):
+    pytest.importorskip("mcp", reason="MCP servers need the package mcp")
+    toys = Path(__file__).parents[1] / "environments" / "mcp_toys.py"
+    command = {"command": sys.executable, "args": [str(toys), "0", str(tmp_path / "pids")]}
+    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": {"toys": command}}))
+    environment = McpEnvironment(str(tmp_path / "servers.json"))
+    try:
+        server = start(environment=environment)
+        server.pair.tools = environment.tools.specs
+        server.engine.plan = (SubTask("add", "add", {"a": 2, "b": 3}), SubTask("add", "add", {"a": "$1", "b": 10}))
+        message, why = server.ask([user("Add 2, 3 and 10.")], tools=[])
+        assert (message["content"], why) == ("add: 5\nadd: 15", "stop")
+        assert server.refused({"model": "cahl", "messages": [user()], "tools": TOOLS})[:2] == (400, "invalid_value")
+    finally:
+        for connection in set(environment.tools.connections.values()):
+            connection.close()

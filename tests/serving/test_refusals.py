@@ -231,3 +231,46 @@ def test_a_stream_that_waits_is_kept_alive_and_a_late_fault_is_an_event(served, 
     connection.close()
     assert '"code": "internal_error"' in rest
     assert "[DONE]" not in rest
+
+
+def deep(levels, inner=1):
+    for _ in range(levels):
+        inner = {"a": [inner]}
+    return inner
+
+
+@pytest.mark.parametrize("levels", [50, 200, 400])
+@pytest.mark.parametrize("place", ["content", "tools", "parameters", "arguments", "result", "top"])
+def test_hostile_depth_is_no_fault_of_ours(start, levels, place):
+    server = start(max_prompt_tokens=200_000)
+    nested = deep(levels)
+    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": json.dumps(nested)}}
+    function = {
+        "name": "f",
+        "parameters": {"type": "object", "properties": {"p": {"default": nested, "enum": [nested]}}},
+    }
+    body = {
+        "content": {**GOOD, "messages": [{"role": "user", "content": nested}]},
+        "tools": {**GOOD, "tools": [nested]},
+        "parameters": {**GOOD, "tools": [{"type": "function", "function": function}]},
+        "arguments": {
+            **GOOD,
+            "messages": [
+                user(),
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "a", "content": "1"},
+            ],
+        },
+        "result": {
+            **GOOD,
+            "messages": [
+                user(),
+                {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "add", "arguments": '{"a": 1}'}}]},
+                {"role": "tool", "tool_call_id": "a", "content": json.dumps(nested)},
+            ],
+        },
+        "top": {**GOOD, "metadata": nested, "n": nested},
+    }[place]
+    status, _, answer = server.post(body)
+    assert status in (200, 400), answer
+    assert called(server.ask([user()])[0])
