@@ -76,7 +76,7 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
             executor=args.executor,
             timeout_s=args.timeout,
             retries=1,
-            api_key_env=args.base_api_key_env,
+            api_key_env=args.base_key_env,
         )
     else:
         device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"
@@ -231,24 +231,40 @@ def _key(args: argparse.Namespace) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("serve", __doc__, takes_configuration=True)
-    parser.add_argument("--ckpt_path", help="a checkpoint, a run's folder, or `last`: the newest of the newest run")
-    parser.add_argument("--adapters", type=Path, help="folder that `export` has written")
-    parser.add_argument("--base-url", help="address of a vLLM server that has the adapters")
-    parser.add_argument("--planner", default="planner", help="name of the planner's adapter on that server")
-    parser.add_argument("--executor", default="executor", help="name of the executor's")
-    parser.add_argument("--base-api-key-env", help="environment variable with that server's key")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any that is free")
-    parser.add_argument("--name", default="cahl", help="name of the model")
-    parser.add_argument("--api-key-env", help="environment variable with the key that clients have to give")
-    parser.add_argument("--mcp", metavar="FILE", help="carry out the calls here, by the MCP servers that a file names")
-    parser.add_argument("--timeout", type=_positive(float), default=120.0, help="seconds for a reply")
-    parser.add_argument("--max-tokens", type=_positive(int), default=4096, help="tokens sampled for a reply, at most")
-    parser.add_argument("--max-body-mib", type=_positive(int), default=4, help="size of a request in MiB, at most")
-    parser.add_argument("--at-once", type=_positive(int), default=16, help="replies that are made at once")
-    parser.add_argument("--queue", type=_from_zero(int), default=64, help="replies that may wait beside these")
     parser.add_argument(
-        "--grace", type=_from_zero(float), default=10.0, help="seconds that replies have to end after SIGTERM"
+        "--ckpt_path", metavar="PATH", help="a checkpoint, a run's folder, or `last`: the newest of the newest run"
+    )
+    parser.add_argument("--adapters", metavar="FOLDER", type=Path, help="folder that `export` has written")
+    parser.add_argument("--base-url", metavar="URL", help="address of a vLLM server that has the adapters")
+    parser.add_argument(
+        "--planner", metavar="NAME", default="planner", help="name of the planner's adapter on that server"
+    )
+    parser.add_argument("--executor", metavar="NAME", default="executor", help="name of the executor's")
+    parser.add_argument("--base-key-env", metavar="NAME", help="environment variable with that server's key")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", metavar="N", type=_port, default=8000, help="port to listen at; 0: any that is free")
+    parser.add_argument("--name", metavar="NAME", default="cahl", help="name of the model")
+    parser.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable with the key that clients have to give"
+    )
+    parser.add_argument("--mcp", metavar="FILE", help="carry out the calls here, by the MCP servers that a file names")
+    parser.add_argument("--timeout", metavar="S", type=_positive(float), default=120.0, help="seconds for a reply")
+    parser.add_argument(
+        "--max-tokens", metavar="N", type=_positive(int), default=4096, help="tokens sampled for a reply, at most"
+    )
+    parser.add_argument(
+        "--max-body-mib", metavar="N", type=_positive(int), default=4, help="size of a request in MiB, at most"
+    )
+    parser.add_argument("--at-once", metavar="N", type=_positive(int), default=16, help="replies that are made at once")
+    parser.add_argument(
+        "--queue", metavar="N", type=_from_zero(int), default=64, help="replies that may wait beside these"
+    )
+    parser.add_argument(
+        "--grace",
+        metavar="S",
+        type=_from_zero(float),
+        default=10.0,
+        help="seconds that replies have to end after SIGTERM",
     )
     return parser
 
