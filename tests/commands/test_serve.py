@@ -23,8 +23,11 @@ pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install 'cahl-
 from cahl_pl.commands import console, serve
 from cahl_pl.commands.configured import read_config
 from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.saved_adapters import read_adapters
-from cahl_pl.types import ROLES
+from cahl_pl.serving.asked import read_request
+from cahl_pl.serving.episode import Reply
+from cahl_pl.types import ROLES, ToolCall
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = {
@@ -178,3 +181,26 @@ def test_a_process_that_is_killed_and_started_again_goes_on_and_ends_at_sigterm(
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) in (-signal.SIGTERM, 143)
     assert "Traceback" not in (tmp_path / "second").read_text()
+
+
+def test_a_vllm_server_behind_is_asked_with_the_tokenizer_alone(request, run_folder, tmp_path, monkeypatch):
+    folder, _ = run_folder
+    asked = []
+
+    def answer(path, headers, body):
+        asked.append(body["model"])
+        call = '<tool_call>{"name": "get", "parameters": {"city": "Gage"}}</tool_call>'
+        plan = '<plan>\n{"task": "look", "tool": "get", "parameters": {"city": "Gage"}}\n</plan>'
+        return 200, {"choices": [{"text": plan if body["model"] == "planner" else call, "finish_reason": "stop"}]}
+
+    monkeypatch.setattr(Policy, "load", lambda *args: pytest.fail("weights were loaded"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({k: config[k] for k in ("trainer", "model", "data")}))
+    pair = loaded(["-c", tmp_path / "config.yaml", "--base-url", request.getfixturevalue("serve")(answer)], tmp_path)
+    tools = [{"type": "function", "function": TOOL}]
+    body = {"model": "cahl", "messages": [{"role": "user", "content": "Go."}], "tools": tools}
+    parts = []
+    Reply(pair, read_request(body, 1000), parts.append).make()
+    assert asked == ["planner", "executor"]
+    assert parts[1].call == ToolCall("get", {"city": "Gage"})
+    assert parts[2].reason == "tool_calls"
