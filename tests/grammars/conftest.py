@@ -6,9 +6,6 @@ import random
 
 import numpy as np
 import pytest
-
-pytest.importorskip("llguidance", reason="grammars need llguidance: pip install 'cahl-pl[constrained]'")
-
 from transformers import AutoTokenizer
 
 from cahl_pl.engines.constraint import Compiler

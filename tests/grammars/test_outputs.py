@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+pytest.importorskip("llguidance", reason="grammars need llguidance: pip install 'cahl-pl[constrained]'")
+
 from cahl_pl.datasets import RllaDataset
 from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn, parse_action, parse_plan, parse_turn
 from cahl_pl.prompts import PromptBuilder, PromptConfig

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("llguidance", reason="grammars need llguidance: pip install 'cahl-pl[constrained]'")
+
 from cahl_pl.parsing import format_call, parse_action
 from cahl_pl.schema import find_problems
 from cahl_pl.types import ToolCall

@@ -10,18 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-pytest.importorskip("starlette", reason="serving needs starlette: pip install 'cahl-pl[serve]'")
-pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install 'cahl-pl[serve]'")
-
-import uvicorn
 from transformers import AutoTokenizer
 
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.parsing import format_answer, format_plan
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
-from cahl_pl.serving.app import Limits, Service
 from cahl_pl.serving.episode import Pair
 from cahl_pl.serving.locked import LockedTokenizer
 from cahl_pl.serving.memory import Memory
@@ -99,13 +93,17 @@ class Running:
     """
 
     def __init__(self, tiny_model, limits, key, inference, rollout, environment):
+        pytest.importorskip("starlette", reason="serving needs starlette: pip install 'cahl-pl[serve]'")
+        from cahl_pl.serving.app import Limits, Service
+
         tokenizer = LockedTokenizer(AutoTokenizer.from_pretrained(tiny_model))
         builder = PromptBuilder(tokenizer)
         self.engine = Scripted(builder)
         policy = SimpleNamespace(tokenizer=tokenizer, check_length=lambda tokens: None)
         self.shared = SharedEngine(self.engine, policy)
         self.pair = Pair(self.shared, builder, rollout, inference, False, environment, Memory())
-        self.service = Service(self.pair, "cahl", limits, key)
+        self.service = Service(self.pair, "cahl", limits or Limits(), key)
+        uvicorn = pytest.importorskip("uvicorn", reason="serving needs uvicorn: pip install 'cahl-pl[serve]'")
         config = uvicorn.Config(self.service.app(), host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
@@ -173,9 +171,7 @@ def start(tiny_model):
 
     def make(limits=None, key=None, inference=None, environment=None, **rollout):
         config = RolloutConfig(**rollout)
-        running.append(
-            Running(tiny_model, limits or Limits(), key, inference or InferenceConfig(), config, environment)
-        )
+        running.append(Running(tiny_model, limits, key, inference or InferenceConfig(), config, environment))
         return running[-1]
 
     yield make

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+pytest.importorskip("starlette", reason="serving needs starlette: pip install 'cahl-pl[serve]'")
+
 from cahl_pl.errors import ConfigError
 from cahl_pl.serving.app import Limits
 from cahl_pl.serving.errors import ApiError
