@@ -115,9 +115,13 @@ class Service:
     async def _chat(self, request: Request) -> Response:
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         self._check_key(request)
-        asked = read_request(await self._body(request, deadline), self.limits.tokens)
-        self._check_model(asked.model)
-        running = self._begin(asked)
+        body = await self._body(request, deadline)
+        try:
+            asked = read_request(body, self.limits.tokens)
+            self._check_model(asked.model)
+            running = self._begin(asked)
+        except RecursionError:
+            raise ApiError(400, MAX_DEPTH_ERROR, "invalid_value") from None
         return _Answer(running, f"chatcmpl-{secrets.token_hex(12)}", self.name, asked, deadline, self.limits.seconds)
 
     # --- who may ask, and how much -----------------------------------------------------------------------------------
@@ -238,6 +242,8 @@ class Running:
             self._hand_over(error)
         except CancelledError:
             self._hand_over(ApiError(503, "the reply was broken off: ask again", "cancelled"))
+        except RecursionError:  # of the client's values: nothing else here is deep
+            self._hand_over(ApiError(400, MAX_DEPTH_ERROR, "invalid_value"))
         except Exception as error:
             print(f"error: a reply failed: {type(error).__name__}: {error}", flush=True)
             self._hand_over(ApiError(500, f"the reply failed ({type(error).__name__})", "internal_error"))
