@@ -174,6 +174,7 @@ class RolloutDataModule(LightningDataModule):
         if stage != "fit":
             return
         self.rollout.engine.check_training()
+        self.inference.check_training()
         self.stream.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
         self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
@@ -183,6 +184,7 @@ class RolloutDataModule(LightningDataModule):
                 "--data.schedule cahl_pl.schedules.ExecutorOnly"
             )
         if self.warm_start_rounds < self.rounds_per_epoch:
+            self.rollout.config.check_sampling()
             self.rollout.config.check_groups(self.roles_of_epoch())
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 PARSED_ONLY = {
+    ("README.md", "python -m cahl_pl serve"): "serves until it is stopped; tests/commands/test_serve.py",
+    ("agent.md", "python -m cahl_pl serve"): "serves until it is stopped; tests/commands/test_serve.py",
+    (
+        "agent.md",
+        "python -m tools.quality.measure_serving",
+    ): "needs a server and openai; tests/serving/test_clients.py plays its episodes",
+    (
+        "agent.md",
+        "python -m tools.quality.measure_constrained",
+    ): "needs llguidance; tests/tools/quality/test_measure_constrained.py runs a small one",
     ("benchmarks.md", "python -m cahl_pl test -c configs/bfcl.yaml"): "loads BFCL's tasks: minutes",
     ("benchmarks.md", "python -m cahl_pl test -c configs/cahl.yaml"): "runs all of BFCL: days",
     ("benchmarks.md", "python -m cahl_pl fit"): "needs API-Bank's files",

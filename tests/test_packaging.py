@@ -108,7 +108,18 @@ def test_constraints_hold_a_version_that_is_allowed(requirement):
     assert all(requirement.specifier.contains(version, prereleases=True) for version in found), (requirement, found)
 
 
-OPTIONAL = {"bfcl_eval", "datasets", "gguf", "bm25s", "matplotlib", "mcp", "httpx2"}
+OPTIONAL = {
+    "bfcl_eval",
+    "datasets",
+    "gguf",
+    "bm25s",
+    "llguidance",
+    "matplotlib",
+    "mcp",
+    "httpx2",
+    "starlette",
+    "uvicorn",
+}
 """Imported where they are asked for, with a message that says what to install."""
 
 

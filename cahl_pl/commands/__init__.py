@@ -27,6 +27,7 @@ VERBS = {
     "test": ("trainer:test", "measure a checkpoint on the sets and benchmarks of data.test"),
     "predict": ("trainer:predict", "plan and carry out requests with a checkpoint"),
     "ask": ("ask:run", "the same with adapters that a server has loaded"),
+    "serve": ("serve:run", "a chat API over a checkpoint: agents send messages and tools, and get calls"),
     "show-prompt": ("show_prompt:main", "print what both roles read of a row or a request; loads no weights"),
     "report": ("report.page:main", "one HTML page of runs: curves, before and after, episodes"),
     "export": ("export:run", "write a checkpoint's adapters as PEFT folders, for vLLM and others"),
@@ -41,7 +42,7 @@ VERBS = {
 }
 """Verb -> where its function is below this package, and what it does; the function takes the words after the verb."""
 
-EXTRAS = {"matplotlib": "report"}
+EXTRAS = {"matplotlib": "report", "starlette": "serve", "uvicorn": "serve", "llguidance": "constrained"}
 """Optional packages that verbs import, and the extra of this package that brings them."""
 
 HELP = """\

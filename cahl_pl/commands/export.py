@@ -58,6 +58,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
             f"--ckpt_path names {str(checkpoint)!r}, which cannot be read ({fault}): give a whole checkpoint"
         )
     policy, data = cli.model.policy, cli.datamodule
+    policy.config.adapters = None  # what training started from may be gone by now
     policy.load()
     content = read_checkpoint(checkpoint)
     policy.check_config(content["policy_config"])

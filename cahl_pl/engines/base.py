@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Role
 
@@ -20,8 +21,8 @@ class Sampling:
 
     Attributes:
         temperature: divides the logits; 0 takes the likeliest token.
-        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all. Below 1 the sampled
-            distribution is not the trained one, so GRPO is then slightly off-policy.
+        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all, as training has to: what is
+            never sampled has a share in the log-probabilities that are trained, and their ratios would be biased.
         max_new_tokens: length limit of a completion, end of turn included.
         max_thinking_tokens: most tokens of a thought; one that reaches it is closed there, and the answer goes on from it. The
             words that close it are not trained on. null: no limit but `max_new_tokens`, which holds thought and answer.
@@ -155,3 +156,38 @@ class Engine(ABC):
         """
         longer = [[*prompt, *start] for prompt, start in zip(prompts, begun, strict=True)]
         return [rest for (rest,) in self.generate(policy, role, longer, 1, sampling, generator)]
+
+    def generate_within(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        grammars: Sequence[str],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """Sample one completion of each prompt that follows the prompt's grammar.
+
+        One that reaches the length limit is cut off within it. Not for training: the log-probabilities are those among the
+        tokens that were allowed.
+
+        Args:
+            policy: holds the base and the adapters.
+            role: the adapter to sample from.
+            prompts: token ids, of any lengths.
+            drafts: a guess at each completion, end of turn included; empty for none.
+            grammars: of each prompt, in Lark's notation as llguidance reads it.
+            sampling: temperature, top_p, length limit.
+            generator: the only source of randomness.
+
+        Returns:
+            A list of one completion per prompt, in the order of the prompts.
+
+        Raises:
+            ConfigError: this engine cannot do it, or a grammar cannot be used.
+        """
+        raise ConfigError(
+            f"data.inference.constrained is true, but data.engine, a {type(self).__name__}, cannot follow grammars: use "
+            "cahl_pl.engines.TransformersEngine or ServerEngine"
+        )

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cahl_pl.engines.base import Sampling
+from cahl_pl.engines.constraint import Within
 from cahl_pl.errors import ConfigError
 
 ROWS_AT_A_TIME = 16
@@ -17,9 +18,14 @@ NOT_A_NUMBER = -1
 """The token that is drawn from logits that are not numbers; `outcome` reports it."""
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return token [B] and its log-probability [B] from logits [B, V]."""
+def draw(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator, within: Within | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return token [B] and its log-probability [B] from logits [B, V]; within a constraint, which then moves on by it."""
+    logits = logits if within is None else within.mask(logits)
     token, logprob = draw_places(logits[:, None], np.ones((len(logits), 1), bool), sampling, generator)
+    if within is not None:
+        within.take(token[:, 0])
     return token[:, 0], logprob[:, 0]
 
 

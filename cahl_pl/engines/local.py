@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cahl_pl.engines.alone import Prefixes, read_alone
 from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.engines.constraint import Compiler, Matchers
 from cahl_pl.engines.drawing import draw, draw_places, outcome
 from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.forward import Pass, keep_prefixes, run
@@ -45,6 +47,7 @@ class TransformersEngine(Engine):
             )
         self.batch_size = batch_size
         self.max_prefill_tokens = max_prefill_tokens
+        self._compiler: tuple[Any, Compiler] | None = None  # of grammars, and the model that it is for
 
     @torch.no_grad()
     def generate(
@@ -87,16 +90,60 @@ class TransformersEngine(Engine):
         """
         if sampling.temperature > 0 or not any(drafts):
             return super().generate_from_drafts(policy, role, prompts, drafts, sampling, generator)
+        return self._from_drafts(policy, role, prompts, drafts, sampling, generator)
+
+    @torch.no_grad()
+    def generate_within(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        grammars: Sequence[str],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate_within`."""
+        if self._compiler is None or self._compiler[0] is not policy.lm:
+            first = [i for i in (policy.end_of_turn,) if i is not None]
+            stop = [*first, *sorted(stop_ids(policy).difference(first))]
+            size = policy.causal_lm.get_input_embeddings().num_embeddings
+            self._compiler = policy.lm, Compiler(policy.tokenizer, stop, size)
+        compiler = self._compiler[1]
+        within = Matchers(compiler, [compiler.matcher(grammar) for grammar in grammars])
+        if sampling.temperature > 0:
+            drafts = [()] * len(prompts)  # a draft tells nothing of what is drawn
+        return self._from_drafts(policy, role, prompts, drafts, sampling, generator, within)
+
+    def _from_drafts(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+        within: Matchers | None = None,
+    ) -> list[list[Completion]]:
         policy.activate(role)
         policy.check_length(max(map(len, prompts), default=0) + sampling.max_new_tokens)
         frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
-        found = _verify(policy, prompts, drafts, frozen, sampling, self.max_prefill_tokens)
+        if not any(drafts):
+            return self.sample(policy, prompts, frozen, 1, sampling, generator, within)
+        found = _verify(policy, prompts, drafts, frozen, sampling, self.max_prefill_tokens, within)
         open_ = [i for i, c in enumerate(found) if not c.ended and len(c.ids) < sampling.max_new_tokens]
         for together in _continued_together(policy, open_, found):
             longer = [[*prompts[i], *found[i].ids.tolist()] for i in together]
             left = sampling.max_new_tokens - min(len(found[i].ids) for i in together)
+            behind = None if within is None else within.of(together).after([found[i].ids for i in together])
             rest = self.sample(
-                policy, longer, [frozen[i] for i in together], 1, replace(sampling, max_new_tokens=left), generator
+                policy,
+                longer,
+                [frozen[i] for i in together],
+                1,
+                replace(sampling, max_new_tokens=left),
+                generator,
+                behind,
             )
             for i, (more,) in zip(together, rest, strict=True):
                 found[i] = _joined(found[i], more, sampling.max_new_tokens)
@@ -131,8 +178,12 @@ class TransformersEngine(Engine):
         num_samples: int,
         sampling: Sampling,
         generator: torch.Generator,
+        within: Matchers | None = None,
     ) -> list[list[Completion]]:
-        """Sample with the adapter that is active; of each prompt the bare base reads the first `frozen` tokens."""
+        """Sample with the adapter that is active; of each prompt the bare base reads the first `frozen` tokens.
+
+        With matchers, one a prompt, there is one sample of each.
+        """
         completions: list[list[Completion]] = [[] for _ in prompts]
         if not policy.shares_rows:
             order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -143,8 +194,9 @@ class TransformersEngine(Engine):
                 members, prefixes = read_alone(
                     policy, alone, num_samples, sampling.max_new_tokens, self.max_prefill_tokens
                 )
+                behind = None if within is None else within.of([some[member] for member in members])
                 with folded_attention(policy.decoder):
-                    decoded = _decode(policy, prefixes, sampling, generator)
+                    decoded = _decode(policy, prefixes, sampling, generator, behind)
                 for member, found in zip(members, decoded, strict=True):
                     completions[some[member]] += found
             return completions
@@ -153,8 +205,9 @@ class TransformersEngine(Engine):
             parts = list(batches(chunk, self.max_prefill_tokens))
             members = [member for part in parts for row in part for member in row.members]
             prefixes = _prefill(policy, parts, num_samples, sampling.max_new_tokens)
+            behind = None if within is None else within.of(members)
             with folded_attention(policy.decoder):
-                decoded = _decode(policy, prefixes, sampling, generator)
+                decoded = _decode(policy, prefixes, sampling, generator, behind)
             for member, samples in zip(members, decoded, strict=True):
                 completions[member] = samples
         return completions
@@ -200,6 +253,7 @@ def _verify(
     frozen: Sequence[int],
     sampling: Sampling,
     max_tokens: int,
+    within: Matchers | None = None,
 ) -> list[Completion]:
     """Of each draft what the model takes too, and the token that it takes next, if there is one."""
     stop, limit = stop_ids(policy), sampling.max_new_tokens
@@ -215,7 +269,8 @@ def _verify(
             for member, path in zip(row.members, row.paths, strict=True):
                 places = result.columns[r][path[len(prompts[member]) - 1 :]] - result.width
                 hidden = result.hidden[r, torch.from_numpy(places).to(policy.device)]
-                taken, logprobs = (x.cpu() for x in draw(policy.logits(hidden), sampling, torch.Generator()))
+                along = None if within is None else within.along(member, read[member])
+                taken, logprobs = (x.cpu() for x in draw(policy.logits(hidden), sampling, torch.Generator(), along))
                 ids, guess = taken.tolist(), guesses[member]
                 count = 1 + next((i for i, token in enumerate(guess) if ids[i] != token), len(guess))
                 end = next((i for i, token in enumerate(ids[:count]) if token in stop), None)
@@ -288,7 +343,11 @@ def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: 
 
 
 def _decode(
-    policy: Policy, prefixes: Prefixes, sampling: Sampling, generator: torch.Generator
+    policy: Policy,
+    prefixes: Prefixes,
+    sampling: Sampling,
+    generator: torch.Generator,
+    within: Matchers | None = None,
 ) -> list[list[Completion]]:
     """Sample until every completion has ended or is at the limit; one list of S completions per prompt.
 
@@ -307,9 +366,17 @@ def _decode(
     slots = np.arange(total).reshape(count, width)  # the completion that a place works on; -1: none
     slot = torch.from_numpy(slots).to(device, non_blocking=True)
     for t in range(limit):
-        token, drawn = draw_places(logits, slots >= 0, sampling, generator)
+        busy = slots >= 0
+        if within is None:
+            token, drawn = draw_places(logits, busy, sampling, generator)
+        else:
+            places = torch.from_numpy(busy).to(device)
+            next_ = within.at(slots[busy])
+            masked = logits.masked_scatter(places[..., None], next_.mask(logits[places]))
+            token, drawn = draw_places(masked, busy, sampling, generator)
+            next_.take(token[places])
         tokens[:, t][slot], logprobs[:, t][slot] = token, drawn
-        done = outcome(token, stop) & (slots >= 0)
+        done = outcome(token, stop) & busy
         if done.any():
             lengths[slots[done]], ended[slots[done]] = t + 1, True
             slots = np.where(done, -1, slots)

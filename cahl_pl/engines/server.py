@@ -107,6 +107,37 @@ class ServerEngine(Engine):
         Raises:
             ConfigError: the server does not answer, refuses, or answers with something else than completions.
         """
+        return self._generate(policy, role, prompts, num_samples, sampling, generator, [{}] * len(prompts))
+
+    def generate_within(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        grammars: Sequence[str],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate_within`: by vLLM's structured outputs, whose back end has to be llguidance.
+
+        Raises:
+            ConfigError: see `generate`.
+        """
+        own = [{"structured_outputs": {"grammar": grammar}} for grammar in grammars]
+        return self._generate(policy, role, prompts, 1, sampling, generator, own)
+
+    def _generate(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+        own: Sequence[Mapping[str, Any]],
+    ) -> list[list[Completion]]:
+        """Sample; `own` is what each prompt's request has of its own."""
         greedy = sampling.temperature == 0  # all samples are the same then, and vLLM refuses to make several
         count = 1 if greedy else num_samples
         seeds = [0] * len(prompts) if greedy else torch.randint(2**31, (len(prompts),), generator=generator).tolist()
@@ -115,7 +146,8 @@ class ServerEngine(Engine):
         common |= {"n": count, "max_tokens": sampling.max_new_tokens}
         common |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         payloads = [
-            {**common, "prompt": list(prompt), "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)
+            {**common, **more, "prompt": list(prompt), "seed": seed}
+            for prompt, seed, more in zip(prompts, seeds, own, strict=True)
         ]
         checked = self.adapter_folder is not None and sampling.temperature not in (0, 1)
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_call, format_subtask
@@ -151,6 +151,17 @@ class PromptBuilder:
     def single(self, task: Task) -> list[int]:
         """Return the executor's prompt where it works without a planner: (q, H, T)."""
         return self._prompt(task, self.config.single, self.config.single)
+
+    def thinks(self, output: Literal["plan", "action", "turn"]) -> Literal["no", "may", "opened"]:
+        """Return whether an output may begin with a thought, or goes on from one that the template has opened.
+
+        It may where the role's words or the system's text speak of `<think>`.
+        """
+        if self.template.opened:
+            return "opened"
+        config = self.config
+        words = {"plan": config.planner, "action": config.executor, "turn": config.single}[output]
+        return "may" if "<think>" in words or "<think>" in config.system else "no"
 
     def next_turn(self, ended: bool, feedback: Sequence[str], ended_by: int | None = None) -> list[int]:
         """Return what follows an output of an executor without a planner: the environment's answers to its calls, in order."""

@@ -26,6 +26,11 @@ class InferenceConfig:
         replans: how often the planner may be asked again for a request, each time after a call that failed. It sees the
             calls made so far with their answers; what was left of its plan is dropped. Without a planner it means nothing:
             an executor that works alone sees every answer anyway.
+        constrained: plans and calls follow a grammar made from the tools offered: their names, parameters, types and enums,
+            what is required, and references to earlier sub-tasks alone. At inference only, so `fit` refuses it; needs
+            llguidance.
+        constrained_in_fit: `fit` takes it after all, for its validation and its table of before and after; what training
+            samples follows no grammar.
 
     Raises:
         ValueError: a number is out of its range.
@@ -36,6 +41,8 @@ class InferenceConfig:
     agree: int = 2
     temperature: float = 1.0
     replans: int = 0
+    constrained: bool = False
+    constrained_in_fit: bool = False
 
     def __post_init__(self) -> None:
         if self.plans < 1 or self.agree < 1 or not 0 < self.temperature < math.inf:
@@ -45,6 +52,22 @@ class InferenceConfig:
             )
         if self.replans < 0:
             raise ValueError(f"data.inference.replans must be at least 0, not {self.replans}")
+        if self.constrained_in_fit and not self.constrained:
+            raise ValueError(
+                "data.inference.constrained_in_fit says where constrained holds too, which is false: set both"
+            )
+
+    def check_training(self) -> None:
+        """Check that nothing is said of training that holds at inference alone.
+
+        Raises:
+            ConfigError: grammars, which training does not sample by.
+        """
+        if self.constrained and not self.constrained_in_fit:
+            raise ConfigError(
+                "data.inference.constrained holds at inference alone, and training samples without grammars: leave it out, or "
+                "have the evaluations of fit alone follow them by --data.inference.constrained_in_fit true"
+            )
 
     def check_invocation(self, single_level: bool) -> None:
         """Check that an activated adapter meets the words that it was trained with: there is one set of them.
@@ -103,6 +126,19 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if min(self.planner_group_size, self.executor_group_size, self.max_steps, self.max_prompt_tokens) < 1:
             raise ValueError("rollout: group sizes, max_steps and max_prompt_tokens must be at least 1")
+
+    def check_sampling(self) -> None:
+        """Check that training samples from the distribution that it trains.
+
+        Raises:
+            ConfigError: some tokens are never sampled, which biases the ratios of all others.
+        """
+        for role, sampling in (("planner", self.planner), ("executor", self.executor)):
+            if sampling.top_p < 1:
+                raise ConfigError(
+                    f"data.rollout.{role}.top_p is {sampling.top_p}: training needs tokens sampled from the whole "
+                    "distribution, whose log-probabilities it compares; set it to 1 (evaluations are greedy and do not use it)"
+                )
 
     def check_groups(self, roles: Collection[Role]) -> None:
         """Check that every role that is to learn has something to be compared with.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from cahl_pl.environments.base import Environment
+from cahl_pl.grammars import Grammars
 from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
@@ -47,12 +48,17 @@ def make_player(
         environment: answers the calls; None for the one of training.
     """
     engine, environment, config = training.engine, environment or training.environment, greedy(training.config)
+    player: Rollout | SingleLevelRollout
     if single_level if inference.single_level is None else inference.single_level:
-        return SingleLevelRollout(engine, environment, TurnReward(), config)
-    if inference.plans == 1 and not inference.replans:
-        return Rollout(engine, environment, PlannerReward(), ExecutorReward(), config)
-    kind = ReplanningRollout if inference.replans else VotingRollout
-    return kind(engine, environment, PlannerReward(), ExecutorReward(), config, inference)
+        player = SingleLevelRollout(engine, environment, TurnReward(), config)
+    elif inference.plans == 1 and not inference.replans:
+        player = Rollout(engine, environment, PlannerReward(), ExecutorReward(), config)
+    else:
+        kind = ReplanningRollout if inference.replans else VotingRollout
+        player = kind(engine, environment, PlannerReward(), ExecutorReward(), config, inference)
+    if inference.constrained:
+        player.grammars = Grammars(config.max_steps)
+    return player
 
 
 def evaluate(

@@ -15,12 +15,13 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment, Session
+from cahl_pl.grammars import Grammars
 from cahl_pl.parsing import parse_turn
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward, checked_total
 from cahl_pl.rewards.ways import way_of_calls
-from cahl_pl.rollout import thinking
+from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round, Watch, count_tokens, make_group, speed
 from cahl_pl.rollout.gold import is_on_track, next_calls
@@ -55,10 +56,12 @@ class SingleLevelRollout:
 
     Attributes:
         watch: is told of what is carried out; None for nobody.
+        grammars: of the outputs, at inference; None for none.
     """
 
     def __init__(self, engine: Engine, environment: Environment, reward: BaseTurnReward, config: RolloutConfig) -> None:
         self.watch: Watch | None = None
+        self.grammars: Grammars | None = None
         self.engine = engine
         self.environment = environment
         self.reward = reward
@@ -93,9 +96,10 @@ class SingleLevelRollout:
             active = [episode for episode in going_on if not episode.cut]
             if not active:
                 break
-            prompts, size = [e.prompt for e in active], config.executor_group_size
-            outputs = thinking.generate(
-                self.engine, policy, builder, "executor", prompts, size, config.executor, generator
+            asked, of = [e.task for e in active], [e.prompt for e in active]
+            samples = config.executor_group_size
+            outputs = ask(
+                self.engine, self.grammars, "turn", policy, builder, asked, of, samples, config.executor, generator
             )
             for episode, group in zip(active, outputs, strict=True):
                 groups.append(self._turn(builder, episode, group, number, len(groups), generator))

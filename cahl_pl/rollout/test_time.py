@@ -14,7 +14,6 @@ from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, dialogue
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
-from cahl_pl.rollout import thinking
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Episode
 from cahl_pl.rollout.two_level import Rollout
@@ -60,8 +59,8 @@ class VotingRollout(Rollout):
             still_open = [i for i in range(len(tasks)) if max(votes[i].values(), default=0) < self.inference.agree]
             if not still_open:
                 break
-            asked = [prompts[i] for i in still_open]
-            outputs = thinking.generate(self.engine, policy, builder, "planner", asked, 1, sampling, generator)
+            asked, of = [tasks[i] for i in still_open], [prompts[i] for i in still_open]
+            outputs = self._ask("plan", policy, builder, asked, of, 1, sampling, generator)
             for i, (completion,) in zip(still_open, outputs, strict=True):
                 drawn[i].append(completion)
                 plan = parse_plan(builder.decode(completion.ids.tolist()))

@@ -17,13 +17,15 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment, Session
+from cahl_pl.grammars import Grammars
+from cahl_pl.grammars.outputs import Output
 from cahl_pl.parsing import format_call, parse_action, parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
 from cahl_pl.rewards.ways import way_of_plan
-from cahl_pl.rollout import thinking
+from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
@@ -45,6 +47,7 @@ class Rollout:
 
     Attributes:
         watch: is told of what is carried out; None for nobody.
+        grammars: of the outputs, at inference; None for none.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Rollout:
         config: RolloutConfig,
     ) -> None:
         self.watch: Watch | None = None
+        self.grammars: Grammars | None = None
         self.engine = engine
         self.environment = environment
         self.planner_reward = planner_reward
@@ -110,9 +114,13 @@ class Rollout:
         generator: torch.Generator,
     ) -> tuple[list[list[Completion]], int]:
         """Return the plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
-        size, sampling = self.config.planner_group_size, self.config.planner
-        plans = thinking.generate(self.engine, policy, builder, "planner", prompts, size, sampling, generator)
+        plans = self._ask(
+            "plan", policy, builder, tasks, prompts, self.config.planner_group_size, self.config.planner, generator
+        )
         return plans, sum(len(completion.ids) for group in plans for completion in group)
+
+    def _ask(self, output: Output, policy: Policy, builder: PromptBuilder, *asked: Any) -> list[list[Completion]]:
+        return ask(self.engine, self.grammars, output, policy, builder, *asked)
 
     def _start(
         self, builder: PromptBuilder, task: Task, plan_index: int, written: Completion, session: Session | None = None
@@ -147,12 +155,11 @@ class Rollout:
             active = [episode for episode in going_on if not episode.cut]
             if not active:
                 break
-            prompts = [e.prompt for e in active]
-            greedy = samples == 1 and config.executor.temperature == 0
-            drafts = [_draft(builder, e) for e in active] if greedy else None
-            outputs = thinking.generate(
-                self.engine, policy, builder, "executor", prompts, samples, config.executor, generator, drafts
-            )
+            prompts, tasks = [e.prompt for e in active], [e.task for e in active]
+            drafts = None
+            if samples == 1 and config.executor.temperature == 0:
+                drafts = [_draft(builder, e) for e in active]
+            outputs = self._ask("action", policy, builder, tasks, prompts, samples, config.executor, generator, drafts)
             for episode, group in zip(active, outputs, strict=True):
                 steps = [_step(builder, episode.plan.subtasks[k], completion) for completion in group]
                 sampled.append((episode, k, episode.prompt, group))

@@ -190,6 +190,8 @@ def test_a_broken_configuration_file_is_named(fail, tmp_path, content, reason):
             "1",
             r"data\.rollout\.executor_group_size is 1: .*; use at least 2, or .*",
         ),
+        ("data.rollout.planner.top_p", "0.9", r"data\.rollout\.planner\.top_p is 0\.9: .*; set it to 1 .*"),
+        ("data.inference.constrained", "true", r"data\.inference\.constrained holds at inference alone, .* true"),
         ("data.prompts.chat_template", "no.jinja", r"data\.prompts\.chat_template names the file 'no\.jinja', .*"),
     ],
 )

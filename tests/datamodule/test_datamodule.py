@@ -235,6 +235,19 @@ def test_steps_of_a_planner_that_is_not_there_are_refused(make, schedule):
         make(single_level=True, rollout=RolloutConfig(executor_group_size=1)).setup("fit")
 
 
+def test_training_refuses_what_it_cannot_sample_by_and_evaluations_take_it(make):
+    part = RolloutConfig(planner=Sampling(top_p=0.9))
+    with pytest.raises(ConfigError, match=r"data\.rollout\.planner\.top_p is 0\.9"):
+        make(rollout=part).setup("fit")
+    make(rollout=part, test={"test": ToolWorld("test", 1)}).setup("test")
+    make(rollout=part, warm_start_rounds=100).setup("fit")  # nothing is sampled
+    for allowed, stage in ((False, "test"), (True, "fit")):
+        inference = InferenceConfig(constrained=True, constrained_in_fit=allowed)
+        make(inference=inference, test={"test": ToolWorld("test", 1)}).setup(stage)
+    with pytest.raises(ConfigError, match=r"data\.inference\.constrained holds at inference alone"):
+        make(inference=InferenceConfig(constrained=True)).setup("fit")
+
+
 @pytest.mark.parametrize(
     ("trained_without", "inference", "roles"),
     [

@@ -1,0 +1,56 @@
+"""How a rollout has outputs sampled: freely, from drafts, or within a grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.errors import ConfigError
+from cahl_pl.grammars import Grammars
+from cahl_pl.grammars.outputs import Output
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder, thoughts
+from cahl_pl.rollout import thinking
+from cahl_pl.types import Role, Task
+
+
+def ask(
+    engine: Engine,
+    grammars: Grammars | None,
+    output: Output,
+    policy: Policy,
+    builder: PromptBuilder,
+    tasks: Sequence[Task],
+    prompts: Sequence[list[int]],
+    num_samples: int,
+    sampling: Sampling,
+    generator: torch.Generator,
+    drafts: Sequence[list[int]] | None = None,
+) -> list[list[Completion]]:
+    """Return completions of each prompt; see `Engine.generate`, `generate_from_drafts` and `generate_within`.
+
+    Args:
+        engine: samples tokens.
+        grammars: of the outputs; None for none.
+        output: what is written.
+        policy: base and adapters.
+        builder: made the prompts.
+        tasks: of the prompts.
+        prompts: token ids.
+        num_samples: of each prompt; 1 with grammars or drafts.
+        sampling: temperature and limits.
+        generator: the only source of randomness.
+        drafts: guesses at the completions; None for none.
+    """
+    role: Role = "planner" if output == "plan" else "executor"
+    if grammars is not None:
+        if sampling.max_thinking_tokens is not None or builder.template.marks is not thoughts.PLAIN:
+            raise ConfigError(
+                "data.inference.constrained is true, but grammars know thoughts in <think> tags alone and do not limit them: "
+                f"leave out data.rollout.{role}.max_thinking_tokens, or set data.inference.constrained to false"
+            )
+        made = [grammars.of(output, builder, task) for task in tasks]
+        return engine.generate_within(policy, role, prompts, drafts or [()] * len(prompts), made, sampling, generator)
+    return thinking.generate(engine, policy, builder, role, prompts, num_samples, sampling, generator, drafts)

@@ -1,0 +1,37 @@
+"""A tokenizer for many threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+class LockedTokenizer:
+    """A tokenizer that does one thing at a time.
+
+    How text is split, special tokens among it, is a setting that a fast tokenizer keeps: between two threads, the text of a
+    request could become a control token.
+
+    Args:
+        tokenizer: of transformers.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the ids of text."""
+        with self._lock:
+            return self._tokenizer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._tokenizer, name)
+        if not callable(found):
+            return found
+
+        def locked(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                return found(*args, **kwargs)
+
+        return locked

@@ -1,0 +1,237 @@
+"""An engine and a session that take an episode to where its client is: what was done is not sampled and not called again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.environments.base import Environment, Session, refusal
+from cahl_pl.parsing import format_call, parse_action
+from cahl_pl.policy.policy import Policy
+from cahl_pl.prompts import PromptBuilder
+from cahl_pl.schema import call_key, coerce_call, find_problems
+from cahl_pl.serving.conversation import Conversation
+from cahl_pl.serving.memory import Memory
+from cahl_pl.serving.shared_engine import Order
+from cahl_pl.types import Feedback, Role, Task, ToolCall
+
+
+class PausedError(Exception):
+    """The episode has come to a call that is the client's to carry out."""
+
+    def __init__(self, call: ToolCall) -> None:
+        super().__init__(call.name)
+        self.call = call
+
+
+class DivergedError(Exception):
+    """The calls that the client made are not those of an episode of ours."""
+
+
+class OutOfTokensError(Exception):
+    """The reply has as many tokens as it may have."""
+
+
+class Progress:
+    """How far an episode has been taken.
+
+    Attributes:
+        conversation: the client's.
+        position: calls of it that have been answered.
+        prompt_tokens: read for this reply.
+        tokens: sampled for this reply.
+        planned: plans written for this reply, as text.
+    """
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.position = 0
+        self.prompt_tokens = 0
+        self.tokens = 0
+        self.planned: list[str] = []
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that the client has done is behind."""
+        return self.position == len(self.conversation.made)
+
+
+class ClientEnvironment(Environment):
+    """Environment whose calls the client carries out: answered as far as it has, then the episode pauses.
+
+    Calls that their schema does not allow are answered here, as in every environment: no client gets one.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def start(self, task: Task) -> Session:
+        """Return the session."""
+        return _ClientSession(self.progress, task)
+
+
+class _ClientSession(Session):
+    def __init__(self, progress: Progress, task: Task) -> None:
+        self._progress = progress
+        self._task = task
+
+    def call(self, call: ToolCall) -> Feedback:
+        refused = refusal(call, self._task)
+        if refused is not None:
+            return refused
+        progress = self._progress
+        if progress.caught_up:
+            raise PausedError(coerce_call(call, self._task.tools))
+        made = progress.conversation.made[progress.position]
+        if call_key(made.call, self._task.tools) != call_key(call, self._task.tools):
+            raise DivergedError
+        progress.position += 1
+        return made.feedback
+
+
+class ReplayEngine(Engine):
+    """Engine of one reply: completions that were sampled before come from memory, or from what the client sends back.
+
+    Where neither has them, they are sampled again. An output that makes another call than the client has made gives way to
+    that call, if the episode's plan is known to be the client's.
+
+    Args:
+        progress: of the episode.
+        memory: what was sampled before.
+        take: has an order sampled.
+        builder: of the prompts.
+        mark: of the episode.
+        seed: of the sampling.
+        max_tokens: of this reply.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        memory: Memory,
+        take: Callable[[Order], Future[Completion]],
+        builder: PromptBuilder,
+        mark: str,
+        seed: int | None,
+        max_tokens: int,
+    ) -> None:
+        self.progress = progress
+        self.memory = memory
+        self.take = take
+        self.builder = builder
+        self.mark = mark
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self._numbers: Counter[Any] = Counter()
+        self._plans: dict[tuple[int, ...], str] = {}
+        self._knows_plan = False
+
+    def generate(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`: there is one prompt, and one sample of it."""
+        return [[self._completion(Order(role, tuple(prompt), sampling))] for prompt in prompts]
+
+    def generate_from_drafts(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate_from_drafts`."""
+        orders = [
+            Order(role, tuple(prompt), sampling, tuple(draft)) for prompt, draft in zip(prompts, drafts, strict=True)
+        ]
+        return [[self._completion(order)] for order in orders]
+
+    def generate_within(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]],
+        grammars: Sequence[str],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate_within`."""
+        orders = [
+            Order(role, tuple(prompt), sampling, tuple(draft), grammar)
+            for prompt, draft, grammar in zip(prompts, drafts, grammars, strict=True)
+        ]
+        return [[self._completion(order)] for order in orders]
+
+    def _completion(self, order: Order) -> Completion:
+        key = (order.role, order.prompt)
+        number = self._numbers[key]
+        self._numbers[key] += 1
+        if self.progress.conversation.made:
+            if order.role == "planner" and (text := self._plan_sent_back(order.prompt)) is not None:
+                self._knows_plan = True
+                return self._of_text(text)
+            found = self.memory.get(self.progress.conversation.mark, order.role, order.prompt, number)
+            if found is not None:
+                self._knows_plan |= order.role == "planner"
+                return self._as_made(order, found)
+        completion = self._as_made(order, self._sampled(order))
+        self.memory.put(self.mark, order.role, order.prompt, number, completion)
+        return completion
+
+    def _plan_sent_back(self, prompt: tuple[int, ...]) -> str | None:
+        """Return the plan that the client holds for a prompt of the planner: they stand in the order of the prompts."""
+        if prompt not in self._plans:
+            sent = self.progress.conversation.plans
+            if len(self._plans) >= len(sent):
+                return None
+            self._plans[prompt] = sent[len(self._plans)]
+        return self._plans[prompt]
+
+    def _sampled(self, order: Order) -> Completion:
+        progress = self.progress
+        left = self.max_tokens - progress.tokens
+        if left < 1:
+            raise OutOfTokensError
+        sampling = replace(order.sampling, max_new_tokens=min(left, order.sampling.max_new_tokens))
+        completion = self.take(replace(order, sampling=sampling, seed=self.seed)).result()
+        progress.prompt_tokens += len(order.prompt)
+        progress.tokens += len(completion.ids)
+        if not completion.ended and sampling.max_new_tokens < order.sampling.max_new_tokens:
+            raise OutOfTokensError
+        if order.role == "planner":
+            progress.planned.append(self.builder.decode(completion.ids.tolist()))
+        return completion
+
+    def _as_made(self, order: Order, completion: Completion) -> Completion:
+        """Return an executor's output, or in its place the call that the client has made."""
+        progress = self.progress
+        if order.role == "planner" or progress.caught_up:
+            return completion
+        tools = progress.conversation.task.tools
+        call = parse_action(self.builder.decode(completion.ids.tolist())).call
+        if call is None or find_problems(call, tools):
+            return completion  # the client has not seen this one
+        made = progress.conversation.made[progress.position].call
+        if call_key(made, tools) == call_key(call, tools):
+            return completion
+        if not self._knows_plan or find_problems(made, tools):
+            raise DivergedError
+        return self._of_text(format_call(made))
+
+    def _of_text(self, text: str) -> Completion:
+        ids = torch.tensor(self.builder.completion(text))
+        return Completion(ids, torch.zeros(len(ids)), True)
