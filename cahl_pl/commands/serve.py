@@ -38,7 +38,7 @@ from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
-from cahl_pl.runs.checkpoints import fault_of, newest
+from cahl_pl.runs.checkpoints import fault_of, newest, read_checkpoint
 from cahl_pl.runs.resume import resume_last
 from cahl_pl.serving.app import Limits, Service
 from cahl_pl.serving.episode import Pair
