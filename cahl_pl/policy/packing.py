@@ -58,11 +58,16 @@ class PackedRow:
         """Freeze the tokens that all members start with whose hidden states nobody needs.
 
         Args:
-            known: for each member, how many of its first tokens have been read before: they are frozen too.
+            known: for each member, how many of its first tokens have been read before: they are frozen too, up to one whose
+                hidden state another member needs, such as the last token of a prompt that the member goes on from.
         """
         frozen = np.arange(len(self.ids)) < self.trunk()  # the first member comes first, from its first token
+        needed = np.zeros(len(self.ids), bool)
+        for path, context in zip(self.paths, self.context_tokens, strict=True):
+            needed[path[context:]] = True
         for path, length in zip(self.paths, known, strict=False):
-            frozen[path[:length]] = True
+            found = np.flatnonzero(needed[path[:length]])
+            frozen[path[: found[0] if len(found) else length]] = True
         self.frozen = frozen.tolist()
 
     def ends(self) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cahl_pl.engines.base import Sampling
-from cahl_pl.engines.drawing import ROWS_AT_A_TIME, draw
+from cahl_pl.engines.drawing import ROWS_AT_A_TIME, draw, outcome
 from cahl_pl.errors import ConfigError
 
 
@@ -55,5 +55,7 @@ def test_what_has_no_probability_is_not_drawn_in_deterministic_mode(deterministi
 def test_no_numbers_are_told_in_deterministic_mode(deterministic, value):
     logits = LOGITS.clone()
     logits[20, 3] = value
+    tokens, _ = draw(logits, Sampling(), torch.Generator())
     with pytest.raises(ConfigError, match="the model's logits are not numbers"):
-        draw(logits, Sampling(), torch.Generator())
+        outcome(tokens[:, None], torch.tensor([0]))
+    assert not outcome(tokens[:20, None], torch.tensor([-5])).any()  # the rows before hold numbers

@@ -166,9 +166,14 @@ def test_micro_batches_keep_every_sample_once_within_the_budget(policy):
 
 
 def test_a_long_prompt_is_run_first_and_without_a_mask(policy, monkeypatch):
+    def shape(intervals):
+        return (*intervals.queries.shape, intervals.keys.shape[1])
+
     seen = []
     mask = policy.attention_mask
-    monkeypatch.setattr(policy, "attention_mask", lambda visible, *at: seen.append(visible.shape) or mask(visible, *at))
+    monkeypatch.setattr(
+        policy, "attention_mask", lambda seen_by, *at: seen.append(shape(seen_by)) or mask(seen_by, *at)
+    )
     (batch,) = micro_batches(policy, make_groups(((80, (3, 4)), (70, (6, 2)), (90, (5,)))), 1_000)
     score(policy, batch)
     longest, trunk = 90 + 5 - 1, 70 - 1  # a prompt's last token predicts, so that it is not of the trunk

@@ -44,6 +44,25 @@ def test_what_all_members_start_with_is_frozen_up_to_what_somebody_needs(sequenc
             assert [row.frozen[i] for i in path] == [i < trunk for i in range(len(path))]
 
 
+@given(SEQUENCES, st.data())
+def test_what_has_been_read_before_is_frozen_but_never_what_another_member_needs(sequences, data):
+    unseen = [data.draw(st.integers(0, len(sequence) - 1)) for sequence in sequences]
+    known = [data.draw(st.integers(0, count)) for count in unseen]
+    for row in pack(sequences, 64, 1000, context_tokens=unseen):
+        row.freeze_trunk([known[member] for member in row.members])
+        for member, path in zip(row.members, row.paths, strict=True):
+            frozen = [row.frozen[i] for i in path]
+            assert frozen == sorted(frozen, reverse=True)  # what is frozen comes first
+            assert not any(frozen[unseen[member] :])
+
+
+def test_a_prompt_that_another_one_goes_on_from_keeps_its_last_token():
+    short, long = list(range(60)), list(range(90))
+    (row,) = pack([short, long], 64, 1000, context_tokens=[59, 89])
+    row.freeze_trunk([59, 89])
+    assert row.frozen == [True] * 59 + [False] * 31
+
+
 def test_what_is_shared_stands_once():
     prompt = list(range(100))
     (row,) = pack([[*prompt, 7], [*prompt, 7, 8], prompt, [*prompt, 9]], hidden_size=64, max_tokens=1000)
