@@ -145,7 +145,8 @@ def _help() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:{width}}  {what}" for verb, (_, what) in VERBS.items())
     whole = [name for name in shipped_names() if "/" not in name]
-    return HELP.format(verbs=verbs, configurations=f"{', '.join(whole)}, and those of ablations/ and recipes/.")
+    configurations = f"{', '.join(whole)}, and those of ablations/, recipes/ and toolworld2/."
+    return HELP.format(verbs=verbs, configurations=textwrap.fill(configurations, 116))
 
 
 def _sentence(error: Exception) -> str | None:

@@ -29,6 +29,12 @@ _STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
 _SHAPED: Final = re.compile(rf"\$0|\$\d+{_STEPS}+|\$\{{\d+{_STEPS}*\}}|#\d+{_STEPS}+")
 """What people take for a reference: `$0`, `$5.city`, `${1.city}`, `#1.city`; not `$5` or `#1`, which text has."""
 
+_IN_WORDS: Final = re.compile(r"\$([1-9][0-9]{0,3})(?![\d,]|\.\d)")
+"""A reference within words: not the amounts $1.50 and $1,000."""
+
+MAX_INSTRUCTION: Final = 2000
+"""Characters of an instruction at most: a plan says it in a line."""
+
 _FIELDS: Final = ("name", "arguments", "result", "references", "instruction")
 
 
@@ -54,6 +60,7 @@ def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tupl
         try:
             call, result, references, instruction = _read(row)
             referring = _referring(call, result, references, gold, len(listed), tools)
+            _check_instruction(instruction, referring, gold)
             gold.append(replace(referring, instruction=instruction))
         except DataError as error:
             raise DataError(f"the field {field!r}, call {number}: {error}") from None
@@ -114,6 +121,27 @@ def _referring(
             arguments[parameter] = _looked_up(parameter, written, earlier)
             _check_type(call.name, parameter, arguments[parameter], written, tools)
     return GoldCall(call.name, arguments, result, references)
+
+
+def _check_instruction(instruction: str, call: GoldCall, earlier: Sequence[GoldCall]) -> None:
+    """Check that what a plan in words would say refers to results that there are, and to each that the call needs."""
+    if not instruction:
+        return
+    if not instruction.strip():
+        raise DataError("the field 'instruction' is blank; leave it out, or write what a plan is to say")
+    if len(instruction) > MAX_INSTRUCTION:
+        raise DataError(
+            f"the field 'instruction' has {len(instruction):,} characters, and {MAX_INSTRUCTION:,} are the most"
+        )
+    wanted = {one.call for one in references_in(call.references)}
+    said = {int(number) for number in _IN_WORDS.findall(instruction)}
+    # a dollar amount is no reference; where the call refers to results, "$3" in its instruction is one
+    if wanted - said:
+        missing = ", ".join(f"${number}" for number in sorted(wanted - said))
+        raise DataError(f"the field 'instruction' does not say {missing}, which the call's references need")
+    if wanted and said - wanted:
+        other = ", ".join(f"${number}" for number in sorted(said - wanted))
+        raise DataError(f"the field 'instruction' says {other}, to which the call's references do not refer")
 
 
 def _references(parameter: str, written: Any, number: int, total: int, given: bool) -> list[Reference]:

@@ -30,11 +30,12 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
     A parameter whose value cannot be read as its type, or takes too long to check, loses its constraints; a required
     parameter that gold leaves out is no longer required. Of tools of the same name the first stays. Gold values stand in their
     declared types afterwards, `5` for `"5"`, true for 1: what is imitated, and compared as text, is what the tool takes.
-    Alternatives are held to the same.
+    For alternatives nothing is relaxed.
 
     Raises:
         DataError: gold names a tool or a parameter that is not offered, misspells a key of an object, or has a value that its
-            schema excludes for another reason than its type: that is a mistake of the row, which relaxing would train on.
+            schema excludes for another reason than its type: that is a mistake of the row, which relaxing would train on. Or
+            an alternative breaks a schema.
     """
     fitted, reasons = _fit_way(task)
     alternatives: list[tuple[GoldCall, ...]] = []
@@ -43,9 +44,11 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
             other, more = _fit_way(replace(fitted, gold=way))
         except DataError as error:
             raise DataError(f"alternative {number}: {error}") from None
+        if more:
+            raise DataError(
+                f"alternative {number}: {more[0]}; what is wrong in it would be paid as the gold is: correct it"
+            )
         alternatives.append(other.gold)
-        reasons += [f"alternative {number}: {reason}" for reason in more]
-        fitted = replace(fitted, tools=other.tools)
     return (replace(fitted, alternatives=tuple(alternatives)) if alternatives else fitted), reasons
 
 

@@ -149,7 +149,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(fail, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"data: \xff", "cannot be read: .*invalid start byte"),
+        (b"data: \xff", "cannot be read: .*not UTF-8; convert .* to UTF-8.*"),
         (b"data: [1", "cannot be read: .*line 1, column 9"),
         (b"", "holds no keys: write KEY: VALUE lines, or leave it out"),
         (b"- data", "holds no keys: .*"),

@@ -59,7 +59,8 @@ def test_what_would_make_it_fit_a_smaller_card_is_said(plan, qwen, capsys):
         "--data.engine cahl_pl.engines.TransformersEngine --data.engine.max_prefill_tokens 8192",
         "--data.engine.batch_size 64",
     ]
-    assert one["stages"]["sample planner"]["KV cache"] == 2 * two["stages"]["sample planner"]["KV cache"]
+    caches = [plan["stages"]["sample planner"]["KV cache"] for plan in (one, two)]
+    assert 1.8 < caches[0] / caches[1] <= 2  # half of the prompts each; the worst moment need not be the same one
     plan([*arguments, *(word for change in changes for word in change.split())])  # and it is true, and can be read
     assert json.loads(capsys.readouterr().out)["devices"]["1"]["gpus"]["24"]["fits"]
 

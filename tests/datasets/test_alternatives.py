@@ -87,14 +87,46 @@ def test_a_typo_in_an_alternative_costs_the_row(tmp_path):
     assert "did you mean 'get_weather'" in str(data.report)
 
 
-def test_a_schema_is_relaxed_for_an_alternative_too_and_values_take_their_types():
+def test_for_an_alternative_no_schema_is_relaxed_and_values_take_their_types():
     tools = [{**WEATHER, "parameters": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}]
-    ways = [[{"name": "get_weather", "arguments": {"city": "Rome", "days": "3"}}]]
-    ways.append([{"name": "get_weather", "arguments": {"city": "Rome", "days": "some"}}])
-    task, reasons = fit_tools(row_to_task(row(tools=tools, gold=ways[0], alternatives=ways)))
-    assert [way[0].arguments["days"] for way in task.ways] == [3, 3, "some"]
-    assert len(reasons) == 1
-    assert reasons[0].startswith("alternative 2: ")
+
+    def way(days):
+        return [{"name": "get_weather", "arguments": {"city": "Rome", "days": days}}]
+
+    task, reasons = fit_tools(row_to_task(row(tools=tools, gold=way("3"), alternatives=[way("3")])))
+    assert [calls[0].arguments["days"] for calls in task.ways] == [3, 3]
+    assert reasons == []
+    with pytest.raises(DataError, match=r"alternative 1: gold call 1: .*days.*: correct it"):
+        fit_tools(row_to_task(row(tools=tools, gold=way("3"), alternatives=[way("some")])))
+
+
+FETCH = {"name": "get_city", "arguments": {"name": "Bero"}, "result": "Rome"}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("  ", "'instruction' is blank"),
+        ("weather", r"does not say \$1, which the call's references need"),
+        ("weather in $2", r"does not say \$1"),
+        ("weather in $1 and $4", r"says \$4, to which the call's references do not refer"),
+        ("weather in $1 " + "x" * 2000, "has 2,014 characters, and 2,000 are the most"),
+    ],
+)
+def test_an_instruction_has_to_say_what_its_call_needs(instruction, words):
+    gold = [FETCH, {"name": "get_weather", "arguments": {"city": "$1"}, "instruction": instruction}]
+    with pytest.raises(DataError, match=words):
+        row_to_task(row(gold=gold, alternatives=[]))
+
+
+def test_amounts_are_no_references():
+    calls = [
+        FETCH,
+        {"name": "get_weather", "arguments": {"city": "$1"}, "instruction": "weather in $1 below $1.50 or $1,000"},
+    ]
+    assert row_to_task(row(gold=calls, alternatives=[])).gold[1].instruction.endswith("$1,000")
+    alone = [{"name": "weather_of", "arguments": {"name": "Bero"}, "instruction": "Bero owes me $5"}]
+    assert row_to_task(row(gold=alone, alternatives=[])).gold[0].instruction == "Bero owes me $5"
 
 
 def test_names_are_masked_in_every_way():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cahl_pl.toolworld
+from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.metrics import is_success
 from cahl_pl.plurals import counted
@@ -87,6 +88,7 @@ def same_calls(episode: Trajectory, record: dict[str, Any]) -> bool:
     return [call_key(call, tools) for call in allowed] == [call_key(call, tools) for call in episode.calls]
 
 
+@reader_may_leave()
 def main(arguments: list[str] | None = None) -> None:
     """Parse, play, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
