@@ -59,7 +59,7 @@ def find_configs_in(words: list[str]) -> list[str]:
 def _nearest(name: str, names: list[str]) -> str:
     """Return what the sentence of an unknown name ends with: the nearest names, or all."""
     by_last_part = {known.rpartition("/")[2]: known for known in names}
-    near = difflib.get_close_matches(name, names, 3) or [
-        by_last_part[part] for part in difflib.get_close_matches(Path(name).name, by_last_part, 3)
-    ]
+    last = Path(name).name.removesuffix(".yaml")
+    near = [by_last_part[last]] if last in by_last_part else difflib.get_close_matches(name, names, 3)
+    near = near or [by_last_part[part] for part in difflib.get_close_matches(Path(name).name, by_last_part, 3)]
     return f"did you mean {' or '.join(near)}?" if near else "`cahl-pl --help` names those that ship"

@@ -84,6 +84,8 @@ def _model(module: LightningModule) -> Iterator[str]:
     held = "in 4 bits (nf4)" if config.quantization == "nf4" else f"in {config.dtype}"
     yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {held}"
     yield f"trainable  {adapters} parameters (LoRA rank {config.lora_rank})"
+    if config.adapters is not None:
+        yield f"start      the adapters in {config.adapters}, but for what a checkpoint holds"
     experts = expert_weights(policy.lm) if config.quantization == "nf4" else 0
     if experts:
         yield f"           {experts:,} weights of experts stay in {config.dtype}: NF4 is for linear layers alone"

@@ -50,6 +50,12 @@ def module(policy):
     return SimpleNamespace(policy=policy, max_tokens_per_micro_batch=4096, grpo={})
 
 
+def test_adapters_to_start_from_are_named(trainer, module, policy, capsys, monkeypatch):
+    monkeypatch.setattr(policy.config, "adapters", "runs/pair")
+    StartSummary().on_fit_start(trainer, module)
+    assert "start      the adapters in runs/pair, but for what a checkpoint holds" in capsys.readouterr().out
+
+
 def test_counts_are_printed_and_every_row_is_written(trainer, module, policy, capsys, tmp_path):
     StartSummary(show=2).on_fit_start(trainer, module)
     lines = capsys.readouterr().out.splitlines()
