@@ -36,6 +36,12 @@ PARSED_ONLY = {
     ): "50 steps of two processes; tests/tools/robustness/test_measure_processes.py",
     ("reliability.md", "python -m tools.robustness.fuzz_coverage"): "needs atheris, and runs for minutes",
     ("log.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
+    ("log.md", "python -m tools.memory.check_full_size"): "minutes; tests/tools/memory/test_check_full_size.py",
+    ("log.md", "python -m tools.speed.measure_decoding"): "minutes; tests/tools/speed/test_measure_decoding.py",
+    ("log.md", "python -m tools.quality.check_templates"): "FOLDER stands for real templates; tests/tools/quality",
+    ("log.md", "python -m tools.quality.show_mistakes"): "a minute; tests/tools/quality/test_show_mistakes.py",
+    ("log.md", "python -m tools.quality.measure_serving"): "needs a server and openai; tests/serving/test_clients.py",
+    ("log.md", "python -m tools.quality.measure_constrained"): "minutes; tests/tools/quality",
     ("README.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     ("speed.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     (

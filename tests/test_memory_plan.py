@@ -297,8 +297,9 @@ def test_qwen2_7b_is_counted_from_its_configuration_alone(qwen):
 
 
 def test_references_of_a_divergence_after_a_warm_start_are_further_adapters():
-    assert references_of(0, [0.1, 0.1]) == 0
-    assert references_of(3, [0.1, 0.0]) == 1
+    assert references_of(PolicyConfig(), 0, [0.1, 0.1]) == 0
+    assert references_of(PolicyConfig(), 3, [0.1, 0.0]) == 1
+    assert references_of(PolicyConfig(adapters="runs/pair"), 0, [0.1, 0.1]) == 2
     stage = stages(SHAPE, replace(SETTINGS, references=2))[0]
     assert stage.parts["adapters"] == 2 * stages(SHAPE, SETTINGS)[0].parts["adapters"]
     assert stage.parts["optimiser"] == stages(SHAPE, SETTINGS)[0].parts["optimiser"]

@@ -216,6 +216,8 @@ def read_content(content: Any, given: bool = True) -> str:
         elif isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
+            if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS:
+                raise DataError(f"the field 'content', part {number}: the field 'text' must be there, and hold text")
             kind = repr(part.get("type")) if isinstance(part, dict) else f"a {type(part).__name__}"
             raise DataError(f"the field 'content', part {number} is {kind}: only parts of text can be read")
     return "\n".join(texts)

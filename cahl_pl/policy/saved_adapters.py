@@ -95,13 +95,12 @@ def read_adapters(policy: Policy) -> None:
     Raises:
         ConfigError: weights are damaged, or were made for another base or other modules.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     for role in ROLES:
         where = _where(policy.config, role)
         try:
-            weights = load_file(Path(str(policy.config.adapters)) / role / "adapter_model.safetensors")
+            weights = load_peft_weights(str(Path(str(policy.config.adapters)) / role), device="cpu")
         except Exception as error:  # a torn file, no permission: the library has errors of its own
             raise ConfigError(f"{where} cannot be read ({error}): export it again") from None
         own = get_peft_model_state_dict(policy.lm, adapter_name=role)

@@ -17,6 +17,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tools.quality import check_bases
@@ -23,5 +25,9 @@ def test_a_wrong_base_is_found(tmp_path, monkeypatch):
     policy = check_bases.load(tmp_path)
     assert scoring_error(policy, groups_of(40)) < TOLERANCE
     mask = policy.attention_mask
-    monkeypatch.setattr(policy, "attention_mask", lambda visible, *at: mask(torch.ones_like(visible), *at))
+
+    def everything(intervals):
+        return replace(intervals, keys=torch.zeros_like(intervals.keys), ends=intervals.ends + 10_000)
+
+    monkeypatch.setattr(policy, "attention_mask", lambda seen, *at: mask(everything(seen), *at))
     assert scoring_error(policy, groups_of(40)) > 100 * TOLERANCE
