@@ -94,7 +94,7 @@ SYMBOLS = (
     Foreign("cahl_pl/runs/event_files.py", "tensorboard.compat.proto.event_pb2:Event[session_log]"),
     Foreign("cahl_pl/runs/event_files.py", "tensorboard.compat.proto.event_pb2:SessionLog"),
     Foreign("cahl_pl/runs/event_files.py", "torch.utils.tensorboard:SummaryWriter().file_writer.event_writer"),
-    Foreign("cahl_pl/commands/serve.py", "uvicorn:Server.handle_exit[sig]"),
+    Foreign("cahl_pl/commands/serve.py", "uvicorn:Server.handle_exit"),  # sse-starlette wraps it, in any way
     Foreign("cahl_pl/commands/serve.py", "uvicorn:Server.startup[sockets]"),
     Foreign("tools/speed/measure_mixing.py", "peft.tuners.lora:LoraModel._enable_peft_forward_hooks"),
     Foreign("tools/memory/shadows.py", "torch._subclasses.fake_tensor:FakeTensor"),
