@@ -377,3 +377,13 @@ def test_devices_share_the_tasks_of_a_round():
     assert settings_of(PolicyConfig(), rollout, 100, 9, TransformersEngine(8), single_level=True).prompts == {
         "executor": 9
     }
+
+
+def test_prompts_of_earlier_passes_are_kept_while_the_last_one_is_read():
+    """6 prompts of 20 tokens, of which one pass reads two: four are kept by then, as far as there is room."""
+    settings = replace(SETTINGS, prefix_cache_tokens=1000, max_prefill_tokens=40, batch_size=100)
+    token = sum(parts["kept prefixes"] for parts in sampling_moments(SHAPE, settings, "planner")[2:3]) // 120
+    kept = [parts["kept prefixes"] // token for parts in sampling_moments(SHAPE, settings, "planner")]
+    assert kept == [80, 80, 120, 120]
+    small = replace(settings, prefix_cache_tokens=50)
+    assert [parts["kept prefixes"] // token for parts in sampling_moments(SHAPE, small, "planner")] == [50] * 4

@@ -119,8 +119,8 @@ def sampling_moments(
     earlier = buffers if read_tokens < tokens else 0  # the buffers are made after the first pass
     dequantised = dequantised_bytes(shape, settings)
     kept = _prefix_tokens(settings, role, length)
-    # prompts are read to the last layer's keys and values (`forward`), and kept then
-    before = token * min(settings.prefix_cache_tokens, kept - tokens)
+    # prompts are read to the last layer's keys and values (`forward`), and kept then: those of the passes before the last
+    before = token * min(settings.prefix_cache_tokens, kept - read_tokens)
     rounded = rounded_bytes(shape, settings, 1)
     places = 2 * e * shape.head_dim  # cosines and sines of the positions
     # a product's weight is there before the adapter's output is
