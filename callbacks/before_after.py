@@ -46,19 +46,26 @@ class BeforeAfter(Callback):
         self.max_tasks = max_tasks
         self.before = before
         self._before: dict[str, dict[str, float]] = {}
+        self._counts: dict[str, int] = {}  # tasks of each test set that `_before` is of
         self._tested: dict[str, tuple[int, int]] = {}  # test set -> tokens and tasks
         self._evaluated_tokens = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the start, unless a resumed run brought its own."""
+        """Measure the start, unless a resumed run brought its own; what that has of other tasks than now is left out."""
+        now = self._task_counts(trainer)
         if self.before and not self._before:
-            self._before = self._measure(trainer, "before")
+            self._before, self._counts = self._measure(trainer, "before"), now
+        for name in [name for name, count in self._counts.items() if count != now.get(name)]:
+            then = counted(self._counts.pop(name), "task")
+            if self._before.pop(name, None) is not None and name in now and trainer.is_global_zero:
+                print(
+                    f"note: before training {name} had {then}, now it has {now[name]}: no value before is shown",
+                    flush=True,
+                )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the end, print and write both."""
         after = self._measure(trainer, "after")
-        if self.before:
-            after = {name: values for name, values in after.items() if name in self._before}
         if not trainer.is_global_zero or not after:
             return
         before = self._before if self.before else {}
@@ -67,12 +74,12 @@ class BeforeAfter(Callback):
         for column in COLUMNS:
             table.add_column(column.removeprefix("tools/").removeprefix("plan/"), justify="right")
         for name, values in after.items():
-            starts = {c: f"{before[name][c]:.3f} -> " if before else "" for c in COLUMNS}
+            starts = {c: f"{before[name][c]:.3f} -> " if name in before else "" for c in COLUMNS}
             table.add_row(name, *(f"{starts[c]}{values[c]:.3f}" for c in COLUMNS))
         Console(width=120).print(table)
         summary = {
             name: {
-                "before": round(before[name]["task/success"], 6) if before else None,
+                "before": round(before[name]["task/success"], 6) if name in before else None,
                 "after": round(values["task/success"], 6),
             }
             for name, values in after.items()
@@ -121,17 +128,22 @@ class BeforeAfter(Callback):
             write_json(path, values)
             print(f"written: {path}", flush=True)
 
-    def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Return the values before training: a resumed run reports those of its first start."""
-        return {"before": self._before}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values before training, and of how many tasks: a resumed run reports those of its first start."""
+        return {"before": self._before, "tasks": self._counts}
 
-    def load_state_dict(self, state_dict: dict[str, dict[str, dict[str, float]]]) -> None:
-        """Take over the values before training."""
-        self._before = state_dict["before"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the values before training; an older checkpoint does not say of how many tasks."""
+        self._before, self._counts = dict(state_dict["before"]), dict(state_dict.get("tasks", {}))
+
+    def _task_counts(self, trainer: Trainer) -> dict[str, int]:
+        data: RolloutDataModule | None = getattr(trainer, "datamodule", None)
+        sets = {} if data is None else data.test_tasks
+        return {name: min(len(tasks), self.max_tasks or len(tasks)) for name, tasks in sets.items()}
 
     def _measure(self, trainer: Trainer, when: str) -> dict[str, dict[str, float]]:
         data = _data(trainer)
-        total = sum(min(len(tasks), self.max_tasks or len(tasks)) for tasks in data.test_tasks.values())
+        total = sum(self._task_counts(trainer).values())
         if total and trainer.is_global_zero:
             print(
                 f"measuring {counted(total, 'test task')} {when} training (lower BeforeAfter.max_tasks to measure fewer)",

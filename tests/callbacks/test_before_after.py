@@ -202,7 +202,27 @@ def test_a_test_set_that_a_resumed_run_adds_has_no_before(data, trainer, tmp_pat
     callback.on_fit_start(trainer, None)
     data.test_tasks["new"] = ToolWorld("test", 1)
     callback.on_fit_end(trainer, None)
-    assert set(json.loads((tmp_path / "run" / "summary.json").read_text())) == {"test", "odd", "details"}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary) == {"test", "odd", "new", "details"}
+    assert summary["new"]["before"] is None
+    assert summary["test"]["before"] is not None
+
+
+def test_a_start_that_was_measured_on_other_tasks_is_not_shown_beside_the_end(data, trainer, tmp_path, capsys):
+    first, resumed = BeforeAfter(), BeforeAfter()
+    first.on_fit_start(trainer, None)
+    resumed.load_state_dict(first.state_dict())
+    then = len(data.test_tasks["test"])
+    data.test_tasks["test"] = ToolWorld("test", then + 1)
+    resumed.on_fit_start(trainer, None)
+    assert (
+        f"before training test had {then} tasks, now it has {then + 1}: no value before is shown"
+        in capsys.readouterr().out
+    )
+    resumed.on_fit_end(trainer, None)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test"]["before"] is None
+    assert summary["odd"]["before"] is not None
 
 
 def test_a_resumed_run_keeps_its_before(tmp_path, monkeypatch):
