@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
+import io
 import sys
+import traceback
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +31,8 @@ def load(module: str) -> ModuleType:
             raise ConfigError(f"there is no file {module!r} of Python tools; correct the path")
         return _run(path.resolve())
     try:
-        return importlib.import_module(module)
+        with _apart():
+            return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         itself = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         if not itself and (missing := missing_package(error)):
@@ -80,15 +85,36 @@ def _run(path: Path) -> ModuleType:
             str(path.parent)
         )  # for files beside it, as of a script; last, so that they stand in for no package
     try:
-        spec.loader.exec_module(module)
+        with _apart():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         if known := missing_package(error) or _encoding(path, error) or _relative(path, error):
             raise ConfigError(f"the Python tools {str(path)!r} cannot be imported: {known}") from error
         raise ConfigError(
-            f"the Python tools {str(path)!r} cannot be imported ({_short(error)}); correct the file"
+            f"the Python tools {str(path)!r} cannot be imported ({_where(path, error)}{_short(error)}); correct the file"
         ) from error
     return module
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Keep what a module prints while it is imported out of a program's output, and the program's input from it."""
+    own = sys.stdin
+    sys.stdin = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdin = own
+
+
+def _where(path: Path, error: BaseException) -> str:
+    """Return the line of the file in which an error was raised last, and the error's type; nothing where that says nothing."""
+    if isinstance(error, (SyntaxError, SystemExit)):  # a syntax error's text has the line
+        return ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"line {lines[-1]}: {type(error).__name__}: " if lines else f"{type(error).__name__}: "
 
 
 def _encoding(path: Path, error: BaseException) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from cahl_pl.environments import PythonTools
 from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.import_path import import_function
+from cahl_pl.python_tools.loading import load
 
 GOOD = 'def ping(host: str) -> str:\n    """Ping a host."""\n    return host\n'
 
@@ -99,3 +102,26 @@ def test_a_json_file_is_read_as_one_of_servers(tmp_path: Path, text: str) -> Non
     path.write_bytes('{"mcpServers": {"t": {"command": "x"}}}'.encode("utf-16"))
     with pytest.raises(UserError, match="the file is UTF-16, not UTF-8; convert it to UTF-8: iconv -f UTF-16 "):
         tools_of(str(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('x = 1\nCONFIG = {}["KEY"]\n', "line 2: KeyError: 'KEY'"),
+        ("def f():\n    return 1 / 0\n\n\nf()\n", "line 2: ZeroDivisionError: division by zero"),
+        ('name = input("your name? ")\n', "line 1: EOFError: "),
+    ],
+)
+def test_what_a_module_raises_when_it_is_imported_is_told_with_its_line(tmp_path, monkeypatch, source, words):
+    monkeypatch.setattr("sys.stdin", io.StringIO("bob\n"))
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(ConfigError) as raised:
+        load(str(tmp_path / "mine.py"))
+    assert words in str(raised.value)
+    assert sys.stdin.read() == "bob\n"  # the program's own
+
+
+def test_what_a_module_prints_is_no_output_of_the_program(tmp_path, capsys):
+    (tmp_path / "loud.py").write_text('print("loading tools ...")\n')
+    load(str(tmp_path / "loud.py"))
+    assert capsys.readouterr() == ("", "loading tools ...\n")
