@@ -36,8 +36,12 @@ class Round:
 
 @dataclass
 class Episode:
-    """One plan being carried out (in `trajectory` branching: one execution of it)."""
+    """One plan being carried out (in `trajectory` branching: one execution of it).
 
+    `asked` is the task as it was given, `task` the same with the one way that is scored against.
+    """
+
+    asked: Task
     task: Task
     plan_index: int
     plan: Plan

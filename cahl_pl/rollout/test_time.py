@@ -14,6 +14,7 @@ from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, dialogue
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
+from cahl_pl.rewards.ways import way_of_calls
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Episode
 from cahl_pl.rollout.two_level import Rollout
@@ -132,7 +133,9 @@ def _has_failed(episode: Episode) -> bool:
 def _after(episode: Episode) -> Task:
     """Return the episode's task, its dialogue extended by what was done and answered."""
     done = Trajectory(episode.task, episode.plan_text, episode.plan, tuple(episode.steps))
-    return replace(episode.task, messages=(*episode.task.messages, *dialogue(done)))
+    return replace(
+        episode.asked, messages=(*episode.asked.messages, *dialogue(done))
+    )  # another plan may go another way
 
 
 def _append(episode: Episode, part: Episode) -> None:
@@ -143,6 +146,8 @@ def _append(episode: Episode, part: Episode) -> None:
     episode.steps += part.steps
     episode.samples += part.samples
     episode.cut = part.cut
+    calls = [step.action.call for step in episode.steps if step.action.call is not None]
+    episode.task = way_of_calls(episode.asked, calls)
 
 
 def plan_key(plan: Plan, task: Task) -> str:

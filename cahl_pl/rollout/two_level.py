@@ -123,18 +123,17 @@ class Rollout:
         return ask(self.engine, self.grammars, output, policy, builder, *asked)
 
     def _start(
-        self, builder: PromptBuilder, task: Task, plan_index: int, written: Completion, session: Session | None = None
+        self, builder: PromptBuilder, asked: Task, plan_index: int, written: Completion, session: Session | None = None
     ) -> Episode:
         text = builder.decode(written.ids.tolist())
         plan = parse_plan(text)
-        task = way_of_plan(task, plan)
+        task = way_of_plan(asked, plan)
         self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
-        session = session or self.environment.start(task)
+        session = session or self.environment.start(asked)  # which answers calls of every way
+        thought = written.thinking_tokens
         targets = assign_gold(plan, task)
-        return Episode(
-            task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=written.thinking_tokens
-        )
+        return Episode(asked, task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=thought)
 
     def _execute(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.environments import ExecutableEnvironment
+from cahl_pl.environments import ExecutableEnvironment, RecordedEnvironment
 from cahl_pl.metrics import is_success
 from cahl_pl.parsing import format_call, format_plan, parse_action
 from cahl_pl.prompts import PromptBuilder, PromptConfig
@@ -161,6 +162,22 @@ def test_the_planner_is_asked_no_more_often_than_allowed(run, replans, plans, ca
     (episode,), engine, *_ = run([plan(TAKE, FIND)] * 9, replans)
     assert len(engine.read) == plans
     assert made(episode) == calls
+
+
+@pytest.mark.parametrize("environment", [ENVIRONMENT, RecordedEnvironment()])
+def test_a_further_plan_may_take_another_way(builder, environment):
+    """The first plan takes the way of one call, which fails; the second that of two."""
+    short = (GoldCall("take", {"item": "nut", "by": "hand"}, "taken"),)
+    request = replace(task(), alternatives=(task().gold,), gold=short)
+    engine = Scripted(builder, {"first": [plan(WRONG), plan(FIND, TAKE)]})
+    limits = RolloutConfig(1, 1, planner=Sampling(0.0), executor=Sampling(0.0))
+    rollout = ReplanningRollout(
+        engine, environment, PlannerReward(), ExecutorReward(), limits, InferenceConfig(replans=1)
+    )
+    (episode,) = rollout.run(None, builder, [request], torch.Generator().manual_seed(0)).trajectories
+    assert [step.feedback.error for step in episode.steps] == ["missing", None, None]
+    assert episode.task.gold == task().gold
+    assert episode.task.messages == request.messages
 
 
 def test_without_a_failure_nobody_is_asked_again(run):
