@@ -52,5 +52,7 @@ def ask(
                 f"leave out data.rollout.{role}.max_thinking_tokens, or set data.inference.constrained to false"
             )
         made = [grammars.of(output, builder, task) for task in tasks]
-        return engine.generate_within(policy, role, prompts, drafts or [()] * len(prompts), made, sampling, generator)
+        found = engine.generate_within(policy, role, prompts, drafts or [()] * len(prompts), made, sampling, generator)
+        thinking.count(found, builder)
+        return found
     return thinking.generate(engine, policy, builder, role, prompts, num_samples, sampling, generator, drafts)

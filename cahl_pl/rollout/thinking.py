@@ -69,12 +69,17 @@ def generate(
         rests = _rests(engine, policy, role, [prompts[p] for p, _ in cut], begun, sampling, generator)
         for (p, i), start, rest in zip(cut, begun, rests, strict=True):
             found[p][i] = _joined(start, rest, sampling.max_new_tokens)
+    count(found, builder)
+    return found
+
+
+def count(found: Sequence[Sequence[Completion]], builder: PromptBuilder) -> None:
+    """Note how many tokens of each completion are its thought, without those that closed it."""
     for group in found:
         for completion in group:
             thought = builder.thinking_tokens(completion.ids.tolist())
             mask = completion.sampled
             completion.thinking_tokens = thought if mask is None else int(mask[:thought].sum())
-    return found
 
 
 def _closed(begun: Completion, closing: Sequence[int]) -> Completion:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cahl_pl.engines.base import Engine, Sampling
+from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.grammars import Grammars
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.evaluation import evaluate, make_player
 from cahl_pl.rollout.two_level import Rollout
@@ -25,8 +27,6 @@ class Noting(Engine):
 
     def generate(self, policy, role, prompts, num_samples, sampling, generator):
         self.asked.append((role, None))
-        from cahl_pl.engines.base import Completion
-
         return [[Completion(torch.tensor([2]), torch.zeros(1), True)] * num_samples for _ in prompts]
 
     def generate_within(self, policy, role, prompts, drafts, grammars, sampling, generator):
@@ -94,3 +94,17 @@ def test_sampling_of_a_part_of_the_distribution_is_refused_in_training(role):
     with pytest.raises(ConfigError, match=rf"data\.rollout\.{role}\.top_p is 0\.95: training needs tokens sampled"):
         config.check_sampling()
     RolloutConfig().check_sampling()
+
+
+def test_thoughts_of_outputs_within_grammars_are_counted(policy):
+    builder = PromptBuilder(policy.tokenizer)
+    written = builder._data("<think>hm</think>\nno plan")
+
+    class Thinking(Noting):
+        def generate_within(self, policy, role, prompts, drafts, grammars, sampling, generator):
+            return [[Completion(torch.tensor(written), torch.zeros(len(written)), True)] for _ in prompts]
+
+    task = ToolWorld("test", 1)[0]
+    asked = [task], [builder.planner(task)], 1, Sampling(0.0), torch.Generator()
+    ((found,),) = ask(Thinking(), Grammars(2), "plan", policy, builder, *asked)
+    assert found.thinking_tokens == builder.thinking_tokens(written) > 0
