@@ -76,7 +76,8 @@ def check_adapters(config: PolicyConfig) -> None:
             raise ConfigError(f"{where} cannot be read ({error}): export it again") from None
         if not there:
             raise ConfigError(
-                f"{where} is missing: give a folder that `python -m cahl_pl export --out FOLDER` has written"
+                f"{where} is missing: give a folder that `python -m cahl_pl export --out FOLDER` has written, or null "
+                "where --ckpt_path brings trained ones"
             )
         for theirs, ours in _ACTING.items():
             then, now = saved.get(theirs, False), getattr(config, ours)
