@@ -1,4 +1,4 @@
-"""R_h = w_param R_h,param + w_exe R_h,exe: it is paid for the values it finds and what its plan achieves."""
+"""R_h: a planner is paid for the values it finds and what the executor achieves, or is likely to achieve, with its plan."""
 
 from __future__ import annotations
 
