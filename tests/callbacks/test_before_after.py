@@ -85,6 +85,7 @@ def test_the_summary_holds_success_before_and_after(data, trainer, tmp_path, cap
     details = summary["details"]["test"]
     assert details["before"]["plan/parse_error_rate"] == 1
     assert details["after"]["tools/calls_per_success"] == 1
+    assert details["solved"] == "11100"  # in the order of the tasks
     shown = capsys.readouterr().out
     assert "0.000 -> 0.600" in shown
     assert f"written: {tmp_path / 'run' / 'summary.json'}" in shown
