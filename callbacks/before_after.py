@@ -87,7 +87,7 @@ class BeforeAfter(Callback):
             for name, values in after.items()
         }
         details: dict[str, Any] = {
-            name: {"before": before.get(name), "after": values, "solved": self._solved[name]}
+            name: {"before": before.get(name), "after": values, "solved": self._solved.get(name)}
             for name, values in after.items()
         }
         budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
