@@ -29,9 +29,9 @@ class BeforeAfter(Callback):
     """Runs of the data module's test sets before the first step and after the last one.
 
     Writes `summary.json` into the run's folder, `{"test": {"before": 0.41, "after": 0.63}, ...}` (task success), with
-    every other value under `"details"`, and prints a table. `details[<test set>]["solved"]` says of each task, in order, whether
-    it was solved after training: 1 or 0, for intervals over tasks. `details["training"]` holds `steps`, the optimiser steps of both
-    roles, and `tokens`, what the rounds have sampled, if a `TokenBudget` counts them, else null.
+    every other value under `"details"`, and prints a table. `details[<test set>]["solved"]` says of each task, in order,
+    whether it was solved after training: 1 or 0, for intervals over tasks. `details["training"]` holds `steps`, the
+    optimiser steps of both roles, and `tokens`, what the rounds have sampled, if a `TokenBudget` counts them, else null.
 
     After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them, and
     `<test set>/tokens_per_task`, the tokens sampled for a task.
