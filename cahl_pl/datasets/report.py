@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         row: the row.
-        name: the task's id; `row N` where there is none.
+        name: the task's id; its line or row where there is none.
         task: the task, its schema relaxed where needed; None if it is left out.
         reason: why it is left out or what was relaxed; empty if it is taken as it is.
     """

@@ -29,9 +29,8 @@ class FileRow:
     """One row of a file.
 
     Attributes:
-        index: counted from 0.
-        where: the place for messages, such as `dev.jsonl, line 3` (from 1) or `sft.json, row 2 (line 9)`
-            (from 0).
+        index: counted from 0, as in ids; messages say `number`.
+        where: the place for messages, such as `dev.jsonl, line 3` or `sft.json, row 2 (line 9)`, both from 1.
         value: what was read.
         fault: why the row is not proper JSON; None if it is.
         line, offset: of JSON lines only: the line, from 1, and the byte at which it starts.
@@ -43,6 +42,11 @@ class FileRow:
     fault: str | None
     line: int = 0
     offset: int | None = None
+
+    @property
+    def number(self) -> str:
+        """Its line or its row, from 1."""
+        return f"line {self.line}" if self.line else f"row {self.index + 1}"
 
 
 def read_rows(path: str | Path) -> Iterator[FileRow]:
@@ -111,7 +115,7 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
-                    yield FileRow(index, f"{path}, row {index}", _without_nulls(value), None)
+                    yield FileRow(index, f"{path}, row {index + 1}", _without_nulls(value), None)
                     index += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
@@ -182,7 +186,7 @@ def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
     text.move(1)  # the bracket
     index = 0
     while (character := text.next_character()) != "]":
-        where = f"{path}, row {index} (line {text.line})"
+        where = f"{path}, row {index + 1} (line {text.line})"
         value, found, fault = text.value()
         if not found:  # nothing says where the next row starts
             raise DataError(f"{where}: {fault}; correct the row")

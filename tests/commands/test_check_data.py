@@ -52,7 +52,7 @@ def test_a_dropped_row_fails_and_json_tells_the_same(path: Path, capsys: pytest.
         "dropped": 1,
     }
     assert report["relaxed_rows"] == [{"id": "odd", "reason": "gold call 1: missing required parameter 'x' of f"}]
-    assert report["dropped_rows"] == [{"id": "row 2", "reason": f"{path}, line 3: the field 'id' is missing"}]
+    assert report["dropped_rows"] == [{"id": "line 3", "reason": f"{path}, line 3: the field 'id' is missing"}]
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
