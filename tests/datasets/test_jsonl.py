@@ -166,7 +166,7 @@ def test_malformed_rows_are_named_with_file_line_and_field(tmp_path: Path, broke
     path = write(tmp_path, row("good"), "", broken)
     loaded = JsonlDataset(path)
     ((name, reason),) = loaded.report.dropped
-    assert (len(loaded), name) == (1, "line 2")
+    assert (len(loaded), name) == (1, "line 3")
     assert reason.startswith(f"{path}, line 3: ")
     assert message in reason
     with pytest.raises(DataError, match="correct the row, or load with strict=False"):
