@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, DataError
+from cahl_pl.errors.encodings import decoded
 from cahl_pl.parsing import format_call, format_subtask
 from cahl_pl.prompts import thoughts
 from cahl_pl.prompts.template import ChatTemplate, reason
@@ -116,8 +117,8 @@ class PromptBuilder:
     def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
         self.config = config or PromptConfig()
         self.tokenizer = tokenizer
-        source = _source_of(tokenizer, self.config.chat_template)
-        self.template = ChatTemplate(tokenizer, source, self.config.template_arguments, self.config.date)
+        source, given_as = _source_of(tokenizer, self.config.chat_template)
+        self.template = ChatTemplate(tokenizer, source, self.config.template_arguments, self.config.date, given_as)
         self.end_of_turn = self.template.end_of_turn
         self.end_of_thought = self.template.literal(thoughts.end_of_thought(self.template.lead, self.template.marks))
 
@@ -338,18 +339,22 @@ def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def _source_of(tokenizer: Any, configured: str | None) -> str:
-    """Return the template that is configured, or the tokenizer's own."""
+def _source_of(tokenizer: Any, configured: str | None) -> tuple[str, str | None]:
+    """Return the template that is configured, and what errors are to call it; or the tokenizer's own, and None."""
     own = getattr(tokenizer, "chat_template", None)
     named: dict[str, str] = own if isinstance(own, dict) else {}  # some models have one for each of several purposes
     if configured is not None and "{" not in configured:
         if configured in named:
-            return named[configured]
+            return named[configured], None
         path = Path(configured).expanduser()
         if not path.is_file():
             names = f", and the tokenizer's templates are {', '.join(sorted(named))}" if named else ""
             raise ConfigError(f"data.prompts.chat_template names the file {configured!r}, which does not exist{names}")
-        return path.read_text(encoding="utf-8")
+        try:
+            text = decoded(path.read_bytes(), path).replace("\r\n", "\n")
+            return text, f"the chat template in the file {configured!r}"
+        except DataError as error:
+            raise ConfigError(f"data.prompts.chat_template: {error}") from None
     source = configured or named.get("default") or (own if isinstance(own, str) else None)
     if source is None:
         which = (
@@ -361,4 +366,4 @@ def _source_of(tokenizer: Any, configured: str | None) -> str:
             f"the tokenizer of {tokenizer.name_or_path!r} {which}: give one in data.prompts.chat_template "
             "(a Jinja template or the path of a file), or use an instruction-tuned model"
         )
-    return source
+    return source, None if configured is None else "the template in data.prompts.chat_template"
