@@ -311,7 +311,7 @@ def _role_of(config: Namespace, message: str) -> str:
 
 def _line_of(path: str, text: str, sentence: str) -> str:
     """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not in the file."""
-    found = re.search(r"(?:configuration key |^--|^)([\w.]+)", sentence)
+    found = re.search(r"configuration key ([\w.]+)", sentence) or re.match(r"(?:--)?([\w.]+)", sentence)
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     line = None
     for part in found[1].split(".") if found else ():

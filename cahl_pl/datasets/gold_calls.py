@@ -119,7 +119,7 @@ def _referring(
             check_value(parameter, value, written, earlier)
         else:
             arguments[parameter] = _looked_up(parameter, written, earlier)
-            _check_type(call.name, parameter, arguments[parameter], written, tools)
+        _check_type(call.name, parameter, arguments[parameter], written, tools)
     return GoldCall(call.name, arguments, result, references)
 
 
