@@ -54,7 +54,9 @@ class Parser(LightningArgumentParser):
         if self.exit_on_error:
             sentence = _sentence(message, known_keys(self))
             files = [] if Parser.reading is None else [Parser.reading]
-            if "does not accept option" in message or "is not accepted" in message:  # found out after all have been parsed
+            if (
+                "does not accept option" in message or "is not accepted" in message
+            ):  # found out after all have been parsed
                 files = Parser.read[::-1]
             where = next((place for file in files if (place := _line_of(*file, sentence))), "")
             self.exit(2, f"error: {where}{sentence}\n")
@@ -310,7 +312,7 @@ def _role_of(config: Namespace, message: str) -> str:
 
 
 def _line_of(path: str, text: str, sentence: str) -> str:
-    """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not in the file."""
+    """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not there."""
     found = re.search(r"configuration key ([\w.]+)", sentence) or re.match(r"(?:--)?([\w.]+)", sentence)
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     line = None
@@ -424,7 +426,9 @@ def _of_several_types(text: str) -> str | None:
     reasons = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
     if "Does not validate against any of the Union subtypes" not in text or given is None:
         return None
-    kinds = [re.fullmatch(r"- Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", line) for line in reasons]
+    kinds = [
+        re.fullmatch(r"- Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", line) for line in reasons
+    ]
     if not kinds or not all(kinds):
         return None
     names = [("null" if kind[1] == "NoneType" else kind[1] or f"one of {kind[2]}") for kind in kinds if kind]

@@ -115,8 +115,4 @@ def _print(data: JsonlDataset, faults: list[Fault], total: int, as_json: bool) -
     for f in faults:
         said = {"what": f.what, "number": f.number, "advice": f.advice, "examples": f.examples}
         found["notes" if f.may_be_right else "faults"].append(said)
-    print(
-        json.dumps(
-            {"path": report.path, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named, **found}
-        )
-    )
+    print(json.dumps({"path": report.path, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named, **found}))

@@ -6,7 +6,10 @@ makes `adapters/planner` and `adapters/executor`: safetensors, configuration and
 
     PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
 
-A folder that holds anything but an earlier export is refused. And with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`
+A folder that holds anything but an earlier export is refused. And with vLLM:
+
+    vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor
+
 (docs/serving.md; not for activated adapters, which vLLM refuses).
 
 `--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, made if it is not there and private
@@ -19,8 +22,8 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import asdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +43,6 @@ from cahl_pl.runs.checkpoints import fault_of, read_checkpoint
 from cahl_pl.runs.resume import resume_last
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Role
-
 
 _TITLE: Final = "# CAHL {role}\n"
 

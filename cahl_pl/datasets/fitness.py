@@ -152,8 +152,8 @@ class _Asked:
         )
         self._lost = Fault(
             "have references to values that the tools do not answer",
-            "a plan that refers to them would give the call another value than the gold has; correct the results and values, or "
-            "the tools",
+            "a plan that refers to them would give the call another value than the gold has; correct the results and "
+            "values, or the tools",
         )
         self._other = Fault(
             "have results in their gold that the tools answer otherwise",
@@ -186,10 +186,9 @@ class _Asked:
         different: str | None = None
         for number, gold in enumerate(calls, start=1):
             place = f"{task.id}: gold call {number}, {gold.name}"
-            if self._environment.runs_tools:
-                if lost := lost_reference(gold, calls[: number - 1], answers):
-                    self._lost.add(f"{place}: {lost}")
-                    return False
+            if self._environment.runs_tools and (lost := lost_reference(gold, calls[: number - 1], answers)):
+                self._lost.add(f"{place}: {lost}")
+                return False
             answer = session.call(gold.call)
             answers.append(answer)
             expected = isinstance(gold.result, dict) and "error" in gold.result

@@ -37,8 +37,8 @@ def hub_rows(source: str) -> Iterator[FileRow]:
     except Exception as error:  # the library passes on those of the network, the hub and every file format
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source}: cannot be read at row {index + 1} ({first}); correct the name or the split, and log in to the hub if the "
-            "data set asks for it"
+            f"{source}: cannot be read at row {index + 1} ({first}); correct the name or the split, and log in to the hub if "
+            "the data set asks for it"
         ) from error
 
 

@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cahl_pl.errors.encodings import not_utf8, wide_encoding
 
 T = TypeVar("T")
 
+NOT_JSON = "not JSON: "
+"""How messages of text that is no JSON begin."""
 _JSON_SPACE = " \t\r\n"
 _ENDS = tuple(_JSON_SPACE + ",]")
 _CHUNK = 1 << 20
@@ -281,10 +284,18 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
         if "\\ud" in text[start:end].lower() and not _encodable(value):
             faults.append("a \\ud... escape is half of a surrogate pair, which has no UTF-8")
     except json.JSONDecodeError as error:
-        return None, start, f"not JSON: {error.msg} at character {error.pos - start}"
+        hint = (
+            ", as in Python's notation, with single quotes: write it by json.dumps" if _is_python(text, start) else ""
+        )
+        return None, start, f"{NOT_JSON}{error.msg} at character {error.pos - start}{hint}"
     except (ValueError, RecursionError):
         return None, start, "not JSON that can be read: a number is too long or the nesting too deep"
     return value, end, faults[0] if faults else None
+
+
+def _is_python(text: str, start: int) -> bool:
+    """Whether an object or a list begins as Python would write it."""
+    return re.match(r"[\[{\s]*[\[{]\s*'", text[start : start + 100]) is not None
 
 
 def _encodable(value: Any) -> bool:

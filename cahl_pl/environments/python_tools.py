@@ -12,7 +12,6 @@ from cahl_pl.python_tools.toolkit import PythonToolkit
 from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
 
-
 _TOLD: set[str] = set()
 """Modules whose functions without a docstring have been named: data sets and the environment read the same one."""
 

@@ -203,7 +203,8 @@ class _SandboxedSession(Session):
             )
         if reply.get("missing"):
             raise MissingToolsError(
-                f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}", reply["missing"]
+                f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}",
+                reply["missing"],
             )
         if reply.get("shared"):
             warnings.warn(_text(reply, "shared"), stacklevel=3)

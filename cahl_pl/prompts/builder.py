@@ -57,9 +57,10 @@ class PromptConfig:
 
     Attributes:
         tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
-            a line, several times shorter; `brief`, the signature with the first sentence of the description alone, at
-            most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the name
-            and that sentence without any parameters, where the executor reads them in `{tool}`.
+            a line, several times shorter, without the parameters' descriptions, defaults, bounds and patterns, which a tool's
+            description has to say where they matter; `brief`, the signature with the first sentence of the description alone,
+            at most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the
+            name and that sentence without any parameters, where the executor reads them in `{tool}`.
         system: text before the list of tools.
         planner: what the planner reads after the request.
         executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in, and `{tool}`, if it is

@@ -74,7 +74,7 @@ def _without_doctests(text: str) -> str:
 
 
 def _without_remarks(text: str) -> str:
-    """Return a docstring of Sphinx or Epydoc without the paragraphs behind its fields: the parser puts them into the last one."""
+    """Return a docstring without the paragraphs behind fields of Sphinx or Epydoc, which the parser adds to the last one."""
     kept: list[str] = []
     in_fields = behind = False
     for line in text.splitlines():

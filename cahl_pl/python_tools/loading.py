@@ -75,7 +75,9 @@ def split_class(module: str) -> tuple[str, str | None]:
     path, _, rest = module.partition(".py:") if ".py:" in module else module.partition(":")
     path = f"{path or 'my_tools'}.py" if ".py:" in module or not path or os.sep in path else path
     names = _NAME.findall(rest) or ["Shop"]
-    more = f"; all its methods are tools, and a row that offers {names[1]} alone names it in `tools`" if names[1:] else ""
+    more = (
+        f"; all its methods are tools, and a row that offers {names[1]} alone names it in `tools`" if names[1:] else ""
+    )
     raise ConfigError(
         f"{module!r} does not name a class of Python tools: write {path}:{names[0]}, the file or module, one colon and the "
         f"class, or {path} alone for its functions{more}"
@@ -91,7 +93,9 @@ def class_of(module: ModuleType, name: str, where: str) -> type:
     found = vars(module).get(name)
     if not isinstance(found, type):
         if callable(found):
-            raise ConfigError(f"{where}:{name} is a function, not a class: give {where} alone, whose functions are tools")
+            raise ConfigError(
+                f"{where}:{name} is a function, not a class: give {where} alone, whose functions are tools"
+            )
         known = classes_of(module)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"its classes are: {', '.join(known) or 'none'}"

@@ -8,7 +8,6 @@ from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 from cahl_pl.errors import ConfigError
-
 from cahl_pl.python_tools.arguments import STATE, Parameters
 from cahl_pl.python_tools.choosing import choose, choose_methods, docstring_of
 from cahl_pl.python_tools.docstrings import read_docstring
@@ -132,6 +131,6 @@ def _check_state(owner: type, state: Mapping[str, Any]) -> None:
     unknown = [] if open_ else [name for name in state if name not in taken]
     if unknown:
         raise ConfigError(
-            f"{owner.__name__}(**state) takes no {', '.join(unknown)}, which the row's `state` has: leave it out there, or give "
-            f"{owner.__name__}.__init__ such a parameter"
+            f"{owner.__name__}(**state) takes no {', '.join(unknown)}, which the row's `state` has: leave it out there, or "
+            f"give {owner.__name__}.__init__ such a parameter"
         )

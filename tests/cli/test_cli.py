@@ -139,15 +139,19 @@ def test_an_unknown_key_is_named_with_the_nearest_one(fail, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("data: {rollout: {planner_groupsize: 3}}\n")
     assert fail("-c", str(other)) == expected.replace("error: ", f"error: {other}, line 1: ")
-    other.write_text("data:\n  # a remark\n  train:\n    class_path: cahl_pl.toolworld.ToolWorld\n    init_args: {sizze: 3}\n")
+    other.write_text(
+        "data:\n  # a remark\n  train:\n    class_path: cahl_pl.toolworld.ToolWorld\n    init_args: {sizze: 3}\n"
+    )
     assert fail("-c", str(other)).startswith(
-        f"error: {other}, line 5: there is no configuration key data.train.init_args.sizze; did you mean size? --data.train.help"
+        f"error: {other}, line 5: there is no configuration key data.train.init_args.sizze; did you mean size? --data"
     )
     other.write_text("seed_everything: 1\ndtaa:\n  rollout: 1\n")
     assert fail("-c", str(other)) == (
         f"error: {other}, line 3: there is no configuration key dtaa.rollout; did you mean data.rollout?"
     )
-    assert fail("--dtaa.rollout", "1") == "error: there is no configuration key dtaa.rollout; did you mean data.rollout?"
+    assert (
+        fail("--dtaa.rollout", "1") == "error: there is no configuration key dtaa.rollout; did you mean data.rollout?"
+    )
     assert fail("--data.requests.source", "requests.jsonl") == (
         "error: --data.requests.source is an option of a class, which has to be named before it: --data.requests CLASS"
     )
@@ -187,8 +191,16 @@ def test_a_value_of_a_wrong_type_is_told_in_plain_words_with_its_line(fail, tmp_
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("data.rollout.planner.max_thinking_tokens", "999", "data.rollout.planner: sampling needs max_thinking_tokens of"),
-        ("data.rollout.executor.max_thinking_tokens", "0", "data.rollout.executor: sampling needs max_thinking_tokens of"),
+        (
+            "data.rollout.planner.max_thinking_tokens",
+            "999",
+            "data.rollout.planner: sampling needs max_thinking_tokens of",
+        ),
+        (
+            "data.rollout.executor.max_thinking_tokens",
+            "0",
+            "data.rollout.executor: sampling needs max_thinking_tokens of",
+        ),
         ("data.rollout.executor.temperature", "-1", "data.rollout.executor: sampling needs temperature >= 0"),
         ("model.executor.lr", "-1", "model.executor: lr of an optimiser is -1.0: give 0 or more"),
     ],

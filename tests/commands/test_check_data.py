@@ -92,8 +92,8 @@ def test_tasks_are_held_to_a_configuration(
     for line in (
         "1 of 5 tasks has prompts of more than 1,024 tokens: raise data.rollout.max_prompt_tokens, to 3,",
         "1 of 5 tasks has more gold calls than data.rollout.max_steps = 5: raise it, to 9 for all of them\n  many: 9",
-        "1 of 5 tasks names tools that the environment lacks (PythonToolsEnvironment with module: bells.py): give it the tools of "
-        "the rows, --data.environment.init_args.module bells.py, or offer its own\n  strange: sing",
+        "1 of 5 tasks names tools that the environment lacks (PythonToolsEnvironment with module: bells.py): give it the tools "
+        "of the rows, --data.environment.init_args.module bells.py, or offer its own\n  strange: sing",
         '  wrong: gold call 1, ring: {"error": "no bell b"}',
     ):
         assert line in out
@@ -157,12 +157,15 @@ def test_tools_that_the_configured_toolkit_lacks_are_told_with_the_key_that_give
     which = "(ExecutableEnvironment with toolkit: cahl_pl.toolworld.offers.toolkit)"
     (tmp_path / "rows.jsonl").write_text(json.dumps(bell("r", state=None)))
     assert main(run_of(tiny_model)) == 1
-    said = f"1 of 1 task names tools that the environment lacks {which}: give it the tools of the rows, {cure}, or offer"
+    said = (
+        f"1 of 1 task names tools that the environment lacks {which}: give it the tools of the rows, {cure}, or offer"
+    )
     assert said in capsys.readouterr().out
     (tmp_path / "rows.jsonl").write_text(json.dumps(bell("r")))
     assert main(run_of(tiny_model)) == 1
-    assert f"is refused by the environment {which}: correct its state, or these tools; for tools of your own: {cure}" in (
-        capsys.readouterr().out
+    assert (
+        f"is refused by the environment {which}: correct its state, or these tools; for tools of your own: {cure}"
+        in (capsys.readouterr().out)
     )
 
 

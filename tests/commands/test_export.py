@@ -88,8 +88,16 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(trained, tmp_path):
     ("content", "planner", "executor"),
     [
         ({}, "trained together by GRPO (arXiv 2606.09371).", "trained together by GRPO (arXiv 2606.09371)."),
-        ({"warm": list(ROLES)}, "trained by imitating gold alone (the warm start), and not", "trained by imitating gold alone"),
-        ({"warm": ["planner"]}, "trained by imitating gold alone", "by GRPO (arXiv 2606.09371), while the planner only"),
+        (
+            {"warm": list(ROLES)},
+            "trained by imitating gold alone (the warm start), and not",
+            "trained by imitating gold alone",
+        ),
+        (
+            {"warm": ["planner"]},
+            "trained by imitating gold alone",
+            "by GRPO (arXiv 2606.09371), while the planner only",
+        ),
         (
             {"policy_version": {"planner": 0, "executor": 4}},
             "not trained by the run: it is as it was at the start.",

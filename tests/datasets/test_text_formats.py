@@ -37,7 +37,11 @@ def test_examples_are_right_and_words_are_not(name: str) -> None:
         ("soon", {"anyOf": [of("date"), {"type": "string"}]}, None),
         ("14:30", {"anyOf": [of("date"), of("time")]}, None),
         (["2026-05-03", "soon"], {"type": "array", "items": of("date")}, "x[1]: 'soon' is no date"),
-        ({"at": {"day": "soon"}}, {"properties": {"at": {"properties": {"day": of("date")}}}}, "x.at.day: 'soon' is no"),
+        (
+            {"at": {"day": "soon"}},
+            {"properties": {"at": {"properties": {"day": of("date")}}}},
+            "x.at.day: 'soon' is no",
+        ),
         ("soon", {"$ref": "#/$defs/day"}, "x: 'soon' is no date"),
         ("soon", True, None),
     ],

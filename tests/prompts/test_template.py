@@ -44,7 +44,7 @@ def chatml(tokenizer_with):
     [
         (
             {"enable_thinkng": False},
-            "has 'enable_thinkng', which the template in data.prompts.chat_template never reads: did you mean 'enable_thinking'?",
+            "has 'enable_thinkng', which the template in .*chat_template never reads: did you mean 'enable_thinking'",
         ),
         ({"qwertz": 1}, "has 'qwertz', which .* never reads: leave it out, or give the name that it reads"),
         ({"messages": []}, "has 'messages', which is filled in here"),

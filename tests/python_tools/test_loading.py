@@ -184,7 +184,7 @@ def test_a_function_in_the_place_of_a_class_and_a_class_without_instances(tmp_pa
         "class Plan(abc.ABC):\n    @abc.abstractmethod\n    def take(self) -> int:\n        'Take.'\n\n"
         "class Like(Protocol):\n    def take(self) -> int:\n        'Take.'\n"
     )
-    with pytest.raises(ConfigError, match="ping is a function, not a class: give .*my_tools.py alone"):
+    with pytest.raises(ConfigError, match=r"ping is a function, not a class: give .*my_tools.py alone"):
         PythonTools(f"{path}:ping")
     with pytest.raises(ConfigError, match=r"Plan is abstract \(without take\), so that no session"):
         PythonTools(f"{path}:Plan")
@@ -198,14 +198,14 @@ def test_functions_without_a_docstring_are_named_once(tmp_path, recwarn):
     for _ in range(3):
         PythonTools(str(path))
         PythonToolsEnvironment(str(path))
-    assert [str(one.message) for one in recwarn] == [
-        f"{path}: functions without a docstring are not offered: helper"
-    ]
+    assert [str(one.message) for one in recwarn] == [f"{path}: functions without a docstring are not offered: helper"]
 
 
 def test_a_file_or_a_class_is_the_toolkit_of_an_environment(tmp_path):
     path = tmp_path / "my_tools.py"
-    path.write_text(f"{GOOD}\nclass Net:\n    def ping(self, host: str) -> str:\n        'Ping.'\n        return host * 2\n")
+    path.write_text(
+        f"{GOOD}\nclass Net:\n    def ping(self, host: str) -> str:\n        'Ping.'\n        return host * 2\n"
+    )
     specs = PythonTools(str(path)).specs
     task = Task("t", (Message("user", "?"),), specs)
     for toolkit, answer in ((str(path), '"a"'), (f"{path}:Net", '"aa"')):

@@ -101,6 +101,11 @@ FILES: Final = (
 )
 LINES: Final = (
     M("single quotes", "{'id': 'r'}", "not JSON: Expecting property name"),
+    M(
+        "a row as Python prints it",
+        "{'id': None}",
+        "as in Python's notation, with single quotes: write it by json.dumps",
+    ),
     M("a line that breaks off", row()[:-1], "not JSON: Expecting"),
     M("a comma after a row", row() + ",", "not JSON: there is more text after the value"),
     M("NaN", '{"id": NaN}', "NaN is not JSON"),
@@ -167,6 +172,16 @@ GOLDS: Final = (
         row(gold=[GOLD | {"result": {"a": 1}}, GOLD | {"arguments": {"city": "$1.b"}}]),
         "has no field 'b'; its fields",
     ),
+    M(
+        "a reference to null",
+        row(gold=[GOLD | {"result": None}, GOLD | {"arguments": {"city": "$1"}}]),
+        "'city' refers to \"$1\", and the tool does not take that",
+    ),
+    M(
+        "a reference to null, beside it",
+        row(gold=[GOLD | {"result": None}, GOLD | {"arguments": {"city": None}, "references": {"city": "$1"}}]),
+        "'city' refers to \"$1\", and the tool does not take that",
+    ),
     M("a reference to itself", gold(arguments={"city": "$1"}), "refers to call 1, which does not come before it"),
     M("a reference to no call", gold(arguments={"city": "$5.city"}), "looks like a reference, but can be none"),
     M("another reference notation", gold(arguments={"city": "${1.city}"}), 'a reference is written "$1" or "$1.city"'),
@@ -180,6 +195,19 @@ GOLDS: Final = (
         row(gold=[GOLD] * 65),
         '65 parallel gold calls, and an output holds 64 at most; with "ordered"',
     ),
+)
+TEXTS: Final = tuple(
+    M(
+        f"no {name}",
+        row(
+            tools=[
+                FUNCTION | {"parameters": {"type": "object", "properties": {"at": {"type": "string", "format": name}}}}
+            ],
+            gold=[GOLD | {"arguments": {"at": "tomorrow"}}],
+        ),
+        f"gold call 1: find_weather, at: 'tomorrow' is no {name}, such as ",
+    )
+    for name in ("date", "date-time", "time", "duration", "uuid", "decimal")
 )
 MESSAGES: Final = (
     M("no messages", row(messages=[]), "the field 'messages' must end with a user's message or a tool's answer"),
@@ -222,4 +250,4 @@ FORMS: Final = (
     ),
 )
 
-MISTAKES: Final = (*FILES, *LINES, *TOOLS, *GOLDS, *MESSAGES, *FORMS)
+MISTAKES: Final = (*FILES, *LINES, *TOOLS, *GOLDS, *TEXTS, *MESSAGES, *FORMS)
