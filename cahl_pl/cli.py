@@ -376,10 +376,10 @@ def _sentence(message: str, known: set[str]) -> str:
         message,
     )
     if unknown:
-        key = ".".join(part for part in (unknown["group"], unknown["key"]) if part)
-        near = difflib.get_close_matches(key, known, 1)
+        whole = ".".join(part for part in (unknown["group"], unknown["key"]) if part)
+        near = difflib.get_close_matches(whole, known, 1)
         hint = f"did you mean {near[0]}?" if near else "--help lists them"
-        return f"there is no configuration key {key}; {hint}"
+        return f"there is no configuration key {whole}; {hint}"
     missing = re.match(r"the following arguments are required: (.+)", message)
     if missing:
         return _what_is_missing(missing[1].split(", "))
