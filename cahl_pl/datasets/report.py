@@ -127,7 +127,13 @@ def require_tasks(report: LoadReport) -> None:
     Raises:
         DataError: naming the first fault.
     """
-    kept, relaxed, _ = report.counts
+    kept, relaxed, dropped = report.counts
     if not kept + relaxed:
-        first = f"; the first fault: {report.dropped[0][1]}" if report.dropped else ""
+        first = (
+            ": the file holds none"
+            if not dropped
+            else f"; the first fault: {report.dropped[0][1]}"
+            if report.dropped
+            else ""
+        )
         raise DataError(f"{report.path}: no row can be used{first}; check that this is the right file and format")

@@ -133,7 +133,7 @@ def _without_nulls(value: Any, top: bool = True) -> Any:
 
 
 def _starts_a_list(file: BinaryIO) -> bool:
-    packed = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\x28\xb5": "zstd"}.get(file.read(2))
+    packed = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\x28\xb5": "zstd", b"\xfd7": "xz"}.get(file.read(2))
     if packed is not None:
         raise DataError(f"{file.name}: the file is packed by {packed}; unpack it first")
     file.seek(0)

@@ -94,8 +94,14 @@ FILES: Final = (
         line=None,
     ),
     M("gzip", b"\x1f\x8b\x08", "the file is packed by gzip; unpack it first", line=None),
+    M("xz", b"\xfd7zXZ", "the file is packed by xz; unpack it first", line=None),
     M("zip", b"PK\x03\x04", "the file is packed by zip; unpack it first", line=None),
-    M("an empty file", "", "no row can be used; check that this is the right file and format", line=None),
+    M(
+        "an empty file",
+        "",
+        "no row can be used: the file holds none; check that this is the right file and format",
+        line=None,
+    ),
     M("a JSON list", f"[{row()}]", "one JSON object a line is needed, not a list or parquet", line=None),
     M("no parquet in it", "x", "not a parquet file that can be read", "rows.parquet", None),
 )

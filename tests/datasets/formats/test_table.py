@@ -213,7 +213,9 @@ def test_parallel_answers_of_blocks_and_items_go_by_their_ids() -> None:
 def test_a_turn_of_glaive_that_was_cut_is_no_task(chat: str) -> None:
     found = list(FORMATS["glaive"].tasks(ROWS["glaive"] | {"chat": chat}, "r"))
     assert found
-    assert all(isinstance(one, DataError) and "another text of the assistant follows at once" in str(one) for one in found)
+    assert all(
+        isinstance(one, DataError) and "another text of the assistant follows at once" in str(one) for one in found
+    )
 
 
 def test_glaive_s_quotes_are_read() -> None:
