@@ -129,11 +129,6 @@ def require_tasks(report: LoadReport) -> None:
     """
     kept, relaxed, dropped = report.counts
     if not kept + relaxed:
-        first = (
-            ": the file holds none"
-            if not dropped
-            else f"; the first fault: {report.dropped[0][1]}"
-            if report.dropped
-            else ""
-        )
+        first = f"; the first fault: {report.dropped[0][1]}" if report.dropped else ""
+        first = first if dropped else ": the file holds none"
         raise DataError(f"{report.path}: no row can be used{first}; check that this is the right file and format")

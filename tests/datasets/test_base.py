@@ -146,7 +146,7 @@ def test_strict_raises_on_the_first_row_that_cannot_be_read(path: Path) -> None:
 def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("")
-    with pytest.raises(DataError, match=r"rows\.jsonl: no row can be used; check"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row can be used: the file holds none; check"):
         FileTasks(path, read)
     path.write_text("1\n2\n")
     with pytest.raises(DataError, match=r"no row can be used; the first fault: .*line 1: there must be an object"):
