@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import yaml
@@ -26,25 +28,38 @@ from cahl_pl.callbacks import (  # with it all our callbacks, so that YAML may u
 )
 from cahl_pl.config_files import find_configs_in
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
 from cahl_pl.errors.encodings import decoded
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
+from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable, remove_empty_run
 from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
 from cahl_pl.runs.scores import print_scores
 from cahl_pl.startup.text_options import mark_text, plain_text
+from cahl_pl.types import ROLES
 
 
 class Parser(LightningArgumentParser):
     """Parser that says what is wrong with a configuration in one sentence, not by the usage of a hundred options."""
 
+    reading: ClassVar[tuple[str, str] | None] = None  # a configuration file and its text, while it is parsed
+    read: ClassVar[list[tuple[str, str]]] = []  # those of this command
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
         if self.exit_on_error:
-            self.exit(2, f"error: {_sentence(message, known_keys(self))}\n")
+            sentence = _sentence(message, known_keys(self))
+            files = [] if Parser.reading is None else [Parser.reading]
+            if (
+                "does not accept option" in message or "is not accepted" in message
+            ):  # found out after all have been parsed
+                files = Parser.read[::-1]
+            where = next((place for file in files if (place := _line_of(*file, sentence))), "")
+            self.exit(2, f"error: {where}{sentence}\n")
         super().error(message, ex)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
@@ -57,7 +72,10 @@ class Parser(LightningArgumentParser):
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
         warn_of_moved_names(text, str(path))
+        Parser.reading = str(path), text
+        Parser.read.append(Parser.reading)
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        Parser.reading = None  # not where it fails: `error` is called after that
         return parsed
 
 
@@ -156,6 +174,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             ConfigError: a configuration is neither a file nor shipped.
         """
         words = sys.argv[1:] if args is None else args
+        Parser.reading, Parser.read = None, []
         for word in words if isinstance(words, list) else []:
             warn_of_moved_names(word, "command line")
         argv, sys.argv = sys.argv, sys.argv[:1]
@@ -215,7 +234,8 @@ class CAHLCLI(ConfigurationWinsCLI):
         except UserError:
             raise
         except (ValueError, MisconfigurationException) as error:
-            raise ConfigError(_cause(str(error))) from error
+            message = _cause(str(error))
+            raise ConfigError(_role_of(self.config, message) + message) from error
 
 
 def _check_trainer(trainer: Namespace) -> None:
@@ -278,6 +298,33 @@ def _cause(message: str) -> str:
     return told[-1] if told else message
 
 
+def _role_of(config: Namespace, message: str) -> str:
+    """Return the key of the role whose settings a constructor has refused, to begin the sentence with; empty for others."""
+    whole = config.get(config.subcommand) if config.get("subcommand") else config
+    kinds: tuple[tuple[str, type[Any]], ...] = (("data.rollout", Sampling), ("model", OptimizerConfig))
+    for key, kind in ((f"{parent}.{role}", kind) for parent, kind in kinds for role in ROLES):
+        try:
+            kind(**whole.get(key).as_dict())
+        except ValueError as error:
+            if str(error) == message:
+                return f"{key}: "
+    return ""
+
+
+def _line_of(path: str, text: str, sentence: str) -> str:
+    """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not there."""
+    found = re.search(r"configuration key ([\w.]+)", sentence) or re.match(r"(?:--)?([\w.]+)", sentence)
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = None
+    for part in found[1].split(".") if found else ():
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        pair = next(((key, value) for key, value in pairs if key.value == part), None)
+        if pair is None:
+            return ""
+        line, node = pair[0].start_mark.line + 1, pair[1]
+    return f"{path}, line {line}: " if line is not None else ""
+
+
 def known_keys(parser: argparse.ArgumentParser) -> set[str]:
     """Return the configuration keys that a parser and its subcommands know."""
     keys = set()
@@ -324,11 +371,15 @@ def _no_class(key: str, given: str) -> str:
 
 def _sentence(message: str, known: set[str]) -> str:
     """Return one sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one."""
-    unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([^\s=']+)", message)
+    unknown = re.search(
+        r"(?:unrecognized arguments: --|(?:Group '(?P<group>[^']+)' )?does not accept option '|^Option ')(?P<key>[^\s=']+)",
+        message,
+    )
     if unknown:
-        near = difflib.get_close_matches(unknown[1], known, 1)
+        whole = ".".join(part for part in (unknown["group"], unknown["key"]) if part)
+        near = difflib.get_close_matches(whole, known, 1)
         hint = f"did you mean {near[0]}?" if near else "--help lists them"
-        return f"there is no configuration key {unknown[1]}; {hint}"
+        return f"there is no configuration key {whole}; {hint}"
     missing = re.match(r"the following arguments are required: (.+)", message)
     if missing:
         return _what_is_missing(missing[1].split(", "))
@@ -345,13 +396,40 @@ def _sentence(message: str, known: set[str]) -> str:
         option = re.fullmatch(r"\s*Option '([^']+)' is not accepted\s*", problem[2])
         if option:
             return (
-                f"there is no configuration key {key[1]}.init_args.{option[1]}; --{key[1]}.help {problem[1]} lists those of "
-                "its class"
+                f"there is no configuration key {key[1]}.init_args.{option[1]}; {_nearest_option(problem[1], option[1])}"
+                f"--{key[1]}.help {problem[1]} lists those of its class"
             )
         rest = f"{problem[1]}: {problem[2]}"
     no_class = re.search(r"Expected a dot import path string: (.+)", rest)
     if no_class and key:
         return _no_class(key[1], no_class[1].strip())
+    if key and (said := _of_several_types(rest)):
+        return f"{key[1]}: {said}"
     rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
     rest = re.sub(r"Expected an? (.+?)\. Got value:", r"expected \1 but got", rest, flags=re.DOTALL)
     return " ".join([f"{key[1]}:" if key else "", *rest.split()]).strip()
+
+
+def _nearest_option(class_path: str, option: str) -> str:
+    """Return the option of a class that was meant, as a part of a sentence; empty where none is near."""
+    try:
+        options = inspect.signature(pkgutil.resolve_name(class_path)).parameters
+    except Exception:  # a short name, or what cannot be imported
+        return ""
+    near = difflib.get_close_matches(option, options, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _of_several_types(text: str) -> str | None:
+    """Return what to say of a value that is of none of several plain types; None where more than its type is wrong."""
+    given = re.search(r"Given value: (.*)\Z", text, re.DOTALL)
+    reasons = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
+    if "Does not validate against any of the Union subtypes" not in text or given is None:
+        return None
+    kinds = [
+        re.fullmatch(r"- Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", line) for line in reasons
+    ]
+    if not kinds or not all(kinds):
+        return None
+    names = [("null" if kind[1] == "NoneType" else kind[1] or f"one of {kind[2]}") for kind in kinds if kind]
+    return f"expected {' or '.join(names)} but got {given[1].strip()}"

@@ -4,8 +4,9 @@
     python -m cahl_pl check-data FILE.jsonl -c my_run.yaml
 
 With a configuration the tasks are also held to it: prompts that are too long, more gold calls than steps, tools that the
-environment lacks, and gold calls that fail when the environment carries them out (--no-run leaves that out). No weights are
-loaded.
+environment lacks, gold calls that fail when the environment carries them out, and references to values that it does not answer
+(--no-run leaves these out). Stored results that the tools answer otherwise are told, and are no fault: some vary, such as the
+time of day. No weights are loaded.
 
 Exits with 1 if a row would be dropped, or a task does not go with the configuration, and with 2 if the file cannot be read.
 """
@@ -18,8 +19,10 @@ from typing import Any
 
 from cahl_pl.commands import verb_parser
 from cahl_pl.datasets import DataError, JsonlDataset
-from cahl_pl.datasets.fitness import Fault, check_tasks
+from cahl_pl.datasets.fitness import MANY, Fault, check_tasks
+from cahl_pl.environments import PythonToolsEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.python_tools.loading import split_class
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,14 +54,17 @@ def main(arguments: list[str] | None = None) -> int:
         if tools is None and config is not None:
             tools = (config.data.train.get("init_args") or {}).get("tools")
         data = JsonlDataset(args.file, args.on_contradiction, tools=tools)
-        total, faults = (0, []) if config is None else _hold(data, config, not args.no_run)
+        if config is not None:
+            total, faults = _hold(data, config, not args.no_run, tools)
+        else:
+            total, faults = _make_instances(data, tools)
     except (DataError, ConfigError) as error:
         if not args.json:
             raise
         print(json.dumps({"path": args.file, "error": str(error)}))
         return 2
     _print(data, faults, total, args.json)
-    return 1 if data.report.counts[2] or faults else 0
+    return 1 if data.report.counts[2] or any(not fault.may_be_right for fault in faults) else 0
 
 
 def _config(words: list[str]) -> Any:
@@ -69,7 +75,15 @@ def _config(words: list[str]) -> Any:
     return read_config(words)
 
 
-def _hold(data: JsonlDataset, config: Any, run_gold: bool) -> tuple[int, list[Fault]]:
+def _make_instances(data: JsonlDataset, tools: str | None) -> tuple[int, list[Fault]]:
+    """Return which tasks have a state that the class of their tools does not take; nothing where these are functions."""
+    if tools is None or tools.endswith(".json") or split_class(tools)[1] is None:
+        return 0, []
+    tasks = (data[index] for index in range(len(data)))
+    return check_tasks(tasks, lambda task: 0, MANY, MANY, PythonToolsEnvironment(tools), run_gold=False)
+
+
+def _hold(data: JsonlDataset, config: Any, run_gold: bool, tools: str | None) -> tuple[int, list[Fault]]:
     """Return what is wrong of the tasks under a configuration."""
     from cahl_pl.commands.configured import build, policy_of, prompts_of
     from cahl_pl.environments.base import Environment
@@ -82,7 +96,7 @@ def _hold(data: JsonlDataset, config: Any, run_gold: bool) -> tuple[int, list[Fa
     environment = build(Environment, config.data.environment)  # type: ignore[type-abstract]
     tasks = (data[index] for index in range(len(data)))
     limits = rollout.max_prompt_tokens, rollout.max_steps
-    return check_tasks(tasks, lambda task: len(render(task)), *limits, environment, run_gold)
+    return check_tasks(tasks, lambda task: len(render(task)), *limits, environment, run_gold, tools)
 
 
 def _print(data: JsonlDataset, faults: list[Fault], total: int, as_json: bool) -> None:
@@ -97,9 +111,8 @@ def _print(data: JsonlDataset, faults: list[Fault], total: int, as_json: bool) -
         kind: [{"id": name, "reason": reason} for name, reason in rows]
         for kind, rows in (("relaxed_rows", report.relaxed), ("dropped_rows", report.dropped))
     }
-    found = [{"what": f.what, "number": f.number, "advice": f.advice, "examples": f.examples} for f in faults]
-    print(
-        json.dumps(
-            {"path": report.path, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named, "faults": found}
-        )
-    )
+    found: dict[str, list[Any]] = {"faults": [], "notes": []}
+    for f in faults:
+        said = {"what": f.what, "number": f.number, "advice": f.advice, "examples": f.examples}
+        found["notes" if f.may_be_right else "faults"].append(said)
+    print(json.dumps({"path": report.path, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named, **found}))

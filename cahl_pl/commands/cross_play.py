@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,22 @@ def named(checkpoints: Sequence[str]) -> dict[str, Path]:
     """Return each checkpoint by its name: the one given, `NAME=CHECKPOINT`, or the file's.
 
     Raises:
-        ConfigError: two have the same name.
+        ConfigError: two have the same name, or one is none that a table can have.
     """
     found: dict[str, Path] = {}
     for text in checkpoints:
         name, path = Path(text).stem, text
         if "=" in text and not Path(text).exists():
             name, _, path = text.partition("=")
-        if name in found or name == START:
+        if name == START:
+            raise ConfigError(
+                f"--checkpoints names one {START!r}, which is the model before training: give another, as in mine={path}"
+            )
+        if not re.fullmatch(r"[^\s|]+", name):
+            raise ConfigError(
+                f"--checkpoints names one {name!r}: names need a character, and no blanks or bars; give one, as in mine={path}"
+            )
+        if name in found:
             raise ConfigError(f"--checkpoints names two {name!r}: tell them apart, as in seed-1={path}")
         found[name] = Path(path)
     return found
@@ -120,6 +129,22 @@ def plot(names: Sequence[str], success: Mapping[str, float], path: Path, title: 
     pyplot.close(figure)
 
 
+def _earlier(path: Path) -> dict[str, Any]:
+    """Return what an earlier call has written; older ones had no names but those of the files.
+
+    Raises:
+        ConfigError: it is another file.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stems = [START, *(Path(name).stem for name in content["checkpoints"])]
+        return (
+            {"names": stems} | {key: content[key] for key in ("test_set", "tasks", "checkpoints", "success")} | content
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{path} is none that cross-play has written: delete it, or give another --out") from None
+
+
 def run(arguments: list[str]) -> None:
     """Play all pairs."""
     parser = verb_parser("cross-play", __doc__, takes_configuration=True)
@@ -149,10 +174,11 @@ def _run(args: argparse.Namespace, cli: CAHLCLI) -> None:
         "test_set": args.test_set,
         "tasks": count,
         "checkpoints": list(map(str, checkpoints.values())),
+        "names": names,
     }
-    content = json.loads(path.read_text()) if path.is_file() else {**head, "success": {}}
+    content = _earlier(path) if path.is_file() else {**head, "success": {}}
     if {key: content[key] for key in head} != head:
-        raise ConfigError(f"{path} is of other checkpoints or tasks: give another --out")
+        raise ConfigError(f"{path} is of other checkpoints, names or tasks: give another --out")
     success: dict[str, float] = content["success"]
     for planner in names:
         for executor in names:

@@ -6,7 +6,10 @@ makes `adapters/planner` and `adapters/executor`: safetensors, configuration and
 
     PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
 
-and with vLLM: `vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor`
+A folder that holds anything but an earlier export is refused. And with vLLM:
+
+    vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor
+
 (docs/serving.md; not for activated adapters, which vLLM refuses).
 
 `--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, made if it is not there and private
@@ -19,8 +22,10 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Final
 
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
@@ -38,6 +43,26 @@ from cahl_pl.runs.checkpoints import fault_of, read_checkpoint
 from cahl_pl.runs.resume import resume_last
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import ROLES, Role
+
+_TITLE: Final = "# CAHL {role}\n"
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder whose files would be written over.
+
+    Raises:
+        ConfigError: `--out` is a file, or a folder that holds something else than an earlier export.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out names {str(out)!r}, which is a file: give a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    cards = [out / role / "README.md" for role in ROLES]
+    for role, card in zip(ROLES, cards, strict=True):
+        if not card.is_file() or _TITLE.format(role=role) not in card.read_text(encoding="utf-8", errors="replace"):
+            raise ConfigError(
+                f"--out names {str(out)!r}, which holds files that are no earlier export: delete it, or give another --out"
+            )
 
 
 def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
@@ -70,13 +95,18 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
             builder = PromptBuilder(policy.tokenizer, data.prompts)
             config.alora_invocation_tokens = builder.invocation(role, data.single_level)
         config.inference_mode = True
+    top = out / "README.md"
+    own = top.read_bytes() if top.is_file() else None
     policy.lm.save_pretrained(out, selected_adapters=list(ROLES))
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    if own is None:
+        top.unlink(missing_ok=True)  # PEFT's empty form
+    else:
+        top.write_bytes(own)
     for role in ROLES:
         for path in (out / role).iterdir():  # safetensors keeps its files from every other user, a server's too
             path.chmod(0o666 & ~_umask())
     for role in ROLES:
-        (out / role / "README.md").write_text(_card(cli, role, checkpoint, command), encoding="utf-8")
+        (out / role / "README.md").write_text(_card(cli, role, checkpoint, command, content), encoding="utf-8")
 
 
 def _umask() -> int:
@@ -114,7 +144,22 @@ def push(out: Path, repository: str) -> str:
         ) from None
 
 
-def _card(cli: CAHLCLI, role: Role, checkpoint: Path, command: str) -> str:
+def _training(role: Role, content: Mapping[str, Any]) -> str:
+    """Return what a checkpoint's adapter has been through, as the end of a sentence."""
+    steps, warm = content["policy_version"], content.get("warm", ())
+    if not steps[role]:
+        return "not trained by the run: it is as it was at the start"
+    if role in warm:
+        return "trained by imitating gold alone (the warm start), and not by GRPO yet"
+    other = next(one for one in ROLES if one != role)
+    if not steps[other]:
+        return f"trained by GRPO (arXiv 2606.09371), while the {other} was not trained"
+    if other in warm:
+        return f"trained by GRPO (arXiv 2606.09371), while the {other} only imitated gold"
+    return "trained together by GRPO (arXiv 2606.09371)"
+
+
+def _card(cli: CAHLCLI, role: Role, checkpoint: Path, command: str, content: Mapping[str, Any]) -> str:
     policy, data = cli.model.policy, cli.datamodule
     reward: BaseReward = data.rollout.planner_reward if role == "planner" else data.rollout.executor_reward
     if role == "executor" and data.single_level:
@@ -130,10 +175,10 @@ library_name: peft
 base_model: {json.dumps(str(policy.config.model))}
 tags: [lora, tool-use, cahl]
 ---
-# CAHL {role}
-
-The {role} of a pair of adapters ({policy.config.adapter}, rank {policy.config.lora_rank}) on one base, trained together by
-GRPO (arXiv 2606.09371) with cahl-pl: the planner splits a request into sub-tasks, the executor carries each of them out.
+{_TITLE.format(role=role)}
+The {role} of a pair of adapters ({policy.config.adapter}, rank {policy.config.lora_rank}) on one base, made with cahl-pl and
+{_training(role, content)}.
+The planner splits a request into sub-tasks, the executor carries each of them out.
 
 - Data: {type(data.train_tasks).__name__}, {counted(len(data.train_tasks), "task")}
 - Reward: {type(reward).__name__}
@@ -158,6 +203,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload both folders to this repository")
     args, config = parser.parse_known_args(arguments)
+    check_out(args.out)
     command = shlex.join(["python", *sys.argv])
     quiet_libraries()
     checkpoint = args.ckpt_path

@@ -41,20 +41,24 @@ def visible(tokenizer: Any, ids: Sequence[int]) -> str:
     return "".join(parts)
 
 
-def show(builder: PromptBuilder, task: Task, limit: int | None = None) -> str:
+def show(builder: PromptBuilder, task: Task, limit: int | None = None, gold_is_known: bool = True) -> str:
     """Return both roles' prompts of a task as text, what they share first.
 
     Args:
         builder: for the policy's tokenizer.
         task: whose first sub-task the executor gets.
         limit: `data.rollout.max_prompt_tokens`, above which a prompt is named.
+        gold_is_known: whether a task without gold calls is one that needs none; not so of a request.
     """
     subtasks = gold_plan(task, builder.plans_in_words)
     planner, executor = builder.planner(task), builder.executor(task, subtasks[0])
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(planner, executor, strict=False)))
-    which = "no gold plan is known: a sub-task without a tool"
     if task.gold:
         which = f"sub-task 1 of {len(subtasks)} of the gold plan"
+    elif gold_is_known and not (task.outcome is not None and task.outcome.needs_tools):
+        which = "no call is right here: a sub-task without a tool"
+    else:
+        which = "no gold plan is known: a sub-task without a tool"
     parts = [_section("both roles", planner[:shared], builder)]
     for name, ids in (("planner", planner), (f"executor, {which}", executor)):
         parts.append(_section(f"{name}, goes on", ids[shared:], builder, len(ids), limit))
@@ -99,7 +103,7 @@ def main(arguments: list[str]) -> None:
         if not -len(tasks) <= args.row < len(tasks):
             raise ConfigError(f"--row {args.row}: data.train has the rows 0 to {len(tasks) - 1}")
         row = args.row % len(tasks)
-        task, where = tasks[row], f"row {row} of data.train"
+        task, where = tasks[row], f"row {row} (from 0) of data.train"
         if args.request is not None:
             if not args.request.strip():
                 raise DataError("the request is empty; write what is to be done")
@@ -109,4 +113,7 @@ def main(arguments: list[str]) -> None:
     builder = PromptBuilder(load_tokenizer(policy), prompts_of(config))
     limit = config.data.rollout.max_prompt_tokens
     print(f"{where}, task {task.id!r}, tokenizer of {policy.model}; «» marks a special token\n")
-    print((show_single if config.data.single_level else show)(builder, task, limit), end="")
+    if config.data.single_level:
+        print(show_single(builder, task, limit), end="")
+    else:
+        print(show(builder, task, limit, gold_is_known=args.request is None), end="")

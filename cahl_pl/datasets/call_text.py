@@ -69,6 +69,8 @@ def _json_value(node: ast.expr) -> Any:
         keys = [None if key is None else _json_value(key) for key in node.keys]
         if not all(isinstance(key, str) for key in keys):
             raise ValueError("a key that is not text")
+        if len(set(keys)) < len(keys):
+            raise ValueError("a key appears twice")
         return dict(zip(keys, map(_json_value, node.values), strict=True))
     if isinstance(node, ast.Name) and node.id in _NAMES:
         return _NAMES[node.id]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cahl_pl.datasets.call_text import literal
-from cahl_pl.datasets.rows import parse_json
+from cahl_pl.datasets.rows import NOT_JSON, parse_json
 from cahl_pl.errors import DataError
 from cahl_pl.schema.coercion import types_of
 from cahl_pl.types import ToolCall, ToolSpec
@@ -21,6 +21,8 @@ def read_value(text: str) -> Any:
     try:
         return parse_json(text)
     except DataError as error:
+        if not str(error).startswith(NOT_JSON):  # such as a key that stands there twice
+            raise
         try:
             return literal(text)
         except DataError:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cahl_pl.environments.base import Environment
+from cahl_pl.datasets.stored_results import difference, lost_reference
+from cahl_pl.environments.base import Environment, MissingToolsError, Session
 from cahl_pl.environments.executable import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.plurals import counted
 from cahl_pl.schema import check_tool
-from cahl_pl.types import Task
+from cahl_pl.types import Feedback, Task
 
 EXAMPLES: Final = 3
 MANY: Final = 10**9
@@ -26,12 +27,14 @@ class Fault:
         advice: what to do.
         number: how many tasks have it.
         examples: the first of them, each with what is wrong there.
+        may_be_right: whether it is only to be looked at.
     """
 
     what: str
     advice: str
     number: int = 0
     examples: list[str] = field(default_factory=list)
+    may_be_right: bool = False
 
     def add(self, example: str) -> None:
         """Count a task."""
@@ -44,6 +47,7 @@ class Fault:
         verb, _, what = self.what.partition(" ")
         if self.number == 1:
             verb = {"have": "has", "are": "is"}.get(verb, f"{verb}s")
+            what = what.replace("their", "its")
         rest = self.number - len(self.examples)
         more = [f"    and {rest:,} more, alike"] if rest else []
         return [
@@ -60,6 +64,7 @@ def check_tasks(
     max_steps: int,
     environment: Environment | None,
     run_gold: bool,
+    tools: str | None = None,
 ) -> tuple[int, list[Fault]]:
     """Look at each task.
 
@@ -70,17 +75,14 @@ def check_tasks(
         max_steps: calls that an episode may make.
         environment: answers calls; None where it is not to be asked.
         run_gold: whether to carry out the gold calls.
+        tools: the Python file or module that the tasks' tools come from, for what to do; None if they bring their own.
 
     Returns:
         The number of tasks, and the faults that some of them have.
     """
     too_long = Fault(f"have prompts of more than {max_prompt_tokens:,} tokens", "")
     too_many = Fault(f"have more gold calls than data.rollout.max_steps = {max_steps}", "")
-    missing = Fault(
-        "name tools that the environment lacks", "offer those that it has, or give data.environment the others"
-    )
-    refused = Fault("are refused by the environment", "correct the row's state, or the environment")
-    failing = Fault("have gold calls that fail when they are carried out", "correct the calls, the state or the tools")
+    asked = None if environment is None else _Asked(environment, run_gold, tools)
     longest, calls, total = 0, 0, 0
     for task in tasks:
         total += 1
@@ -91,11 +93,12 @@ def check_tasks(
             too_long.add(f"{task.id}: {tokens:,} tokens, {tokens - max_prompt_tokens:,} too many")
         if shortest > max_steps:
             too_many.add(f"{task.id}: {counted(shortest, 'gold call')}")
-        if environment is not None:
-            _ask(task, environment, run_gold, missing, refused, failing)
+        if asked is not None:
+            asked.ask(task)
     too_long.advice = f"raise data.rollout.max_prompt_tokens, to {longest:,} for all of them, or shorten the tools"
     too_many.advice = f"raise it, to {calls} for all of them"
-    return total, [fault for fault in (too_long, too_many, missing, refused, failing) if fault.number]
+    found = [too_long, too_many, *(asked.faults() if asked is not None else ())]
+    return total, [fault for fault in found if fault.number]
 
 
 def check_sample(
@@ -131,36 +134,72 @@ def check_sample(
     return None if not told else "\n".join(told[0].lines(total))
 
 
-def _ask(task: Task, environment: Environment, run_gold: bool, missing: Fault, refused: Fault, failing: Fault) -> None:
-    unknown = _lacking(task, environment)
-    if unknown:
-        missing.add(f"{task.id}: {', '.join(unknown[:5])}")
-        return
-    for way in task.ways:
-        try:
-            session = environment.start(task)
-        except ConfigError as error:
-            refused.add(f"{task.id}: {error}")
-            return
-        if not run_gold:
-            return
-        for number, gold in enumerate(way, start=1):
-            answer = session.call(gold.call)
-            expected = isinstance(gold.result, dict) and "error" in gold.result
-            if answer.error is not None and not expected:
-                failing.add(f"{task.id}: gold call {number}, {gold.name}: {answer.text[:200]}")
+class _Asked:
+    """What an environment says of tasks."""
+
+    def __init__(self, environment: Environment, run_gold: bool, tools: str | None) -> None:
+        self._environment, self._run_gold = environment, run_gold
+        kind, option = type(environment).__name__, environment.tools_option
+        which = f" ({kind} with {option}: {environment.tools_source})" if environment.tools_source else ""
+        key = f"--data.environment.init_args.{option} {tools or 'my_tools.py'}" if option else "data.environment"
+        self._missing = Fault(
+            f"name tools that the environment lacks{which}", f"give it the tools of the rows, {key}, or offer its own"
+        )
+        other = "" if tools == environment.tools_source else f"; for tools of your own: {key}"
+        self._refused = Fault(f"are refused by the environment{which}", f"correct their state, or these tools{other}")
+        self._failing = Fault(
+            "have gold calls that fail when they are carried out", "correct the calls, the state or the tools"
+        )
+        self._lost = Fault(
+            "have references to values that the tools do not answer",
+            "a plan that refers to them would give the call another value than the gold has; correct the results and "
+            "values, or the tools",
+        )
+        self._other = Fault(
+            "have results in their gold that the tools answer otherwise",
+            "that is right where answers vary, such as the time of day; else correct `result`, or the tools",
+            may_be_right=True,
+        )
+
+    def faults(self) -> tuple[Fault, ...]:
+        """All, also those that no task has."""
+        return self._missing, self._refused, self._failing, self._lost, self._other
+
+    def ask(self, task: Task) -> None:
+        """Start a session for each way of a task, and carry its calls out."""
+        for way in range(len(task.ways)):
+            try:
+                session = self._environment.start(task)
+            except MissingToolsError as error:
+                self._missing.add(f"{task.id}: {', '.join(error.names[:5])}")
+                return
+            except ConfigError as error:
+                self._refused.add(str(error) if repr(task.id) in str(error) else f"{task.id}: {error}")
+                return
+            if self._run_gold and not self._carry_out(task, way, session):
                 return
 
-
-def _lacking(task: Task, environment: Environment) -> list[str]:
-    """Return the offered tools that an environment of Python functions has no function for."""
-    if not isinstance(environment, ExecutableEnvironment):
-        return []
-    try:
-        functions = environment.toolkit(dict(task.state) if task.state is not None else None)
-    except Exception:  # told when a session is started
-        return []
-    return [tool.name for tool in task.tools if tool.name not in functions]
+    def _carry_out(self, task: Task, way: int, session: Session) -> bool:
+        """Make the calls of a way; whether all went well."""
+        calls = task.ways[way]
+        answers: list[Feedback] = []
+        different: str | None = None
+        for number, gold in enumerate(calls, start=1):
+            place = f"{task.id}: gold call {number}, {gold.name}"
+            if self._environment.runs_tools and (lost := lost_reference(gold, calls[: number - 1], answers)):
+                self._lost.add(f"{place}: {lost}")
+                return False
+            answer = session.call(gold.call)
+            answers.append(answer)
+            expected = isinstance(gold.result, dict) and "error" in gold.result
+            if answer.error is not None and not expected:
+                self._failing.add(f"{place}: {answer.text[:200]}")
+                return False
+            if self._environment.runs_tools and different is None and (found := difference(gold, answer)):
+                different = f"{place}: {found}"
+        if different is not None:
+            self._other.add(different)
+        return different is None
 
 
 def spread(number: int, most: int) -> range:

@@ -116,10 +116,10 @@ def _referring(
                     "field 'result', what the tool answered"
                 )
         if parameter in given and not _holds_reference(value, len(earlier)):
-            _check_value(parameter, value, written, earlier)
+            check_value(parameter, value, written, earlier)
         else:
             arguments[parameter] = _looked_up(parameter, written, earlier)
-            _check_type(call.name, parameter, arguments[parameter], written, tools)
+        _check_type(call.name, parameter, arguments[parameter], written, tools)
     return GoldCall(call.name, arguments, result, references)
 
 
@@ -214,8 +214,18 @@ def _check_type(name: str, parameter: str, value: Any, written: Any, tools: Sequ
         )
 
 
-def _check_value(parameter: str, value: Any, written: Any, earlier: Sequence[GoldCall]) -> None:
-    """Refuse a value that the result which it is said to come from does not hold."""
+def check_value(parameter: str, value: Any, written: Any, earlier: Sequence[GoldCall]) -> None:
+    """Refuse a value that the result which it is said to come from does not hold.
+
+    Args:
+        parameter: its name.
+        value: the value.
+        written: its reference, or a list or an object of such.
+        earlier: the calls before, with the results that are referred to.
+
+    Raises:
+        DataError: in one sentence, naming the parameter and the reference.
+    """
     whole = read_reference(written)
     if whole is not None and not whole.path:
         result = earlier[whole.call - 1].result

@@ -32,13 +32,13 @@ def hub_rows(source: str) -> Iterator[FileRow]:
         rows = load_dataset(name, split=split or "train", streaming=True)
         features = getattr(rows, "features", None)
         for value in rows:
-            yield FileRow(index, f"{source}, row {index}", _without_nulls(value, features), None)
+            yield FileRow(index, f"{source}, row {index + 1}", _without_nulls(value, features), None)
             index += 1
     except Exception as error:  # the library passes on those of the network, the hub and every file format
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source}: cannot be read at row {index} ({first}); correct the name or the split, and log in to the hub if the "
-            "data set asks for it"
+            f"{source}: cannot be read at row {index + 1} ({first}); correct the name or the split, and log in to the hub if "
+            "the data set asks for it"
         ) from error
 
 

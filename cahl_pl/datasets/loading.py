@@ -53,7 +53,7 @@ def judge(
                     item = DataError(f"the id {item.id!r} appears twice")
                 if isinstance(item, Task) and len(item.gold) > MAX_GOLD_CALLS:
                     item = DataError(f"there are {len(item.gold)} gold calls, and {MAX_GOLD_CALLS} are the most")
-                name, reasons = f"row {row.index}", list[str]()
+                name, reasons = row.number, list[str]()
                 if isinstance(item, Task):
                     name = item.id
                     try:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from cahl_pl.datasets.call_marks import unread_call
-from cahl_pl.datasets.rows import get_field, parse_json
+from cahl_pl.datasets.declared_values import read_value
+from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import history_text
 from cahl_pl.errors import DataError
 from cahl_pl.types import Message, ToolCall
@@ -155,7 +156,7 @@ def read_call(row: Any) -> Call:
 
 
 def read_function(row: Any) -> ToolCall:
-    """Return a call `{"name", "arguments"}`; arguments are an object or JSON text of one, none if `""`, null or left out.
+    """Return a call `{"name", "arguments"}`; arguments are an object or text of one, none if `""`, null or left out.
 
     Raises:
         DataError: naming the field.
@@ -175,7 +176,7 @@ def read_function(row: Any) -> ToolCall:
 
 
 def read_arguments(value: Any, field: str = "arguments") -> dict[str, Any]:
-    """Arguments, an object or JSON text of one; none if they are null or blank.
+    """Arguments, an object or text of one, in JSON or in Python's notation; none if they are null or blank.
 
     Raises:
         DataError: naming the field.
@@ -186,7 +187,7 @@ def read_arguments(value: Any, field: str = "arguments") -> dict[str, Any]:
         if not value.strip():
             return {}
         try:
-            value = parse_json(value)
+            value = read_value(value)
         except DataError as error:
             raise DataError(
                 f"the field {field!r} is text that is {error}; give an object, or JSON text of one"

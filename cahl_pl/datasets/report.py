@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         row: the row.
-        name: the task's id; `row N` where there is none.
+        name: the task's id; its line or row where there is none.
         task: the task, its schema relaxed where needed; None if it is left out.
         reason: why it is left out or what was relaxed; empty if it is taken as it is.
     """
@@ -127,7 +127,8 @@ def require_tasks(report: LoadReport) -> None:
     Raises:
         DataError: naming the first fault.
     """
-    kept, relaxed, _ = report.counts
+    kept, relaxed, dropped = report.counts
     if not kept + relaxed:
         first = f"; the first fault: {report.dropped[0][1]}" if report.dropped else ""
+        first = first if dropped else ": the file holds none"
         raise DataError(f"{report.path}: no row can be used{first}; check that this is the right file and format")

@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cahl_pl.errors.encodings import not_utf8, wide_encoding
 
 T = TypeVar("T")
 
+NOT_JSON = "not JSON: "
+"""How messages of text that is no JSON begin."""
 _JSON_SPACE = " \t\r\n"
 _ENDS = tuple(_JSON_SPACE + ",]")
 _CHUNK = 1 << 20
@@ -29,9 +32,8 @@ class FileRow:
     """One row of a file.
 
     Attributes:
-        index: counted from 0.
-        where: the place for messages, such as `dev.jsonl, line 3` (from 1) or `sft.json, row 2 (line 9)`
-            (from 0).
+        index: counted from 0, as in ids; messages say `number`.
+        where: the place for messages, such as `dev.jsonl, line 3` or `sft.json, row 2 (line 9)`, both from 1.
         value: what was read.
         fault: why the row is not proper JSON; None if it is.
         line, offset: of JSON lines only: the line, from 1, and the byte at which it starts.
@@ -43,6 +45,11 @@ class FileRow:
     fault: str | None
     line: int = 0
     offset: int | None = None
+
+    @property
+    def number(self) -> str:
+        """Its line or its row, from 1."""
+        return f"line {self.line}" if self.line else f"row {self.index + 1}"
 
 
 def read_rows(path: str | Path) -> Iterator[FileRow]:
@@ -111,7 +118,7 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
-                    yield FileRow(index, f"{path}, row {index}", _without_nulls(value), None)
+                    yield FileRow(index, f"{path}, row {index + 1}", _without_nulls(value), None)
                     index += 1
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).splitlines() or ["no reason given"])[0]
@@ -126,7 +133,7 @@ def _without_nulls(value: Any, top: bool = True) -> Any:
 
 
 def _starts_a_list(file: BinaryIO) -> bool:
-    packed = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\x28\xb5": "zstd"}.get(file.read(2))
+    packed = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\x28\xb5": "zstd", b"\xfd7": "xz"}.get(file.read(2))
     if packed is not None:
         raise DataError(f"{file.name}: the file is packed by {packed}; unpack it first")
     file.seek(0)
@@ -182,7 +189,7 @@ def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
     text.move(1)  # the bracket
     index = 0
     while (character := text.next_character()) != "]":
-        where = f"{path}, row {index} (line {text.line})"
+        where = f"{path}, row {index + 1} (line {text.line})"
         value, found, fault = text.value()
         if not found:  # nothing says where the next row starts
             raise DataError(f"{where}: {fault}; correct the row")
@@ -277,10 +284,18 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
         if "\\ud" in text[start:end].lower() and not _encodable(value):
             faults.append("a \\ud... escape is half of a surrogate pair, which has no UTF-8")
     except json.JSONDecodeError as error:
-        return None, start, f"not JSON: {error.msg} at character {error.pos - start}"
+        hint = (
+            ", as in Python's notation, with single quotes: write it by json.dumps" if _is_python(text, start) else ""
+        )
+        return None, start, f"{NOT_JSON}{error.msg} at character {error.pos - start}{hint}"
     except (ValueError, RecursionError):
         return None, start, "not JSON that can be read: a number is too long or the nesting too deep"
     return value, end, faults[0] if faults else None
+
+
+def _is_python(text: str, start: int) -> bool:
+    """Whether an object or a list begins as Python would write it."""
+    return re.match(r"[\[{\s]*[\[{]\s*'", text[start : start + 100]) is not None
 
 
 def _encodable(value: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from cahl_pl.datasets.text_formats import wrong_format
 from cahl_pl.errors import DataError
 from cahl_pl.schema import Problem, canonical, coerce_call, find_problems
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
@@ -64,6 +65,7 @@ def _fit_way(task: Task) -> tuple[Task, list[str]]:
     task = task if all(map(operator.is_, flagged, task.gold)) else replace(task, gold=flagged)
     for number, gold in enumerate(task.gold, start=1):
         _refuse_misspelt(number, gold, tools)
+        _refuse_format(number, gold, tools)
         while problems := find_problems(gold.call, tuple(tools.values())):
             for problem in problems:
                 declared = tools.get(gold.name)
@@ -120,6 +122,14 @@ def _refuse_misspelt(number: int, gold: GoldCall, tools: Mapping[str, ToolSpec])
                 raise DataError(
                     f"gold call {number}: {place!r} of {gold.name} has no {key!r}; did you mean {near[0]!r}?"
                 )
+
+
+def _refuse_format(number: int, gold: GoldCall, tools: Mapping[str, ToolSpec]) -> None:
+    """Refuse text that is not of the format which is declared for it, such as "tomorrow" for a date: the tool would."""
+    schema = tools[gold.name].parameters if gold.name in tools else {}
+    for name, declared in schema.get("properties", {}).items():
+        if name in gold.arguments and (fault := wrong_format(gold.arguments[name], declared, schema, name)):
+            raise DataError(f"gold call {number}: {gold.name}, {fault}; correct the value or the schema")
 
 
 def _can_be_relaxed(problem: Problem) -> bool:

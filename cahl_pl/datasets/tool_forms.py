@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from cahl_pl.datasets.rows import get_field, parse_json
+from cahl_pl.datasets.declared_values import read_value
+from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.type_names import JSON_TYPES, named_type, type_schema
 from cahl_pl.errors import DataError, SchemaError
 from cahl_pl.schema import check_tool
@@ -112,7 +113,7 @@ def _parameters(function: Mapping[str, Any], types: TypeReader) -> dict[str, Any
         raise DataError(f"the parameters stand there twice, in {found[0]!r} and {found[1]!r}: leave one of them out")
     declared = function[found[0]] if found else {}
     if isinstance(declared, str):
-        declared = parse_json(declared)
+        declared = read_value(declared)
     if not isinstance(declared, dict):
         raise DataError(f"the field {found[0]!r} must be JSON Schema, an object, but is a {type(declared).__name__}")
     if set(declared) == {"json"} and isinstance(declared["json"], dict):  # Bedrock's wrapper
@@ -250,7 +251,7 @@ def _refuse_undeclared(schema: Mapping[str, Any]) -> None:
 
 
 def read_tools(value: Any, field: str = "tools", lenient: bool = False) -> tuple[ToolSpec, ...]:
-    """Return the tools of a list, or of JSON text that is one.
+    """Return the tools of a list, or of text that is one, in JSON or in Python's notation.
 
     Raises:
         DataError: naming the field and the tool.
@@ -261,7 +262,7 @@ def read_tools(value: Any, field: str = "tools", lenient: bool = False) -> tuple
 def _each(value: Any, field: str, lenient: bool) -> Iterator[ToolSpec]:
     try:
         if isinstance(value, str):
-            value = parse_json(value) if value.strip() else []
+            value = read_value(value) if value.strip() else []
         listed = get_field({field: value}, field, list)
     except DataError as error:
         raise DataError(str(error) if f"{field!r}" in str(error) else f"the field {field!r}: {error}") from None

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import find_problems
 from cahl_pl.types import Feedback, FeedbackError, Task, ToolCall
+
+
+class MissingToolsError(ConfigError):
+    """A task offers tools that the environment lacks.
+
+    Attributes:
+        names: theirs.
+    """
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class Session(ABC):
@@ -24,7 +37,17 @@ class Session(ABC):
 
 
 class Environment(ABC):
-    """Source of answers to the calls of an execution."""
+    """Source of answers to the calls of an execution.
+
+    Attributes:
+        runs_tools: whether answers are what tools really say.
+        tools_option: the option of the class that says which tools it has; empty where it has none of its own.
+        tools_source: what that option was.
+    """
+
+    runs_tools: bool = False
+    tools_option: str = ""
+    tools_source: str = ""
 
     @abstractmethod
     def start(self, task: Task) -> Session:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from cahl_pl.environments.base import Environment, Session, failure, refusal
+from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
 from cahl_pl.errors import ArgumentError, ConfigError, Interrupted
 from cahl_pl.import_path import import_function
 from cahl_pl.python_tools.awaiting import finished
+from cahl_pl.python_tools.loading import names_tools
 from cahl_pl.python_tools.results import result_text
+from cahl_pl.python_tools.toolkit import PythonToolkit
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
 
@@ -28,17 +31,27 @@ class ExecutableEnvironment(Environment):
 
     Args:
         toolkit: makes the functions of one session from a copy of the task's state; or its import path,
-            such as `"cahl_pl.toolworld.toolkit"`.
+            such as `"cahl_pl.toolworld.toolkit"`; or a Python file whose functions are the tools, such as `"my_tools.py"`, or
+            a class of one, `"my_tools.py:Shop"` (see `PythonTools`).
         max_characters: longer answers are cut and end with "...".
 
     Raises:
-        ValueError: the import path leads to nothing that can be called, or `max_characters` is below 3.
+        ConfigError: the import path leads to nothing that can be called, or the file cannot be used.
+        ValueError: `max_characters` is below 3.
     """
+
+    runs_tools = True
+    tools_option = "toolkit"
 
     def __init__(self, toolkit: Toolkit | str, max_characters: int = 2000) -> None:
         if max_characters < 3:
             raise ValueError(f"max_characters must be at least 3, got {max_characters}")
-        self.toolkit = import_function(toolkit, "toolkit") if isinstance(toolkit, str) else toolkit
+        self.tools_source = toolkit if isinstance(toolkit, str) else _path_of(toolkit)
+        self.toolkit: Toolkit
+        if isinstance(toolkit, str):
+            self.toolkit = PythonToolkit(toolkit) if names_tools(toolkit) else import_function(toolkit, "toolkit")
+        else:
+            self.toolkit = toolkit
         self.max_characters = max_characters
 
     def start(self, task: Task) -> Session:
@@ -47,11 +60,15 @@ class ExecutableEnvironment(Environment):
         Raises:
             ConfigError: the toolkit has no function for a tool that the task offers, or fails on the task's state.
         """
+        if told := getattr(self.toolkit, "shared_state", str)():
+            warnings.warn(told, stacklevel=2)
         state = copy.deepcopy(task.state)
         try:
             functions = self.toolkit(state)
         except _OURS:
             raise
+        except ConfigError as error:
+            raise ConfigError(f"task {task.id!r}: {error}") from None
         except BaseException as error:
             raise ConfigError(
                 f"task {task.id!r}: the toolkit fails on its state ({type(error).__name__}: {_message(error)}); are data "
@@ -59,7 +76,9 @@ class ExecutableEnvironment(Environment):
             ) from error
         missing = [tool.name for tool in task.tools if tool.name not in functions]
         if missing:
-            raise ConfigError(f"task {task.id!r} offers tools that the toolkit has no function for: {missing}")
+            raise MissingToolsError(
+                f"task {task.id!r} offers tools that the toolkit has no function for: {missing}", missing
+            )
         return _ExecutableSession(task, state, functions, self.max_characters)
 
 
@@ -119,6 +138,12 @@ class _ExecutableSession(Session):
         if len(feedback.text) <= self._max_characters:
             return feedback
         return Feedback(feedback.text[: self._max_characters - 3] + "...", feedback.error)
+
+
+def _path_of(toolkit: Toolkit) -> str:
+    """Return the import path of a function; of another object that of its class."""
+    named = toolkit if hasattr(toolkit, "__qualname__") else type(toolkit)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _message(error: BaseException) -> str:

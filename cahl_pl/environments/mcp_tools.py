@@ -6,7 +6,7 @@ import copy
 import warnings
 from pathlib import Path
 
-from cahl_pl.environments.base import Environment, Session, failure, refusal
+from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
 from cahl_pl.environments.mcp_config import read_servers
 from cahl_pl.environments.mcp_connection import CallError, McpConnection
 from cahl_pl.errors import ConfigError
@@ -89,6 +89,9 @@ class McpEnvironment(Environment):
         ConfigError: a value is out of range, the file cannot be used, or a server cannot be reached.
     """
 
+    runs_tools = True
+    tools_option = "servers"
+
     def __init__(
         self, servers: str, call_seconds: float = 30.0, start_seconds: float = 60.0, max_characters: int = 2000
     ) -> None:
@@ -100,6 +103,7 @@ class McpEnvironment(Environment):
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
         self.tools = McpTools(servers, start_seconds)
+        self.tools_source = servers
         self.call_seconds = call_seconds
         self.max_characters = max_characters
 
@@ -111,9 +115,10 @@ class McpEnvironment(Environment):
         """
         missing = [tool.name for tool in task.tools if tool.name not in self.tools.connections]
         if missing:
-            raise ConfigError(
+            raise MissingToolsError(
                 f"task {task.id!r} offers tools that no MCP server has: {missing}; "
-                f"they have: {', '.join(self.tools.connections)}"
+                f"they have: {', '.join(self.tools.connections)}",
+                missing,
             )
         return _McpSession(self, task)
 

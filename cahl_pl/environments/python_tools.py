@@ -12,6 +12,9 @@ from cahl_pl.python_tools.toolkit import PythonToolkit
 from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
 
+_TOLD: set[str] = set()
+"""Modules whose functions without a docstring have been named: data sets and the environment read the same one."""
+
 
 class PythonTools:
     """The functions of a module as tools, and as the toolkit of an ExecutableEnvironment.
@@ -59,7 +62,8 @@ class PythonTools:
             raise ConfigError(
                 f"{module} defines no public function with a docstring{others}; write one, with type hints{hint}"
             )
-        if others:
+        if others and module not in _TOLD:
+            _TOLD.add(module)
             warnings.warn(
                 f"{module}: functions without a docstring are not offered: {', '.join(self._toolkit.others)}",
                 stacklevel=2,
@@ -68,9 +72,11 @@ class PythonTools:
 
     def __call__(self, state: Mapping[str, Any] | None) -> Mapping[str, Callable[..., Any]]:
         """Return the functions of a session by name, bound to its state."""
-        if told := self._toolkit.shared_state():
-            warnings.warn(told, stacklevel=2)
         return self._toolkit(state)
+
+    def shared_state(self) -> str | None:
+        """Return what to tell where calls have changed what other episodes see; once, then None."""
+        return self._toolkit.shared_state()
 
 
 class PythonToolsEnvironment(ExecutableEnvironment):
@@ -86,5 +92,8 @@ class PythonToolsEnvironment(ExecutableEnvironment):
         ValueError: `max_characters` is below 3.
     """
 
+    tools_option = "module"
+
     def __init__(self, module: str, functions: list[str] | None = None, max_characters: int = 2000) -> None:
         super().__init__(PythonTools(module, functions), max_characters)
+        self.tools_source = module

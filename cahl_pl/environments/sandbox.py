@@ -21,8 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cahl_pl.environments.base import Environment, Session, failure, refusal
+from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
 from cahl_pl.errors import ConfigError
+from cahl_pl.python_tools.loading import names_tools, split_class
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
 
@@ -62,8 +63,8 @@ class SandboxedEnvironment(Environment):
 
     Args:
         toolkit: import path of the function that makes a session's tools (`executable.Toolkit`), such as
-            `"cahl_pl.toolworld.toolkit"`, or a Python file whose functions are the tools, such as `"my_tools.py"`
-            (see `PythonTools`). Only workers import it. Its tasks' states must be JSON values.
+            `"cahl_pl.toolworld.toolkit"`; or a Python file whose functions are the tools, such as `"my_tools.py"`, or a class
+            of one, `"my_tools.py:Shop"` (see `PythonTools`). Only workers import it. Its tasks' states must be JSON values.
         workers: processes; sessions are dealt out in turn. More than one helps only if several threads call.
         call_seconds: wall time of a call.
         memory_mib: address space that tools may take on top of what the imported toolkit has.
@@ -82,6 +83,9 @@ class SandboxedEnvironment(Environment):
         ConfigError: a value is out of range, or the toolkit cannot be imported in a worker.
     """
 
+    runs_tools = True
+    tools_option = "toolkit"
+
     def __init__(
         self,
         toolkit: str,
@@ -96,10 +100,14 @@ class SandboxedEnvironment(Environment):
     ) -> None:
         if not isinstance(toolkit, str):
             raise ConfigError(f"toolkit must be an import path such as 'package.module.function', got {toolkit!r}")
-        if toolkit.endswith(".py"):
-            if not os.path.isfile(toolkit):
-                raise ConfigError(f"toolkit names the file {toolkit!r}, which does not exist; correct the path")
-            toolkit = os.path.abspath(toolkit)
+        file: str | None = None
+        if names_tools(toolkit):
+            path, owner = split_class(toolkit)
+            if path.lower().endswith(".py"):
+                file = os.path.abspath(os.path.expanduser(path))
+                if not os.path.isfile(file):
+                    raise ConfigError(f"toolkit names the file {path!r}, which does not exist; correct the path")
+                toolkit = file if owner is None else f"{file}:{owner}"
         for name, value, least in (
             ("workers", workers, 1),
             ("call_seconds", call_seconds, 0.001),
@@ -110,10 +118,13 @@ class SandboxedEnvironment(Environment):
         ):
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
+        self.tools_source = toolkit
         self.call_seconds = call_seconds
         self.max_characters = max_characters
         config = {
             "toolkit": toolkit,
+            "file": file,
+            "python_tools": names_tools(toolkit),
             "path": [os.path.abspath(path) for path in sys.path],
             "readable": [os.path.abspath(path) for path in readable],
             "parent": os.getpid(),
@@ -191,7 +202,10 @@ class _SandboxedSession(Session):
                 "made for each other?"
             )
         if reply.get("missing"):
-            raise ConfigError(f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}")
+            raise MissingToolsError(
+                f"task {task.id!r} offers tools that the toolkit has no function for: {reply['missing']}",
+                reply["missing"],
+            )
         if reply.get("shared"):
             warnings.warn(_text(reply, "shared"), stacklevel=3)
 
@@ -337,16 +351,16 @@ class _Worker:
 
     def _check_file(self) -> None:
         """Check that the file is as it was: calls are repeated in a new process, and other tools would answer otherwise."""
-        toolkit = self._config["toolkit"]
-        if not toolkit.endswith(".py"):
+        file = self._config["file"]
+        if file is None:
             return
         try:
-            status = os.stat(toolkit)
+            status = os.stat(file)
         except OSError as error:
-            raise ConfigError(f"{toolkit}: cannot be read any more ({error.strerror}); put the file back") from None
+            raise ConfigError(f"{file}: cannot be read any more ({error.strerror}); put the file back") from None
         stamp = status.st_size, status.st_mtime_ns
         if self._stamp not in (None, stamp):
-            raise ConfigError(f"{toolkit}: the file has changed since its tools were first run; start again")
+            raise ConfigError(f"{file}: the file has changed since its tools were first run; start again")
         self._stamp = stamp
 
     def _start(self) -> None:

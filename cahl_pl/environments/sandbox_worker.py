@@ -69,7 +69,7 @@ def main() -> None:
     try:
         run = runner(config)  # before the lock: the package may lie where tools may not read, and asyncio opens sockets
         enforced = lock(config)
-        toolkit = import_toolkit(config["toolkit"])
+        toolkit = import_toolkit(config["toolkit"], config["python_tools"])
     except BaseException as error:
         send(replies, token, {"error": message(error)[: config["max_characters"]]})
         return
@@ -118,7 +118,7 @@ def runner(config: Mapping[str, Any]) -> Run:
     from cahl_pl.python_tools.awaiting import finished
     from cahl_pl.python_tools.results import result_text
 
-    if config["toolkit"].endswith(".py"):
+    if config["python_tools"]:
         import cahl_pl.python_tools.toolkit  # noqa: F401  (needed by `import_toolkit`)
     loop = asyncio.new_event_loop()  # an `async def` that opens a socket is refused, one that only waits works
 
@@ -161,9 +161,9 @@ def send(replies: int, token: bytes, reply: Mapping[str, Any]) -> None:
         data = data[os.write(replies, data) :]
 
 
-def import_toolkit(path: str) -> Toolkit:
-    """Return the function at an import path, or the toolkit of a file's functions, as `PythonTools` makes it."""
-    if path.endswith(".py"):
+def import_toolkit(path: str, python_tools: bool) -> Toolkit:
+    """Return the function at an import path, or the toolkit of a file or class, as `PythonTools` makes it."""
+    if python_tools:
         from cahl_pl.python_tools.toolkit import PythonToolkit
 
         return PythonToolkit(path)
@@ -182,7 +182,7 @@ def lock(config: Mapping[str, Any]) -> dict[str, str]:
     """
     readable = [*SYSTEM_FILES, sys.prefix, sys.base_prefix, *config["readable"]]
     readable += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
-    readable += source(config["toolkit"])  # before the lock: it lists the folders of sys.path
+    readable += source(config["toolkit"], config["file"])  # before the lock: it lists the folders of sys.path
     enforced = {}
     for name, kind, value in (
         ("open files", "RLIMIT_NOFILE", OPEN_FILES),
@@ -245,11 +245,11 @@ def spare_files() -> bool:
     return lowest < OPEN_FILES // 2
 
 
-def source(toolkit: str) -> list[str]:
+def source(toolkit: str, file: str | None) -> list[str]:
     """Folder of the toolkit's top-level package, or file of its module; a file of functions itself."""
-    if toolkit.endswith(".py"):
-        return [toolkit]
-    spec = importlib.util.find_spec(toolkit.partition(".")[0])
+    if file is not None:
+        return [file]
+    spec = importlib.util.find_spec(toolkit.partition(":")[0].partition(".")[0])
     if spec is None:
         return []
     return list(spec.submodule_search_locations or [spec.origin or ""])

@@ -65,6 +65,7 @@ def check_adapters(config: PolicyConfig) -> None:
     """
     if config.adapters is None:
         return
+    _refuse_other(config.adapters)
     for role in ROLES:
         where = _where(config, role)
         try:
@@ -112,6 +113,28 @@ def read_adapters(policy: Policy) -> None:
             )
         set_peft_model_state_dict(policy.lm, weights, adapter_name=role)
     policy.restore_active()
+
+
+def _refuse_other(adapters: str) -> None:
+    """Refuse what people give in the place of a folder of adapters: a checkpoint, a run, one role's folder.
+
+    Raises:
+        ConfigError: saying what to give.
+    """
+    path = Path(adapters)
+    what = f"model.policy.adapters names {adapters!r}, which is"
+    export = "export it first, `python -m cahl_pl export --out FOLDER --ckpt_path"
+    if path.is_file():
+        raise ConfigError(
+            f"{what} a file and no folder of adapters: for a checkpoint, {export} {adapters}`, and give FOLDER"
+        )
+    if any((path / role).is_dir() for role in ROLES):
+        return
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(f"{what} the folder of one adapter: give the folder above it, which has one for each role")
+    found = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt"), *path.glob("version_*/checkpoints/*.ckpt")])
+    if found:
+        raise ConfigError(f"{what} the folder of a run: choose a checkpoint and {export} {found[-1]}`, and give FOLDER")
 
 
 def _where(config: PolicyConfig, role: Role) -> str:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, DataError
+from cahl_pl.errors.encodings import decoded
 from cahl_pl.parsing import format_call, format_subtask
 from cahl_pl.prompts import thoughts
 from cahl_pl.prompts.template import ChatTemplate, reason
@@ -56,9 +57,10 @@ class PromptConfig:
 
     Attributes:
         tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
-            a line, several times shorter; `brief`, the signature with the first sentence of the description alone, at
-            most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the name
-            and that sentence without any parameters, where the executor reads them in `{tool}`.
+            a line, several times shorter, without the parameters' descriptions, defaults, bounds and patterns, which a tool's
+            description has to say where they matter; `brief`, the signature with the first sentence of the description alone,
+            at most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the
+            name and that sentence without any parameters, where the executor reads them in `{tool}`.
         system: text before the list of tools.
         planner: what the planner reads after the request.
         executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in, and `{tool}`, if it is
@@ -116,8 +118,8 @@ class PromptBuilder:
     def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
         self.config = config or PromptConfig()
         self.tokenizer = tokenizer
-        source = _source_of(tokenizer, self.config.chat_template)
-        self.template = ChatTemplate(tokenizer, source, self.config.template_arguments, self.config.date)
+        source, given_as = _source_of(tokenizer, self.config.chat_template)
+        self.template = ChatTemplate(tokenizer, source, self.config.template_arguments, self.config.date, given_as)
         self.end_of_turn = self.template.end_of_turn
         self.end_of_thought = self.template.literal(thoughts.end_of_thought(self.template.lead, self.template.marks))
 
@@ -338,18 +340,22 @@ def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def _source_of(tokenizer: Any, configured: str | None) -> str:
-    """Return the template that is configured, or the tokenizer's own."""
+def _source_of(tokenizer: Any, configured: str | None) -> tuple[str, str | None]:
+    """Return the template that is configured, and what errors are to call it; or the tokenizer's own, and None."""
     own = getattr(tokenizer, "chat_template", None)
     named: dict[str, str] = own if isinstance(own, dict) else {}  # some models have one for each of several purposes
     if configured is not None and "{" not in configured:
         if configured in named:
-            return named[configured]
+            return named[configured], None
         path = Path(configured).expanduser()
         if not path.is_file():
             names = f", and the tokenizer's templates are {', '.join(sorted(named))}" if named else ""
             raise ConfigError(f"data.prompts.chat_template names the file {configured!r}, which does not exist{names}")
-        return path.read_text(encoding="utf-8")
+        try:
+            text = decoded(path.read_bytes(), path).replace("\r\n", "\n")
+            return text, f"the chat template in the file {configured!r}"
+        except DataError as error:
+            raise ConfigError(f"data.prompts.chat_template: {error}") from None
     source = configured or named.get("default") or (own if isinstance(own, str) else None)
     if source is None:
         which = (
@@ -361,4 +367,4 @@ def _source_of(tokenizer: Any, configured: str | None) -> str:
             f"the tokenizer of {tokenizer.name_or_path!r} {which}: give one in data.prompts.chat_template "
             "(a Jinja template or the path of a file), or use an instruction-tuned model"
         )
-    return source
+    return source, None if configured is None else "the template in data.prompts.chat_template"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import hashlib
 import inspect
 import itertools
@@ -38,6 +39,8 @@ class ChatTemplate:
         source: the template, in Jinja.
         arguments: variables for it.
         date: what it takes for today, as ISO; None for the day on which it is rendered.
+        given_as: what errors call it where a user has given it, such as "the chat template in my.jinja"; None for the
+            tokenizer's own.
 
     Attributes:
         key: what tells it, with its arguments, from others.
@@ -55,8 +58,17 @@ class ChatTemplate:
         ConfigError: it cannot be used: it does not compile, does not show what is said, or does not know an argument.
     """
 
-    def __init__(self, tokenizer: Any, source: str, arguments: Mapping[str, Any], date: str | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        source: str,
+        arguments: Mapping[str, Any],
+        date: str | None,
+        given_as: str | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self._given = given_as is not None
+        self._name = given_as or f"the chat template of {tokenizer.name_or_path!r}"
         self._check_arguments(source, arguments)
         self._source, dates = _with_date(source, date)
         self._arguments = {**arguments, **dates}
@@ -70,7 +82,7 @@ class ChatTemplate:
         try:
             parts, open_ = self.place(turns)
         except Exception as error:
-            raise self._unusable(reason(error)) from error
+            raise self._unusable(error) from error
         first, close = parts[0][0], parts[2][0]
         _, between, behind = self._written(turns[:2])
         self.marks = thoughts.marks_of(source)
@@ -86,7 +98,7 @@ class ChatTemplate:
         self.thinks_in_tokens = special and (self.marks is not thoughts.PLAIN or self.marks.opening in source)
         if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
             raise ConfigError(
-                f"the chat template of {tokenizer.name_or_path!r} ends a thought with the token that ends a turn, so that no "
+                f"{self._name} ends a thought with the token that ends a turn, so that no "
                 "output would get beyond its thought: turn thinking off in data.prompts.template_arguments, or choose another "
                 "base"
             )
@@ -268,16 +280,19 @@ class ChatTemplate:
                     f"data.prompts.template_arguments has {name!r}, which is filled in here: leave it out"
                 )
             if not re.search(rf"\b{re.escape(name)}\b", source):
+                near = difflib.get_close_matches(name, set(re.findall(r"\b[A-Za-z_]\w+\b", source)), 1)
+                meant = f"did you mean {near[0]!r}?" if near else "leave it out, or give the name that it reads"
                 raise ConfigError(
-                    f"data.prompts.template_arguments has {name!r}, which the chat template of "
-                    f"{self.tokenizer.name_or_path!r} never reads: leave it out, or give the name that it reads"
+                    f"data.prompts.template_arguments has {name!r}, which {self._name} never reads: {meant}"
                 )
 
-    def _unusable(self, why: str) -> ConfigError:
-        return ConfigError(
-            f"the chat template of {self.tokenizer.name_or_path!r} cannot be used ({why}): give another one in "
-            "data.prompts.chat_template"
-        )
+    def _unusable(self, error: Exception) -> ConfigError:
+        line = getattr(error, "lineno", None)  # of Jinja's syntax errors
+        if line is not None and self._source.startswith(_STOPPED_CLOCK):
+            line -= 1
+        where = "" if line is None else f"line {line}: "
+        cure = "correct it there" if self._given else "give another one in data.prompts.chat_template"
+        return ConfigError(f"{self._name} cannot be used ({where}{reason(error)}): {cure}")
 
 
 def reason(error: Exception) -> str:

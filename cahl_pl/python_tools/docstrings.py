@@ -13,6 +13,9 @@ import docstring_parser
 
 _CHOICES = re.compile(r"\(choices:\s*(\[.*?\])\)\s*$", re.IGNORECASE | re.DOTALL)
 
+_SECTION = re.compile(r"\s*(?:[A-Z]\w*:\s*$|[:@]\w+.*:)")  # of any style: no output of an example
+_FIELD = re.compile(r"[:@]\w+[^:]*:")  # of Sphinx and Epydoc
+
 _MIXED = re.compile(r"^:param (\w+) \((.+?)\):", re.MULTILINE)  # Sphinx and Google in one, as it is often seen
 
 
@@ -34,10 +37,14 @@ class Documentation:
 
 
 def read_docstring(text: str | None) -> Documentation:
-    """Return the parts of a docstring; one that no style fits is a description as a whole."""
+    """Return the parts of a docstring; one that no style fits is a description as a whole.
+
+    Examples as doctest has them, `>>> f(1)`, are left out: a model does not write Python.
+    """
     if not text or not text.strip():
         return Documentation()
-    text = _MIXED.sub(r":type \1: \2\n:param \1:", inspect.cleandoc(text))
+    text = _MIXED.sub(r":type \1: \2\n:param \1:", _without_doctests(inspect.cleandoc(text)))
+    text = _without_remarks(text)
     try:
         parsed = docstring_parser.parse(text)
     except docstring_parser.ParseError:
@@ -48,6 +55,36 @@ def read_docstring(text: str | None) -> Documentation:
         for one in name.split(","):  # NumPy's `x, y : int`
             _add(found, one.strip().lstrip("*-• ").strip("`"), kind, parameter.description)
     return found
+
+
+def _without_doctests(text: str) -> str:
+    """Return a docstring without its examples; each ends at an empty line, at less indentation or where a section begins."""
+    kept: list[str] = []
+    indentation: int | None = None  # of the example that is being left out
+    for line in text.splitlines():
+        bare = line.lstrip()
+        depth = len(line) - len(bare)
+        if re.match(r">>>(?: |$)", bare):
+            indentation = depth
+        elif indentation is not None and (not bare or depth < indentation or _SECTION.match(line)):
+            indentation = None
+        if indentation is None:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _without_remarks(text: str) -> str:
+    """Return a docstring without the paragraphs behind fields of Sphinx or Epydoc, which the parser adds to the last one."""
+    kept: list[str] = []
+    in_fields = behind = False
+    for line in text.splitlines():
+        if _FIELD.match(line):
+            in_fields, behind = True, False
+        elif in_fields and line.strip() and not line[0].isspace() and not kept[-1].strip():
+            behind = True
+        if not behind:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _add(found: Documentation, name: str, kind: str | None, description: str | None) -> None:

@@ -6,7 +6,10 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import inspect
 import io
+import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,9 +17,12 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.errors.encodings import not_utf8, wide_encoding
 from cahl_pl.errors.missing_packages import missing_package
+
+_CLASS = re.compile(r"(?P<module>.+\.py|(?:[^\W\d]\w*\.)*[^\W\d]\w*):(?P<name>[^\W\d]\w*)")
+_NAME = re.compile(r"[^\W\d]\w*")
 
 
 def load(module: str) -> ModuleType:
@@ -26,41 +32,80 @@ def load(module: str) -> ModuleType:
         ConfigError: there is no such file or module, or it cannot be imported.
     """
     path = Path(module).expanduser()
-    if path.suffix == ".py":
+    if path.suffix.lower() == ".py":
         if not path.is_file():
             raise ConfigError(f"there is no file {module!r} of Python tools; correct the path")
         return _run(path.resolve())
     try:
         with _apart():
             return importlib.import_module(module)
-    except (Exception, SystemExit) as error:
+    except Interrupted:
+        raise
+    except BaseException as error:  # a module may raise anything
         itself = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         if not itself and (missing := missing_package(error)):
             raise ConfigError(f"the module {module!r} of Python tools cannot be imported: {missing}") from error
         raise ConfigError(
             f"the module {module!r} of Python tools cannot be imported ({_short(error)}); give the path of a .py file, or a "
-            "module that Python finds"
+            f"module that Python finds{_dotted_class(module)}"
         ) from error
 
 
+def _dotted_class(module: str) -> str:
+    """Return what to add where the last part of a name looks like a class of the rest."""
+    rest, _, name = module.rpartition(".")
+    return f"; a class comes after a colon: {rest}:{name}" if rest and name[:1].isupper() else ""
+
+
+def names_tools(toolkit: str) -> bool:
+    """Whether this is a Python file, or a class of a file or module, and not the import path of a function."""
+    return toolkit.lower().endswith(".py") or ":" in toolkit
+
+
 def split_class(module: str) -> tuple[str, str | None]:
-    """Return the module of `my_tools.py:Shop` or `package.my_tools:Shop`, and the name of the class; None without one."""
-    path, _, name = module.rpartition(":")
-    return (path, name) if path and name.isidentifier() else (module, None)
+    """Return the module of `my_tools.py:Shop` or `package.my_tools:Shop`, and the name of the class; None without one.
+
+    Raises:
+        ConfigError: there is a colon, but it is not followed by the name of a class alone.
+    """
+    if ":" not in module or module.endswith(".py"):
+        return module, None
+    if found := _CLASS.fullmatch(module):
+        return found["module"], found["name"]
+    path, _, rest = module.partition(".py:") if ".py:" in module else module.partition(":")
+    path = f"{path or 'my_tools'}.py" if ".py:" in module or not path or os.sep in path else path
+    names = _NAME.findall(rest) or ["Shop"]
+    more = (
+        f"; all its methods are tools, and a row that offers {names[1]} alone names it in `tools`" if names[1:] else ""
+    )
+    raise ConfigError(
+        f"{module!r} does not name a class of Python tools: write {path}:{names[0]}, the file or module, one colon and the "
+        f"class, or {path} alone for its functions{more}"
+    )
 
 
 def class_of(module: ModuleType, name: str, where: str) -> type:
     """Return a class of a module.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or it can have no instances.
     """
     found = vars(module).get(name)
     if not isinstance(found, type):
+        if callable(found):
+            raise ConfigError(
+                f"{where}:{name} is a function, not a class: give {where} alone, whose functions are tools"
+            )
         known = classes_of(module)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"its classes are: {', '.join(known) or 'none'}"
         raise ConfigError(f"{where} has no class {name!r}; {hint}")
+    if inspect.isabstract(found) or getattr(found, "_is_protocol", False):
+        missing = f" (without {', '.join(sorted(left))})" if (left := getattr(found, "__abstractmethods__", ())) else ""
+        raise ConfigError(
+            f"{where}:{name} is abstract{missing}, so that no session could have an instance of it: name a class that "
+            "defines all its methods"
+        )
     return found
 
 
@@ -87,7 +132,9 @@ def _run(path: Path) -> ModuleType:
     try:
         with _apart():
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except Interrupted:
+        raise
+    except BaseException as error:  # a file may raise anything
         del sys.modules[spec.name]
         if known := missing_package(error) or _encoding(path, error) or _relative(path, error):
             raise ConfigError(f"the Python tools {str(path)!r} cannot be imported: {known}") from error
@@ -111,9 +158,11 @@ def _apart() -> Iterator[None]:
 
 def _where(path: Path, error: BaseException) -> str:
     """Return the line of the file in which an error was raised last, and the error's type; nothing where that says nothing."""
-    if isinstance(error, (SyntaxError, SystemExit)):  # a syntax error's text has the line
+    if isinstance(error, SyntaxError):  # whose text has the line
         return ""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return f"line {lines[-1]}: " if lines else ""
     return f"line {lines[-1]}: {type(error).__name__}: " if lines else f"{type(error).__name__}: "
 
 
@@ -140,5 +189,7 @@ def _short(error: BaseException) -> str:
     """Return the first line of an error's text, without its last full stop."""
     if isinstance(error, SystemExit):
         return "it exits when it is imported"
+    if isinstance(error, KeyboardInterrupt):
+        return "it was interrupted while it was imported"
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return first or type(error).__name__

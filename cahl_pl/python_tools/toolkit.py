@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.python_tools.arguments import STATE, Parameters
 from cahl_pl.python_tools.choosing import choose, choose_methods, docstring_of
 from cahl_pl.python_tools.docstrings import read_docstring
@@ -70,9 +71,16 @@ class PythonToolkit:
         """Return the functions of a session by name, bound to its state; the methods of a class, to an instance of its own.
 
         Those of tools take arguments as JSON has them and raise `ArgumentError` where one cannot be read as its type.
+
+        Raises:
+            ConfigError: the class takes other arguments than the state has.
+            BaseException: whatever its constructor raises.
         """
         own: Mapping[str, Any] = {} if state is None else state
-        instance = None if self._class is None else self._class(**own)
+        instance = None
+        if self._class is not None:
+            _check_state(self._class, own)
+            instance = self._class(**own)
 
         def of_instance(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             found: Callable[..., Any] = function if instance is None else getattr(instance, name)
@@ -98,4 +106,31 @@ class PythonToolkit:
         return (
             f"{self._module}: calls have changed {', '.join(changed)}, which all episodes share: what one does, the next one "
             "sees; unless that is a cache, keep it in a parameter named `state`, which each episode has to itself"
+        )
+
+
+def _check_state(owner: type, state: Mapping[str, Any]) -> None:
+    """Refuse a state that a class does not take as its arguments.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    try:
+        parameters = signature(owner).parameters
+    except (ValueError, TypeError):  # not known to Python, as of some classes written in C
+        return
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    open_ = any(parameter.kind == Parameter.VAR_KEYWORD for parameter in parameters.values())
+    taken = [name for name, parameter in parameters.items() if parameter.kind in by_name]
+    missing = [name for name in taken if parameters[name].default is Parameter.empty and name not in state]
+    if missing:
+        raise ConfigError(
+            f"{owner.__name__}(**state) needs {', '.join(missing)}, which the row's `state` does not have: write it there, or "
+            "give the parameter a default"
+        )
+    unknown = [] if open_ else [name for name in state if name not in taken]
+    if unknown:
+        raise ConfigError(
+            f"{owner.__name__}(**state) takes no {', '.join(unknown)}, which the row's `state` has: leave it out there, or "
+            f"give {owner.__name__}.__init__ such a parameter"
         )

@@ -156,7 +156,7 @@ def test_wrong_options_and_rows_are_named(folder):
         APIBank(folder, levels=[1], sequences=True)
     path = folder / "level-1-api_processed.json"
     path.write_text(json.dumps([{**row(NAMED, HISTORY, [ADD]), "system": "nothing"}]))
-    with pytest.raises(DataError, match=r"level-1-api_processed\.json, row 0 .*'system' lists no tools"):
+    with pytest.raises(DataError, match=r"level-1-api_processed\.json, row 1 .*'system' lists no tools"):
         APIBank(folder)
     path.unlink()
     with pytest.raises(DataError, match="no such file"):

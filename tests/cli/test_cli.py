@@ -17,8 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cahl_pl import __version__
 from cahl_pl.cli import main
 from cahl_pl.commands import console
+from cahl_pl.commands.configured import read_config
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.environments import Environment, RecordedEnvironment
+from cahl_pl.errors import ConfigError
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.schedules import Alternate, ExecutorOnly, Ratio
 from cahl_pl.types import Message, Task, ToolSpec
@@ -136,14 +138,77 @@ def test_an_unknown_key_is_named_with_the_nearest_one(fail, tmp_path):
     assert fail("--data.rollout.planner_groupsize", "3") == expected
     other = tmp_path / "other.yaml"
     other.write_text("data: {rollout: {planner_groupsize: 3}}\n")
-    assert fail("-c", str(other)) == expected
+    assert fail("-c", str(other)) == expected.replace("error: ", f"error: {other}, line 1: ")
+    other.write_text(
+        "data:\n  # a remark\n  train:\n    class_path: cahl_pl.toolworld.ToolWorld\n    init_args: {sizze: 3}\n"
+    )
+    assert fail("-c", str(other)).startswith(
+        f"error: {other}, line 5: there is no configuration key data.train.init_args.sizze; did you mean size? --data"
+    )
+    other.write_text("seed_everything: 1\ndtaa:\n  rollout: 1\n")
+    assert fail("-c", str(other)) == (
+        f"error: {other}, line 3: there is no configuration key dtaa.rollout; did you mean data.rollout?"
+    )
+    assert (
+        fail("--dtaa.rollout", "1") == "error: there is no configuration key dtaa.rollout; did you mean data.rollout?"
+    )
     assert fail("--data.requests.source", "requests.jsonl") == (
         "error: --data.requests.source is an option of a class, which has to be named before it: --data.requests CLASS"
     )
     assert fail("--data.train.init_args.sizze", "3") == (
-        "error: there is no configuration key data.train.init_args.sizze; --data.train.help "
-        "cahl_pl.toolworld.ToolWorld lists those of its class"
+        "error: there is no configuration key data.train.init_args.sizze; did you mean size? "
+        "--data.train.help cahl_pl.toolworld.ToolWorld lists those of its class"
     )
+
+
+def test_verbs_that_only_read_a_configuration_name_the_whole_key_too(tmp_path, capsys):
+    other = tmp_path / "other.yaml"
+    other.write_text("model:\n  policy:\n    activated_lora: true\n")
+    for words in (["-c", str(other)], ["--model.policy.activated_lora", "true"]):
+        with pytest.raises(SystemExit):
+            read_config(["-c", "quickstart", *words])
+        where = f"{other}, line 3: " if words[0] == "-c" else ""
+        assert capsys.readouterr().err == (
+            f"error: {where}there is no configuration key model.policy.activated_lora; did you mean model.policy.adapter?\n"
+        )
+
+
+def test_a_value_of_a_wrong_type_is_told_in_plain_words_with_its_line(fail, tmp_path):
+    key = "data.rollout.planner.max_thinking_tokens"
+    for value in ("many", "1.5"):
+        assert fail(f"--{key}", value) == f"error: {key}: expected int or null but got {value}"
+    other = tmp_path / "other.yaml"
+    other.write_text("data:\n  rollout:\n    planner: {max_thinking_tokens: many}\n")
+    assert fail("-c", str(other)) == f"error: {other}, line 3: {key}: expected int or null but got many"
+    # the file has the key too, but the value is the command line's
+    other.write_text("data:\n  rollout:\n    planner: {max_thinking_tokens: 5}\n")
+    assert fail("-c", str(other), f"--{key}", "many") == f"error: {key}: expected int or null but got many"
+    assert fail("--model.policy.quantization", "x") == (
+        "error: model.policy.quantization: expected one of 'none', 'nf4' or null but got x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "data.rollout.planner.max_thinking_tokens",
+            "999",
+            "data.rollout.planner: sampling needs max_thinking_tokens of",
+        ),
+        (
+            "data.rollout.executor.max_thinking_tokens",
+            "0",
+            "data.rollout.executor: sampling needs max_thinking_tokens of",
+        ),
+        ("data.rollout.executor.temperature", "-1", "data.rollout.executor: sampling needs temperature >= 0"),
+        ("model.executor.lr", "-1", "model.executor: lr of an optimiser is -1.0: give 0 or more"),
+    ],
+)
+def test_what_both_roles_have_is_refused_with_the_roles_name(key, value, said):
+    with pytest.raises(ConfigError) as raised:
+        main(["-c", "quickstart", f"--{key}={value}"], run=False)
+    assert str(raised.value).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cahl_pl.commands import console, cross_play
+from cahl_pl.commands.report.cross_play import section
 from cahl_pl.errors import ConfigError
 
 
@@ -109,3 +110,46 @@ def test_what_cannot_be_played_is_one_sentence(play_all, checkpoint, tmp_path, c
         assert word in error
         assert error.startswith("error: ")
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a b=x.ckpt", "names one 'a b': names need a character, and no blanks or bars; give one, as in mine=x.ckpt"),
+        ("my run.ckpt", "names one 'my run': .* as in mine=my run.ckpt"),
+        ("=x.ckpt", "names one '': "),
+        ("a|b=x.ckpt", r"names one 'a\|b': "),
+        ("start=x.ckpt", "names one 'start', which is the model before training"),
+    ],
+)
+def test_names_that_would_be_mixed_up_or_break_the_table_are_refused(name, said):
+    """Success is kept by "planner executor": a blank in a name would make two pairs one."""
+    with pytest.raises(ConfigError, match=said):
+        cross_play.named([name])
+
+
+def test_what_was_played_under_other_names_is_not_taken_for_these(tmp_path):
+    path = tmp_path / "cross_play.json"
+    old = {"test_set": "test", "tasks": 3, "checkpoints": ["x/a.ckpt", "y/a.ckpt"], "success": {}}
+    path.write_text(json.dumps(old))
+    assert cross_play._earlier(path)["names"] == ["start", "a", "a"]
+    path.write_text(json.dumps(old | {"names": ["start", "p", "q"]}))
+    assert cross_play._earlier(path)["names"] == ["start", "p", "q"]
+    for text in ("[", "[]", "{}", '{"checkpoints": 3}'):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is none that cross-play has written: delete it"):
+            cross_play._earlier(path)
+
+
+def test_the_report_shows_the_names_that_were_given(tmp_path):
+    names = ["start", "p", "q"]
+    success = {f"{a} {b}": 0.5 for a in names for b in names}
+    content = {
+        "test_set": "test",
+        "tasks": 3,
+        "checkpoints": ["x/a.ckpt", "y/a.ckpt"],
+        "names": names,
+        "success": success,
+    }
+    (tmp_path / "cross_play.json").write_text(json.dumps(content))
+    assert '<th scope="row">q</th>' in section(tmp_path)

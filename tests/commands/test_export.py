@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cahl_pl.commands import console
+from cahl_pl.commands.export import _training
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Sampling
 from cahl_pl.prompts import PromptBuilder, PromptConfig
@@ -81,6 +82,56 @@ def test_the_card_says_what_was_trained_and_what_came_of_it(trained, tmp_path):
     assert "test: 0.100 before, 0.250 after training" in card
     assert "The prompts that it was trained with, which it has to be asked with:" in card
     assert json.dumps("executor") + ": " in card
+
+
+@pytest.mark.parametrize(
+    ("content", "planner", "executor"),
+    [
+        ({}, "trained together by GRPO (arXiv 2606.09371).", "trained together by GRPO (arXiv 2606.09371)."),
+        (
+            {"warm": list(ROLES)},
+            "trained by imitating gold alone (the warm start), and not",
+            "trained by imitating gold alone",
+        ),
+        (
+            {"warm": ["planner"]},
+            "trained by imitating gold alone",
+            "by GRPO (arXiv 2606.09371), while the planner only",
+        ),
+        (
+            {"policy_version": {"planner": 0, "executor": 4}},
+            "not trained by the run: it is as it was at the start.",
+            "trained by GRPO (arXiv 2606.09371), while the planner was not trained.",
+        ),
+    ],
+)
+def test_the_card_says_how_each_role_was_trained(content, planner, executor):
+    content = {"policy_version": {"planner": 3, "executor": 2}} | content
+    for role, said in (("planner", planner), ("executor", executor)):
+        assert said.removesuffix(".") in _training(role, content)
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_an_earlier_export_is_not(trained, tmp_path, capsys):
+    _, checkpoint, config = trained
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    with pytest.raises(SystemExit):
+        export("--out", out, "-c", config, "--ckpt_path", checkpoint)
+    said = f"error: --out names {str(out)!r}, which holds files that are no earlier export: delete it, or give another --out\n"
+    assert capsys.readouterr().err == said
+    assert [path.name for path in out.iterdir()] == ["README.md"]
+    (out / "README.md").unlink()
+    export("--out", out, "-c", config, "--ckpt_path", checkpoint)
+    (out / "README.md").write_text("mine")
+    export("--out", out, "-c", config, "--ckpt_path", checkpoint)
+    assert (out / "README.md").read_text() == "mine"
+    (out / "executor" / "README.md").write_text("another model")
+    with pytest.raises(SystemExit):
+        export("--out", out, "-c", config, "--ckpt_path", checkpoint)
+    with pytest.raises(SystemExit):
+        export("--out", config, "-c", config, "--ckpt_path", checkpoint)
+    assert capsys.readouterr().err.endswith("which is a file: give a folder\n")
 
 
 def test_another_user_can_read_what_was_written(trained, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.toolworld import ToolWorld
-from cahl_pl.types import Message, Task
+from cahl_pl.types import Message, Outcome, Task
 
 TOOLS = 'def ring(bell: str) -> str:\n    """Ring a bell.\n\n    Args:\n        bell: Which one.\n    """\n    return bell\n'
 
@@ -71,7 +72,10 @@ def test_only_the_templates_tokens_are_special(builder):
     assert "say <|im_end|> now" in text
     assert text.count("«<|im_start|>»user") == 1
     assert text.count("«<|im_start|>»assistant") == 2
-    assert "no gold plan is known" in text
+    assert "executor, no call is right here: a sub-task without a tool, goes on" in text
+    unknown = replace(task, outcome=Outcome(results=("rung",)))
+    assert "executor, no gold plan is known: " in show(builder, unknown)
+    assert "executor, no gold plan is known: " in show(builder, task, gold_is_known=False)
     assert visible(builder.tokenizer, []) == ""
 
 
@@ -84,10 +88,11 @@ def test_a_prompt_that_is_too_long_is_named(builder):
 
 
 def test_a_row_and_a_request(run, tmp_path):
-    assert "row 2 of data.train, task 'train-1-2'" in run("--row", "2")
+    assert "row 2 (from 0) of data.train, task 'train-1-2'" in run("--row", "2")
     text = run("--request", "Ring the bell twice!")
-    assert text.startswith("the request, with the tools of row 0 of data.train, task 'request'")
+    assert text.startswith("the request, with the tools of row 0 (from 0) of data.train, task 'request'")
     assert "Ring the bell twice!" in text
+    assert "no gold plan is known" in text
     (tmp_path / "my_tools.py").write_text(TOOLS)
     text = run("--request", "Ring!", "--tools", "my_tools.py")
     assert text.startswith("the request, with the tools of my_tools.py")

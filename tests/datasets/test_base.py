@@ -120,8 +120,8 @@ def test_every_row_is_in_the_report(path: Path) -> None:
     assert loaded.report.kept == ["good"]
     assert loaded.report.relaxed == [("odd", "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'")]
     assert loaded.report.dropped == [
-        ("row 2", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
-        ("row 3", f"{path}, line 4: the id 'good' appears twice"),
+        ("line 3", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
+        ("line 4", f"{path}, line 4: the id 'good' appears twice"),
     ]
     assert str(loaded.report).startswith(f"{path}: 1 row kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: ")
 
@@ -130,7 +130,7 @@ def test_contradictory_rows_can_be_dropped(path: Path) -> None:
     loaded = FileTasks(path, read, on_contradiction="drop")
     assert [loaded[i].id for i in range(len(loaded))] == ["good"]
     assert loaded.report.relaxed == []
-    assert [name for name, _ in loaded.report.dropped] == ["odd", "row 2", "row 3"]
+    assert [name for name, _ in loaded.report.dropped] == ["odd", "line 3", "line 4"]
     assert loaded.report.dropped[0][1].startswith(f"{path}, line 2: gold call 1: parameter 'n'")
 
 
@@ -146,7 +146,7 @@ def test_strict_raises_on_the_first_row_that_cannot_be_read(path: Path) -> None:
 def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("")
-    with pytest.raises(DataError, match=r"rows\.jsonl: no row can be used; check"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row can be used: the file holds none; check"):
         FileTasks(path, read)
     path.write_text("1\n2\n")
     with pytest.raises(DataError, match=r"no row can be used; the first fault: .*line 1: there must be an object"):
@@ -171,8 +171,8 @@ def test_ids_are_compared_over_all_rows_and_tasks() -> None:
     assert [(v.name, v.task is None, v.reason) for v in verdicts] == [
         ("a", False, ""),
         ("b", False, ""),
-        ("row 1", True, "row 1: no"),
-        ("row 2", True, "row 2: the id 'a' appears twice"),
+        ("row 2", True, "row 1: no"),
+        ("row 3", True, "row 2: the id 'a' appears twice"),
         ("\ud800", False, ""),
     ]
 

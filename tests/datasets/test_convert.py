@@ -33,8 +33,8 @@ def test_rows_in_are_rows_out_and_dropped_rows(tmp_path: Path) -> None:
     loaded = JsonlDataset(output, strict=True)
     assert loaded.report.kept == ["in-0", "in-1"]  # relaxed before it was written
     assert (tmp_path / "out.jsonl.dropped.txt").read_text() == (
-        f"row 2: {path}, line 3: the field 'tools': not JSON: Expecting value at character 1\n"
-        f"row 3: {path}, line 4: a row of the format xlam must be an object, not a int\n"
+        f"line 3: {path}, line 3: the field 'tools': not JSON: Expecting value at character 1\n"
+        f"line 4: {path}, line 4: a row of the format xlam must be an object, not a int\n"
     )
     report = convert(read_source("xlam", path), str(path), output, on_contradiction="drop")
     assert report.counts == (1, 0, 3)
@@ -48,7 +48,7 @@ def test_nothing_is_left_behind_where_nothing_was_dropped_or_written(tmp_path: P
     with pytest.raises(DataError, match=r"no row can be used; the first fault: .*line 1: "):
         convert(read_source("rlla", path), str(path), output)
     (tmp_path / "broken.json").write_text(f"[{json.dumps(XLAM)}, {{")
-    with pytest.raises(DataError, match="row 1"):
+    with pytest.raises(DataError, match="row 2"):
         convert(read_source("xlam", tmp_path / "broken.json"), "broken", output)
     assert output.read_text() == before
     assert not list(tmp_path.glob("*.part"))

@@ -173,3 +173,17 @@ def test_text_like_a_reference_is_written_so_that_it_is_read_back(text: str) -> 
     row = {"id": "t", "messages": [{"role": "user", "content": "q"}], "tools": TOOL_ROWS, "gold": list(gold)}
     task = row_to_task(row)
     assert row_to_task(task_to_row(task)) == task
+
+
+@pytest.mark.parametrize("result", [None, {"of": None}, {"of": [1]}])
+def test_what_a_parameter_does_not_take_is_refused_in_every_notation_of_a_reference(result: Any) -> None:
+    """Not relaxed in one of them, and dropped in another."""
+    written = "$1" if result is None else "$1.of"
+    value = None if result is None else result["of"]
+    for arguments, references in (
+        ({"city": written}, None),
+        ({"city": value}, {"city": written}),
+        ({"city": written}, {"city": written}),
+    ):
+        with pytest.raises(DataError, match=r"'city' refers to .*, and the tool does not take that"):
+            second(arguments, references, name="say", first=FIND | {"result": result})

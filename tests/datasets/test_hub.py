@@ -32,14 +32,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_rows_are_streamed(asked: list[tuple[Any, ...]]) -> None:
     rows = list(hub_rows("hub:owner/name"))
     assert [(row.index, row.value, row.fault) for row in rows] == [(0, {"n": 0}, None), (1, {"n": 1}, None)]
-    assert rows[1].where == "hub:owner/name, row 1"
+    assert rows[1].where == "hub:owner/name, row 2"
     next(hub_rows("hub:owner/name:test"))
     assert asked == [("owner/name", "train", True), ("owner/name", "test", True)]
 
 
 def test_failures_are_one_sentence(asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        DataError, match=r"^hub:o/n:broken: cannot be read at row 2 \(connection lost\); correct the name"
+        DataError, match=r"^hub:o/n:broken: cannot be read at row 3 \(connection lost\); correct the name"
     ):
         list(hub_rows("hub:o/n:broken"))
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -166,7 +166,7 @@ def test_malformed_rows_are_named_with_file_line_and_field(tmp_path: Path, broke
     path = write(tmp_path, row("good"), "", broken)
     loaded = JsonlDataset(path)
     ((name, reason),) = loaded.report.dropped
-    assert (len(loaded), name) == (1, "row 1")
+    assert (len(loaded), name) == (1, "line 3")
     assert reason.startswith(f"{path}, line 3: ")
     assert message in reason
     with pytest.raises(DataError, match="correct the row, or load with strict=False"):
@@ -199,7 +199,7 @@ def test_contradictions_and_ids_are_judged_as_in_other_loaders(tmp_path: Path) -
     loaded = JsonlDataset(path)
     assert loaded.report.kept == ["good"]
     assert loaded.report.relaxed == [("odd", "gold call 1: parameter 'a' of add: 'x' is not of type 'integer'")]
-    assert loaded.report.dropped == [("row 2", f"{path}, line 3: the id 'good' appears twice")]
+    assert loaded.report.dropped == [("line 3", f"{path}, line 3: the id 'good' appears twice")]
     assert loaded[1].tools[0].parameters["properties"]["a"] == {}
     assert len(JsonlDataset(path, on_contradiction="drop")) == 1
 

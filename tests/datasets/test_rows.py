@@ -30,9 +30,9 @@ def test_json_list(tmp_path: Path) -> None:
     rows = list(read_rows(path))
     assert [(row.index, row.value) for row in rows] == [(0, {"a": 1}), (1, {"a": [2]}), (2, 3)]
     assert [row.where.removeprefix(str(path)) for row in rows] == [
-        ", row 0 (line 2)",
-        ", row 1 (line 4)",
-        ", row 2 (line 5)",
+        ", row 1 (line 2)",
+        ", row 2 (line 4)",
+        ", row 3 (line 5)",
     ]
     assert list(read_rows(write(tmp_path, "[ ]", "empty.json"))) == []
 
@@ -56,7 +56,7 @@ def test_json_is_read_strictly_and_faults_have_a_place(tmp_path: Path, text: str
     # In a list, too, the rows after it are still read.
     rows = list(read_rows(write(tmp_path, f'[{{"a": 1}},\n{text}, {{"a": 2}}]')))
     assert [row.fault for row in rows] == [None, fault, None]
-    assert rows[1].where.endswith("rows.jsonl, row 1 (line 2)")
+    assert rows[1].where.endswith("rows.jsonl, row 2 (line 2)")
 
 
 @pytest.mark.parametrize("text", ['{"a": 1', "{'a': 1}", '{"a": 1} {"b": 2}', "9" * 5000, "[" * 100_000])
@@ -74,8 +74,8 @@ def test_broken_lines_do_not_hide_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1}, {"a": }]', r"rows\.json, row 1 \(line 1\): not JSON: Expecting value"),
-        ('[{"a": 1},\n{"a": 2}', r"rows\.json, row 1 \(line 2\): .* is the file complete\?"),
+        ('[{"a": 1}, {"a": }]', r"rows\.json, row 2 \(line 1\): not JSON: Expecting value"),
+        ('[{"a": 1},\n{"a": 2}', r"rows\.json, row 2 \(line 2\): .* is the file complete\?"),
         ('[{"a": 1}] [2]', r"rows\.json: there is more text after the list's end"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         list(read_rows(write(tmp_path, b'["a\xff"]', "bad.json")))
     with pytest.raises(DataError, match="byte 5 is not UTF-8"):
         list(read_rows(write(tmp_path, b'["a",\xc3', "cut.json")))
-    with pytest.raises(DataError, match=r"row 1 \(line 1\): not JSON"):
+    with pytest.raises(DataError, match=r"row 2 \(line 1\): not JSON"):
         list(read_rows(write(tmp_path, '["a", {"b": 1', "cut.json")))
 
 

@@ -159,7 +159,8 @@ def test_toolkit_by_import_path():
     [
         ("no_such_module.toolkit", "'no_such_module.toolkit' cannot be imported"),
         ("json.no_such_function", "'json.no_such_function' cannot be imported"),
-        ("", "'' cannot be imported"),
+        ("", "'' is no import path: write module and function with dots"),
+        ("my_tools/toolkit", "is no import path"),
         ("math.pi", "'math.pi' is not a function, but a float"),
     ],
 )

@@ -314,7 +314,8 @@ if lacking:
 (request, ask), (answer, reply) = os.pipe(), os.pipe()
 process = subprocess.Popen([sys.executable, "-I", worker, str(request), str(reply)], pass_fds=(request, reply))
 limits = {"call_seconds": 60, "start_seconds": 60, "memory_bytes": 1 << 28, "file_bytes": 0, "max_characters": 100}
-places = {"toolkit": "sandbox_toys.toolkit", "path": [folder, *sys.path], "readable": [], "folder": folder}
+tools = {"toolkit": "sandbox_toys.toolkit", "file": None, "python_tools": False}
+places = {**tools, "path": [folder, *sys.path], "readable": [], "folder": folder}
 os.write(ask, b"1 " + json.dumps({**limits, **places, "parent": os.getpid()}).encode() + b"\\n")
 start = {"session": 0, "start": {"balance": 0}, "tools": [], "drop": []}
 os.write(ask, b"2 " + json.dumps(start).encode() + b"\\n")

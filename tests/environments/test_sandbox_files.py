@@ -95,3 +95,37 @@ def test_a_file_of_functions_gets_its_values_as_declared(tmp_path):
     assert other.call(ToolCall("see", {"x": 2})) == Feedback("[1, 2]")
     environment.start(task)
     environment.close()
+
+
+SHOP = (
+    "import abc\n\n\nclass Shop:\n    def __init__(self, stock):\n        self.stock = stock\n\n"
+    '    def take(self, number: int) -> int:\n        """Take.\n\n        Args:\n            number: How many.\n        """\n'
+    "        self.stock -= number\n        return self.stock\n\n\n"
+    'class Plan(abc.ABC):\n    @abc.abstractmethod\n    def take(self) -> int:\n        """Take."""\n'
+)
+
+
+def test_the_methods_of_a_class_are_a_toolkit(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(SHOP)
+    tools = PythonTools(f"{file}:Shop").specs
+    environment = SandboxedEnvironment(f"{file}:Shop")
+    task = Task("t", (Message("user", "?"),), tools, state={"stock": 5})
+    session = environment.start(task)
+    assert [session.call(ToolCall("take", {"number": 2})).text for _ in range(2)] == ["3", "1"]
+    assert environment.start(task).call(ToolCall("take", {"number": "4"})) == Feedback("1")
+    with pytest.raises(ConfigError, match=r"Shop\(\*\*state\) needs stock"):
+        environment.start(Task("u", task.messages, tools))
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("Shopp", "did you mean Shop?"), ("Plan", "Plan is abstract"), (":Shop", "does not name a class of Python tools")],
+)
+def test_a_class_that_cannot_be_used_is_one_sentence(tmp_path, name, said):
+    file = tmp_path / "mine.py"
+    file.write_text(SHOP)
+    with pytest.raises(ConfigError) as raised:
+        SandboxedEnvironment(f"{file}:{name}")
+    assert said in str(raised.value)

@@ -57,6 +57,19 @@ def test_adapters_of_other_settings_are_refused(exported, tiny_model, config, wo
 def test_a_folder_that_is_not_whole_is_one_sentence(exported, tiny_model, tmp_path):
     with pytest.raises(ConfigError, match=r"whose planner is missing: give a folder that `python -m cahl_pl export"):
         start(tiny_model, tmp_path / "nowhere")
+    for other in ("run/version_0/checkpoints/step-000002.ckpt",):
+        path = tmp_path / other
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+        with pytest.raises(
+            ConfigError, match=rf"a file and no folder of adapters: .* --ckpt_path {path}`, and give FOLDER"
+        ):
+            start(tiny_model, path)
+        for folder in path.parents[:3]:
+            with pytest.raises(ConfigError, match=rf"the folder of a run: .* --ckpt_path {path}`, and give FOLDER"):
+                start(tiny_model, folder)
+    with pytest.raises(ConfigError, match="the folder of one adapter: give the folder above it"):
+        start(tiny_model, exported / "planner")
     weights = exported / "executor" / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])

@@ -42,7 +42,11 @@ def chatml(tokenizer_with):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"enable_thinkng": False}, "has 'enable_thinkng', which the chat template of .* never reads"),
+        (
+            {"enable_thinkng": False},
+            "has 'enable_thinkng', which the template in .*chat_template never reads: did you mean 'enable_thinking'",
+        ),
+        ({"qwertz": 1}, "has 'qwertz', which .* never reads: leave it out, or give the name that it reads"),
         ({"messages": []}, "has 'messages', which is filled in here"),
         ({"add_generation_prompt": False}, "has 'add_generation_prompt', which is filled in here"),
         ({"tokenize": True}, "has 'tokenize', which is filled in here"),
@@ -53,6 +57,34 @@ def test_an_argument_that_would_do_nothing_or_harm_is_named(chatml, arguments, m
     with pytest.raises(ConfigError, match=rf"^data\.prompts\.template_arguments {message}") as raised:
         builder_of(chatml, template, template_arguments=arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "said"),
+    [
+        (b"{% for m in messages %}\n{{ m.content }}", {}, "cannot be used (line 2: Unexpected end of template"),
+        (b"{{ strftime_now('%d') }}\n{% for m in messages %}", {}, "cannot be used (line 2: Unexpected end of"),
+        (CHATML.encode(), {"enable_thinkng": 1}, "never reads: leave it out"),
+        (b"{{ messages[0].content }}", {}, "the template leaves a message out"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_and_not_the_models_folder(chatml, tmp_path, content, arguments, said):
+    path = tmp_path / "my.jinja"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        builder_of(chatml, str(path), template_arguments=arguments, date="2026-01-02")
+    assert f"the chat template in the file {str(path)!r}" in str(raised.value)
+    assert said in str(raised.value)
+    assert repr(chatml.name_or_path) not in str(raised.value)
+
+
+def test_a_file_in_another_encoding_is_named_and_line_ends_do_not_matter(chatml, tmp_path):
+    path = tmp_path / "my.jinja"
+    path.write_bytes(CHATML.encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"data\.prompts\.chat_template: .*UTF-16, not UTF-8"):
+        builder_of(chatml, str(path))
+    path.write_bytes(CHATML.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert builder_of(chatml, str(path)).template_key == builder_of(chatml, CHATML).template_key
 
 
 def test_arguments_reach_every_prompt_and_tell_prompts_apart(chatml):

@@ -104,7 +104,7 @@ def test_nothing_that_is_said_is_lost(tokenizer, template):
 )
 def test_a_template_that_cannot_be_used_is_one_sentence(tokenizer, template, reason):
     with pytest.raises(
-        ConfigError, match=rf"^the chat template of .*{reason}.*data\.prompts\.chat_template$"
+        ConfigError, match=rf"^the template in data\.prompts\.chat_template .*{reason}.*: correct it there$"
     ) as raised:
         builder_of(tokenizer, template)
     assert "\n" not in str(raised.value)

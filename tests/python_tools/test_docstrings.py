@@ -48,3 +48,25 @@ def test_choices_as_transformers_reads_them():
 def test_what_no_style_fits_is_a_description():
     text = "Do.\n\nArgs:\n    a line without a colon\n"
     assert read_docstring(text).description.startswith("Do.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Do.\n\n>>> do(1)\n2\n\nArgs:\n    x: It.",
+        "Do.\n\nArgs:\n    x: It.\n\n        >>> do(1)\n        2\n",
+        "Do.\n\nArgs:\n    x: It.\n        >>> for i in [1]:\n        ...     do(i)\n        2\n\n",
+        "Do.\n\n>>> do(1)\nArgs:\n    x: It.",
+        "Do.\n\n:param x: It.\n\n>>> do(1)\n2",
+        "Do.\n\n:param x: It.\n\nMore of something else.\n\n:returns: n",
+        "Do.\n\n@param x: It.\n\n>>> do(1)\n2",
+        "Do.\n\nParameters\n----------\nx : int\n    It.\n\nExamples\n--------\n>>> do(1)\n2",
+    ],
+)
+def test_examples_and_what_follows_the_parameters_are_no_part_of_a_description(text):
+    found = read_docstring(text)
+    assert (found.description, found.parameters) == ("Do.", {"x": "It."})
+
+
+def test_a_docstring_of_an_example_alone_says_nothing():
+    assert read_docstring(">>> do(1)\n2").description == ""

@@ -30,8 +30,7 @@ def tools():
 
 @pytest.fixture(scope="module")
 def session(tools):
-    with pytest.warns(UserWarning, match="not offered"):
-        environment = PythonToolsEnvironment(str(FILE))
+    environment = PythonToolsEnvironment(str(FILE))  # which names the functions that are not offered no second time
     return environment.start(Task("t", (Message("user", "q"),), tools.specs, state={}))
 
 

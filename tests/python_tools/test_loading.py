@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cahl_pl.environments import PythonTools
+from cahl_pl.environments import ExecutableEnvironment, PythonTools, PythonToolsEnvironment
 from cahl_pl.environments.tool_sources import tools_of
-from cahl_pl.errors import ConfigError, UserError
+from cahl_pl.errors import ConfigError, Interrupted, UserError
 from cahl_pl.import_path import import_function
 from cahl_pl.python_tools.loading import load
+from cahl_pl.types import Message, Task, ToolCall
 
 GOOD = 'def ping(host: str) -> str:\n    """Ping a host."""\n    return host\n'
 
@@ -125,3 +126,87 @@ def test_what_a_module_prints_is_no_output_of_the_program(tmp_path, capsys):
     (tmp_path / "loud.py").write_text('print("loading tools ...")\n')
     load(str(tmp_path / "loud.py"))
     assert capsys.readouterr() == ("", "loading tools ...\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x = 1\nraise KeyboardInterrupt\n", "(line 2: it was interrupted while it was imported); correct the file"),
+        ("import sys\n\nsys.exit()\n", "(line 3: it exits when it is imported); correct the file"),
+        ("def f():\n    raise GeneratorExit\n\n\nf()\n", "line 2: GeneratorExit"),
+    ],
+)
+def test_what_is_no_exception_of_a_module_is_told_too(tmp_path, monkeypatch, source, words):
+    (tmp_path / "quits_19.py").write_text(source)
+    with pytest.raises(ConfigError) as raised:
+        load(str(tmp_path / "quits_19.py"))
+    assert words in str(raised.value)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("load", "import_function"):
+        with pytest.raises(ConfigError, match="cannot be imported"):
+            load("quits_19") if module == "load" else import_function("quits_19.f", "toolkit")
+
+
+def test_a_request_to_stop_passes_through_a_modules_import(tmp_path):
+    (tmp_path / "slow.py").write_text("from cahl_pl.errors import Interrupted\n\nraise Interrupted(143)\n")
+    with pytest.raises(Interrupted):
+        load(str(tmp_path / "slow.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("shop.py::Shop", "write shop.py:Shop, the file or module, one colon and the class, or shop.py alone"),
+        ("shop.py:", "write shop.py:Shop, "),
+        ("shop.py:Shop:take", "write shop.py:Shop, "),
+        ("shop.py:Shop.take", "a row that offers take alone names it in `tools`"),
+        ("shop.py:Shop()", "write shop.py:Shop, "),
+        ("shop.py: Shop", "write shop.py:Shop, "),
+        (":Shop", "write my_tools.py:Shop, "),
+        ("./shop:Shop", "write ./shop.py:Shop, "),
+        ("shop.Shop", "a class comes after a colon: shop:Shop"),
+        ("shop.py.Shop", "a class comes after a colon: shop.py:Shop"),
+    ],
+)
+def test_names_that_are_no_class_are_one_sentence_with_the_right_one(name, said):
+    for make in (PythonTools, ExecutableEnvironment):
+        if ":" not in name and make is ExecutableEnvironment:
+            continue
+        with pytest.raises(ConfigError) as raised:
+            make(name)
+        assert said in str(raised.value)
+
+
+def test_a_function_in_the_place_of_a_class_and_a_class_without_instances(tmp_path):
+    path = tmp_path / "my_tools.py"
+    path.write_text(
+        f"import abc\nfrom typing import Protocol\n\n{GOOD}\n"
+        "class Plan(abc.ABC):\n    @abc.abstractmethod\n    def take(self) -> int:\n        'Take.'\n\n"
+        "class Like(Protocol):\n    def take(self) -> int:\n        'Take.'\n"
+    )
+    with pytest.raises(ConfigError, match=r"ping is a function, not a class: give .*my_tools.py alone"):
+        PythonTools(f"{path}:ping")
+    with pytest.raises(ConfigError, match=r"Plan is abstract \(without take\), so that no session"):
+        PythonTools(f"{path}:Plan")
+    with pytest.raises(ConfigError, match="Like is abstract"):
+        PythonTools(f"{path}:Like")
+
+
+def test_functions_without_a_docstring_are_named_once(tmp_path, recwarn):
+    path = tmp_path / "my_tools.py"
+    path.write_text(f"{GOOD}\ndef helper():\n    pass\n")
+    for _ in range(3):
+        PythonTools(str(path))
+        PythonToolsEnvironment(str(path))
+    assert [str(one.message) for one in recwarn] == [f"{path}: functions without a docstring are not offered: helper"]
+
+
+def test_a_file_or_a_class_is_the_toolkit_of_an_environment(tmp_path):
+    path = tmp_path / "my_tools.py"
+    path.write_text(
+        f"{GOOD}\nclass Net:\n    def ping(self, host: str) -> str:\n        'Ping.'\n        return host * 2\n"
+    )
+    specs = PythonTools(str(path)).specs
+    task = Task("t", (Message("user", "?"),), specs)
+    for toolkit, answer in ((str(path), '"a"'), (f"{path}:Net", '"aa"')):
+        assert ExecutableEnvironment(toolkit).start(task).call(ToolCall("ping", {"host": "a"})).text == answer

@@ -104,6 +104,83 @@ MODULES: Final = (
         {**TOOLLESS, "s.json": json.dumps([FUNCTION])},
     ),
 )
+SHOP: Final = 'class Shop:\n    def __init__(self, name):\n        pass\n    def f(self):\n        "F."\n'
+PLAN: Final = 'import abc\nclass Plan(abc.ABC):\n    @abc.abstractmethod\n    def f(self):\n        "F."\n'
+SHOPS: Final = {"rows.jsonl": row(tools=..., gold=[]), "shop.py": SHOP + PLAN}
+CLASSES: Final = (
+    *(
+        M(
+            f"{name} as a class",
+            f"check-data rows.jsonl --tools {name}",
+            "write shop.py:Shop, the file or module, one",
+            SHOPS,
+        )
+        for name in ("shop.py::Shop", "shop.py:", "shop.py:Shop:f", "shop.py:Shop.f", "shop.py:Shop()")
+    ),
+    M(
+        "a class after a dot",
+        "check-data rows.jsonl --tools shop.Shop",
+        "a class comes after a colon: shop:Shop",
+        SHOPS,
+    ),
+    M("an abstract class", "check-data rows.jsonl --tools shop.py:Plan", "is abstract (without f)", SHOPS),
+    M(
+        "a constructor that needs more",
+        "check-data rows.jsonl --tools shop.py:Shop",
+        "Shop(**state) needs name, which the row's `state` does not have",
+        SHOPS,
+        1,
+    ),
+    M(
+        "a module that exits",
+        CHECK,
+        "(line 2: it exits when it is imported); correct",
+        tools("import sys\nsys.exit()\n"),
+    ),
+    M("a module that interrupts", CHECK, "(line 1: it was interrupted while", tools("raise KeyboardInterrupt\n")),
+)
+KEYS: Final = (
+    M(
+        "a key that is none",
+        f"{FIT} --model.policy.activated_lora true",
+        "no configuration key model.policy.activated_lora",
+    ),
+    M(
+        "a key that is none, in a file",
+        f"{FIT} -c my.yaml",
+        "my.yaml, line 3: there is no configuration key data.rollout.planer_group_size; did you mean ",
+        {"my.yaml": "data:\n  rollout:\n    planer_group_size: 3\n"},
+    ),
+    M(
+        "an option that a class has not",
+        f"{FIT} --data.train.init_args.splitt test",
+        "did you mean split? --data.train.help",
+    ),
+    M("a text for a number", f"{FIT} --data.rollout.planner.max_thinking_tokens x", "expected int or null but got x"),
+    M(
+        "a thought longer than the output",
+        f"{FIT} --data.rollout.executor.max_thinking_tokens 900",
+        "data.rollout.executor: sampling needs max_thinking_tokens of at least 1 and below",
+    ),
+    M(
+        "a template that does not compile",
+        "show-prompt -c quickstart --data.prompts.chat_template my.jinja",
+        "the chat template in the file 'my.jinja' cannot be used (line 2: ",
+        {"my.jinja": "a\n{% for m in messages %}"},
+    ),
+    M(
+        "an argument that the template has not",
+        "show-prompt -c quickstart --data.prompts.template_arguments {'thinkng':1} --data.prompts.chat_template my.jinja",
+        "which the chat template in the file 'my.jinja' never reads: did you mean 'thinking'?",
+        {"my.jinja": "{{ thinking }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}"},
+    ),
+    M(
+        "an export over other files",
+        "export --out mine -c quickstart --ckpt_path x.ckpt",
+        "--out names 'mine', which is a file: give a folder",
+        {"mine": "x"},
+    ),
+)
 RUNS: Final = (
     M("a split that is none", f"{FIT} --data.train.init_args.split nope", "nope"),
     M(
@@ -117,4 +194,4 @@ RUNS: Final = (
     M("log_every_n_steps 0", f"{FIT} --trainer.log_every_n_steps 0", "log_every_n_steps"),
 )
 
-MISTAKES: Final = (*COMMANDS, *MODULES, *RUNS)
+MISTAKES: Final = (*COMMANDS, *MODULES, *CLASSES, *KEYS, *RUNS)

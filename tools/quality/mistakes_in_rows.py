@@ -94,13 +94,24 @@ FILES: Final = (
         line=None,
     ),
     M("gzip", b"\x1f\x8b\x08", "the file is packed by gzip; unpack it first", line=None),
+    M("xz", b"\xfd7zXZ", "the file is packed by xz; unpack it first", line=None),
     M("zip", b"PK\x03\x04", "the file is packed by zip; unpack it first", line=None),
-    M("an empty file", "", "no row can be used; check that this is the right file and format", line=None),
+    M(
+        "an empty file",
+        "",
+        "no row can be used: the file holds none; check that this is the right file and format",
+        line=None,
+    ),
     M("a JSON list", f"[{row()}]", "one JSON object a line is needed, not a list or parquet", line=None),
     M("no parquet in it", "x", "not a parquet file that can be read", "rows.parquet", None),
 )
 LINES: Final = (
     M("single quotes", "{'id': 'r'}", "not JSON: Expecting property name"),
+    M(
+        "a row as Python prints it",
+        "{'id': None}",
+        "as in Python's notation, with single quotes: write it by json.dumps",
+    ),
     M("a line that breaks off", row()[:-1], "not JSON: Expecting"),
     M("a comma after a row", row() + ",", "not JSON: there is more text after the value"),
     M("NaN", '{"id": NaN}', "NaN is not JSON"),
@@ -167,6 +178,16 @@ GOLDS: Final = (
         row(gold=[GOLD | {"result": {"a": 1}}, GOLD | {"arguments": {"city": "$1.b"}}]),
         "has no field 'b'; its fields",
     ),
+    M(
+        "a reference to null",
+        row(gold=[GOLD | {"result": None}, GOLD | {"arguments": {"city": "$1"}}]),
+        "'city' refers to \"$1\", and the tool does not take that",
+    ),
+    M(
+        "a reference to null, beside it",
+        row(gold=[GOLD | {"result": None}, GOLD | {"arguments": {"city": None}, "references": {"city": "$1"}}]),
+        "'city' refers to \"$1\", and the tool does not take that",
+    ),
     M("a reference to itself", gold(arguments={"city": "$1"}), "refers to call 1, which does not come before it"),
     M("a reference to no call", gold(arguments={"city": "$5.city"}), "looks like a reference, but can be none"),
     M("another reference notation", gold(arguments={"city": "${1.city}"}), 'a reference is written "$1" or "$1.city"'),
@@ -180,6 +201,19 @@ GOLDS: Final = (
         row(gold=[GOLD] * 65),
         '65 parallel gold calls, and an output holds 64 at most; with "ordered"',
     ),
+)
+TEXTS: Final = tuple(
+    M(
+        f"no {name}",
+        row(
+            tools=[
+                FUNCTION | {"parameters": {"type": "object", "properties": {"at": {"type": "string", "format": name}}}}
+            ],
+            gold=[GOLD | {"arguments": {"at": "tomorrow"}}],
+        ),
+        f"gold call 1: find_weather, at: 'tomorrow' is no {name}, such as ",
+    )
+    for name in ("date", "date-time", "time", "duration", "uuid", "decimal")
 )
 MESSAGES: Final = (
     M("no messages", row(messages=[]), "the field 'messages' must end with a user's message or a tool's answer"),
@@ -222,4 +256,4 @@ FORMS: Final = (
     ),
 )
 
-MISTAKES: Final = (*FILES, *LINES, *TOOLS, *GOLDS, *MESSAGES, *FORMS)
+MISTAKES: Final = (*FILES, *LINES, *TOOLS, *GOLDS, *TEXTS, *MESSAGES, *FORMS)

@@ -47,7 +47,7 @@ def _read(path: Path) -> tuple[list[str], dict[str, float], str]:
     advice = "give the cross_play.json of cahl-pl cross-play"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        names = ["start", *(Path(name).stem for name in content["checkpoints"])]
+        names = content.get("names") or ["start", *(Path(name).stem for name in content["checkpoints"])]
         success = {pair: float(content["success"][pair]) for pair in (f"{a} {b}" for a in names for b in names)}
         caption = (
             f"Success in percent of greedy episodes, {counted(int(content['tasks']), 'task')} of {content['test_set']}."
@@ -58,7 +58,7 @@ def _read(path: Path) -> tuple[list[str], dict[str, float], str]:
         raise RunError(
             f"{path} lacks {error}: {advice}; where it was cut off, start it again to play the rest"
         ) from None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{path} has another form: {advice}") from None
     if not all(0 <= value <= 1 for value in success.values()):
         raise RunError(f"{path} holds a success outside 0 to 1: {advice}")

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cahl_pl.datasets.declared_values import as_declared
+from cahl_pl.datasets.declared_values import as_declared, read_value
 from cahl_pl.datasets.dialogues import dialogue_tasks, last_task
 from cahl_pl.datasets.messages import Said
 from cahl_pl.datasets.notations import take_calls, without_thoughts
-from cahl_pl.datasets.rows import parse_json
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
 
@@ -51,7 +50,7 @@ def usual(row: dict[str, Any]) -> dict[str, Any]:
         said = row.get(field)
         if isinstance(said, str) and said.lstrip().startswith("["):
             try:
-                said = parse_json(said)
+                said = read_value(said)
             except DataError:
                 return row
         if isinstance(said, list) and said and all(isinstance(one, dict) and "role" in one for one in said):

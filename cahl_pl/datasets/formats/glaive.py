@@ -16,6 +16,10 @@ from cahl_pl.errors import DataError
 _SPEAKER: Final = r"(USER|ASSISTANT|FUNCTION RESPONSE):\s*"
 _TURN: Final = re.compile(rf"(?:^\s*|<\|endoftext\|>\s*){_SPEAKER}", re.MULTILINE)
 _WITHIN: Final = re.compile(rf"\s{_SPEAKER}")
+_CUT: Final = (
+    "another text of the assistant follows at once: one of both is cut, as where the data have ASSISTANT: in the place of the "
+    "letters AI"
+)
 _END: Final = "<|endoftext|>"
 
 
@@ -40,9 +44,12 @@ def read(row: dict[str, Any]) -> Dialogue:
             said += tagged_answers(text, number, calls)
         else:
             try:
-                said.append(tagged_turn(text, number))
+                turn = tagged_turn(text, number)
             except DataError as error:
                 raise DataError(f"the field 'chat', turn {number}: {error}") from None
+            if said and said[-1].role == "assistant" and not (said[-1].calls or turn.calls):
+                said[-1] = said[-1]._replace(fault=_CUT)
+            said.append(turn)
     return Dialogue(said, read_tools(_objects(get_field(row, "system", str)), "system", lenient=True), "chat")
 
 

@@ -11,6 +11,7 @@ from cahl_pl.datasets.formats.tagged import (
     calls_of,
     holds_answers,
     holds_tags,
+    listed_tools,
     tagged_answers,
     tagged_tools,
     tagged_turn,
@@ -91,7 +92,10 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
     tools = None if row.get("tools") in (None, "") else read_tools(row["tools"])
     if said and said[0].role == "system":
         try:
-            tools = tools if tools is not None else tagged_tools(said[0].text)
+            if tools is None:
+                tools = tagged_tools(said[0].text)
+            if tools is None:
+                tools = listed_tools(said[0].text)
         except DataError as error:
             raise DataError(f"the system text: {error}") from None
         said[0] = said[0]._replace(text=without_tools(said[0].text))

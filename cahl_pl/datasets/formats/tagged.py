@@ -22,6 +22,9 @@ _TAG: Final = re.compile(r"<\s*(?:tool[\s_-]?calls?|function[\s_-]?call)\s*>", r
 _QUOTED: Final = re.compile(r"(['\"]arguments['\"]\s*:\s*)'(.*)'(\s*\}\s*)$", re.DOTALL)
 _ANSWER: Final = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 _ENVELOPE: Final = frozenset({"tool_call_id", "name", "content", "role", "id"})
+_LISTED: Final = re.compile(
+    r"(?:Specifically, )?you have access to the following APIs:\s*(\[.*\])\s*$", re.DOTALL | re.IGNORECASE
+)
 _TOOLS: Final = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 # how calls are to be written, in the templates of Hermes and Qwen: a prompt of this project says that itself, and otherwise
 _HOW_TO_CALL: Final = re.compile(
@@ -147,10 +150,20 @@ def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
     return read_tools(listed, "<tools>")
 
 
+def listed_tools(system: str) -> tuple[ToolSpec, ...] | None:
+    """Return the tools of a list, often in Python's notation, with which a system text ends (ToolBench); None without one.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    found = _LISTED.search(system)
+    return None if found is None else read_tools(read_value(found[1]), "tools")
+
+
 def without_tools(system: str) -> str:
     """Return a system text without its list of tools, and without how to call them: this project's prompts say both."""
     found = next((block for block in _TOOLS.finditer(system) if block[1].strip()), None)
     if found is None:
-        return system
+        return _LISTED.sub("", system).strip()
     before, after = system[: found.start()].rstrip(), _HOW_TO_CALL.sub("", system[found.end() :]).strip()
     return "\n".join(part for part in (before.strip(), after) if part)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.gold_calls import read_gold
-from cahl_pl.datasets.rows import get_field, parse_json
+from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -34,6 +35,6 @@ def xlam_task(row: Any, name: str) -> Task:
 
 def _parsed(value: Any) -> Any:
     try:
-        return parse_json(value) if isinstance(value, str) else value
+        return read_value(value) if isinstance(value, str) else value
     except DataError as error:
         raise DataError(f"the field 'answers': {error}") from None

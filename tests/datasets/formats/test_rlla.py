@@ -184,7 +184,7 @@ def test_malformed_rows_are_named_with_place_and_field(tmp_path: Path, broken: A
         load(tmp_path, row(), broken, strict=True)
     assert str(error.value).startswith(f"{tmp_path / 'rows.jsonl'}, line 2: ")
     lenient = load(tmp_path, row(), broken)
-    assert (len(lenient), [name for name, _ in lenient.report.dropped]) == (1, ["row 1"])
+    assert (len(lenient), [name for name, _ in lenient.report.dropped]) == (1, ["line 2"])
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,23 @@ def test_parallel_answers_of_blocks_and_items_go_by_their_ids() -> None:
     assert [gold.result for gold in task.gold] == ["a!", "b!"]
 
 
+@pytest.mark.parametrize(
+    "chat",
+    [
+        # as the data have it: the letters AI have become a turn
+        "USER: News on AI?\n\n\nASSISTANT: Here are some articles on recent developments in <|endoftext|>\n\n\n"
+        "ASSISTANT:\n1. [AI and Machine Learning](https://www.example.com/ai) <|endoftext|>\n\n\n",
+        'USER: I need a book, "\nASSISTANT: A Modern Approach", 2 copies. <|endoftext|>\n\n\nASSISTANT: Sure. <|endoftext|>',
+    ],
+)
+def test_a_turn_of_glaive_that_was_cut_is_no_task(chat: str) -> None:
+    found = list(FORMATS["glaive"].tasks(ROWS["glaive"] | {"chat": chat}, "r"))
+    assert found
+    assert all(
+        isinstance(one, DataError) and "another text of the assistant follows at once" in str(one) for one in found
+    )
+
+
 def test_glaive_s_quotes_are_read() -> None:
     quoted = ROWS["glaive"] | {"chat": ROWS["glaive"]["chat"].replace('"Oslo"', '"King\\\'s Lynn"')}
     (task,) = tasks("glaive", quoted)
