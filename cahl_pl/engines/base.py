@@ -55,7 +55,8 @@ class Completion:
 
     Attributes:
         ids: token ids, shape [C], end of turn included if it was reached.
-        logprobs: log-probability of each token under the sampling distribution before top_p, among those that a grammar allows, shape [C], float32.
+        logprobs: log-probability of each token under the sampling distribution before top_p, among those that a grammar
+            allows, shape [C], float32.
         ended: whether it ended by itself; False when it hit the length limit.
         sampled: False at tokens that were put there and not sampled, whose log-probabilities are 0, shape [C], bool; None where
             all were sampled.

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cahl_pl.engines.base import Sampling
-from cahl_pl.policy.constraint import Within
 from cahl_pl.errors import ConfigError
+from cahl_pl.policy.constraint import Within
 
 ROWS_AT_A_TIME = 16
 """Rows whose probabilities are added up as whole numbers at once."""
@@ -23,7 +23,8 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Return token [B] and its log-probability [B] from logits [B, V].
 
-    Within a constraint, which changes the logits in place and then moves on by the tokens."""
+    Within a constraint, which changes the logits in place and then moves on by the tokens.
+    """
     if within is not None:
         within.hold(logits)
     token, logprob = draw_places(logits[:, None], np.ones((len(logits), 1), bool), sampling, generator)

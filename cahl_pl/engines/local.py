@@ -15,9 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cahl_pl.engines.alone import Prefixes, read_alone
 from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.engines.drawing import draw, draw_places, outcome
 from cahl_pl.policy.constraint import Matchers, check_installed, compiler_of
 from cahl_pl.policy.endings import stop_ids
-from cahl_pl.engines.drawing import draw, draw_places, outcome
 from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.forward import Pass, keep_prefixes, run
 from cahl_pl.policy.kv_cache import SampleCache, run_layers

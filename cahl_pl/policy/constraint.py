@@ -1,8 +1,8 @@
 """Grammars and tokens: which tokens may come next, by llguidance, while they are drawn and again while they are learnt from.
 
-A matcher is asked for the tokens that may follow, and told the one that was drawn. What it allows is a bit a token, on the host and
-on the device: as truth values it would be a quarter of the logits. The masks are NumPy's: llguidance's own for torch are
-compiled at their first use, which takes a minute.
+A matcher is asked for the tokens that may follow, and told the one that was drawn. What it allows is kept as a bit a token: as
+truth values it would be a quarter of the logits. The masks are NumPy's: llguidance's own for torch are compiled at their first
+use, which takes a minute.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_installed() -> None:
         ConfigError: llguidance is missing.
     """
     try:
-        import llguidance  # noqa: F401
+        import llguidance
         import llguidance.hf
         import llguidance.numpy  # noqa: F401
     except ImportError:

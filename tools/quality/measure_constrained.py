@@ -23,9 +23,9 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 from cahl_pl.cli import main
 from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.policy.constraint import Matchers, Within
 from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.metrics import ToolUse
+from cahl_pl.policy.constraint import Matchers, Within
 from cahl_pl.startup.library_warnings import quiet_libraries
 from tools.quality.measure_replanning import load
 
