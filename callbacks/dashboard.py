@@ -30,7 +30,7 @@ SIDE_BY_SIDE = (
 
 
 class Dashboard(Callback):
-    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams, and as much of it as W&B and MLflow have a place for.
+    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams, and of them what W&B and MLflow have a place for.
 
     - Custom scalars: planner and executor in one chart, for each tag that both have; the components of each role's reward
       in one chart; invalid calls by cause in one chart.

@@ -100,7 +100,7 @@ class Compiler:
         for i, matcher in enumerate(matchers):
             if matcher is not None:
                 self._library.numpy.fill_next_token_bitmask(matcher, masks, i)
-        return masks.view(np.uint8)  # type: ignore[no-any-return]
+        return masks.view(np.uint8)
 
 
 def compiler_of(policy: Policy) -> Compiler:

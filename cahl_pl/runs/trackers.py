@@ -1,7 +1,7 @@
 """W&B and MLflow as loggers: the folder of a run, which they do not give it, and their own run, to go on with.
 
-A run's folder is `<trainer.default_root_dir>/<project or experiment>/version_0`, and so on, as that of TensorBoardLogger below its
-`save_dir`. `tracker.json` in it says which run of the tracker it belongs to, so that `--ckpt_path last` goes on with that one too.
+A run's folder is `<trainer.default_root_dir>/<project or experiment>/version_0`, and so on, as that of TensorBoardLogger below
+its `save_dir`. `tracker.json` in it says which run of the tracker it belongs to: `--ckpt_path last` goes on with that one.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     python -m tools.quality.measure_invalid --outputs 500 --free -c configs/quickstart.yaml --model.policy.model FOLDER
 
 Plays episodes of the training tasks, or of a test set, one task after the other, until so many outputs are sampled: plans,
-and all outputs of their steps, at the temperatures and limits of `data.rollout`. Every output is read and checked as in training.
-One that the length limit cuts off is counted apart: a grammar holds what is written, and not that it is written to its end. An
-output with several calls counts by its first problem. `masks` is the share of the time that grammars take.
+and all outputs of their steps, at the temperatures and limits of `data.rollout`. Every output is read and checked as in
+training. One that the length limit cuts off is counted apart: a grammar holds what is written, and not that it is written to
+its end. An output with several calls counts by its first problem. `masks` is the share of the time that grammars take.
 """
 
 from __future__ import annotations
