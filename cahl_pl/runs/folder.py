@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from typing import Final
 
 from lightning.pytorch import Trainer
 
-_given: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
+_GIVEN: Final = "cahl_run_folder"
+"""The attribute of a trainer that holds it."""
 
 
 def give_folder(trainer: Trainer, folder: Path) -> None:
     """Have a run write into this folder: its logger has none, such as one that sends everything to a server."""
-    _given[trainer] = folder
+    setattr(trainer, _GIVEN, folder)
 
 
 def given_folder(trainer: Trainer) -> Path | None:
     """Return the folder that the run was given; None where its logger has one."""
-    return _given.get(trainer)
+    folder: Path | None = getattr(trainer, _GIVEN, None)
+    return folder
 
 
 def run_folder(trainer: Trainer) -> Path:
