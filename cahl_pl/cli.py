@@ -34,7 +34,15 @@ from cahl_pl.moved import warn_of_moved_names
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable, remove_empty_run
 from cahl_pl.runs.folder import give_folder, given_folder, run_folder
-from cahl_pl.runs.resume import VERBS, expanded, first_logger, folder_beside_tracker, name_folder, resume_last
+from cahl_pl.runs.resume import (
+    VERBS,
+    check_loggers,
+    expanded,
+    first_logger,
+    folder_beside_tracker,
+    name_folder,
+    resume_last,
+)
 from cahl_pl.runs.scores import print_scores
 from cahl_pl.runs.trackers import note_run, noted_run, tracker_of
 from cahl_pl.startup.text_options import mark_text, plain_text
@@ -123,7 +131,7 @@ class CAHLCLI(ConfigurationWinsCLI):
     folder: Path | None = None
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an accelerator, a checkpoint or an output folder that cannot be used, before anything is loaded.
+        """Refuse an accelerator, a logger, a checkpoint or an output folder that cannot be used, before anything is loaded.
 
         Raises:
             ConfigError: a GPU is asked for, but there is none; the checkpoint does not exist or is damaged; or the folder of
@@ -137,6 +145,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             )
         if "weights_only" in config and config.weights_only is None:
             config.weights_only = True  # Lightning would unpickle whatever the file holds
+        check_loggers(config)
         if self.subcommand == "fit":
             _check_trainer(config.trainer)
         checkpoint = config.get("ckpt_path")

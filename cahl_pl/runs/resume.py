@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from cahl_pl.errors import ConfigError
 from cahl_pl.import_path import import_function
 from cahl_pl.runs.checkpoints import _checkpoints, newest
-from cahl_pl.runs.trackers import TRACKERS, Tracker, noted_run, tracker_of
+from cahl_pl.runs.trackers import TRACKERS, Tracker, check_package, noted_run, tracker_of
 
 VERBS = ("validate", "test", "predict")
 """The subcommands that train nothing."""
@@ -141,6 +141,18 @@ def _folder_name(version: int | str) -> str:
 def _has_trained(folder: Path) -> bool:
     """Return whether it is the folder of a run of training, which has one for checkpoints from its start."""
     return (folder / "checkpoints").is_dir()
+
+
+def check_loggers(config: Namespace) -> None:
+    """Check that the packages of all loggers are there.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    loggers = config.trainer.logger
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and "class_path" in logger:
+            check_package(str(logger.class_path))
 
 
 def first_logger(config: Namespace) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from torch import Tensor
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.runs.files import write_json
 from cahl_pl.runs.folder import run_folder
 
@@ -26,15 +28,17 @@ class Tracker(NamedTuple):
     Attributes:
         project: the argument by which its runs belong together.
         run: the argument that names one of its runs to go on with.
+        package: that Lightning's logger needs.
     """
 
     project: str
     run: str
+    package: str
 
 
 TRACKERS: Final = {
-    "WandbLogger": Tracker("project", "id"),
-    "MLFlowLogger": Tracker("experiment_name", "run_id"),
+    "WandbLogger": Tracker("project", "id", "wandb"),
+    "MLFlowLogger": Tracker("experiment_name", "run_id", "mlflow"),
 }
 """By the name of the logger's class."""
 
@@ -44,6 +48,20 @@ FILE: Final = "tracker.json"
 def tracker_of(class_path: str) -> Tracker | None:
     """Return what the logger of this class calls things; None for one that is no tracker's."""
     return TRACKERS.get(class_path.rpartition(".")[2])
+
+
+def check_package(class_path: str) -> None:
+    """Check that the package is there that Lightning's logger of a tracker needs.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    tracker = tracker_of(class_path)
+    if tracker is not None and class_path.startswith("lightning.") and find_spec(tracker.package) is None:
+        raise ConfigError(
+            f"trainer.logger is a {class_path.rpartition('.')[2]}, which needs the package {tracker.package}: "
+            f"pip install {tracker.package}, or leave the logger out"
+        )
 
 
 def fit_names(trainer: Trainer) -> None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from cahl_pl.cli import main
+from cahl_pl.errors import ConfigError
 from tests.cli import fake_trackers
 
 REAL = {
@@ -120,6 +121,14 @@ def test_numbers_that_are_no_numbers_and_odd_texts_reach_a_table(tracked, monkey
     _, _, _, rows = fake_trackers.MADE[0].tables[0]
     assert [row[4] for row in rows] == [None] * 3
     assert "half ? of one" in rows[0][5]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_package_that_is_missing_is_one_sentence(tracked, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("cahl_pl.runs.trackers.find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match=rf"Logger, which needs the package {name}: pip install {name}, or leave"):
+        tracked("fit", REAL[name])
+    assert not (tmp_path / "shop").exists()
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -116,7 +116,9 @@ def test_a_grammar_that_cannot_be_compiled_and_a_missing_library_are_one_sentenc
         sample(policy, [[5]], ["start: nothing"], Sampling(0.0, max_new_tokens=3))
     monkeypatch.setitem(sys.modules, "llguidance", None)
     policy.compiler = None
-    with pytest.raises(ConfigError, match=r"grammars need the package llguidance: pip install 'cahl-pl\[constrained\]'"):
+    with pytest.raises(
+        ConfigError, match=r"grammars need the package llguidance: pip install 'cahl-pl\[constrained\]'"
+    ):
         sample(policy, [[5]], [HELLO], Sampling(0.0, max_new_tokens=3))
 
 
