@@ -37,8 +37,18 @@ from cahl_pl.moved import warn_of_moved_names
 from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_writable, remove_empty_run
-from cahl_pl.runs.resume import VERBS, expanded, first_logger, name_folder, resume_last
+from cahl_pl.runs.folder import give_folder, given_folder, run_folder
+from cahl_pl.runs.resume import (
+    VERBS,
+    check_loggers,
+    expanded,
+    first_logger,
+    folder_beside_tracker,
+    name_folder,
+    resume_last,
+)
 from cahl_pl.runs.scores import print_scores
+from cahl_pl.runs.trackers import note_run, noted_run, tracker_of
 from cahl_pl.startup.text_options import mark_text, plain_text
 from cahl_pl.types import ROLES
 
@@ -96,12 +106,29 @@ class SaveConfig(SaveConfigCallback):
 
         Where a run goes on with other values, those that it had stay in `config.until-step-N.yaml`.
         """
-        path = Path(trainer.log_dir or ".") / "config.yaml"
-        before = path.read_text(encoding="utf-8") if trainer.is_global_zero and path.exists() else None
+        if not trainer.is_global_zero:
+            super().setup(trainer, pl_module, "fit")
+            return
+        path = run_folder(trainer) / "config.yaml"
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        note_run(trainer)
         super().setup(trainer, pl_module, "fit")
         if before is not None and path.exists() and _settings(before) != _settings(path.read_text(encoding="utf-8")):
             kept = path.with_name(f"config.until-step-{trainer.global_step:06d}.yaml")
             kept.write_text(before, encoding="utf-8")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write, in the run's folder, which is not what Lightning takes for it with every logger.
+
+        Without the tracker's run that the folder belongs to: who starts another one with this file does not go on with it.
+        """
+        folder, config = run_folder(trainer), self.config.clone()
+        logger = first_logger(config)
+        if isinstance(logger, Namespace) and (tracker := tracker_of(str(logger.class_path))) is not None:
+            run = noted_run(folder)
+            if run is not None and logger.init_args.get(tracker.run) == run:
+                logger.init_args[tracker.run] = None
+        self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
 
 
 def _settings(text: str) -> Any:
@@ -113,10 +140,16 @@ def _settings(text: str) -> Any:
 
 
 class CAHLCLI(ConfigurationWinsCLI):
-    """LightningCLI with the two classes of this package and one rule of its own: the command line always wins."""
+    """LightningCLI with the two classes of this package and one rule of its own: the command line always wins.
+
+    Attributes:
+        folder: of the run, where its logger gives it none.
+    """
+
+    folder: Path | None = None
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an accelerator, a checkpoint or an output folder that cannot be used, before anything is loaded.
+        """Refuse an accelerator, a logger, a checkpoint or an output folder that cannot be used, before anything is loaded.
 
         Raises:
             ConfigError: a GPU is asked for, but there is none; the checkpoint does not exist or is damaged; or the folder of
@@ -130,6 +163,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             )
         if "weights_only" in config and config.weights_only is None:
             config.weights_only = True  # Lightning would unpickle whatever the file holds
+        check_loggers(config)
         if self.subcommand == "fit":
             _check_trainer(config.trainer)
         checkpoint = config.get("ckpt_path")
@@ -156,6 +190,10 @@ class CAHLCLI(ConfigurationWinsCLI):
                     "has written"
                 )
 
+        self.folder = None
+        if self.subcommand == "fit" or self.subcommand in VERBS:
+            goes_on = self.subcommand == "fit" and checkpoint == "last"
+            self.folder = folder_beside_tracker(config, self.subcommand, goes_on)
         if self.subcommand in VERBS:
             name_folder(config, self.subcommand)
         if self.subcommand == "fit":
@@ -206,7 +244,8 @@ class CAHLCLI(ConfigurationWinsCLI):
 
     def run_verb(self, run: Callable[[], None]) -> None:
         """Run; where it is refused before anything was done, leave no folder that was not there before."""
-        folder = next((Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir), None)
+        logged = (Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir)
+        folder = given_folder(self.trainer) or next(logged, None)
         made = folder is not None and not folder.exists()
         try:
             run()
@@ -231,6 +270,8 @@ class CAHLCLI(ConfigurationWinsCLI):
         """
         try:
             super().instantiate_classes()
+            if self.folder is not None:
+                give_folder(self.trainer, self.folder)
         except UserError:
             raise
         except (ValueError, MisconfigurationException) as error:
@@ -279,7 +320,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,  # it serves save_hyperparameters, and we store none
         save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
         parser_class=Parser,
         parser_kwargs={
             "prog": "cahl-pl",

@@ -174,7 +174,7 @@ class RolloutDataModule(LightningDataModule):
         if stage != "fit":
             return
         self.rollout.engine.check_training()
-        self.inference.check_training()
+        self.inference.check_training(self.rollout.config)
         self.stream.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
         self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
@@ -183,9 +183,11 @@ class RolloutDataModule(LightningDataModule):
                 "data.single_level trains the executor alone, but data.schedule gives the planner steps: use "
                 "--data.schedule cahl_pl.schedules.ExecutorOnly"
             )
-        if self.warm_start_rounds < self.rounds_per_epoch:
+        if sampled := self._roles_that_sample():
             self.rollout.config.check_sampling()
-            self.rollout.config.check_groups(self.roles_of_epoch())
+            self.rollout.config.check_groups(sampled)
+            if self.rollout.config.constrained:
+                self.rollout.engine.check_constrained_training()
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:
         """Return the stream of role batches. The policy lives in this process, so there are no worker processes."""
@@ -311,6 +313,15 @@ class RolloutDataModule(LightningDataModule):
             max_rounds=epochs * self.rounds_per_epoch if epochs > 0 else None,
             max_steps=trainer.max_steps if trainer.max_steps > 0 else None,
         )
+
+    def _roles_that_sample(self) -> set[Role]:
+        """Return the roles that take steps after the warm start, in a later epoch too."""
+        planned = self.planned_steps()
+        if planned is None:
+            return {
+                role for i in range(self.rounds_per_epoch) for role in self._roles_of_round(self.warm_start_rounds + i)
+            }
+        return {role for i, role in planned if i >= self.warm_start_rounds}
 
     def _roles_of_round(self, index: int) -> tuple[Role, ...]:
         """Return the role of each step after a round, counted from the run's first."""

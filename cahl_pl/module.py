@@ -34,6 +34,7 @@ from cahl_pl.rewards.base import BaseReward
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.runs.records import record
+from cahl_pl.runs.trackers import fit_names
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
 from cahl_pl.updates import Updates
 
@@ -96,6 +97,7 @@ class CAHLModule(LightningModule):
         Raises:
             ConfigError: the strategy cannot.
         """
+        fit_names(self.trainer)
         strategy = self.trainer.strategy
         if stage == "fit" and isinstance(strategy, ParallelStrategy) and not isinstance(strategy, AdapterDDPStrategy):
             raise ConfigError(

@@ -21,6 +21,7 @@ MOVED = {
     "datasets.xlam": "datasets.formats.xlam",
     "engines.adapters": "policy.saved_adapters",
     "engines.client": "http_client",
+    "engines.constraint": "policy.constraint",
     "engines.transformers": "engines.local",
     "files": "runs.files",
     "forward": "policy.forward",

@@ -302,6 +302,8 @@ class Group:
         sampled: False at tokens that were put into a completion and not sampled: the loss leaves them out. The shapes of
             `completion_ids`, bool; None where all were sampled.
         thinking_tokens: shape [G], how many tokens of each completion are its thought; None where that was not counted.
+        grammar: that all of them were sampled within: the loss takes their log-probabilities among the tokens that it
+            allows. None where every token was allowed.
     """
 
     prompt_ids: Tensor
@@ -315,6 +317,7 @@ class Group:
     alike: Tensor | None = None
     sampled: list[Tensor] | None = None
     thinking_tokens: Tensor | None = None
+    grammar: str | None = None
 
     @property
     def trained_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beyond single curves: both roles side by side, distributions, and settings beside final metrics."""
+"""What loggers show beyond single curves: both roles side by side, distributions, and settings beside final metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.metrics import is_success
+from cahl_pl.runs.trackers import log_histograms, log_summary
 from cahl_pl.types import ROLES, RolloutBatch
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ SIDE_BY_SIDE = (
 
 
 class Dashboard(Callback):
-    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams; nothing happens with other loggers.
+    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams, and of them what W&B and MLflow have a place for.
 
     - Custom scalars: planner and executor in one chart, for each tag that both have; the components of each role's reward
       in one chart; invalid calls by cause in one chart.
@@ -38,7 +39,8 @@ class Dashboard(Callback):
     - HParams: what the run was set to, beside the rewards and the success of its last round (that of the first process),
       written when it ends.
 
-    The x-axis is `trainer.global_step`.
+    W&B has the histograms (`histograms/<role>/...`), the settings and the final metrics, MLflow the last two; charts of several
+    curves are laid out there in the browser. The x-axis is `trainer.global_step`.
 
     Args:
         every_n_rounds: rounds between two histograms; 0 for none.
@@ -80,16 +82,22 @@ class Dashboard(Callback):
         for writer in _writers(trainer):
             for name, value in values.items():
                 writer.add_histogram(f"{batch.role}/{name}", value.float().cpu(), trainer.global_step)
+        if trainer.is_global_zero:
+            tagged = {f"histograms/{batch.role}/{name}": value for name, value in values.items()}
+            for logger in trainer.loggers:
+                log_histograms(logger, tagged, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings beside the final metrics."""
         module: CAHLModule = pl_module  # type: ignore[assignment]
         if not self._final or not trainer.is_global_zero:
             return
+        chosen = settings(module, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(settings(module, trainer.datamodule), self._final, trainer.global_step)  # type: ignore[attr-defined]
+                logger.log_hyperparams(chosen, self._final, trainer.global_step)
                 logger.save()
+            log_summary(logger, chosen, self._final, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return rounds seen of each role."""

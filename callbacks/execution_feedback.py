@@ -16,7 +16,11 @@ from cahl_pl.metrics import ToolUse, is_success
 from cahl_pl.runs.files import append
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.runs.records import record
+from cahl_pl.runs.trackers import log_trajectories
 from cahl_pl.types import RolloutBatch, Trajectory
+
+TABLE = ("step", "task", "request", "success", "reward", "episode")
+"""Columns of the table of episodes; `reward` is the plan's, where it is known, and `episode` Markdown."""
 
 
 class ExecutionFeedback(Callback):
@@ -24,8 +28,8 @@ class ExecutionFeedback(Callback):
 
     Once a round, with its first batch: the values of
     `cahl_pl.metrics.ToolUse` over all processes; `tools/success/<tool>`, the share of a tool's calls whose
-    feedback has no error, over the first process's episodes; and, for loggers that take text (TensorBoard),
-    the text `trajectories`. The x-axis is `trainer.global_step`.
+    feedback has no error, over the first process's episodes; and `trajectories`, episodes as a text in TensorBoard, as a table
+    in W&B (`TABLE`), as text files among MLflow's artifacts. The x-axis is `trainer.global_step`.
 
     The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object a line: what
     `cahl_pl.runs.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
@@ -103,12 +107,20 @@ class ExecutionFeedback(Callback):
                 append(path, "".join(self._lines(trainer.global_step, chosen, shown, rewards)))
             except OSError as error:
                 self._tell(path, error)
-        text = "\n\n---\n\n".join(_markdown(trajectory, self.max_characters) for trajectory in shown)
+        texts = [_markdown(trajectory, self.max_characters) for trajectory in shown]
+        text = "\n\n---\n\n".join(texts)
+        known = [None if rewards is None else rewards[i] for i in chosen]
+        rows = [
+            [trainer.global_step, _printable(t.task.id), _printable(t.task.request), is_success(t), reward, part]
+            for t, reward, part in zip(shown, known, texts, strict=True)
+        ]
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
             add_text = getattr(getattr(logger, "experiment", None), "add_text", None)
             if add_text is not None and text:
                 add_text("trajectories", text, trainer.global_step)
+            elif text:
+                log_trajectories(logger, TABLE, rows, text, trainer.global_step)
 
     def _lines(
         self, global_step: int, chosen: Sequence[int], shown: Sequence[Trajectory], rewards: Sequence[float] | None

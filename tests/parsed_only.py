@@ -13,6 +13,12 @@ PARSED_ONLY = {
         "agent.md",
         "python -m tools.quality.measure_constrained",
     ): "needs llguidance; tests/tools/quality/test_measure_constrained.py runs a small one",
+    (
+        "agent.md",
+        "python -m tools.quality.measure_invalid",
+    ): "needs llguidance; tests/tools/quality/test_measure_invalid.py runs a small one",
+    ("metrics.md", "python -m cahl_pl fit -c configs/quickstart.yaml --trainer.logger"): "needs wandb and mlflow; "
+    "tests/cli/test_trackers.py",
     ("benchmarks.md", "python -m cahl_pl test -c configs/bfcl.yaml"): "loads BFCL's tasks: minutes",
     ("benchmarks.md", "python -m cahl_pl test -c configs/cahl.yaml"): "runs all of BFCL: days",
     ("benchmarks.md", "python -m cahl_pl fit"): "needs API-Bank's files",

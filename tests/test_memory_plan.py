@@ -105,8 +105,13 @@ def test_masks():
 
 
 def test_logits_come_in_chunks():
-    assert score_logits_bytes(SHAPE, 10) == 12 * 10 * 100
-    assert score_logits_bytes(SHAPE, 5000) == 12 * 2048 * 100
+    assert score_logits_bytes(SHAPE, SETTINGS, 10) == 12 * 10 * 100
+    assert score_logits_bytes(SHAPE, SETTINGS, 5000) == 12 * 2048 * 100
+    # a bit a token, and three bytes where 64 rows are written out
+    assert (
+        score_logits_bytes(SHAPE, replace(SETTINGS, constrained=True), 5000)
+        == 12 * 2048 * 100 + 2048 * 100 // 8 + 3 * 6400
+    )
 
 
 def test_sampling():

@@ -55,11 +55,13 @@ class Completion:
 
     Attributes:
         ids: token ids, shape [C], end of turn included if it was reached.
-        logprobs: log-probability of each token under the sampling distribution before top_p, shape [C], float32.
+        logprobs: log-probability of each token under the sampling distribution before top_p, among those that a grammar
+            allows, shape [C], float32.
         ended: whether it ended by itself; False when it hit the length limit.
         sampled: False at tokens that were put there and not sampled, whose log-probabilities are 0, shape [C], bool; None where
             all were sampled.
         thinking_tokens: how many of its tokens are its thought, as far as that was counted.
+        grammar: that it was sampled within, where that was noted.
     """
 
     ids: Tensor
@@ -67,6 +69,7 @@ class Completion:
     ended: bool
     sampled: Tensor | None = None
     thinking_tokens: int = 0
+    grammar: str | None = None
 
     @property
     def ended_by(self) -> int | None:
@@ -83,6 +86,18 @@ class Engine(ABC):
         Raises:
             ConfigError: this engine cannot sample from adapters that change.
         """
+
+    def check_constrained_training(self) -> None:
+        """Check, before training, that what this engine samples within grammars can be trained on.
+
+        Raises:
+            ConfigError: its log-probabilities may not be those among the tokens that were allowed.
+        """
+        raise ConfigError(
+            f"data.rollout.constrained is true, but data.engine is a {type(self).__name__}, whose log-probabilities are not "
+            "known to be those among the tokens that grammars allow: sample with cahl_pl.engines.TransformersEngine, or leave "
+            "it out"
+        )
 
     @abstractmethod
     def generate(
@@ -166,11 +181,12 @@ class Engine(ABC):
         grammars: Sequence[str],
         sampling: Sampling,
         generator: torch.Generator,
+        num_samples: int = 1,
     ) -> list[list[Completion]]:
-        """Sample one completion of each prompt that follows the prompt's grammar.
+        """Sample completions of each prompt that follow the prompt's grammar.
 
-        One that reaches the length limit is cut off within it. Not for training: the log-probabilities are those among the
-        tokens that were allowed.
+        One that reaches the length limit is cut off within it. The log-probabilities are those among the tokens that were
+        allowed.
 
         Args:
             policy: holds the base and the adapters.
@@ -180,9 +196,10 @@ class Engine(ABC):
             grammars: of each prompt, in Lark's notation as llguidance reads it.
             sampling: temperature, top_p, length limit.
             generator: the only source of randomness.
+            num_samples: completions per prompt; a draft is of use to a single one.
 
         Returns:
-            A list of one completion per prompt, in the order of the prompts.
+            One list of `num_samples` completions per prompt, in the order of the prompts.
 
         Raises:
             ConfigError: this engine cannot do it, or a grammar cannot be used.

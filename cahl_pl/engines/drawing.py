@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cahl_pl.engines.base import Sampling
-from cahl_pl.engines.constraint import Within
 from cahl_pl.errors import ConfigError
+from cahl_pl.policy.constraint import Within
 
 ROWS_AT_A_TIME = 16
 """Rows whose probabilities are added up as whole numbers at once."""
@@ -21,8 +21,12 @@ NOT_A_NUMBER = -1
 def draw(
     logits: Tensor, sampling: Sampling, generator: torch.Generator, within: Within | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return token [B] and its log-probability [B] from logits [B, V]; within a constraint, which then moves on by it."""
-    logits = logits if within is None else within.mask(logits)
+    """Return token [B] and its log-probability [B] from logits [B, V].
+
+    Within a constraint, which changes the logits in place and then moves on by the tokens.
+    """
+    if within is not None:
+        within.hold(logits)
     token, logprob = draw_places(logits[:, None], np.ones((len(logits), 1), bool), sampling, generator)
     if within is not None:
         within.take(token[:, 0])

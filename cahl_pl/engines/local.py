@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cahl_pl.engines.alone import Prefixes, read_alone
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.engines.constraint import Compiler, Matchers
 from cahl_pl.engines.drawing import draw, draw_places, outcome
+from cahl_pl.policy.constraint import Matchers, check_installed, compiler_of
+from cahl_pl.policy.endings import stop_ids
 from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.forward import Pass, keep_prefixes, run
 from cahl_pl.policy.kv_cache import SampleCache, run_layers
@@ -47,7 +47,14 @@ class TransformersEngine(Engine):
             )
         self.batch_size = batch_size
         self.max_prefill_tokens = max_prefill_tokens
-        self._compiler: tuple[Any, Compiler] | None = None  # of grammars, and the model that it is for
+
+    def check_constrained_training(self) -> None:
+        """See `Engine.check_constrained_training`: they are.
+
+        Raises:
+            ConfigError: llguidance is missing.
+        """
+        check_installed()
 
     @torch.no_grad()
     def generate(
@@ -102,18 +109,14 @@ class TransformersEngine(Engine):
         grammars: Sequence[str],
         sampling: Sampling,
         generator: torch.Generator,
+        num_samples: int = 1,
     ) -> list[list[Completion]]:
         """See `Engine.generate_within`."""
-        if self._compiler is None or self._compiler[0] is not policy.lm:
-            first = [i for i in (policy.end_of_turn,) if i is not None]
-            stop = [*first, *sorted(stop_ids(policy).difference(first))]
-            size = policy.causal_lm.get_input_embeddings().num_embeddings
-            self._compiler = policy.lm, Compiler(policy.tokenizer, stop, size)
-        compiler = self._compiler[1]
+        compiler = compiler_of(policy)
         within = Matchers(compiler, [compiler.matcher(grammar) for grammar in grammars])
-        if sampling.temperature > 0:
+        if sampling.temperature > 0 or num_samples > 1:
             drafts = [()] * len(prompts)  # a draft tells nothing of what is drawn
-        return self._from_drafts(policy, role, prompts, drafts, sampling, generator, within)
+        return self._from_drafts(policy, role, prompts, drafts, sampling, generator, within, num_samples)
 
     def _from_drafts(
         self,
@@ -124,12 +127,13 @@ class TransformersEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
         within: Matchers | None = None,
+        num_samples: int = 1,
     ) -> list[list[Completion]]:
         policy.activate(role)
         policy.check_length(max(map(len, prompts), default=0) + sampling.max_new_tokens)
         frozen = [policy.frozen_tokens(prompt) for prompt in prompts]
         if not any(drafts):
-            return self.sample(policy, prompts, frozen, 1, sampling, generator, within)
+            return self.sample(policy, prompts, frozen, num_samples, sampling, generator, within)
         found = _verify(policy, prompts, drafts, frozen, sampling, self.max_prefill_tokens, within)
         open_ = [i for i, c in enumerate(found) if not c.ended and len(c.ids) < sampling.max_new_tokens]
         for together in _continued_together(policy, open_, found):
@@ -182,7 +186,7 @@ class TransformersEngine(Engine):
     ) -> list[list[Completion]]:
         """Sample with the adapter that is active; of each prompt the bare base reads the first `frozen` tokens.
 
-        With matchers, one a prompt, there is one sample of each.
+        Matchers are one a prompt; each sample has a copy of its own.
         """
         completions: list[list[Completion]] = [[] for _ in prompts]
         if not policy.shares_rows:
@@ -205,7 +209,7 @@ class TransformersEngine(Engine):
             parts = list(batches(chunk, self.max_prefill_tokens))
             members = [member for part in parts for row in part for member in row.members]
             prefixes = _prefill(policy, parts, num_samples, sampling.max_new_tokens)
-            behind = None if within is None else within.of(members)
+            behind = None if within is None else within.of(members, num_samples)
             with folded_attention(policy.decoder):
                 decoded = _decode(policy, prefixes, sampling, generator, behind)
             for member, samples in zip(members, decoded, strict=True):
@@ -370,11 +374,11 @@ def _decode(
         if within is None:
             token, drawn = draw_places(logits, busy, sampling, generator)
         else:
-            places = torch.from_numpy(busy).to(device)
-            next_ = within.at(slots[busy])
-            masked = logits.masked_scatter(places[..., None], next_.mask(logits[places]))
-            token, drawn = draw_places(masked, busy, sampling, generator)
-            next_.take(token[places])
+            next_ = within.at(slots.flatten())
+            logits = logits.contiguous()  # the samples of a prompt begin with one and the same row
+            next_.hold(logits.flatten(0, 1))
+            token, drawn = draw_places(logits, busy, sampling, generator)
+            next_.take(token.flatten())
         tokens[:, t][slot], logprobs[:, t][slot] = token, drawn
         done = outcome(token, stop) & busy
         if done.any():
@@ -422,17 +426,3 @@ def _compact_rows(slots: Places) -> Places:
     keep = np.arange(left)
     keep[~busy[:left]] = left + np.flatnonzero(busy[left:])
     return keep
-
-
-def stop_ids(policy: Policy) -> set[int]:
-    """Return the ids that end a completion: the template's end of turn, and those of the tokenizer and generation settings.
-
-    A base model's tokenizer and settings may know only the end of a document, and not that of its own template's turns.
-    """
-    configured = policy.causal_lm.generation_config.eos_token_id
-    ids = {
-        policy.end_of_turn,
-        policy.tokenizer.eos_token_id,
-        *(configured if isinstance(configured, list) else [configured]),
-    }
-    return {i for i in ids if i is not None}

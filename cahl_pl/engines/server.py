@@ -19,10 +19,10 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.engines.local import stop_ids
 from cahl_pl.errors import ConfigError
 from cahl_pl.http_client import Client, Refusal, TryAgain
 from cahl_pl.plurals import counted
+from cahl_pl.policy.endings import stop_ids
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.saved_adapters import write_adapter
 from cahl_pl.types import Role
@@ -118,6 +118,7 @@ class ServerEngine(Engine):
         grammars: Sequence[str],
         sampling: Sampling,
         generator: torch.Generator,
+        num_samples: int = 1,
     ) -> list[list[Completion]]:
         """See `Engine.generate_within`: by vLLM's structured outputs, whose back end has to be llguidance.
 
@@ -125,7 +126,7 @@ class ServerEngine(Engine):
             ConfigError: see `generate`.
         """
         own = [{"structured_outputs": {"grammar": grammar}} for grammar in grammars]
-        return self._generate(policy, role, prompts, 1, sampling, generator, own)
+        return self._generate(policy, role, prompts, num_samples, sampling, generator, own)
 
     def _generate(
         self,

@@ -7,6 +7,7 @@ PEFT run it; other layers are taken for such.
 from __future__ import annotations
 
 from cahl_pl.memory_plan.shapes import ModelShape, Settings
+from cahl_pl.policy.constraint import ROWS_AT_A_TIME
 from cahl_pl.policy.logprobs import LOGITS_AT_A_TIME
 from cahl_pl.policy.masks import BLOCK
 
@@ -149,9 +150,17 @@ def folded_mask_bytes(shape: ModelShape, settings: Settings, tokens: int, seen: 
     return groups * tokens * seen * (e * shape.masks + (max(2, e) if settings.attention == "sdpa" else 0))
 
 
-def score_logits_bytes(shape: ModelShape, tokens: int) -> int:
+def score_logits_bytes(shape: ModelShape, settings: Settings, tokens: int) -> int:
     """Return the bytes of a chunk of logits while log-probabilities are taken.
 
     Three in float32: logits, log-probabilities, and the probabilities, which become the gradient.
     """
-    return 3 * FLOAT32 * min(tokens, LOGITS_AT_A_TIME) * shape.vocabulary
+    rows = min(tokens, LOGITS_AT_A_TIME)
+    return 3 * FLOAT32 * rows * shape.vocabulary + grammar_bytes(shape, settings, rows)
+
+
+def grammar_bytes(shape: ModelShape, settings: Settings, rows: int) -> int:
+    """Return the bytes of what grammars allow in these rows of logits: a bit a token, three bytes where it is written out."""
+    if not settings.constrained:
+        return 0
+    return rows * shape.vocabulary // 8 + 3 * min(rows, ROWS_AT_A_TIME) * shape.vocabulary

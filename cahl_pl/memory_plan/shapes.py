@@ -90,6 +90,7 @@ class Settings:
         evaluated: tasks evaluated at once; 0 where nothing is.
         references: copies of adapters that a KL divergence is taken to (`references_of`).
         adapter_bytes: of a number while adapters are computed.
+        constrained: see `RolloutConfig`.
     """
 
     quantization: Literal["none", "nf4"]
@@ -109,6 +110,7 @@ class Settings:
     evaluated: int = 0
     references: int = 0
     adapter_bytes: int = 4
+    constrained: bool = False
 
     @property
     def checkpoints(self) -> bool:
@@ -242,6 +244,7 @@ def settings_of(
         evaluated=evaluated,
         references=references,
         adapter_bytes=getattr(torch, policy.adapter_dtype).itemsize,
+        constrained=rollout.constrained,
     )
 
 

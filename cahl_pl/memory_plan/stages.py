@@ -15,6 +15,7 @@ from cahl_pl.memory_plan.parts import (
     base_bytes,
     dequantised_bytes,
     folded_mask_bytes,
+    grammar_bytes,
     kv_bytes,
     mask_bytes,
     mlp_bytes,
@@ -162,7 +163,7 @@ def sampling_moments(
         rows * final * 2 * e * shape.query * repeated + count * samples * mlp_bytes(shape, settings) + rounded,
         count * samples * final + masks,
         # logits, those of unfinished samples, scaled, log-probabilities, probabilities
-        5 * FLOAT32 * count * samples * shape.vocabulary,
+        5 * FLOAT32 * count * samples * shape.vocabulary + grammar_bytes(shape, settings, count * samples),
         buffers,
         prefixes,
         dequantised,
@@ -238,7 +239,7 @@ def update_moments(
             + trunks
             + rounded_bytes(shape, settings, 0 if settings.checkpoints else layers),
             mask_bytes(shape, settings, masked, row, 0 if settings.checkpoints else layers),
-            score_logits_bytes(shape, predicted),
+            score_logits_bytes(shape, settings, predicted),
             cache,
             prefixes,
         ),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from cahl_pl.policy.constraint import FORBIDDEN, Bits, Replay, compiler_of, forbid, forbidden
 from cahl_pl.policy.forward import Pass, run
 from cahl_pl.policy.packing import PackedRow, batches, pack
 from cahl_pl.policy.policy import Policy
@@ -101,6 +102,9 @@ def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> I
 def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_gradient: bool = False) -> Scores:
     """Return the log-probabilities of every completion under the policy's active adapter.
 
+    Those of a completion that was sampled within a grammar are taken among the tokens that it allows, and so is the entropy:
+    tokens that could not be sampled have no share in them, and their logits no gradient.
+
     Args:
         policy: with the right adapter active; gradients flow into it.
         batch: one of `micro_batches`.
@@ -117,7 +121,9 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
     # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
     flat = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device, non_blocking=True)]
     target = torch.cat([sample.ids.cpu() for sample in batch.samples]).to(device, non_blocking=True)
-    logprob, entropy_of = _token_logprobs(policy, flat, target, temperature, entropy_gradient)
+    drawn = [(sample.ids, sample.group.grammar) for sample in batch.samples]
+    replay = Replay(compiler_of(policy), drawn) if any(grammar is not None for _, grammar in drawn) else None
+    logprob, entropy_of = _token_logprobs(policy, flat, target, temperature, entropy_gradient, replay)
     zeros = torch.zeros(mask.shape, device=device)
     logprobs = zeros.masked_scatter(mask, logprob)
     entropy = zeros.masked_scatter(mask, entropy_of)
@@ -137,15 +143,15 @@ def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
 
 
 def _token_logprobs(
-    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool, replay: Replay | None
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there."""
     output = policy.causal_lm.get_output_embeddings()
     if not any(p.requires_grad for p in output.parameters()):
-        return _TokenLogprobs.apply(hidden, target, policy, temperature, entropy_gradient)  # type: ignore[no-any-return,no-untyped-call]
+        return _TokenLogprobs.apply(hidden, target, policy, temperature, entropy_gradient, replay)  # type: ignore[no-any-return,no-untyped-call]
     parts = [  # an adapter on the output layer: its gradient needs the logits, which are computed again
-        checkpoint(_logprobs_of, policy, h, t, temperature, entropy_gradient, use_reentrant=False)
-        for h, t in _chunks(hidden, target)
+        checkpoint(_logprobs_of, policy, h, t, temperature, entropy_gradient, bits, use_reentrant=False)
+        for h, t, bits in _chunks(hidden, target, replay)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
@@ -159,10 +165,16 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, target: Tensor, policy: Policy, temperature: float, entropy_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        target: Tensor,
+        policy: Policy,
+        temperature: float,
+        entropy_gradient: bool,
+        replay: Replay | None,
     ) -> tuple[Tensor, Tensor]:
         wanted = (2 if entropy_gradient else 1) if ctx.needs_input_grad[0] else 0
-        parts = [_scored(policy, h, t, temperature, wanted) for h, t in _chunks(hidden, target)]
+        parts = [_scored(policy, h, t, temperature, wanted, bits) for h, t, bits in _chunks(hidden, target, replay)]
         logprobs, entropy, *gradients = (torch.cat(values) for values in zip(*parts, strict=True))
         if wanted < 2:
             ctx.mark_non_differentiable(entropy)
@@ -170,18 +182,21 @@ class _TokenLogprobs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *arrived: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         gradients = ctx.saved_tensors
         total = sum(own[:, None] * gradient for own, gradient in zip(arrived, gradients, strict=False))
-        return total.to(gradients[0].dtype), None, None, None, None
+        return total.to(gradients[0].dtype), None, None, None, None, None
 
 
-def _chunks(hidden: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _chunks(hidden: Tensor, target: Tensor, replay: Replay | None) -> Iterator[tuple[Tensor, Tensor, Bits | None]]:
     for i in range(0, len(hidden), LOGITS_AT_A_TIME):
-        yield hidden[i : i + LOGITS_AT_A_TIME], target[i : i + LOGITS_AT_A_TIME]
+        some = target[i : i + LOGITS_AT_A_TIME]
+        yield hidden[i : i + LOGITS_AT_A_TIME], some, None if replay is None else replay.next(len(some))
 
 
-def _scored(policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: int) -> list[Tensor]:
+def _scored(
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: int, bits: Bits | None
+) -> list[Tensor]:
     """Return the log-probability [T] and entropy [T], and of the first `wanted` of them the gradients [T, H] by `hidden`.
 
     A function, so that no logits are left while the next ones are made.
@@ -189,6 +204,8 @@ def _scored(policy: Policy, hidden: Tensor, target: Tensor, temperature: float, 
     hidden = hidden.detach().requires_grad_(wanted > 0)
     with torch.set_grad_enabled(wanted > 0):
         logits = policy.logits(hidden)
+    if bits is not None:  # in place: the output layer's gradient does not need what it gave
+        forbid(logits.detach(), bits)
     logprobs = _log_softmax(logits.detach(), temperature)
     chosen, probabilities = _at(logprobs, target), logprobs.exp()
     summands = logprobs.mul_(probabilities)  # p log p
@@ -210,9 +227,12 @@ def _scored(policy: Policy, hidden: Tensor, target: Tensor, temperature: float, 
 
 
 def _logprobs_of(
-    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+    policy: Policy, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool, bits: Bits | None
 ) -> tuple[Tensor, Tensor]:
-    logprobs = _log_softmax(policy.logits(hidden), temperature)
+    logits = policy.logits(hidden)
+    if bits is not None:
+        logits = logits.masked_fill(forbidden(bits, logits), FORBIDDEN)
+    logprobs = _log_softmax(logits, temperature)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     return _at(logprobs, target), entropy

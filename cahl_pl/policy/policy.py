@@ -47,6 +47,7 @@ class Policy(nn.Module):
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
         thinks_in_tokens: special tokens tell thoughts from answers, once prompts have been made; a text without them does not.
+        compiler: of grammars, with what it is for, once there are any (`constraint.compiler_of`).
         prefixes: keys and values to use again.
         recomputes: activations are computed again in the backward pass of what is run now.
         shares_rows: sequences may lie in one row, where a mask parts them; False where layers carry states.
@@ -65,6 +66,7 @@ class Policy(nn.Module):
         self.invocation: dict[Role, list[int]] = {}
         self.end_of_turn: int | None = None
         self.thinks_in_tokens = False
+        self.compiler: tuple[Any, Any] | None = None
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self.recomputes = False
         self.shares_rows = True

@@ -39,7 +39,7 @@ def ask(
         builder: made the prompts.
         tasks: of the prompts.
         prompts: token ids.
-        num_samples: of each prompt; 1 with grammars or drafts.
+        num_samples: of each prompt; 1 with drafts.
         sampling: temperature and limits.
         generator: the only source of randomness.
         drafts: guesses at the completions; None for none.
@@ -48,11 +48,15 @@ def ask(
     if grammars is not None:
         if sampling.max_thinking_tokens is not None or builder.template.marks is not thoughts.PLAIN:
             raise ConfigError(
-                "data.inference.constrained is true, but grammars know thoughts in <think> tags alone and do not limit them: "
-                f"leave out data.rollout.{role}.max_thinking_tokens, or set data.inference.constrained to false"
+                "outputs are to follow grammars, which know thoughts in <think> tags alone and do not limit them: leave out "
+                f"data.rollout.{role}.max_thinking_tokens, or data.inference.constrained and data.rollout.constrained"
             )
         made = [grammars.of(output, builder, task) for task in tasks]
-        found = engine.generate_within(policy, role, prompts, drafts or [()] * len(prompts), made, sampling, generator)
+        none = [()] * len(prompts)
+        found = engine.generate_within(policy, role, prompts, drafts or none, made, sampling, generator, num_samples)
+        for completions, grammar in zip(found, made, strict=True):
+            for completion in completions:
+                completion.grammar = grammar
         thinking.count(found, builder)
         return found
     return thinking.generate(engine, policy, builder, role, prompts, num_samples, sampling, generator, drafts)

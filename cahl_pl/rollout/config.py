@@ -27,10 +27,10 @@ class InferenceConfig:
             calls made so far with their answers; what was left of its plan is dropped. Without a planner it means nothing:
             an executor that works alone sees every answer anyway.
         constrained: plans and calls follow a grammar made from the tools offered: their names, parameters, types and enums,
-            what is required, and references to earlier sub-tasks alone. At inference only, so `fit` refuses it; needs
-            llguidance.
-        constrained_in_fit: `fit` takes it after all, for its validation and its table of before and after; what training
-            samples follows no grammar.
+            what is required, and references to earlier sub-tasks alone; needs llguidance. null: as in training, by
+            `data.rollout.constrained`. Where training has none, `fit` refuses it.
+        constrained_in_fit: `fit` takes it after all, for its validation and its table of before and after, while what
+            training samples follows no grammar.
 
     Raises:
         ValueError: a number is out of its range.
@@ -41,7 +41,7 @@ class InferenceConfig:
     agree: int = 2
     temperature: float = 1.0
     replans: int = 0
-    constrained: bool = False
+    constrained: bool | None = None
     constrained_in_fit: bool = False
 
     def __post_init__(self) -> None:
@@ -57,16 +57,20 @@ class InferenceConfig:
                 "data.inference.constrained_in_fit says where constrained holds too, which is false: set both"
             )
 
-    def check_training(self) -> None:
+    def check_training(self, rollout: RolloutConfig) -> None:
         """Check that nothing is said of training that holds at inference alone.
+
+        Args:
+            rollout: how training samples.
 
         Raises:
             ConfigError: grammars, which training does not sample by.
         """
-        if self.constrained and not self.constrained_in_fit:
+        if self.constrained and not self.constrained_in_fit and not rollout.constrained:
             raise ConfigError(
-                "data.inference.constrained holds at inference alone, and training samples without grammars: leave it out, or "
-                "have the evaluations of fit alone follow them by --data.inference.constrained_in_fit true"
+                "data.inference.constrained holds at inference alone, and training samples without grammars: leave it out, "
+                "have the evaluations of fit alone follow them by --data.inference.constrained_in_fit true, or have training "
+                "follow them too by --data.rollout.constrained true"
             )
 
     def check_invocation(self, single_level: bool) -> None:
@@ -105,6 +109,8 @@ class RolloutConfig:
         max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
         too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
             fails), `truncate` leaves out the oldest messages of its dialogue, `fail` stops the run. Counted.
+        constrained: what training samples follows the grammars of `data.inference.constrained`, and is learnt from by its
+            log-probabilities among the tokens that they allow. The form is then given and not learnt; needs llguidance.
         planner: how plans are sampled.
         executor: how executor outputs are sampled.
 
@@ -120,6 +126,7 @@ class RolloutConfig:
     max_steps: int = 6
     max_prompt_tokens: int = 4096
     too_long: TooLong = "drop"
+    constrained: bool = False
     planner: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=512))
     executor: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=256))
 
@@ -131,13 +138,19 @@ class RolloutConfig:
         """Check that training samples from the distribution that it trains.
 
         Raises:
-            ConfigError: some tokens are never sampled, which biases the ratios of all others.
+            ConfigError: some tokens are never sampled, which biases the ratios of all others; or thoughts are to be limited
+                within grammars.
         """
         for role, sampling in (("planner", self.planner), ("executor", self.executor)):
             if sampling.top_p < 1:
                 raise ConfigError(
                     f"data.rollout.{role}.top_p is {sampling.top_p}: training needs tokens sampled from the whole "
                     "distribution, whose log-probabilities it compares; set it to 1 (evaluations are greedy and do not use it)"
+                )
+            if self.constrained and sampling.max_thinking_tokens is not None:
+                raise ConfigError(
+                    f"data.rollout.constrained is true, but grammars do not limit thoughts: leave out it or data.rollout.{role}"
+                    ".max_thinking_tokens"
                 )
 
     def check_groups(self, roles: Collection[Role]) -> None:

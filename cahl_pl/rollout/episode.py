@@ -102,6 +102,7 @@ def make_group(
         comparison_id=comparison_id,
         sampled=_sampled(completions),
         thinking_tokens=torch.tensor([c.thinking_tokens for c in completions]),
+        grammar=completions[0].grammar,
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from cahl_pl.environments.base import Environment
-from cahl_pl.grammars import Grammars
 from cahl_pl.plurals import counted
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
@@ -23,13 +22,19 @@ from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.types import Plan, Task, Trajectory
 
 
-def greedy(config: RolloutConfig) -> RolloutConfig:
-    """Return the shape of an evaluation: one plan, one output a step, the likeliest of each, within the same limits."""
+def greedy(config: RolloutConfig, constrained: bool | None = None) -> RolloutConfig:
+    """Return the shape of an evaluation: one plan, one output a step, the likeliest of each, within the same limits.
+
+    Args:
+        config: of training.
+        constrained: whether outputs follow grammars; None: as in training.
+    """
     return replace(
         config,
         planner_group_size=1,
         executor_group_size=1,
         branching="step",
+        constrained=config.constrained if constrained is None else constrained,
         after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
         planner=replace(config.planner, temperature=0.0, top_p=1.0),
         executor=replace(config.executor, temperature=0.0, top_p=1.0),
@@ -47,7 +52,8 @@ def make_player(
         single_level: whether training goes without a planner.
         environment: answers the calls; None for the one of training.
     """
-    engine, environment, config = training.engine, environment or training.environment, greedy(training.config)
+    engine, environment = training.engine, environment or training.environment
+    config = greedy(training.config, inference.constrained)
     player: Rollout | SingleLevelRollout
     if single_level if inference.single_level is None else inference.single_level:
         player = SingleLevelRollout(engine, environment, TurnReward(), config)
@@ -56,8 +62,6 @@ def make_player(
     else:
         kind = ReplanningRollout if inference.replans else VotingRollout
         player = kind(engine, environment, PlannerReward(), ExecutorReward(), config, inference)
-    if inference.constrained:
-        player.grammars = Grammars(config.max_steps)
     return player
 
 

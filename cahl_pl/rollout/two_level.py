@@ -48,7 +48,7 @@ class Rollout:
 
     Attributes:
         watch: is told of what is carried out; None for nobody.
-        grammars: of the outputs, at inference; None for none.
+        grammars: of the outputs; None for none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Rollout:
         config: RolloutConfig,
     ) -> None:
         self.watch: Watch | None = None
-        self.grammars: Grammars | None = None
+        self.grammars = Grammars(config.max_steps) if config.constrained else None
         self.engine = engine
         self.environment = environment
         self.planner_reward = planner_reward

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from cahl_pl.errors import ConfigError
 from cahl_pl.import_path import import_function
 from cahl_pl.runs.checkpoints import _checkpoints, newest
+from cahl_pl.runs.trackers import TRACKERS, Tracker, check_package, noted_run, tracker_of
 
 VERBS = ("validate", "test", "predict")
 """The subcommands that train nothing."""
@@ -26,6 +27,14 @@ MEASURED = (
 """What the keys begin with that `validate`, `test` and `predict` depend on; the others are those of training."""
 
 
+_AT_EVERY_START = (
+    "ckpt_path",
+    "config",
+    *(f"trainer.logger.init_args.{name}" for name in ("version", *(tracker.run for tracker in TRACKERS.values()))),
+)
+"""Keys that differ at every start."""
+
+
 def resume_last(config: Namespace, training: bool = True) -> None:
     """Replace `ckpt_path: last` by the newest whole checkpoint of the newest run, and log into that run's folder.
 
@@ -33,7 +42,7 @@ def resume_last(config: Namespace, training: bool = True) -> None:
     the first start and for every one after it.
 
     Args:
-        config: of a subcommand; `ckpt_path` is set in it, and the logger's `version` if that is training.
+        config: of a subcommand; `ckpt_path` is set in it, and the logger's `version` if that is training, or the tracker's run.
         training: whether the subcommand trains; others need a checkpoint, and have folders of their own.
 
     Raises:
@@ -44,6 +53,8 @@ def resume_last(config: Namespace, training: bool = True) -> None:
     folder, version = _newest_run(config)
     if training and version is not None:
         first_logger(config).init_args.version = version
+    if training and (tracker := _tracker(config)) and (run := noted_run(folder)) is not None:
+        first_logger(config).init_args[tracker.run] = run
     checkpoint = newest(folder, is_rank_zero)
     if checkpoint is None and _checkpoints(folder):
         raise ConfigError(
@@ -85,6 +96,44 @@ def name_folder(config: Namespace, verb: str) -> None:
     arguments.version = f"{verb}_{1 + max((int(text) for text in numbers if text.isdecimal()), default=-1)}"
 
 
+def folder_beside_tracker(config: Namespace, verb: str, goes_on: bool) -> Path | None:
+    """Return the folder of a run whose first logger is W&B's or MLflow's, which give it none; None with other loggers.
+
+    Args:
+        config: of a subcommand.
+        verb: the subcommand.
+        goes_on: with the newest run of training, if there is one.
+    """
+    root = _root_beside_tracker(config)
+    if root is None:
+        return None
+    if goes_on and (newest_run := _newest_version(root)) is not None:
+        return root / f"version_{newest_run}"
+    kind = verb if verb in VERBS else "version"
+    numbers = [path.name[len(kind) + 1 :] for path in root.glob(f"{kind}_*")]
+    return root / f"{kind}_{1 + max((int(text) for text in numbers if text.isdecimal()), default=-1)}"
+
+
+def _tracker(config: Namespace) -> Tracker | None:
+    logger = first_logger(config)
+    return tracker_of(str(logger.class_path)) if isinstance(logger, Namespace) and "class_path" in logger else None
+
+
+def _root_beside_tracker(config: Namespace) -> Path | None:
+    """Return the folder of all runs of a tracker's project."""
+    tracker = _tracker(config)
+    if tracker is None:
+        return None
+    project = (first_logger(config).get("init_args") or {}).get(tracker.project) or "lightning_logs"
+    return expanded(config.trainer.get("default_root_dir") or ".") / project
+
+
+def _newest_version(root: Path) -> int | None:
+    """Return the number of the newest run below a folder that has trained."""
+    runs = [path for path in root.glob("version_*") if _has_trained(path)]
+    return max((int(path.name[8:]) for path in runs if path.name[8:].isdecimal()), default=None)
+
+
 def _folder_name(version: int | str) -> str:
     return version if isinstance(version, str) else f"version_{version}"
 
@@ -92,6 +141,18 @@ def _folder_name(version: int | str) -> str:
 def _has_trained(folder: Path) -> bool:
     """Return whether it is the folder of a run of training, which has one for checkpoints from its start."""
     return (folder / "checkpoints").is_dir()
+
+
+def check_loggers(config: Namespace) -> None:
+    """Check that the packages of all loggers are there.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    loggers = config.trainer.logger
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and "class_path" in logger:
+            check_package(str(logger.class_path))
 
 
 def first_logger(config: Namespace) -> Any:
@@ -110,17 +171,18 @@ def _newest_run(config: Namespace) -> tuple[Path, int | str | None]:
     logger = first_logger(config)
     if logger is False:
         return Path(config.trainer.default_root_dir or "."), None
+    if (beside := _root_beside_tracker(config)) is not None:
+        return beside / f"version_{_newest_version(beside) or 0}", None
     arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
     if arguments is None or not str(logger.class_path).endswith(("TensorBoardLogger", "CSVLogger")):
         raise ConfigError(
-            "--ckpt_path last knows the folders of TensorBoardLogger and CSVLogger alone: give trainer.logger one of them, "
-            "or name the checkpoint itself"
+            "--ckpt_path last knows the folders of TensorBoardLogger, CSVLogger, WandbLogger and MLFlowLogger alone: give "
+            "trainer.logger one of them, the first of several, or name the checkpoint itself"
         )
     root = expanded(arguments.save_dir) / (arguments.get("name") or "")
     version = arguments.get("version")
     if version is None:
-        runs = [path for path in root.glob("version_*") if _has_trained(path)]
-        version = max((int(path.name[8:]) for path in runs if path.name[8:].isdecimal()), default=0)
+        version = _newest_version(root) or 0
     folder = root / _folder_name(version)
     return folder / (arguments.get("sub_dir") or ""), version
 
@@ -179,4 +241,4 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, item in value.items():
         result |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return {k: v for k, v in result.items() if k not in ("ckpt_path", "config", "trainer.logger.init_args.version")}
+    return {k: v for k, v in result.items() if k not in _AT_EVERY_START}

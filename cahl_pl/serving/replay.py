@@ -168,8 +168,9 @@ class ReplayEngine(Engine):
         grammars: Sequence[str],
         sampling: Sampling,
         generator: torch.Generator,
+        num_samples: int = 1,
     ) -> list[list[Completion]]:
-        """See `Engine.generate_within`."""
+        """See `Engine.generate_within`: there is one prompt, and one sample of it."""
         orders = [
             Order(role, tuple(prompt), sampling, tuple(draft), grammar)
             for prompt, draft, grammar in zip(prompts, drafts, grammars, strict=True)

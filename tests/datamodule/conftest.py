@@ -56,7 +56,8 @@ def make(policy):
             **options,
         }
         data = RolloutDataModule(Requests(size, length), ExecutableEnvironment(lambda state: {}), **options)
-        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(policy=policy), global_rank=0, world_size=1)
+        module = SimpleNamespace(policy=policy)
+        data.trainer = SimpleNamespace(lightning_module=module, global_rank=0, world_size=1, max_epochs=1, max_steps=-1)
         return data
 
     return build

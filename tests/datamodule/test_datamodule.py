@@ -241,6 +241,12 @@ def test_training_refuses_what_it_cannot_sample_by_and_evaluations_take_it(make)
         make(rollout=part).setup("fit")
     make(rollout=part, test={"test": ToolWorld("test", 1)}).setup("test")
     make(rollout=part, warm_start_rounds=100).setup("fit")  # nothing is sampled
+    longer = make(rollout=part, warm_start_rounds=3)  # all of the first epoch, and nothing of the second
+    longer.setup("fit")
+    for trainer in ({"max_epochs": 2}, {"max_epochs": -1, "max_steps": 7}, {"max_epochs": -1}):
+        vars(longer.trainer).update(trainer)
+        with pytest.raises(ConfigError, match=r"data\.rollout\.planner\.top_p is 0\.9"):
+            longer.setup("fit")
     for allowed, stage in ((False, "test"), (True, "fit")):
         inference = InferenceConfig(constrained=True, constrained_in_fit=allowed)
         make(inference=inference, test={"test": ToolWorld("test", 1)}).setup(stage)

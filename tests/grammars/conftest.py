@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from cahl_pl.engines.constraint import Compiler
 from cahl_pl.grammars import Grammars
 from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.constraint import Compiler
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.types import Message, Task, ToolSpec
@@ -39,7 +39,8 @@ class Bench:
         """A text drawn at random within the grammar; what closes something is drawn more often, so that it ends."""
         matcher, chance, drawn = self.matcher(output, task), random.Random(seed), []
         while not matcher.is_stopped() and len(drawn) < limit:
-            allowed = np.flatnonzero(self.compiler.masks([matcher])[0]).tolist()
+            bits = np.unpackbits(self.compiler.bits([matcher])[0], count=self.compiler.vocabulary, bitorder="little")
+            allowed = np.flatnonzero(bits).tolist()
             ids = [chance.choice(allowed)]
             if ids == [self.builder.end_of_turn]:
                 return self.tokenizer.decode(drawn)

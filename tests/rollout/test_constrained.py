@@ -1,10 +1,11 @@
-"""Who samples within grammars: evaluations that ask for it, in all their kinds, and never what training samples."""
+"""Who samples within grammars: evaluations that ask for it, in all their kinds, and training where it is told to."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from cahl_pl.engines import TransformersEngine
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
@@ -12,9 +13,11 @@ from cahl_pl.grammars import Grammars
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
+from cahl_pl.rewards.turn import TurnReward
 from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.evaluation import evaluate, make_player
+from cahl_pl.rollout.single_level import SingleLevelRollout
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.toolworld import ToolWorld
 
@@ -29,8 +32,8 @@ class Noting(Engine):
         self.asked.append((role, None))
         return [[Completion(torch.tensor([2]), torch.zeros(1), True)] * num_samples for _ in prompts]
 
-    def generate_within(self, policy, role, prompts, drafts, grammars, sampling, generator):
-        made = self.generate(policy, role, prompts, 1, sampling, generator)
+    def generate_within(self, policy, role, prompts, drafts, grammars, sampling, generator, num_samples=1):
+        made = self.generate(policy, role, prompts, num_samples, sampling, generator)
         self.asked[-1] = role, list(grammars)
         return made
 
@@ -69,6 +72,50 @@ def test_training_and_unconstrained_evaluations_have_none(training, policy):
     assert {grammars for _, grammars in training.engine.asked} == {None}
 
 
+@pytest.mark.parametrize("single_level", [False, True])
+def test_training_within_grammars_notes_them_with_its_groups(policy, single_level):
+    config, environment = (
+        RolloutConfig(2, 3, max_steps=2, constrained=True),
+        ExecutableEnvironment("cahl_pl.toolworld.toolkit"),
+    )
+    engine = Noting()
+    rollout = Rollout(engine, environment, PlannerReward(), ExecutorReward(), config)
+    if single_level:
+        rollout = SingleLevelRollout(engine, environment, TurnReward(), config)
+    builder, tasks = PromptBuilder(policy.tokenizer), [ToolWorld("test", 2)[i] for i in range(2)]
+    groups = rollout.run(policy, builder, tasks, torch.Generator()).groups["executor" if single_level else "planner"]
+    output = "turn" if single_level else "plan"
+    assert [group.grammar for group in groups] == [Grammars(2).of(output, builder, task) for task in tasks]
+    assert [len(group.completion_ids) for group in groups] == [3 if single_level else 2] * 2
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_evaluations_follow_grammars_as_training_does_unless_they_are_told(policy, trained, asked):
+    environment = ExecutableEnvironment("cahl_pl.toolworld.toolkit")
+    config = RolloutConfig(max_steps=2, constrained=trained)
+    training = Rollout(Noting(), environment, PlannerReward(), ExecutorReward(), config)
+    player = make_player(training, InferenceConfig(constrained=asked), False)
+    assert (player.grammars is not None) == (trained if asked is None else asked)
+    assert (training.grammars is not None) == trained
+
+
+def test_a_server_is_refused_where_training_is_to_follow_grammars():
+    with pytest.raises(
+        ConfigError, match=r"data\.rollout\.constrained is true, but data\.engine is a Noting, whose log-"
+    ):
+        Noting().check_constrained_training()
+    TransformersEngine().check_constrained_training()
+
+
+def test_limits_of_thoughts_within_grammars_are_refused_before_training():
+    config = RolloutConfig(constrained=True, planner=Sampling(max_thinking_tokens=5))
+    with pytest.raises(
+        ConfigError, match=r"grammars do not limit thoughts: leave out it or data\.rollout\.planner\.max_th"
+    ):
+        config.check_sampling()
+
+
 def test_an_engine_that_cannot_is_named(policy):
     class Other(Engine):
         def generate(self, *args):
@@ -82,8 +129,10 @@ def test_fit_refuses_what_holds_at_inference_alone():
     with pytest.raises(
         ConfigError, match=r"data\.inference\.constrained holds at inference alone, .*constrained_in_fit true"
     ):
-        InferenceConfig(constrained=True).check_training()
-    InferenceConfig(constrained=True, constrained_in_fit=True).check_training()
+        InferenceConfig(constrained=True).check_training(RolloutConfig())
+    InferenceConfig(constrained=True, constrained_in_fit=True).check_training(RolloutConfig())
+    InferenceConfig(constrained=True).check_training(RolloutConfig(constrained=True))
+    InferenceConfig().check_training(RolloutConfig(constrained=True))
     with pytest.raises(ValueError, match="says where constrained holds too, which is false"):
         InferenceConfig(constrained_in_fit=True)
 
@@ -101,7 +150,7 @@ def test_thoughts_of_outputs_within_grammars_are_counted(policy):
     written = builder._data("<think>hm</think>\nno plan")
 
     class Thinking(Noting):
-        def generate_within(self, policy, role, prompts, drafts, grammars, sampling, generator):
+        def generate_within(self, policy, role, prompts, drafts, grammars, sampling, generator, num_samples=1):
             return [[Completion(torch.tensor(written), torch.zeros(len(written)), True)] for _ in prompts]
 
     task = ToolWorld("test", 1)[0]

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.runs.checkpoints import fault_of, newest
-from cahl_pl.runs.resume import resume_last
+from cahl_pl.runs.resume import folder_beside_tracker, resume_last
 from cahl_pl.toolworld import toolkit
 
 
@@ -95,11 +95,36 @@ def test_the_folder_is_the_one_that_the_logger_writes_to(config, tmp_path, monke
     assert (config.ckpt_path, arguments.version) == (str(other), "seed1")
 
 
-@pytest.mark.parametrize("logger", [None, True, Namespace(class_path="WandbLogger", init_args=Namespace(save_dir="x"))])
+@pytest.mark.parametrize("logger", [None, True, Namespace(class_path="CometLogger", init_args=Namespace(save_dir="x"))])
 def test_a_logger_whose_folder_is_not_known_is_refused(config, logger):
     config.trainer.logger = logger
-    with pytest.raises(ConfigError, match="knows the folders of TensorBoardLogger and CSVLogger alone"):
+    with pytest.raises(
+        ConfigError, match="knows the folders of TensorBoardLogger, CSVLogger, WandbLogger and MLFlowLogger alone"
+    ):
         resume_last(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "run"), [("WandbLogger", "project", "id"), ("MLFlowLogger", "experiment_name", "run_id")]
+)
+def test_beside_a_tracker_the_folder_is_below_the_trainers(config, tmp_path, name, project, run):
+    config.trainer.default_root_dir = str(tmp_path)
+    config.trainer.logger = Namespace(class_path=name, init_args=Namespace(**{project: "shop", run: None}))
+    assert folder_beside_tracker(config, "fit", True) == tmp_path / "shop" / "version_0"
+    last = checkpoint(tmp_path / "shop" / "version_3", 20)
+    (tmp_path / "shop" / "version_4").mkdir()  # of a start that was refused
+    assert folder_beside_tracker(config, "fit", False) == tmp_path / "shop" / "version_5"
+    assert folder_beside_tracker(config, "fit", True) == tmp_path / "shop" / "version_3"
+    assert folder_beside_tracker(config, "predict", False) == tmp_path / "shop" / "predict_0"
+    resume_last(config)
+    assert (config.ckpt_path, config.trainer.logger.init_args[run]) == (str(last), None)
+    for content, expected in (("{}", None), ("no JSON", None), ('{"run": 3}', None), ('{"run": "abc"}', "abc")):
+        (tmp_path / "shop" / "version_3" / "tracker.json").write_text(content)
+        config.ckpt_path = "last"
+        resume_last(config)
+        assert config.trainer.logger.init_args[run] == expected
+    config.trainer.logger = False
+    assert folder_beside_tracker(config, "fit", True) is None
 
 
 def test_what_does_not_train_needs_a_checkpoint_and_has_a_folder_of_its_own(config, tmp_path, capsys):

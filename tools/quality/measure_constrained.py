@@ -23,9 +23,9 @@ import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 from cahl_pl.cli import main
 from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.engines.constraint import Matchers, Within
 from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.metrics import ToolUse
+from cahl_pl.policy.constraint import Matchers, Within
 from cahl_pl.startup.library_warnings import quiet_libraries
 from tools.quality.measure_replanning import load
 
@@ -66,7 +66,7 @@ def measure(data: RolloutDataModule, test: str, count: int, constrained: bool) -
     data.inference.constrained = constrained
     chosen = [data.test_tasks[test][i] for i in range(count)]
     use, tokens, clock, began = ToolUse(), -data.evaluated_tokens, Clock(), time.perf_counter()
-    with clock.on((Within, "mask"), (Within, "take"), (Matchers, "along"), (Matchers, "after")):
+    with clock.on((Within, "hold"), (Within, "take"), (Matchers, "along"), (Matchers, "after")):
         for start in range(0, count, data.eval_batch_size):
             use.update(data.evaluate(chosen[start : start + data.eval_batch_size]))
     seconds = time.perf_counter() - began
@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> None:
     args, config = parser.parse_known_args(arguments)
     quiet_libraries()
     try:
-        data = load(config, args.ckpt_path) if args.ckpt_path else _base(config)
+        data = load(config, args.ckpt_path) if args.ckpt_path else base(config)
         if args.test not in data.test_tasks:
             raise ConfigError(
                 f"data.test has no set of tasks {args.test!r}; it has {', '.join(data.test_tasks) or 'none'}"
@@ -112,7 +112,8 @@ def run(arguments: list[str]) -> None:
         raise SystemExit(2) from None
 
 
-def _base(config: list[str]) -> RolloutDataModule:
+def base(config: list[str]) -> RolloutDataModule:
+    """Return the data module of a configuration, attached to a policy that has not been trained."""
     cli = main(config, run=False)
     data: RolloutDataModule = cli.datamodule
     cli.trainer.strategy.connect(cli.model)

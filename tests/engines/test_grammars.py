@@ -1,4 +1,4 @@
-"""Tokens within a grammar: by the engine, a step at a time and from drafts; refused where it would be trained on."""
+"""Tokens within a grammar: by the engine, a step at a time and from drafts; one sample of a prompt, or several."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ def test_each_prompt_has_its_grammar_whatever_leaves_the_batch_first(policy):
         assert all(torch.isfinite(c.logprobs).all() for c in made)
 
 
+def test_the_samples_of_a_prompt_move_on_each_by_itself(policy):
+    policy.end_of_turn = policy.tokenizer.eos_token_id
+    asked = [[5, 6, 7], [9]], [(), ()], [VOWELS, 'start: "a" | "bcd"'], Sampling(1.0, max_new_tokens=12)
+    made = TransformersEngine().generate_within(policy, "executor", *asked, torch.Generator().manual_seed(1), 6)
+    first, second = (texts(policy, group) for group in made)
+    assert all(set(text.removesuffix("<|im_end|>")[:-1]) <= set("aeiou") for text in first)
+    assert len(set(first)) > 1
+    assert set(second) <= {"a<|im_end|>", "bcd<|im_end|>"}
+
+
 def test_a_completion_at_the_limit_is_cut_off_within_its_grammar(policy):
     (made,) = sample(policy, [[5, 6]], [HELLO], Sampling(1.0, max_new_tokens=3))
     assert texts(policy, [made]) == ["hel"]
@@ -102,10 +112,13 @@ def test_an_untrained_model_writes_plans_and_valid_calls_alone(make_policy):
 
 
 def test_a_grammar_that_cannot_be_compiled_and_a_missing_library_are_one_sentence_each(policy, monkeypatch):
-    with pytest.raises(ConfigError, match=r"no grammar can be made of the tools of a task \(.*\); simplify their"):
+    with pytest.raises(ConfigError, match=r"no grammar can be made of the tools of a task \(.*\): simplify their"):
         sample(policy, [[5]], ["start: nothing"], Sampling(0.0, max_new_tokens=3))
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(ConfigError, match=r"needs the package llguidance: pip install 'cahl-pl\[constrained\]'"):
+    policy.compiler = None
+    with pytest.raises(
+        ConfigError, match=r"grammars need the package llguidance: pip install 'cahl-pl\[constrained\]'"
+    ):
         sample(policy, [[5]], [HELLO], Sampling(0.0, max_new_tokens=3))
 
 
