@@ -245,7 +245,7 @@ class PromptBuilder:
 
     def thinking_tokens(self, ids: Sequence[int]) -> int:
         """Return how many tokens of an output are its thought, up to the end of the marks that close it; 0 without one."""
-        opening, closing, _ = thoughts.PLAIN
+        opening, closing = thoughts.PLAIN.opening, thoughts.PLAIN.closing
         text = self._read(ids)
         wanted = text.count(closing)
         if not wanted:

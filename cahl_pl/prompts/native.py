@@ -62,11 +62,8 @@ class NativeCalls:
         self.tags: tuple[str, ...] = ()
         added = {i: token for i, token in template.tokenizer.added_tokens_decoder.items() if token.content.strip()}
         thought = {mark.strip() for marks in (template.marks, thoughts.PLAIN) for mark in marks[:2]}
-        control = {
-            i: token.content
-            for i, token in added.items()
-            if token.special or token.content in {*thought} or token.content in template.source
-        }
+        known = {token.content for token in added.values() if token.content in template.source} | thought
+        control = {i: token.content for i, token in added.items() if token.special or token.content in known}
         self._control = control
         ends = {i for i, content in control.items() if content in _ENDS}
         self._enders = {*ends, template.end_of_turn, template.tokenizer.eos_token_id}
@@ -127,9 +124,10 @@ class NativeCalls:
     def unknown(self, why: str) -> ConfigError:
         """Return what tells that a template's calls are not known."""
         return ConfigError(
-            f"data.prompts.tool_format is native, but the chat template of {self.template.tokenizer.name_or_path!r} {why}: known "
-            "are the forms of Hermes, Qwen, Qwen3-Coder, Llama 3, Mistral, Granite, DeepSeek, GLM, Kimi, Command, Phi-4, MiniMax "
-            "and gpt-oss; give a template with one of them in data.prompts.chat_template, or take another tool_format"
+            f"data.prompts.tool_format is native, but the chat template of {self.template.tokenizer.name_or_path!r} {why}: "
+            "known are the forms of Hermes, Qwen, Qwen3-Coder, Llama 3, Mistral, Granite, GLM, Kimi, DeepSeek, Nemotron 3, "
+            "Seed-OSS, Command, LFM2.5 and gpt-oss, and what the tokenizer's own response_template reads; give a template with "
+            "one of them in data.prompts.chat_template, or take another tool_format"
         )
 
     # --- by the template -------------------------------------------------------------------------------------------

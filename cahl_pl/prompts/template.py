@@ -127,7 +127,7 @@ class ChatTemplate:
         raise fault or ValueError(left_out)
 
     def _place_first(self, turns: Turns) -> tuple[list[tuple[str, int]], str]:
-        """Return `place` of the first dialogue; a template that was made for tools alone (Hermes') is then given an empty list."""
+        """Return `place` of the first dialogue; one made for tools alone (Hermes') is given an empty list from now on."""
         try:
             return self.place(turns)
         except Exception:

@@ -69,8 +69,8 @@ def call_ids(builder: PromptBuilder, calls: Sequence[ToolCall], tools: Sequence[
         if _is_read_back(builder, ids, calls, tools):
             return ids
     raise ConfigError(
-        f"data.prompts.tool_format is native, but the chat template cannot write {format_turn(calls)[:200]!r} so that it is read "
-        "back as that: leave the row out, or take another tool_format"
+        f"data.prompts.tool_format is native, but the chat template cannot write {format_turn(calls)[:200]!r} so that it is "
+        "read back as that: leave the row out, or take another tool_format"
     )
 
 
