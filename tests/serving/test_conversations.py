@@ -199,6 +199,38 @@ def test_a_stream_says_what_a_whole_reply_says(served, usage):
     assert [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]][-1] == why
 
 
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        ("o!\nH", "Hell"),  # from one step's answer into the next one's
+        (["nowhere", "lo", "ell"], "H"),
+        ("Hello", ""),
+        (["", "nowhere"], "Hello!\nHello!"),
+        ([], "Hello!\nHello!"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_said_ends_before_a_stop_sequence(served, stop, said, stream):
+    served.engine.plan = (ANSWER, ANSWER)
+    if not stream:
+        message, why = served.ask([user()], stop=stop)
+        assert (message["content"], why) == (said, "stop")
+        return
+    _, _, body = served.post({"model": "cahl", "messages": [user()], "tools": TOOLS, "stop": stop, "stream": True})
+    chunks = [json.loads(event.removeprefix("data: ")) for event in body.decode().strip().split("\n\n")[:-1]]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == said
+    assert choices[-1]["finish_reason"] == "stop"
+
+
+def test_a_stop_sequence_changes_no_call_and_no_plan(served):
+    served.engine.plan = (ANSWER, WEATHER)
+    whole, cut = served.ask([user()])[0], served.ask([user()], stop=["lo", "plan", "Gage"])[0]
+    assert (whole["content"], cut["content"]) == ("Hello!", "Hel")
+    assert cut["reasoning_content"] == whole["reasoning_content"]
+    assert called(cut) == called(whole)
+
+
 class Counting(Environment):
     """Answers every call with how many there were."""
 
