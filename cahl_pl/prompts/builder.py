@@ -228,7 +228,7 @@ class PromptBuilder:
         has written, and its end alone would be no thought. A thought stands in `<think>` tags, whatever the family's marks are.
         Control tokens anywhere else are written out: a model that strews them shall not be read as if it did not.
         """
-        return self._read(self._unended(ids))
+        return self._read(self.without_end(ids))
 
     def marked(self, ids: Sequence[int]) -> str:
         """Return the same for reading calls in the family's own form: marks that are no tokens of their own are parted.
@@ -236,7 +236,7 @@ class PromptBuilder:
         See `NativeCalls.marked`; there is one where `native` is not None.
         """
         assert self.native is not None
-        return self._read(self._unended(ids), self.native.marked)
+        return self._read(self.without_end(ids), self.native.marked)
 
     def breaks_off_in_thought(self, ids: Sequence[int]) -> bool:
         """Return whether an output breaks off within its thought."""
@@ -259,7 +259,7 @@ class PromptBuilder:
                 enough = middle
         return enough
 
-    def _unended(self, ids: Sequence[int]) -> Sequence[int]:
+    def without_end(self, ids: Sequence[int]) -> Sequence[int]:
         """Return the ids of an output without the one that ends it."""
         last = ids[-1:]
         ended = len(last) > 0 and (

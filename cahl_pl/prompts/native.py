@@ -126,8 +126,8 @@ class NativeCalls:
         return ConfigError(
             f"data.prompts.tool_format is native, but the chat template of {self.template.tokenizer.name_or_path!r} {why}: "
             "known are the forms of Hermes, Qwen, Qwen3-Coder, Llama 3, Mistral, Granite, GLM, Kimi, DeepSeek, Nemotron 3, "
-            "Seed-OSS, Command, LFM2.5 and gpt-oss, and what the tokenizer's own response_template reads; give a template with "
-            "one of them in data.prompts.chat_template, or take another tool_format"
+            "Seed-OSS, Command, LFM2.5, Gemma 4 and gpt-oss, and what a response_template in the tokenizer reads; give a "
+            "template with one of them in data.prompts.chat_template, or take another tool_format"
         )
 
     # --- by the template -------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from cahl_pl.datasets.declared_values import as_declared
 from cahl_pl.datasets.formats.tagged import holds_tags, tagged_turn
@@ -31,6 +31,24 @@ from cahl_pl.prompts.native import PROBE
 from cahl_pl.prompts.template import GUARD
 from cahl_pl.schema.canonical import canonical
 from cahl_pl.types import Action, ToolCall, ToolSpec, Turn
+
+_GEMMA_4: Final = {
+    "start_anchor": "<|turn>model\n",
+    "defaults": {"role": "assistant"},
+    "fields": {
+        "tool_calls": {
+            "open_pattern": r"<\|tool_call>call:(?P<name>[^{]+)",
+            "close": "<tool_call|>",
+            "repeats": True,
+            "content": "json",
+            "content_args": {"unquoted_keys": True, "string_delims": [['<|"|>', '<|"|>']]},
+            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+        },
+        "reasoning_content": {"open": "<|channel>thought\n", "close": "<channel|>", "content": "text"},
+        "content": {"content": "text"},
+    },
+}
+"""What transformers' parser has to know of Gemma 4, whose values are JSON but for the quotation marks."""
 
 
 class _Read(NamedTuple):
@@ -111,8 +129,11 @@ def _read(builder: PromptBuilder, ids: Sequence[int], text: str, tools: Sequence
     if max(counts, default=0) > MAX_CALLS:
         return _Read((), False, f"more than {MAX_CALLS} calls")
     try:
-        if getattr(builder.tokenizer, "response_template", None) is not None:
-            rest, calls = _by_tokenizer(builder, ids, tools)
+        response_template = getattr(builder.tokenizer, "response_template", None)
+        if response_template is None and "<|tool_call>" in builder.native.tags and "call:" in said:
+            response_template = _GEMMA_4
+        if response_template is not None:
+            rest, calls = _by_tokenizer(builder, ids, tools, response_template)
         elif any(map(holds_tags, builder.native.tags)):
             turn = tagged_turn(said, 0)
             rest, calls = turn.text, list(turn.calls)
@@ -128,16 +149,20 @@ def _read(builder: PromptBuilder, ids: Sequence[int], text: str, tools: Sequence
     return _Read(made, is_single_thought(thought) and not rest.strip())
 
 
-def _by_tokenizer(builder: PromptBuilder, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[str, list[Call]]:
-    """Return what the tokenizer's own parser finds: what is said beside calls, and the calls.
+def _by_tokenizer(
+    builder: PromptBuilder, ids: Sequence[int], tools: Sequence[ToolSpec], response_template: Mapping[str, Any]
+) -> tuple[str, list[Call]]:
+    """Return what transformers' parser finds: what is said beside calls, and the calls.
 
     Raises:
         ValueError: it finds nothing that it can read.
     """
     assert builder.native is not None
-    prompt, offered = builder.template.text(builder.template.open_ids), [_offered(tool) for tool in tools]
+    own, offered = response_template is not _GEMMA_4, [_offered(tool) for tool in tools]
+    prompt = builder.template.text(builder.template.open_ids) if own else ""
+    text = builder.native.marked(builder.without_end(ids))
     try:
-        found = builder.tokenizer.parse_response(builder.native.marked(ids), prefix=prompt, tools=offered)
+        found = builder.tokenizer.parse_response(text, dict(response_template), prefix=prompt, tools=offered)
         calls = [Call(read_function(one["function"])) for one in found.get("tool_calls") or ()]
         return str(found.get("content") or ""), calls
     except Exception as error:  # of a parser that is not ours, and of what its template makes of hostile text

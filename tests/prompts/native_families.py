@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
 
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rollout.calls import builder_for
@@ -44,6 +47,10 @@ GLM = (
 ONE = "{% if m.tool_calls | length > 1 %}{{ raise_exception('one call a turn') }}{% endif %}"
 LLAMA = ONE + '{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}'
 LISTED = '{{ \', \' if not loop.first }}{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}, "id": "{{ c.id }}"}'
+GEMMA = (
+    "<|tool_call>call:{{ f.name }}{{ '{' }}{% for k, v in f.arguments.items() %}{{ ',' if not loop.first }}{{ k }}:"
+    "{% if v is string %}<|\"|>{{ v }}<|\"|>{% else %}{{ v | tojson }}{% endif %}{% endfor %}{{ '}' }}<tool_call|>"
+)
 KIMI = (
     "<|tool_call_begin|>functions.{{ f.name }}:{{ loop.index0 }}<|tool_call_argument_begin|>{{ f.arguments | tojson }}"
     "<|tool_call_end|>"
@@ -195,6 +202,25 @@ FAMILIES = {
         special=(*IM, "<|START_ACTION|>", "<|END_ACTION|>"),
         tags=("<|START_ACTION|>", "<|END_ACTION|>"),
     ),
+    "Gemma 4": Family(
+        chatml(GEMMA, end="<turn|>\n") + "{# <|channel>thought <channel|> #}",
+        '<|tool_call>call:add{a:2,note:<|"|>hi<|"|>}<tool_call|><turn|>',
+        special=(
+            "<turn|>",
+            "<|channel>",
+            "<channel|>",
+            "<|tool_call>",
+            "<tool_call|>",
+            '<|"|>',
+            "<|tool_response>",
+            *IM,
+        ),
+        tags=("<|tool_call>", "<tool_call|>"),
+        also=(
+            '<|tool_call>call:add{note:<|"|>hi<|"|>,a:2}<tool_call|><|tool_response>',
+            '<|channel>thought\nhm<channel|><|tool_call>call:add{a:2,note:<|"|>hi<|"|>}<tool_call|><turn|>',
+        ),
+    ),
     "gpt-oss": Family(
         HARMONY,
         f" to=functions.add<|channel|>commentary json<|message|>{ARGUMENTS}<|call|>",
@@ -210,6 +236,11 @@ FAMILIES = {
         several=False,
     ),
 }
+
+PARSES = "prefix" in inspect.signature(getattr(PreTrainedTokenizerBase, "parse_response", len)).parameters
+"""Whether this transformers reads response templates."""
+if not PARSES:
+    del FAMILIES["Gemma 4"]
 
 OWN = chatml("<CALL>{{ f.name }}={{ f.arguments | tojson }}</CALL>")
 """A form that no reader here knows."""
