@@ -46,11 +46,6 @@ def ask(
     """
     role: Role = "planner" if output == "plan" else "executor"
     if grammars is not None:
-        if builder.native is not None:
-            raise ConfigError(
-                "data.inference.constrained is true, but grammars know calls in our own form alone: set it to false, or "
-                "data.prompts.tool_format to another one than native"
-            )
         if sampling.max_thinking_tokens is not None or builder.template.marks is not thoughts.PLAIN:
             raise ConfigError(
                 "data.inference.constrained is true, but grammars know thoughts in <think> tags alone and do not limit them: "

@@ -59,12 +59,22 @@ class _Read(NamedTuple):
     error: str | None = None
 
 
-def builder_for(tokenizer: Any, prompts: PromptConfig) -> PromptBuilder:
+def builder_for(tokenizer: Any, prompts: PromptConfig, constrained: bool = False) -> PromptBuilder:
     """Return the builder of prompts for a tokenizer; calls in the family's own form have been seen to be read as written.
 
+    Args:
+        tokenizer: of the base.
+        prompts: the words around a task.
+        constrained: whether outputs are to follow grammars.
+
     Raises:
-        ConfigError: see `PromptBuilder`; or these calls are not read so: the form is not known here.
+        ConfigError: see `PromptBuilder`; or these calls are not read so, since the form is not known here, or have no grammar.
     """
+    if constrained and prompts.tool_format == "native":
+        raise ConfigError(
+            "data.inference.constrained is true, but grammars know calls in our own form alone: set it to false, or "
+            "data.prompts.tool_format to another one than native"
+        )
     builder = PromptBuilder(tokenizer, prompts)
     if builder.native is not None:
         for arguments in ({}, {"text": 'a "b" <c>', "count": 3, "list": ["x", 4]}):

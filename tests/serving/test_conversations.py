@@ -11,6 +11,7 @@ import pytest
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments import Environment, McpEnvironment, Session
 from cahl_pl.parsing import format_call, format_plan, parse_plan
+from cahl_pl.prompts import PromptConfig
 from cahl_pl.rollout.config import InferenceConfig
 from cahl_pl.serving.episode import NO_PLAN
 from cahl_pl.types import Feedback, SubTask, ToolCall
@@ -125,6 +126,23 @@ def test_calls_of_another_hand_are_dialogue(served):
 
 def call(identity, name, arguments):
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+def test_calls_in_the_form_of_the_family_reach_the_client_as_calls(start):
+    """And where a server that was started again samples another call, the client's own stands there in the same form."""
+    template = Path(__file__).parents[2] / "tools" / "quality" / "hermes.jinja"
+    prompts = PromptConfig(tool_format="native", chat_template=str(template))
+    form = '<tool_call>\n{"name": "%s", "arguments": %s}\n</tool_call>'
+    gage, rada = (form % ("get_weather", json.dumps({"city": city})) for city in ("Gage", "Rada"))
+    server = start(prompts=prompts)
+    first, why = server.ask([user()])
+    assert (called(first), why) == ([("get_weather", {"city": "Gage"})], "tool_calls")
+    server = start(prompts=prompts)
+    server.engine.outputs = [rada, form % ("send_text", '{"to": "Noko", "message": "sunny"}')]
+    second, _ = server.ask([user(), first, result(first, "sunny")], temperature=1.0)
+    assert called(second) == [("send_text", {"to": "Noko", "message": "sunny"})]
+    assert gage in server.engine.prompts[-1][1]
+    assert rada not in server.engine.prompts[-1][1]
 
 
 def test_what_the_client_has_done_holds_where_other_tokens_are_sampled_later(start):
