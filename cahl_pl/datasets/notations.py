@@ -35,7 +35,7 @@ _START: Final = re.compile(
     r"|<\|recipient\|>\s*(?!all\b)(?P<n5>" + _NAME + r")\s*<\|content\|>"
     r"|(?:<\|start\|>assistant)?<\|channel\|>commentary to=(?:functions\.)?(?P<n6>" + _NAME + r")\s*"
     r"(?:<\|constrain\|>\s*)?(?:json\s*)?<\|message\|>"
-    r"|(?:<\|start\|>assistant)?\s*to=functions\.(?P<n11>"
+    r"|(?:<\|start\|>assistant\s*)?to=functions\.(?P<n11>"
     + _NAME
     + r")<\|channel\|>commentary\s*(?:json\s*)?<\|message\|>"
     r"|✿FUNCTION✿:\s*(?P<n7>" + _NAME + r")\s*✿ARGS✿:"

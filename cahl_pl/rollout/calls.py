@@ -136,8 +136,10 @@ def _read(builder: PromptBuilder, ids: Sequence[int], text: str, tools: Sequence
     counts = [said.count(tag) for tag in builder.native.tags]
     if not all(counts):
         return _Read((), False, "there must be a call in the form of the chat template, or one <answer>...</answer>")
-    if max(counts, default=0) > MAX_CALLS:
-        return _Read((), False, f"more than {MAX_CALLS} calls")
+    if (
+        max([*counts, said.count("<think>")]) > MAX_CALLS
+    ):  # whoever looks for the end of each takes time in their square
+        return _Read((), False, f"more than {MAX_CALLS} calls or thoughts that are not closed")
     try:
         response_template = getattr(builder.tokenizer, "response_template", None)
         if response_template is None and "<|tool_call>" in builder.native.tags and "call:" in said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -194,6 +195,18 @@ def test_hostile_outputs_never_raise(family: Family, builder):
         action = read_action(builder, made, [ADD])
         assert (action.call is None and action.answer is None) == (action.error is not None)
         assert bool(turn.calls) + (turn.answer is not None) + (turn.error is not None) == 1
+
+
+@families
+@pytest.mark.parametrize(
+    "part", [" ", "\n", "<think>", "<tool_call>", "<function=add>", "{", "[TOOL_CALLS][", "<arg_key>a"]
+)
+def test_long_outputs_take_no_time_in_their_square(family: Family, builder, part):
+    """20,000 characters; a reader that looks on from each of them takes 10 s and more."""
+    ids = sampled(builder, family.call[: len(family.call) // 2] + part * (20_000 // len(part)))
+    began = time.process_time()
+    read_turn(builder, ids, [ADD])
+    assert time.process_time() - began < 3
 
 
 @families
