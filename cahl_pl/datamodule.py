@@ -25,6 +25,7 @@ from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
 from cahl_pl.rollout.batches import gold_batches, sampled_batches
+from cahl_pl.rollout.calls import builder_for
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Watch
 from cahl_pl.rollout.evaluation import evaluate, make_player, notice_of_too_long
@@ -277,7 +278,7 @@ class RolloutDataModule(LightningDataModule):
     def builder(self) -> PromptBuilder:
         """The builder of prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
-            self._builder = PromptBuilder(self.policy.tokenizer, self.prompts)
+            self._builder = builder_for(self.policy.tokenizer, self.prompts, self.inference.constrained)
             self.policy.end_of_turn = self._builder.end_of_turn
             self.policy.thinks_in_tokens = self._builder.template.thinks_in_tokens
         return self._builder

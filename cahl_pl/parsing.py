@@ -42,7 +42,7 @@ def parse_plan(text: str) -> Plan:
     Returns:
         The plan, or an empty one whose `error` says what is wrong.
     """
-    _, text = _split_thought(_printable(text))
+    _, text = split_thought(_printable(text))
     tags = list(islice(_PLAN_TAG.finditer(text), 3))
     if [tag.group() for tag in tags] != ["<plan>", "</plan>"]:
         return Plan(error="there must be one <plan> and one </plan> after it")
@@ -76,14 +76,14 @@ def parse_action(text: str) -> Action:
         is checked: after at most one leading `<think>...</think>`, exactly one element and white space
         around it.
     """
-    thought, text = _split_thought(_printable(text))
+    thought, text = split_thought(_printable(text))
     tags = list(islice(_ACTION_TAG.finditer(text), 3))
     names = [tag.group() for tag in tags]
     if names not in (["<tool_call>", "</tool_call>"], ["<answer>", "</answer>"]):
         return Action(error="there must be exactly one <tool_call>...</tool_call> or <answer>...</answer>")
     opening, closing = tags
     outside = text[: opening.start()] + text[closing.end() :]
-    well_formed = _is_single_thought(thought) and not outside.strip()
+    well_formed = is_single_thought(thought) and not outside.strip()
     body = text[opening.end() : closing.start()].strip()
     if names[0] == "<answer>":
         if not body:
@@ -108,13 +108,13 @@ def parse_turn(text: str) -> Turn:
     Returns:
         The calls or the answer, or neither and an `error`.
     """
-    thought, text = _split_thought(_printable(text))
+    thought, text = split_thought(_printable(text))
     thinks = bool(re.search(r"<think>\s*[^\s<]", thought))
     tags = list(islice(_ACTION_TAG.finditer(text), 2 * MAX_CALLS + 1))
     names = [tag.group() for tag in tags]
     if names == ["<answer>", "</answer>"]:
         action = parse_action(text)
-        well_formed = action.well_formed and _is_single_thought(thought)
+        well_formed = action.well_formed and is_single_thought(thought)
         return Turn((), action.answer, well_formed, thinks, action.error)
     if not names or names != ["<tool_call>", "</tool_call>"] * (len(names) // 2):
         return Turn(
@@ -122,7 +122,7 @@ def parse_turn(text: str) -> Turn:
         )
     edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
     outside = "".join(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 4))
-    well_formed = _is_single_thought(thought) and not outside.strip()
+    well_formed = is_single_thought(thought) and not outside.strip()
     calls: list[ToolCall] = []
     try:
         for i in range(0, len(tags), 2):
@@ -173,14 +173,14 @@ def _printable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _split_thought(text: str) -> tuple[str, str]:
+def split_thought(text: str) -> tuple[str, str]:
     """Return everything up to the last `</think>`, and the rest."""
     end = text.rfind("</think>")
     end = 0 if end < 0 else end + len("</think>")
     return text[:end], text[end:]
 
 
-def _is_single_thought(thought: str) -> bool:
+def is_single_thought(thought: str) -> bool:
     """Return whether this is nothing, or one `<think>...</think>` with only white space before it."""
     if not thought:
         return True

@@ -19,6 +19,11 @@ PARSED_ONLY = {
     ): "needs llguidance; tests/tools/quality/test_measure_invalid.py runs a small one",
     ("metrics.md", "python -m cahl_pl fit -c configs/quickstart.yaml --trainer.logger"): "needs wandb and mlflow; "
     "tests/cli/test_trackers.py",
+    ("agent.md", "python -m vllm.entrypoints.openai.api_server"): "needs vllm; tests/engines/test_vllm.py starts one",
+    (
+        "agent.md",
+        "python -m tools.quality.measure_native",
+    ): "needs a server; tests/tools/quality/test_measure_native.py",
     ("benchmarks.md", "python -m cahl_pl test -c configs/bfcl.yaml"): "loads BFCL's tasks: minutes",
     ("benchmarks.md", "python -m cahl_pl test -c configs/cahl.yaml"): "runs all of BFCL: days",
     ("benchmarks.md", "python -m cahl_pl fit"): "needs API-Bank's files",

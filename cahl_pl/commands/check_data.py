@@ -88,9 +88,9 @@ def _hold(data: JsonlDataset, config: Any, run_gold: bool, tools: str | None) ->
     from cahl_pl.commands.configured import build, policy_of, prompts_of
     from cahl_pl.environments.base import Environment
     from cahl_pl.policy.loading import load_tokenizer
-    from cahl_pl.prompts import PromptBuilder
+    from cahl_pl.rollout.calls import builder_for
 
-    builder = PromptBuilder(load_tokenizer(policy_of(config)), prompts_of(config))
+    builder = builder_for(load_tokenizer(policy_of(config)), prompts_of(config))
     render = builder.single if config.data.single_level else builder.planner
     rollout = config.data.rollout
     environment = build(Environment, config.data.environment)  # type: ignore[type-abstract]

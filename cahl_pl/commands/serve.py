@@ -36,7 +36,8 @@ from cahl_pl.environments import McpEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.policy.policy import Policy
-from cahl_pl.prompts import PromptBuilder, PromptConfig
+from cahl_pl.prompts import PromptConfig
+from cahl_pl.rollout.calls import builder_for
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.runs.checkpoints import fault_of, newest, read_checkpoint
 from cahl_pl.runs.resume import resume_last
@@ -87,7 +88,7 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
         if args.ckpt_path is not None:
             _load_checkpoint(policy, Path(args.ckpt_path))
     policy.tokenizer = LockedTokenizer(policy.tokenizer)
-    builder = PromptBuilder(policy.tokenizer, prompts)
+    builder = builder_for(policy.tokenizer, prompts, inference.constrained)
     policy.end_of_turn = builder.end_of_turn
     if policy.config.adapter == "alora":
         inference.check_invocation(config.data.single_level)

@@ -20,6 +20,7 @@ from cahl_pl.datasets import Requests, TaskSource
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rollout.calls import builder_for
 from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.types import Message, Task
@@ -110,7 +111,7 @@ def main(arguments: list[str]) -> None:
             task = Task("request", (Message("user", args.request),), task.tools)
             where = f"the request, with the tools of {where}"
     policy = policy_of(config)
-    builder = PromptBuilder(load_tokenizer(policy), prompts_of(config))
+    builder = builder_for(load_tokenizer(policy), prompts_of(config))
     limit = config.data.rollout.max_prompt_tokens
     print(f"{where}, task {task.id!r}, tokenizer of {policy.model}; «» marks a special token\n")
     if config.data.single_level:

@@ -15,7 +15,7 @@ _MARKS: Final = re.compile(
     r"|<\|START_ACTION\|>|<\|recipient\|>(?!\s*all\b)|^>>>(?!all\b)[\w.]+\s*$|^Call:\s*[\w.]+\("  # Cohere, Functionary, Raven
     r"|<function=|<invoke name="  # Qwen3-Coder, Llama 3.1's own functions, Anthropic's prompts
     r"|<\|(?:action_start|plugin|FunctionCallBegin)\|>"  # InternLM, Doubao
-    r"|<\|channel\|>commentary to="  # gpt-oss
+    r"|<\|channel\|>commentary to=|to=functions\.[\w.-]+\s*<\|channel\|>"  # gpt-oss
     r"|✿FUNCTION✿|functools\["  # Qwen-Agent, Phi
     r"|```tool_(?:code|call)"  # Gemma
     r"|^Action:.*\n\s*Action Input:",  # ReAct

@@ -35,6 +35,9 @@ _START: Final = re.compile(
     r"|<\|recipient\|>\s*(?!all\b)(?P<n5>" + _NAME + r")\s*<\|content\|>"
     r"|(?:<\|start\|>assistant)?<\|channel\|>commentary to=(?:functions\.)?(?P<n6>" + _NAME + r")\s*"
     r"(?:<\|constrain\|>\s*)?(?:json\s*)?<\|message\|>"
+    r"|(?:<\|start\|>assistant\s*)?to=functions\.(?P<n11>"
+    + _NAME
+    + r")<\|channel\|>commentary\s*(?:json\s*)?<\|message\|>"
     r"|✿FUNCTION✿:\s*(?P<n7>" + _NAME + r")\s*✿ARGS✿:"
     r"|^Action:[ \t]*(?P<n8>" + _NAME + r")[ \t]*\n\s*Action Input:)"
     r"|(?P<function><function=(?P<n9>[^<>]+?)>)"
@@ -175,7 +178,7 @@ def _named(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
     values, at = _json_values(text, found.end(), most=1)
     if not isinstance(values[0], dict):
         raise DataError(f"the arguments must be an object, not a {type(values[0]).__name__}")
-    name = next(found[f"n{i}"] for i in range(1, 9) if found[f"n{i}"])
+    name = next(found[f"n{i}"] for i in (*range(1, 9), 11) if found[f"n{i}"])
     after = re.compile(r"\s*```").match(text, at) if "```" in found[0] else None
     return [Call(ToolCall(name, values[0]), found["id1"] or found["id2"])], after.end() if after else at
 
@@ -227,7 +230,9 @@ def _parameters(body: str) -> dict[str, Any]:
             key, value = one["key"].strip(), one["value"]
             if key in found:
                 raise DataError(f"the parameter {key!r} appears twice")
-            found[key] = value.removeprefix("\n").removesuffix("\n")
+            if "arg_key" not in pattern.pattern or (value[:1] == "\n" == value[-1:]):  # GLM's own stand without them
+                value = value.removeprefix("\n").removesuffix("\n")
+            found[key] = value
             if "text" in pattern.groupindex and one["text"] == "false":
                 found[key] = read_value(value.strip())
         body = pattern.sub("", body)

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.errors.encodings import decoded
-from cahl_pl.parsing import format_call, format_subtask
+from cahl_pl.parsing import format_call, format_subtask, parse_turn
 from cahl_pl.prompts import thoughts
+from cahl_pl.prompts.native import NativeCalls
 from cahl_pl.prompts.template import ChatTemplate, reason
 from cahl_pl.prompts.tool_text import ToolFormat, tool_text
 from cahl_pl.types import Message, Role, SubTask, Task, Trajectory
@@ -50,6 +51,17 @@ Do what the request above asks. Write the tool calls that it needs now, each as
 Calls that need the result of another one come after you have seen it. If no call is left to make, write
 <answer>your answer</answer>."""
 
+# With the tools in the family's own form, the chat template says how calls are written.
+_NATIVE_EXECUTOR_INSTRUCTION = """\
+Carry out sub-task {index}: {subtask}
+Make exactly one tool call.
+Replace "$1", "$2", ... by the results seen above. If the sub-task needs no tool, write <answer>your answer</answer>."""
+
+_NATIVE_SINGLE_INSTRUCTION = """\
+Do what the request above asks. Make the tool calls that it needs now.
+Calls that need the result of another one come after you have seen it. If no call is left to make, write
+<answer>your answer</answer>."""
+
 
 @dataclass
 class PromptConfig:
@@ -60,8 +72,9 @@ class PromptConfig:
             a line, several times shorter, without the parameters' descriptions, defaults, bounds and patterns, which a tool's
             description has to say where they matter; `brief`, the signature with the first sentence of the description alone,
             at most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the
-            name and that sentence without any parameters, where the executor reads them in `{tool}`.
-        system: text before the list of tools.
+            name and that sentence without any parameters, where the executor reads them in `{tool}`; `native`, as the base's
+            chat template shows tools, and with the executor's calls as it writes them. Plans and answers are written as ever.
+        system: text before the list of tools; with `native`, an empty one is left out.
         planner: what the planner reads after the request.
         executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in, and `{tool}`, if it is
             there, by the tool that the sub-task names, or by nothing where it names none that is offered.
@@ -80,7 +93,7 @@ class PromptConfig:
         ValueError: a place is missing where something has to be filled in, or `date` is none.
     """
 
-    tool_format: ToolFormat = "json"
+    tool_format: Literal["json", "compact", "brief", "names", "native"] = "json"
     system: str = "You are a helpful assistant with access to these tools:"
     planner: str = PLANNER_INSTRUCTION
     executor: str = EXECUTOR_INSTRUCTION
@@ -100,6 +113,11 @@ class PromptConfig:
         for name, place in (("executor", "{subtask}"), ("feedback", "{feedback}")):
             if place not in getattr(self, name):
                 raise ValueError(f"data.prompts.{name} lacks {place}: the model would never see what stands there")
+        if self.tool_format == "native":  # the words that say how calls are written give way to the template's
+            if self.executor == EXECUTOR_INSTRUCTION:
+                self.executor = _NATIVE_EXECUTOR_INSTRUCTION
+            if self.single == SINGLE_INSTRUCTION:
+                self.single = _NATIVE_SINGLE_INSTRUCTION
 
 
 class PromptBuilder:
@@ -107,19 +125,23 @@ class PromptBuilder:
 
     Attributes:
         template: of the tokenizer, or the configured one.
+        native: writer of tools and calls in the template's own form; None where they have ours.
         end_of_turn: the id that ends an assistant turn, see `ChatTemplate`.
         end_of_thought: the ids that close a thought in the middle of it, up to where the answer begins.
 
     Raises:
         ConfigError: the tokenizer has no chat template and none is configured, the configured file is missing, or the
-            template cannot be used; see `ChatTemplate`.
+            template cannot be used; see `ChatTemplate` and `NativeCalls`.
     """
 
     def __init__(self, tokenizer: Any, config: PromptConfig | None = None) -> None:
         self.config = config or PromptConfig()
         self.tokenizer = tokenizer
-        source, given_as = _source_of(tokenizer, self.config.chat_template)
-        self.template = ChatTemplate(tokenizer, source, self.config.template_arguments, self.config.date, given_as)
+        native = self.config.tool_format == "native"
+        source, given_as = _source_of(tokenizer, self.config.chat_template, native)
+        arguments, date = self.config.template_arguments, self.config.date
+        self.template = ChatTemplate(tokenizer, source, arguments, date, given_as, native)
+        self.native = NativeCalls(self.template) if native else None
         self.end_of_turn = self.template.end_of_turn
         self.end_of_thought = self.template.literal(thoughts.end_of_thought(self.template.lead, self.template.marks))
 
@@ -209,10 +231,15 @@ class PromptBuilder:
         has written, and its end alone would be no thought. A thought stands in `<think>` tags, whatever the family's marks are.
         Control tokens anywhere else are written out: a model that strews them shall not be read as if it did not.
         """
-        ended = len(ids) > 0 and (
-            ids[-1] == self.end_of_turn or not self.tokenizer.decode(ids[-1:], skip_special_tokens=True)
-        )
-        return self._read(ids[: -1 if ended else None])
+        return self._read(self.without_end(ids))
+
+    def marked(self, ids: Sequence[int]) -> str:
+        """Return the same for reading calls in the family's own form: marks that are no tokens of their own are parted.
+
+        See `NativeCalls.marked`; there is one where `native` is not None.
+        """
+        assert self.native is not None
+        return self._read(self.without_end(ids), self.native.marked)
 
     def breaks_off_in_thought(self, ids: Sequence[int]) -> bool:
         """Return whether an output breaks off within its thought."""
@@ -221,7 +248,7 @@ class PromptBuilder:
 
     def thinking_tokens(self, ids: Sequence[int]) -> int:
         """Return how many tokens of an output are its thought, up to the end of the marks that close it; 0 without one."""
-        opening, closing, _ = thoughts.PLAIN
+        opening, closing = thoughts.PLAIN.opening, thoughts.PLAIN.closing
         text = self._read(ids)
         wanted = text.count(closing)
         if not wanted:
@@ -235,9 +262,17 @@ class PromptBuilder:
                 enough = middle
         return enough
 
-    def _read(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return thoughts.read(self.template.opened + str(text), self.template.lead, self.template.marks)
+    def without_end(self, ids: Sequence[int]) -> Sequence[int]:
+        """Return the ids of an output without the one that ends it."""
+        last = ids[-1:]
+        ended = len(last) > 0 and (
+            last[0] == self.end_of_turn or not self.tokenizer.decode(last, skip_special_tokens=True)
+        )
+        return ids[:-1] if ended else ids
+
+    def _read(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str] | None = None) -> str:
+        text = (decode or self.template.text)(ids)
+        return thoughts.read(self.template.opened + text, self.template.lead, self.template.marks)
 
     def _executor_words(self, task: Task, subtask: SubTask, index: int) -> str:
         planned = [tool for tool in task.tools if tool.name == subtask.tool]
@@ -261,11 +296,12 @@ class PromptBuilder:
     def _split(self, task: Task) -> tuple[list[int], list[int]]:
         """Return the ids up to the end of the request, and those after the role's words (the assistant's header)."""
         plain = _messages(task, self.config, self.template.drops_thoughts)
+        tools = None if self.native is None else [self.native.tool(tool) for tool in task.tools]
         refused: Exception | None = None
         # a template that wants turns to alternate (Mistral), or has no system role (Gemma), too
         for messages in (plain, _alternating(plain, system=True), _alternating(plain, system=False)):
             try:
-                parts, rest = self.template.place(messages)
+                parts, rest = self.template.place(messages, tools)
                 break
             except Exception as error:
                 refused = error
@@ -279,8 +315,19 @@ class PromptBuilder:
         for number, (literal, place) in enumerate(parts):
             written = literal.rstrip(" ")  # a space belongs to the word behind it, as tokenizers take it
             ids += self.template.literal(written, begins=number == 0)
-            ids += self._data(literal[len(written) :] + messages[place]["content"])
+            called = self._called(messages[place])
+            ids += self._data(literal[len(written) :] + ("" if called else messages[place]["content"])) + called
         return self.template.begin(ids), self.template.literal(rest)
+
+    def _called(self, message: dict[str, str]) -> list[int]:
+        """Return the ids of a turn of the dialogue that only calls, in the family's own form; none for any other.
+
+        Calls stand in dialogues in our form. They are left so where the template cannot write them in the place of words.
+        """
+        if self.native is None or message["role"] != "assistant":
+            return []
+        turn = parse_turn(message["content"])
+        return self.native.in_dialogue(turn.calls) if turn.well_formed and turn.calls else []
 
     def _data(self, text: str) -> list[int]:
         return self.template.data(text)
@@ -309,15 +356,16 @@ def _head(template: str) -> tuple[str, str]:
 def _messages(task: Task, config: PromptConfig, drop_thoughts: bool) -> list[dict[str, str]]:
     """Return the dialogue as every chat template can take it: system, then user and assistant turns."""
     dialogue = list(task.messages)
-    system = "\n".join([config.system, *(tool_text(tool, config.tool_format) for tool in task.tools)])
+    listed = [] if config.tool_format == "native" else [tool_text(tool, config.tool_format) for tool in task.tools]
+    system = "\n".join([config.system, *listed])
     if dialogue and dialogue[0].role == "system":
-        system = dialogue.pop(0).content + "\n\n" + system
-    turns = [{"role": "system", "content": system}]
+        system = "\n\n".join(text for text in (dialogue.pop(0).content, system) if text)
+    turns = [{"role": "system", "content": system}] if system or config.tool_format != "native" else []
     for message in dialogue:
         turns.append(_turn(message, config))
         if drop_thoughts and message.role == "assistant":
             turns[-1]["content"] = _THOUGHT.sub("", message.content)
-    if turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever came last
+    if not turns or turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever came last
         turns.append({"role": "user", "content": ""})
     return turns
 
@@ -340,8 +388,11 @@ def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def _source_of(tokenizer: Any, configured: str | None) -> tuple[str, str | None]:
-    """Return the template that is configured, and what errors are to call it; or the tokenizer's own, and None."""
+def _source_of(tokenizer: Any, configured: str | None, shows_tools: bool) -> tuple[str, str | None]:
+    """Return the template that is configured, and what errors are to call it; or the tokenizer's own, and None.
+
+    Of several the one for tools, if it is to show tools.
+    """
     own = getattr(tokenizer, "chat_template", None)
     named: dict[str, str] = own if isinstance(own, dict) else {}  # some models have one for each of several purposes
     if configured is not None and "{" not in configured:
@@ -356,7 +407,12 @@ def _source_of(tokenizer: Any, configured: str | None) -> tuple[str, str | None]
             return text, f"the chat template in the file {configured!r}"
         except DataError as error:
             raise ConfigError(f"data.prompts.chat_template: {error}") from None
-    source = configured or named.get("default") or (own if isinstance(own, str) else None)
+    source = (
+        configured
+        or (named.get("tool_use") if shows_tools else None)
+        or named.get("default")
+        or (own if isinstance(own, str) else None)
+    )
     if source is None:
         which = (
             f"has several chat templates ({', '.join(sorted(named))}) and no default"

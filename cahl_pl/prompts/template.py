@@ -15,14 +15,17 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.prompts import thoughts
 
 Turns = list[dict[str, str]]
+Tools: TypeAlias = Sequence[Mapping[str, Any]] | None
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
+GUARD: Final = "\ue002"
+"""Parts a mark in text that the template writes for others, such as a tool's description: tokens are cut there."""
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 _CLOCK = re.compile(r"\bstrftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\)")
@@ -41,8 +44,10 @@ class ChatTemplate:
         date: what it takes for today, as ISO; None for the day on which it is rendered.
         given_as: what errors call it where a user has given it, such as "the chat template in my.jinja"; None for the
             tokenizer's own.
+        shows_tools: whether it is to show tools: the marks of calls in what is said are then no tokens either.
 
     Attributes:
+        source: the template.
         key: what tells it, with its arguments, from others.
         marks: how it marks thoughts.
         thinks_in_tokens: whether special tokens are among these marks.
@@ -65,10 +70,14 @@ class ChatTemplate:
         arguments: Mapping[str, Any],
         date: str | None,
         given_as: str | None = None,
+        shows_tools: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
+        self.source = source
         self._given = given_as is not None
         self._name = given_as or f"the chat template of {tokenizer.name_or_path!r}"
+        self._shows_tools = shows_tools
+        self._no_tools: Tools = None
         self._check_arguments(source, arguments)
         self._source, dates = _with_date(source, date)
         self._arguments = {**arguments, **dates}
@@ -80,7 +89,7 @@ class ChatTemplate:
         # What it writes between the end of an assistant turn and the start of the next one.
         turns: Turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
         try:
-            parts, open_ = self.place(turns)
+            parts, open_ = self._place_first(turns)
         except Exception as error:
             raise self._unusable(error) from error
         first, close = parts[0][0], parts[2][0]
@@ -105,10 +114,11 @@ class ChatTemplate:
 
     # --- text ------------------------------------------------------------------------------------------------------
 
-    def place(self, messages: Turns) -> tuple[list[tuple[str, int]], str]:
+    def place(self, messages: Turns, tools: Tools = None) -> tuple[list[tuple[str, int]], str]:
         """Return where the template puts each message: what it writes before it, and its index; and what it writes at the end.
 
         The order is the template's: some put the system's text into the last user turn. The last message has to come last.
+        Tools are a part of what it writes.
 
         Raises:
             ValueError: a message is left out, or shown twice, or the last one does not come last.
@@ -117,7 +127,7 @@ class ChatTemplate:
         fault: Exception | None = None
         for in_parts in (False, True):  # some templates take lists of parts alone
             try:
-                pieces = self._pieces(messages, in_parts, add_generation_prompt=True)
+                pieces = self._pieces(messages, in_parts, True, tools)
             except Exception as error:
                 fault = fault or error
                 continue
@@ -127,31 +137,58 @@ class ChatTemplate:
         left_out = "the template leaves a message out, shows it twice, or does not show the last one last"
         raise fault or ValueError(left_out)
 
+    def _place_first(self, turns: Turns) -> tuple[list[tuple[str, int]], str]:
+        """Return `place` of the first dialogue; one made for tools alone (Hermes') is given an empty list from now on."""
+        try:
+            return self.place(turns)
+        except Exception:
+            if not self._shows_tools:
+                raise
+            self._no_tools = ()
+            return self.place(turns)
+
     def _written(self, turns: Turns) -> list[str]:
         """Return what the template writes before, between and behind the turns of a dialogue; empty texts if it cannot."""
         for in_parts in (False, True):
             with contextlib.suppress(Exception):
-                pieces = self._pieces(turns, in_parts, add_generation_prompt=False)
+                pieces = self._pieces(turns, in_parts, False)
                 if pieces[1::2] == [str(i) for i in range(len(turns))]:
                     return pieces[::2]
         return [""] * (len(turns) + 1)
 
-    def _pieces(self, turns: Turns, in_parts: bool, add_generation_prompt: bool) -> list[str]:
+    def calls(self, turn: Mapping[str, Any], tools: Tools) -> str:
+        """Return what the template writes behind its generation prompt for an assistant's turn that calls tools.
+
+        Args:
+            turn: the turn, as OpenAI's chat API has it.
+            tools: the tools offered.
+
+        Raises:
+            Exception: the template refuses it; whatever it raises.
+        """
+        asked = {"role": "user", "content": _MARK.format(0)}
+        prompt = _MARKS.split(self._render([asked], True, tools))[-1]
+        written = _MARKS.split(self._render([asked, dict(turn)], False, tools))[-1]
+        return thoughts.lead(prompt, written, self.marks)
+
+    def _pieces(self, turns: Turns, in_parts: bool, add_generation_prompt: bool, tools: Tools = None) -> list[str]:
         """Return text, index of a turn, text, ..., text: of a dialogue whose every turn is a mark."""
         marks = [_MARK.format(i) for i in range(len(turns))]
         marked = [
             {"role": turn["role"], "content": [{"type": "text", "text": mark}] if in_parts else mark}
             for turn, mark in zip(turns, marks, strict=True)
         ]
-        return _MARKS.split(self._render(marked, add_generation_prompt))
+        return _MARKS.split(self._render(marked, add_generation_prompt, tools))
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool, tools: Tools = None) -> str:
+        tools = self._no_tools if tools is None else tools
         return str(
             self.tokenizer.apply_chat_template(
                 messages,
                 chat_template=self._source,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                **({} if tools is None else {"tools": list(tools)}),
                 **self._arguments,
             )
         )
@@ -171,10 +208,11 @@ class ChatTemplate:
         """Return ids of the template's own text, control tokens among them.
 
         Args:
-            text: what it writes.
+            text: what it writes, cut at every `GUARD`.
             begins: whether a prompt begins with it. Some tokenizers put a space before a text.
         """
-        return self._encode(text, begins)
+        parts = text.split(GUARD)
+        return [i for number, part in enumerate(parts) for i in self._encode(part, begins and number == 0)]
 
     def data(self, text: str) -> list[int]:
         """Return ids of what is said: none of them is a control token of the template."""
@@ -186,6 +224,10 @@ class ChatTemplate:
             ids += self._encode(text[start : match.start() + 1], split_special_tokens=True)
             start = match.start() + 1
         return ids + self._encode(text[start:], split_special_tokens=True)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, control tokens written out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def begin(self, ids: list[int]) -> list[int]:
         """Return a prompt's ids with the beginning of sequence that the tokenizer wants, where the template writes none."""
@@ -231,7 +273,7 @@ class ChatTemplate:
             if not token.special
             and not token.content.isspace()
             and token.content not in (*self.marks[:2], *thoughts.PLAIN[:2])
-            and any(token.content in text for text in every)
+            and (any(token.content in text for text in every) or (self._shows_tools and token.content in self.source))
         ]
         if parting:
             self._parting = re.compile(f"(?={'|'.join(map(re.escape, parting))})")

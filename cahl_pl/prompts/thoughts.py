@@ -16,11 +16,13 @@ class Marks(NamedTuple):
         opening: before it.
         closing: behind it, up to where the answer begins.
         between: between two thoughts of one output, where a family has several; empty for none.
+        before_call: what closes it before a call, and how a call begins then; empty where that is `closing` too.
     """
 
     opening: str
     closing: str
     between: str = ""
+    before_call: tuple[str, ...] = ()
 
 
 PLAIN: Final = Marks("<think>", "</think>")
@@ -31,6 +33,7 @@ _OTHERS: Final = (
         "<|channel|>analysis<|message|>",
         "<|end|><|start|>assistant<|channel|>final<|message|>",
         "<|end|><|start|>assistant<|channel|>analysis<|message|>",
+        ("<|end|><|start|>assistant<|channel|>commentary", "<|end|><|start|>assistant to="),
     ),
     Marks("<|channel>thought\n", "<channel|>"),  # Gemma 4
     Marks("[THINK]", "[/THINK]"),  # Magistral, Ministral 3
@@ -97,6 +100,8 @@ def read(text: str, lead: str, marks: Marks) -> str:
     if marks is not PLAIN:
         if marks.between:
             text = text.replace(marks.between, "\n")
+        for closing in marks.before_call:
+            text = text.replace(closing, PLAIN.closing + closing.removeprefix("<|end|><|start|>assistant"))
         text = text.replace(marks.opening, PLAIN.opening).replace(marks.closing, PLAIN.closing)
     thought, closing, answer = text.rpartition(PLAIN.closing)
     written = without_thought(lead, marks).strip()

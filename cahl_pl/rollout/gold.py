@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 
 from cahl_pl.environments.recorded import RecordedEnvironment
-from cahl_pl.parsing import format_answer, format_call, format_plan, format_turn
+from cahl_pl.parsing import format_answer, format_plan
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.python_tools.results import json_text
+from cahl_pl.rollout.calls import call_ids
 from cahl_pl.schema import call_key
 from cahl_pl.schema.references import references_in
 from cahl_pl.types import GoldCall, Group, Role, SubTask, Task, ToolCall
@@ -55,11 +56,18 @@ def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     for index, subtask in enumerate(gold_plan(task, builder.plans_in_words), start=1):
         if examples:
             feedback = session.call(task.gold[index - 2].call).text
-            prompt = [*prompt, *examples[-1].completion, *builder.next_step(True, feedback, task, subtask, index)]
+            prompt = [
+                *prompt,
+                *examples[-1].completion,
+                *builder.next_step(True, feedback, task, subtask, index, examples[-1].completion[-1]),
+            ]
         else:
             prompt = builder.executor(task, subtask)
-        text = format_call(task.gold[index - 1].call) if task.gold else format_answer(task.answer or _DEFAULT_ANSWER)
-        examples.append(Example(prompt, builder.completion(text)))
+        if task.gold:
+            completion = call_ids(builder, [task.gold[index - 1].call], task.tools)
+        else:
+            completion = builder.completion(format_answer(task.answer or _DEFAULT_ANSWER))
+        examples.append(Example(prompt, completion))
     return examples
 
 
@@ -69,9 +77,9 @@ def single_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     prompt = builder.single(task)
     session = RecordedEnvironment().start(task)
     for turn in gold_turns(task):
-        examples.append(Example(prompt, builder.completion(format_turn([gold.call for gold in turn]))))
+        examples.append(Example(prompt, call_ids(builder, [gold.call for gold in turn], task.tools)))
         answers = [session.call(gold.call).text for gold in turn]
-        prompt = [*prompt, *examples[-1].completion, *builder.next_turn(True, answers)]
+        prompt = [*prompt, *examples[-1].completion, *builder.next_turn(True, answers, examples[-1].completion[-1])]
     answer = _LAST_ANSWER if task.gold else task.answer or _DEFAULT_ANSWER
     return [*examples, Example(prompt, builder.completion(format_answer(answer)))]
 

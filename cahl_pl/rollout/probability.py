@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 import torch
 
 from cahl_pl.engines.base import Completion
-from cahl_pl.parsing import format_call
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rollout.calls import call_ids
 from cahl_pl.rollout.episode import make_group
 from cahl_pl.types import ToolCall
 
@@ -41,7 +41,7 @@ def call_probabilities(policy: Policy, builder: PromptBuilder, due: Sequence[Due
     Returns:
         Numbers in [0, 1].
     """
-    written = [torch.tensor(builder.completion(format_call(one.call))) for one in due]
+    written = [torch.tensor(call_ids(builder, [one.call], ())) for one in due]
     groups = [
         make_group(one.prompt, [Completion(ids, torch.zeros(len(ids)), True)], [0.0], [{}], number)
         for number, (one, ids) in enumerate(zip(due, written, strict=True))

@@ -16,12 +16,12 @@ import torch
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment, Session
 from cahl_pl.grammars import Grammars
-from cahl_pl.parsing import parse_turn
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseTurnReward, checked_total
 from cahl_pl.rewards.ways import way_of_calls
 from cahl_pl.rollout.asking import ask
+from cahl_pl.rollout.calls import read_turn
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.episode import Round, Watch, count_tokens, make_group, speed
 from cahl_pl.rollout.gold import is_on_track, next_calls
@@ -124,7 +124,7 @@ class SingleLevelRollout:
     ) -> Group:
         """Score what was sampled of a turn, and carry out one of it."""
         texts = [builder.decode(completion.ids.tolist()) for completion in sampled]
-        turns = [parse_turn(text) for text in texts]
+        turns = [read_turn(builder, completion.ids.tolist(), episode.task.tools) for completion in sampled]
         tasks = [way_of_calls(episode.task, [*episode.calls, *turn.calls]) for turn in turns]
         scored = [
             self.reward.components(turn, next_calls(task, episode.calls), task)

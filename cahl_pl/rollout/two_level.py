@@ -17,15 +17,17 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment, Session
+from cahl_pl.errors import ConfigError
 from cahl_pl.grammars import Grammars
 from cahl_pl.grammars.outputs import Output
-from cahl_pl.parsing import format_call, parse_action, parse_plan
+from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
 from cahl_pl.rewards.targets import assign_gold
 from cahl_pl.rewards.ways import way_of_plan
 from cahl_pl.rollout.asking import ask
+from cahl_pl.rollout.calls import call_ids, read_action
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
@@ -33,7 +35,7 @@ from cahl_pl.rollout.probability import Due, call_probabilities
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
 from cahl_pl.schema.references import Reference, look_up, read_text, replace_references
-from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, SubTask, Task, ToolCall
+from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, Task, ToolCall
 
 
 class Rollout:
@@ -161,7 +163,7 @@ class Rollout:
                 drafts = [_draft(builder, e) for e in active]
             outputs = self._ask("action", policy, builder, tasks, prompts, samples, config.executor, generator, drafts)
             for episode, group in zip(active, outputs, strict=True):
-                steps = [_step(builder, episode.plan.subtasks[k], completion) for completion in group]
+                steps = [_step(builder, episode, completion) for completion in group]
                 sampled.append((episode, k, episode.prompt, group))
                 chosen = int(torch.randint(len(group), (), generator=generator)) if len(group) > 1 else 0
                 feedback = self._carry_out(episode, steps[chosen].action)
@@ -243,9 +245,15 @@ def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
         except LookupError:
             return text
 
-    return builder.completion(format_call(ToolCall(subtask.tool, replace_references(subtask.parameters, put))))
+    call = ToolCall(subtask.tool, replace_references(subtask.parameters, put))
+    try:
+        return call_ids(builder, [call], episode.task.tools)
+    except ConfigError:  # it is a guess, and the planner's values may be any
+        return []
 
 
-def _step(builder: PromptBuilder, subtask: SubTask, written: Completion) -> Step:
-    text = builder.decode(written.ids.tolist())
-    return Step(subtask, text, parse_action(text), thinking_tokens=written.thinking_tokens)
+def _step(builder: PromptBuilder, episode: Episode, written: Completion) -> Step:
+    """Return the next step of an episode, by what was written for it."""
+    ids, subtask = written.ids.tolist(), episode.plan.subtasks[len(episode.steps)]
+    action = read_action(builder, ids, episode.task.tools)
+    return Step(subtask, builder.decode(ids), action, thinking_tokens=written.thinking_tokens)

@@ -16,7 +16,6 @@ from cahl_pl.types import ToolSpec
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "n": (1,),
     "response_format": ({"type": "text"},),
-    "stop": ([], ""),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
@@ -26,6 +25,15 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "functions": ([],),
 }
 """Fields that change what is sampled, and the values that change nothing: any other is refused."""
+
+_INSTEAD: Final = {
+    "n": "a reply is one episode: ask as many times, with a temperature and different seeds",
+    "response_format": "say in the request what the answer is to look like",
+}
+"""What to do without a field that is refused; others are just left out."""
+
+MAX_STOPS: Final = 4
+"""Most stop sequences, as on OpenAI's server."""
 
 _WITHOUT_MEANING: Final = frozenset(
     {
@@ -38,7 +46,7 @@ _WITHOUT_MEANING: Final = frozenset(
 _READ: Final = frozenset(
     {
         *("model", "messages", "tools", "tool_choice", "stream", "stream_options"),
-        *("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens"),
+        *("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "stop"),
     }
 )
 
@@ -58,6 +66,7 @@ class Asked:
         seed: None where nothing was said.
         stream: whether the reply is to come in parts.
         include_usage: whether the last part is to count tokens.
+        stop: texts before the first of which what is said ends.
     """
 
     model: str
@@ -70,6 +79,7 @@ class Asked:
     seed: int | None
     stream: bool
     include_usage: bool
+    stop: tuple[str, ...] = ()
 
 
 def read_request(body: Any, max_tokens: int) -> Asked:
@@ -87,7 +97,8 @@ def read_request(body: Any, max_tokens: int) -> Asked:
     body = {key: value for key, value in body.items() if value is not None}
     for key, value in body.items():
         if key in _NEUTRAL and value not in _NEUTRAL[key]:
-            raise invalid(f"{key} is not supported here: leave it out", key, "unsupported_parameter")
+            instead = _INSTEAD.get(key, "leave it out")
+            raise invalid(f"{key} is not supported here: {instead}", key, "unsupported_parameter")
         if key not in _NEUTRAL and key not in _READ and key not in _WITHOUT_MEANING:
             raise invalid(f"there is no parameter {key[:64]!r} here: leave it out", key[:64], "unknown_parameter")
     model = body.get("model")
@@ -105,6 +116,7 @@ def read_request(body: Any, max_tokens: int) -> Asked:
         seed=_integer(body, "seed", -(2**63), 2**63 - 1),
         stream=_flag(body, "stream"),
         include_usage=_include_usage(body),
+        stop=_stop(body),
     )
 
 
@@ -132,7 +144,8 @@ def _tools(body: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
     choice = body.get("tool_choice", "auto")
     if choice not in ("auto", "none"):
         raise invalid(
-            'tool_choice must be "auto" or "none": the plan decides which tools are called',
+            'tool_choice must be "auto" or "none": the planner decides which tools are called, and whether any is; offer in '
+            "tools only those that it may choose from",
             "tool_choice",
             "unsupported_parameter",
         )
@@ -151,6 +164,14 @@ def _tools(body: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
     if twice is not None:
         raise invalid(f"tools has two functions named {twice[:64]!r}", "tools")
     return () if choice == "none" else tools
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    given = body.get("stop", [])
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed) or len(listed) > MAX_STOPS:
+        raise invalid(f"stop must be a text, or a list of {MAX_STOPS} texts at most", "stop")
+    return tuple(one for one in listed if one)
 
 
 def _max_tokens(body: Mapping[str, Any], most: int) -> int:

@@ -112,7 +112,7 @@ class Reply:
     def __init__(self, pair: Pair, asked: Asked, tell: Callable[[Part], None]) -> None:
         self.pair = pair
         self.asked = asked
-        self.tell = tell
+        self.tell = _Cut(asked.stop, tell) if asked.stop else tell
         if pair.environment is not None:
             asked = _with_tools(asked, pair.tools)
         self.conversation = read_conversation(asked)
@@ -212,6 +212,25 @@ def _with_tools(asked: Asked, tools: tuple[ToolSpec, ...]) -> Asked:
     if asked.said[-1].role != "user":
         raise invalid("the calls are carried out here: the last message must be the user's", "messages")
     return replace(asked, tools=tools)
+
+
+class _Cut:
+    """Tells what is said up to the first stop sequence; it is held back until the end, since one may span its parts."""
+
+    def __init__(self, stop: tuple[str, ...], tell: Callable[[Part], None]) -> None:
+        self._stop = stop
+        self._tell = tell
+        self._said = ""
+
+    def __call__(self, part: Part) -> None:
+        if isinstance(part, Text) and part.kind == "content":
+            self._said += part.text
+            return
+        if not isinstance(part, Text) and self._said:
+            ends = [self._said.find(text) for text in self._stop if text in self._said]
+            text, self._said = self._said[: min(ends, default=len(self._said))], ""
+            self._tell(Text("content", text))
+        self._tell(part)
 
 
 class _Listener:

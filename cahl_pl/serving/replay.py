@@ -12,9 +12,9 @@ import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments.base import Environment, Session, refusal
-from cahl_pl.parsing import format_call, parse_action
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rollout.calls import call_ids, read_action
 from cahl_pl.schema import call_key, coerce_call, find_problems
 from cahl_pl.serving.conversation import Conversation
 from cahl_pl.serving.memory import Memory
@@ -184,7 +184,7 @@ class ReplayEngine(Engine):
         if self.progress.conversation.made:
             if order.role == "planner" and (text := self._plan_sent_back(order.prompt)) is not None:
                 self._knows_plan = True
-                return self._of_text(text)
+                return self._of_ids(self.builder.completion(text))
             found = self.memory.get(self.progress.conversation.mark, order.role, order.prompt, number)
             if found is not None:
                 self._knows_plan |= order.role == "planner"
@@ -223,7 +223,7 @@ class ReplayEngine(Engine):
         if order.role == "planner" or progress.caught_up:
             return completion
         tools = progress.conversation.task.tools
-        call = parse_action(self.builder.decode(completion.ids.tolist())).call
+        call = read_action(self.builder, completion.ids.tolist(), tools).call
         if call is None or find_problems(call, tools):
             return completion  # the client has not seen this one
         made = progress.conversation.made[progress.position].call
@@ -231,8 +231,7 @@ class ReplayEngine(Engine):
             return completion
         if not self._knows_plan or find_problems(made, tools):
             raise DivergedError
-        return self._of_text(format_call(made))
+        return self._of_ids(call_ids(self.builder, [made], tools))
 
-    def _of_text(self, text: str) -> Completion:
-        ids = torch.tensor(self.builder.completion(text))
-        return Completion(ids, torch.zeros(len(ids)), True)
+    def _of_ids(self, ids: Sequence[int]) -> Completion:
+        return Completion(torch.tensor(ids), torch.zeros(len(ids)), True)

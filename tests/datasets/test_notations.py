@@ -105,6 +105,10 @@ READ: dict[str, tuple[str, list[Any]]] = {
         f"<|constrain|>json<|message|>{JSON}<|call|>",
         ONE,
     ),
+    "gpt-oss, as its template writes it": (
+        f"<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{JSON}<|call|>",
+        ONE,
+    ),
     "Command A": (
         f'<|START_ACTION|>[{{"tool_call_id": "0", "tool_name": "weather", "parameters": {JSON}}}]<|END_ACTION|>',
         ONE,
@@ -279,6 +283,13 @@ def test_values_are_of_the_types_that_the_tool_declares(notation: str, parameter
     ((_, arguments),) = calls_of(only(row_of("openai", written)))
     assert arguments == {parameter: value}
     assert type(arguments[parameter]) is type(value)
+
+
+@pytest.mark.parametrize(("value", "read"), [("Oslo\n", "Oslo\n"), ("\nOslo\n", "Oslo"), ("\nOslo", "\nOslo")])
+def test_line_breaks_around_a_value_of_glm_are_its_own_unless_on_both_sides(value: str, read: str) -> None:
+    written = f"<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>{value}</arg_value>\n</tool_call>"
+    ((_, arguments),) = calls_of(only(row_of("openai", written)))
+    assert arguments == {"city": read}
 
 
 @pytest.mark.parametrize("family", [family for family in READ if "code" not in family])

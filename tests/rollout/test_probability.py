@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.environments import ExecutableEnvironment
-from cahl_pl.parsing import format_call
-from cahl_pl.prompts import PromptBuilder
+from cahl_pl.prompts import PromptBuilder, PromptConfig
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward, probability_reward
+from cahl_pl.rollout.calls import builder_for, call_ids
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.probability import Due, call_probabilities
 from cahl_pl.rollout.two_level import Rollout
@@ -46,15 +48,20 @@ class Scripted(Engine):
         return [[Completion(ids, torch.zeros(len(ids)), True) for ids in group] for group in written]
 
 
+NATIVE = PromptConfig(tool_format="native", chat_template=str(Path(__file__).parents[2] / "tools/quality/hermes.jinja"))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_product_of_all_tokens(policy, temperature):
-    builder = PromptBuilder(policy.tokenizer)
+@pytest.mark.parametrize("prompts", [PromptConfig(), NATIVE], ids=["ours", "native"])
+def test_the_product_of_all_tokens(policy, temperature, prompts):
+    builder = builder_for(policy.tokenizer, prompts)
     prompts = [builder.executor(TASK, SubTask("add", "add")), builder.executor(TASK, SubTask("double it", "double"))]
     calls = [ToolCall("add", {"a": 2, "b": 3}), ToolCall("double", {"x": 5})]
     found = call_probabilities(policy, builder, [Due(*pair) for pair in zip(prompts, calls, strict=True)], temperature)
     policy.activate("executor")
     for prompt, call, probability in zip(prompts, calls, found, strict=True):
-        ids = [*prompt, *builder.completion(format_call(call))]
+        ids = [*prompt, *call_ids(builder, [call], TASK.tools)]
+        assert ('"arguments"' in builder.decode(ids[len(prompt) :])) == (builder.native is not None)
         with torch.no_grad():
             logits = policy.lm(input_ids=torch.tensor([ids])).logits[0, len(prompt) - 1 : -1] / temperature
         logprobs = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[len(prompt) :])[:, None])

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer
 
 from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.parsing import format_answer, format_plan
-from cahl_pl.prompts import PromptBuilder
+from cahl_pl.prompts import PromptConfig
+from cahl_pl.rollout.calls import builder_for
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.serving.episode import Pair
 from cahl_pl.serving.locked import LockedTokenizer
@@ -92,12 +93,12 @@ class Running:
         port: where it listens.
     """
 
-    def __init__(self, tiny_model, limits, key, inference, rollout, environment):
+    def __init__(self, tiny_model, limits, key, inference, rollout, environment, prompts=None):
         pytest.importorskip("starlette", reason="serving needs starlette: pip install 'cahl-pl[serve]'")
         from cahl_pl.serving.app import Limits, Service
 
         tokenizer = LockedTokenizer(AutoTokenizer.from_pretrained(tiny_model))
-        builder = PromptBuilder(tokenizer)
+        builder = builder_for(tokenizer, prompts or PromptConfig())
         self.engine = Scripted(builder)
         policy = SimpleNamespace(tokenizer=tokenizer, check_length=lambda tokens: None)
         self.shared = SharedEngine(self.engine, policy)
@@ -169,9 +170,9 @@ def start(tiny_model):
     """Starts servers."""
     running = []
 
-    def make(limits=None, key=None, inference=None, environment=None, **rollout):
+    def make(limits=None, key=None, inference=None, environment=None, prompts=None, **rollout):
         config = RolloutConfig(**rollout)
-        running.append(Running(tiny_model, limits, key, inference or InferenceConfig(), config, environment))
+        running.append(Running(tiny_model, limits, key, inference or InferenceConfig(), config, environment, prompts))
         return running[-1]
 
     yield make

@@ -11,6 +11,7 @@ import pytest
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.environments import Environment, McpEnvironment, Session
 from cahl_pl.parsing import format_call, format_plan, parse_plan
+from cahl_pl.prompts import PromptConfig
 from cahl_pl.rollout.config import InferenceConfig
 from cahl_pl.serving.episode import NO_PLAN
 from cahl_pl.types import Feedback, SubTask, ToolCall
@@ -127,6 +128,23 @@ def call(identity, name, arguments):
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
 
 
+def test_calls_in_the_form_of_the_family_reach_the_client_as_calls(start):
+    """And where a server that was started again samples another call, the client's own stands there in the same form."""
+    template = Path(__file__).parents[2] / "tools" / "quality" / "hermes.jinja"
+    prompts = PromptConfig(tool_format="native", chat_template=str(template))
+    form = '<tool_call>\n{"name": "%s", "arguments": %s}\n</tool_call>'
+    gage, rada = (form % ("get_weather", json.dumps({"city": city})) for city in ("Gage", "Rada"))
+    server = start(prompts=prompts)
+    first, why = server.ask([user()])
+    assert (called(first), why) == ([("get_weather", {"city": "Gage"})], "tool_calls")
+    server = start(prompts=prompts)
+    server.engine.outputs = [rada, form % ("send_text", '{"to": "Noko", "message": "sunny"}')]
+    second, _ = server.ask([user(), first, result(first, "sunny")], temperature=1.0)
+    assert called(second) == [("send_text", {"to": "Noko", "message": "sunny"})]
+    assert gage in server.engine.prompts[-1][1]
+    assert rada not in server.engine.prompts[-1][1]
+
+
 def test_what_the_client_has_done_holds_where_other_tokens_are_sampled_later(start):
     """A server that was started again samples another call at a temperature: the client's own stands in its place."""
     gage, rada = (format_call(ToolCall("get_weather", {"city": city})) for city in ("Gage", "Rada"))
@@ -197,6 +215,38 @@ def test_a_stream_says_what_a_whole_reply_says(served, usage):
     assert [one["function"] for one in calls] == [one["function"] for one in whole["tool_calls"]]
     assert calls[0]["index"] == 0
     assert [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]][-1] == why
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        ("o!\nH", "Hell"),  # from one step's answer into the next one's
+        (["nowhere", "lo", "ell"], "H"),
+        ("Hello", ""),
+        (["", "nowhere"], "Hello!\nHello!"),
+        ([], "Hello!\nHello!"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_said_ends_before_a_stop_sequence(served, stop, said, stream):
+    served.engine.plan = (ANSWER, ANSWER)
+    if not stream:
+        message, why = served.ask([user()], stop=stop)
+        assert (message["content"], why) == (said, "stop")
+        return
+    _, _, body = served.post({"model": "cahl", "messages": [user()], "tools": TOOLS, "stop": stop, "stream": True})
+    chunks = [json.loads(event.removeprefix("data: ")) for event in body.decode().strip().split("\n\n")[:-1]]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == said
+    assert choices[-1]["finish_reason"] == "stop"
+
+
+def test_a_stop_sequence_changes_no_call_and_no_plan(served):
+    served.engine.plan = (ANSWER, WEATHER)
+    whole, cut = served.ask([user()])[0], served.ask([user()], stop=["lo", "plan", "Gage"])[0]
+    assert (whole["content"], cut["content"]) == ("Hello!", "Hel")
+    assert cut["reasoning_content"] == whole["reasoning_content"]
+    assert called(cut) == called(whole)
 
 
 class Counting(Environment):

@@ -4,7 +4,7 @@
 
 FOLDER holds `*.jinja` files and `tokenizer_config.json` files, in folders of their own if need be. Tokenizers are made of
 bytes and the special tokens that a template names, or that its `tokenizer_config.json` has. The exit status is 1 if something
-is wrong.
+is wrong. With `--native`, of the templates that speak of tools: which of their calls `data.prompts.tool_format: native` takes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.errors import ConfigError
 from cahl_pl.parsing import format_call, parse_action
 from cahl_pl.prompts import PromptBuilder, PromptConfig
+from cahl_pl.rollout.calls import builder_for, call_ids
 from cahl_pl.types import Message, SubTask, Task, ToolCall, ToolSpec
 
 # isort: split
@@ -29,10 +30,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 _SPECIAL = re.compile(
-    r"<\|[^<>|\s'\"{}+]{1,40}\|>|<\uff5c[^<>'\"]{1,40}\uff5c>|<\|[a-z]{1,20}>|<[a-z]{1,20}\|>|\[/?[A-Z_]{3,25}\]|\[gMASK\]"
+    r"<\|[^<>|\s'\"{}+]{1,40}\|>|<\uff5c[^<>'\"]{1,40}\uff5c>|<\|[a-z_]{1,20}>|<[a-z_]{1,20}\|>|\[/?[A-Z_]{3,25}\]|\[gMASK\]"
     r"|</?s>|<(?:bos|eos|sop|(?:start|end)_of_turn|(?:BOS|EOS)_TOKEN)>"
 )
-_PLAIN = ("<think>", "</think>", "<seed:think>", "</seed:think>")
+_ENDS = (
+    "<|END_OF_TURN_TOKEN|>",
+    "[|endofturn|]",
+    "[e~[",
+    "<SPECIAL_12>",
+    "<seed:eos>",
+)  # of families whose templates write other tokens behind
+_PLAIN = ("<think>", "</think>", "<seed:think>", "</seed:think>", "<tool_call>", "</tool_call>")
 _TOOL = ToolSpec("add", "Add.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 _TASK = Task("t", (Message("user", "FIRST"), Message("assistant", "REPLY"), Message("user", "SECOND")), (_TOOL,))
 _CALL = format_call(ToolCall("add", {"a": 2}))
@@ -48,7 +56,7 @@ def tokenizer_of(template: str, config: dict[str, Any] | None = None) -> Any:
     if config is None:
         begins = re.search(r"<\|begin_of_text\|>|<\|startoftext\|>|<bos>|<BOS_TOKEN>|<s>|<\uff5cbegin[^>]*>", template)
         bos = begins[0] if begins else "<s>" if "bos_token" in template else None
-    eos = eos or "</s>"
+    eos = eos or next((token for token in _ENDS if token in template), "</s>")
     every = list(dict.fromkeys([eos, *([bos] if bos else []), *special]))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(
@@ -121,6 +129,19 @@ def report(name: str, template: str, config: dict[str, Any] | None = None) -> bo
     return bool(wrong)
 
 
+def report_native(name: str, template: str, config: dict[str, Any] | None = None) -> bool:
+    """Print whether a template's own calls are read as it writes them; return it."""
+    try:
+        builder = builder_for(tokenizer_of(template, config), PromptConfig(tool_format="native"))
+    except ConfigError as error:
+        print(f"{name}: refused: {error}")
+        return False
+    assert builder.native is not None
+    written = builder.template.text(call_ids(builder, [ToolCall("add", {"a": 2})], [_TOOL]))
+    print(f"{name}: {written!r}")
+    return True
+
+
 def _content(token: Any) -> str | None:
     text: str | None = token["content"] if isinstance(token, dict) else token
     return text
@@ -144,7 +165,13 @@ def main() -> None:
     """Print the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--native", action="store_true", help="look at calls in the family's own form")
+    args = parser.parse_args()
+    folder = args.folder
+    if args.native:
+        known = [report_native(*each) for each in templates_in(folder) if re.search(r"\btools\b", each[1])]
+        print(f"{len(known)} templates with tools, {sum(known)} of them with calls that are read")
+        return
     wrong = [report(*each) for each in templates_in(folder)]
     print(f"{len(wrong)} templates, {sum(wrong)} of them with faults")
     sys.exit(bool(sum(wrong)))

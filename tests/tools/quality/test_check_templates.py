@@ -11,6 +11,8 @@ import pytest
 
 from cahl_pl.prompts import PromptBuilder
 from tests.prompts.families import FAMILIES
+from tests.prompts.native_families import FAMILIES as NATIVE
+from tests.prompts.native_families import OWN
 from tools.quality import check_templates
 from tools.quality.check_templates import main
 
@@ -54,6 +56,19 @@ def test_what_is_wrong_is_said_and_is_the_exit_status(folder, monkeypatch, capsy
     assert code == 1
     assert out.count("WRONG: a gold output does not end once") == 3
     assert out.endswith("4 templates, 3 of them with faults\n")
+
+
+def test_calls_in_the_own_form_of_families(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.jinja").write_text(NATIVE["Qwen2.5, Hermes"].template)
+    (tmp_path / "b.jinja").write_text(OWN)
+    (tmp_path / "c.jinja").write_text(FAMILIES["Qwen3"].template)  # has no tools
+    monkeypatch.setattr(sys, "argv", ["check_templates", str(tmp_path), "--native"])
+    main()
+    known, unknown, count = capsys.readouterr().out.splitlines()
+    assert known.startswith('a.jinja: \'<tool_call>\\n{"name": "add", "arguments": {"a": 2}}')
+    assert "b.jinja: refused: " in unknown
+    assert "in a form that is not read here" in unknown
+    assert count == "2 templates with tools, 1 of them with calls that are read"
 
 
 def test_real_templates(monkeypatch, capsys):
