@@ -162,7 +162,7 @@ class ServerEngine(Engine):
         adapter = frozen
         if self.adapters is not None and frozen is None and prompts:
             adapter = self.adapters.current(policy, role)
-        common = {"model": self.names[role] if adapter is None else adapter.name}
+        common: dict[str, Any] = {"model": self.names[role] if adapter is None else adapter.name}
         common |= {"stop_token_ids": sorted(reader.stop), "logprobs": 0, "return_token_ids": True, **_NEUTRAL}
         common |= {"n": count, "max_tokens": sampling.max_new_tokens}
         common |= {"temperature": sampling.temperature, "top_p": sampling.top_p}

@@ -1,4 +1,4 @@
-"""Servers that compute alike: requests go to the one with the least to do, and one that is away is left out until it is back."""
+"""Servers that compute alike: requests go to the one with the least to do, and one that is away is left out till it is back."""
 
 from __future__ import annotations
 
@@ -296,7 +296,9 @@ class _Asking(Generic[T]):
                 gone = True
         if gone:
             said = "; ".join(
-                f"the server {m.client.url} gave {m.problem}, {max(m.failures, 1)} times" for m in self.members if m.problem
+                f"the server {m.client.url} gave {m.problem}, {max(m.failures, 1)} times"
+                for m in self.members
+                if m.problem
             )
             it = "it" if len(self.members) == 1 else "one"
             raise ConfigError(f"{said}: start {it} again or {_WHAT_NEXT}")

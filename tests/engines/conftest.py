@@ -1,4 +1,4 @@
-"""Servers that speak vLLM's protocol: the tiny model behind HTTP, with the adapters that it is told to load, and one without."""
+"""Servers that speak vLLM's protocol: the tiny model behind HTTP, with the adapters that it is told to load, or none."""
 
 from __future__ import annotations
 

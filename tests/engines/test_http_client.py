@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cahl_pl.errors import ConfigError
 from cahl_pl.engines.servers import Servers
+from cahl_pl.errors import ConfigError
 from cahl_pl.http_client import Client, Refusal
 
 

@@ -131,7 +131,10 @@ def test_all_gone_is_one_sentence_in_bounded_time(stub, policy, tmp_path, waits)
         (lambda choices: choices * 2, "4 choices in place of 2"),
         (lambda choices: {"a": choices}, "no choices"),
         (lambda choices: [{**choices[0], "token_ids": [[5, 2]]}] * 2, "token ids that this model does not have"),
-        (lambda choices: [{**choices[0], "logprobs": {"token_logprobs": [-1.0]}}] * 2, "not one log-probability a token"),
+        (
+            lambda choices: [{**choices[0], "logprobs": {"token_logprobs": [-1.0]}}] * 2,
+            "not one log-probability a token",
+        ),
     ],
 )
 def test_one_that_lies_is_named_and_nothing_of_the_round_is_used(stub, policy, tmp_path, change, words):
@@ -144,9 +147,11 @@ def test_one_that_lies_is_named_and_nothing_of_the_round_is_used(stub, policy, t
 def test_one_that_cannot_read_the_folder_is_named_at_the_start(stub, policy, tmp_path):
     reads, does_not = stub(), stub()
     does_not.reads = False
-    with pytest.raises(ConfigError, match=r"No adapter found .* cannot read data\.engine\.adapter_folder, .* same path"):
+    with pytest.raises(
+        ConfigError, match=r"No adapter found .* cannot read data\.engine\.adapter_folder, .* same path"
+    ):
         engine_of([reads, does_not], tmp_path).start_training(policy)
-    assert not (reads.answered or does_not.answered)
+    assert reads.answered == does_not.answered == 0
 
 
 def test_at_the_start_all_get_both_adapters_and_one_that_is_away_is_said(stub, policy, tmp_path, capsys):
