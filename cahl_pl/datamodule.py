@@ -33,7 +33,7 @@ from cahl_pl.rollout.episode import Round, Watch
 from cahl_pl.rollout.evaluation import evaluate, make_player, notice_of_too_long
 from cahl_pl.rollout.loaders import EpochOfBatches, Share
 from cahl_pl.rollout.stream import BatchStream
-from cahl_pl.rollout.training_round import RoundTasks, play_round, player_of
+from cahl_pl.rollout.training_round import RoundTasks, play_round, player_of, start_round
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import Shuffled, TaskSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
@@ -186,6 +186,7 @@ class RolloutDataModule(LightningDataModule):
         if stage != "fit":
             return
         self._started_round = -1
+        self.stream.abandon(wait_s=30.0)  # of a run before
         self.rollout.engine.check_training()
         if self.lag:
             self.rollout.engine.check_lag()
@@ -240,7 +241,7 @@ class RolloutDataModule(LightningDataModule):
         return batch
 
     def on_exception(self, exception: BaseException) -> None:
-        """Give up a round that is being sampled ahead; a checkpoint has been written already, if there is to be one."""
+        """Have the thread of a round ahead stop; a checkpoint has been written already, if there is to be one."""
         self.stream.abandon(wait_s=0.0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -359,19 +360,20 @@ class RolloutDataModule(LightningDataModule):
             self.policy.prefixes.forget()
         return sampled_batches(steps, versions, played, limits), earned
 
-    def _begin_round(self, index: int, start: RoundStart | None) -> RoundAhead | None:
+    def _begin_round(self, index: int, start: RoundStart | None) -> RoundAhead | RoundStart | None:
         """Begin to sample a round while the one before is trained on, see `BatchStream.batches`."""
         self._start_round(index - 1)
-        if not self.lag or index <= self.warm_start_rounds or index > self._last_round():
+        if not self.lag or index <= self.warm_start_rounds:
             return None
+        begun = start or RoundStart.now(self.policy, self._roles_of_round(index - 1))
+        if index > self._last_round():
+            return begun
         abandoned = threading.Event()
-        lags = {role: self._roles_of_round(index - 1).count(role) for role in ROLES}
-        begun, frozen = freeze(self.rollout.engine, self.policy, lags, start, abandoned)
+        frozen = freeze(self.rollout.engine, self.policy, begun, abandoned)
         steps, play = self._roles_of_round(index), self._play(index, frozen, self._rewards_ahead)
 
         def sample() -> Sampled:
-            for reward in _different(self._rewards_ahead):
-                reward.start_round(index)
+            start_round(self._rewards_ahead, index)
             played, earned = play()
             return sampled_batches(steps, begun.versions, played, self.rollout.config, begun.lags), earned
 
@@ -393,8 +395,7 @@ class RolloutDataModule(LightningDataModule):
         if index < self.warm_start_rounds or index == self._started_round:
             return
         self._started_round = index
-        for reward in _different({role: self.reward_of(role) for role in ROLES}):
-            reward.start_round(index)
+        start_round({role: self.reward_of(role) for role in ROLES}, index)
 
     def _draw(self, index: int) -> RoundTasks:
         """Return this process's tasks of a round."""
@@ -441,8 +442,3 @@ class RolloutDataModule(LightningDataModule):
             self._told_too_long = True
             print(notice_of_too_long(too_long, len(tasks), self.rollout.config.max_prompt_tokens), flush=True)
         return episodes
-
-
-def _different(rewards: Mapping[Role, BaseReward]) -> list[BaseReward]:
-    """Return each reward once."""
-    return list({id(reward): reward for reward in rewards.values()}.values())

@@ -62,7 +62,7 @@ class ServerEngine(Engine):
 
     def __init__(
         self,
-        base_url: str | list[str],
+        base_url: list[str] | str,  # in this order the command line's '[...]' is read as a list
         adapter_folder: str | None = None,
         planner: str = "planner",
         executor: str = "executor",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.saved_adapters import adapter_weights, swapped
-from cahl_pl.types import Role, RolloutBatch
+from cahl_pl.types import ROLES, Role, RolloutBatch
 
 Sampled: TypeAlias = tuple[list[RolloutBatch], dict[int, list[float]]]
 """Batches of a round, and what its samples earned in this process, by task index."""
@@ -36,6 +36,11 @@ class RoundStart:
     versions: dict[Role, int]
     lags: dict[Role, int]
     adapters: dict[str, Tensor]
+
+    @classmethod
+    def now(cls, policy: Policy, steps: Sequence[Role]) -> RoundStart:
+        """Return the policy as it is, before these steps."""
+        return cls(dict(policy.version), {role: steps.count(role) for role in ROLES}, adapter_weights(policy))
 
     def state(self) -> dict[str, Any]:
         """Plain containers and tensors, for a checkpoint."""
@@ -106,23 +111,17 @@ class SamplingThread:
                 result.set_exception(error)
 
 
-def freeze(
-    engine: Engine, policy: Policy, lags: Mapping[Role, int], start: RoundStart | None, abandoned: threading.Event
-) -> tuple[RoundStart, Engine]:
-    """Return what a round is sampled from, and the engine that does.
+def freeze(engine: Engine, policy: Policy, start: RoundStart, abandoned: threading.Event) -> Engine:
+    """Return an engine that samples with the adapters of a round's start, whatever becomes of the policy's.
 
     Args:
         engine: one that `check_lag` of it has not refused.
-        policy: is sampled from as it is now.
-        lags: by role, optimiser steps that are taken meanwhile.
-        start: of a checkpoint, in place of the policy as it is.
+        policy: the base; its adapters may have moved since the start.
+        start: of the round.
         abandoned: is set when nobody wants the samples any more.
     """
-    if start is not None:
-        with swapped(policy, start.adapters):
-            return start, engine.freeze(policy, abandoned)
-    start = RoundStart(dict(policy.version), dict(lags), adapter_weights(policy))
-    return start, engine.freeze(policy, abandoned)
+    with swapped(policy, start.adapters):
+        return engine.freeze(policy, abandoned)
 
 
 def check_lag(grpo: Mapping[Role, GRPOConfig], roles: Iterable[Role], world_size: int, refills: int) -> None:

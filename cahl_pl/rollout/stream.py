@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.rollout.ahead import RoundAhead, RoundStart, Sampled
 from cahl_pl.sampling import TaskSampler
 from cahl_pl.types import RolloutBatch
+
+Begin: TypeAlias = Callable[[int, RoundStart | None], RoundAhead | RoundStart | None]
+"""See `BatchStream.batches`."""
 
 
 class BatchStream:
@@ -49,7 +52,7 @@ class BatchStream:
         self,
         rounds_per_epoch: int,
         sample_round: Callable[[], Sampled],
-        begin: Callable[[int, RoundStart | None], RoundAhead | None] = lambda index, start: None,
+        begin: Begin = lambda index, start: None,
     ) -> Iterator[RolloutBatch]:
         """Yield the rest of the current epoch.
 
@@ -57,7 +60,8 @@ class BatchStream:
             rounds_per_epoch: after how many rounds an epoch ends.
             sample_round: gives the batches of the next round, at least one, and what its samples earned, by task index.
             begin: begins to sample the round of that number, counted from the run's first, while the one before is trained on;
-                from the present policy, or from what a checkpoint says. None where it is to wait for the updates.
+                from the present policy, or from what a checkpoint says. Its start alone where the run ends before it; None
+                where it is to wait for the updates.
         """
         if self._ahead_before is not None:  # the run was stopped while it was sampled
             self._begin(begin, self.epoch * rounds_per_epoch + self.round, self._ahead_before)
@@ -81,12 +85,11 @@ class BatchStream:
                 self.epoch, self.round = self.epoch + 1, 0
             yield batch
 
-    def _begin(
-        self, begin: Callable[[int, RoundStart | None], RoundAhead | None], index: int, start: RoundStart | None
-    ) -> None:
+    def _begin(self, begin: Begin, index: int, start: RoundStart | None) -> None:
         before = self.generator.get_state()
-        self.ahead = begin(index, start)
-        self._ahead_before = None
+        begun = begin(index, start)
+        self.ahead = begun if isinstance(begun, RoundAhead) else None
+        self._ahead_before = begun if isinstance(begun, RoundStart) else None
         if self.ahead is not None:
             self._generator_before = before
 
@@ -96,11 +99,12 @@ class BatchStream:
             self.ahead.settle()
 
     def abandon(self, wait_s: float) -> None:
-        """Give up a round that is being sampled ahead, and wait so long for its thread to notice."""
+        """Give up a round that is being sampled ahead, and wait so long for its thread to notice; 0: not now."""
         if self.ahead is not None:
             self.ahead.abandon()
-            self.ahead.settle(wait_s)
-            self.ahead = None
+            if wait_s:
+                self.ahead.settle(wait_s)
+                self.ahead = None
 
     def state_dict(self, shape: Mapping[str, Any]) -> dict[str, Any]:
         """Return the position: epoch, round, and of each process the rest of the current round and its generator.

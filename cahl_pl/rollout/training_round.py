@@ -110,6 +110,12 @@ def player_of(
     return Rollout(engine, shared.environment, planner, executor, shared.config)
 
 
+def start_round(rewards: Mapping[Role, BaseReward], index: int) -> None:
+    """Tell each reward, once, which round it is to score."""
+    for reward in {id(reward): reward for reward in rewards.values()}.values():
+        reward.start_round(index)
+
+
 def play_round(
     tasks: RoundTasks,
     player: Rollout | SingleLevelRollout,
