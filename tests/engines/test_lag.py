@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import threading
 import time
+import zlib
 from types import SimpleNamespace
 
 import pytest
@@ -57,8 +61,9 @@ class Watch(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         data = trainer.datamodule
-        ids = [ids.tolist() for group in batch.groups for ids in group.completion_ids]
-        self.rows.append((batch.role, batch.version, batch.lag, pl_module.policy.version[batch.role], ids))
+        ids = str([ids.tolist() for group in batch.groups for ids in group.completion_ids])
+        version = pl_module.policy.version[batch.role]
+        self.rows.append((batch.role, batch.version, batch.lag, version, zlib.crc32(ids.encode())))
         self.rounds.append(data.reward_of(batch.role).round)
         self.during(len(self.rows) - 1)
 
@@ -243,6 +248,26 @@ def test_a_run_whose_servers_died_in_a_round_ahead_goes_on_as_if_they_had_not(ru
     dying.dies_after = None
     resumed = run("died", (dying, run.server)).fit(10, path)
     assert resumed.watch.rows == whole.watch.rows[-len(resumed.watch.rows) :]
+    assert torch.equal(resumed.adapters, whole.adapters)
+
+
+def test_a_signal_while_the_trainer_waits_for_a_round_is_heard_at_once(run, stub):
+    whole = run("whole").fit(6)
+    slow = stub()
+
+    class Signal(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 2:  # the round that is begun next takes long
+                slow.seconds = 3.0
+            if trainer.global_step == 4:  # and is waited for
+                threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with pytest.raises(SystemExit, match="143"):
+        run("stopped", (slow,), callbacks=[Signal()]).fit(6)
+    slow.seconds = 0.0
+    resumed = run("stopped", (slow,))
+    resumed.fit(6, checkpoint_of(resumed, 4))
+    assert resumed.watch.rows == whole.watch.rows[4:]
     assert torch.equal(resumed.adapters, whole.adapters)
 
 

@@ -76,6 +76,7 @@ def run(tiny_model, tmp_path, stub):
             "data.engine.adapter_folder": "adapters",
             "data.lag": 1,
             "model.grpo.importance": "token_truncate",
+            "model.grpo.pool_equal_plans": "false",  # all plans are equal here
             "model.executor.lr_schedule": "constant",  # the other ends with the run
             "trainer.max_steps": steps,
             "trainer.num_nodes": 2,
@@ -116,7 +117,7 @@ def test_two_machines_sample_while_they_train_and_go_on_as_if_they_had_not_been_
     assert [(row["version"], row["lag"]) for row in whole] == [(0, 0)] * 2 + [(0, 1)] * 2 + [(1, 1)] * 2 + [(2, 1)] * 2
     assert [row["apart"] for row in whole] == [0.0] * 8
     assert all(row["groups"][0] and row["groups"][1] for row in whole)
-    assert len({row["norm"] for row in whole}) > 4
+    assert len({row["norm"] for row in whole}) == 4  # the planner learns
     first = run("stopped", 3)
     assert first == whole[:3]
     assert run("stopped", 8) == whole[3:]
