@@ -186,11 +186,12 @@ class ServerEngine(Engine):
         except Refusal as error:
             if error.status != 404:
                 raise
-            models: set[str] = set()
+            models: list[str] = []
             for client in self.servers.clients:
                 with contextlib.suppress(TryAgain, ConfigError):
-                    models.update(models_of(client))
-            raise ConfigError(f"{error}; there are the models {', '.join(sorted(models))}") from None
+                    models += models_of(client)
+            has = "it has" if len(self.servers.clients) == 1 else "there are"
+            raise ConfigError(f"{error}; {has} the models {', '.join(dict.fromkeys(models))}") from None
         return [group * num_samples if greedy else group for group in samples]
 
     def _check_logprobs(self, client: Client, payload: Mapping[str, Any]) -> None:

@@ -77,7 +77,8 @@ def run(tiny_model, tmp_path, stub):
             "data.lag": 1,
             "model.grpo.importance": "token_truncate",
             "model.grpo.pool_equal_plans": "false",  # all plans are equal here
-            "model.executor.lr_schedule": "constant",  # the other ends with the run
+            "model.planner.lr_schedule": "constant",  # the other ends with the run
+            "model.executor.lr_schedule": "constant",
             "trainer.max_steps": steps,
             "trainer.num_nodes": 2,
             "trainer.devices": 1,

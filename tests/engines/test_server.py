@@ -187,7 +187,7 @@ def test_adapters_of_the_server_need_no_model_here(fake, policy, engine):
     client.tokenizer = policy.tokenizer
     theirs = ServerEngine(fake.url + "/v1/", planner="my-planner")
     assert ids(generate(theirs, client)) == expected
-    with pytest.raises(ConfigError, match=r"`executor` does not exist\.\); there are the models base, my-planner"):
+    with pytest.raises(ConfigError, match=r"`executor` does not exist\.\); it has the models base, my-planner"):
         generate(theirs, client, role="executor")
     with pytest.raises(ConfigError, match=r"give data\.engine\.adapter_folder"):
         theirs.check_training()
