@@ -237,9 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base-url", metavar="URL", nargs="+", help="address of a vLLM server that has the adapters, or of several"
     )
-    parser.add_argument(
-        "--planner", metavar="NAME", default="planner", help="name of the planner's adapter there"
-    )
+    parser.add_argument("--planner", metavar="NAME", default="planner", help="name of the planner's adapter there")
     parser.add_argument("--executor", metavar="NAME", default="executor", help="name of the executor's")
     parser.add_argument("--base-key-env", metavar="NAME", help="environment variable with that server's key")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
