@@ -191,7 +191,8 @@ class RolloutDataModule(LightningDataModule):
         if self.lag:
             self.rollout.engine.check_lag()
             module: Any = self._attached.lightning_module
-            check_lag(module.grpo, self.roles_of_epoch(), self._attached.world_size, self.refills_per_round)
+            reads = any(self.reward_of(role).reads_probabilities for role in ROLES)
+            check_lag(module.grpo, self.roles_of_epoch(), self._attached.world_size, self.refills_per_round, reads)
             # what is trained on meanwhile keeps its own; without a planner one is for both roles
             copies = {id(reward): copy.copy(reward) for reward in map(self.reward_of, ROLES)}
             self._rewards_ahead = {role: copies[id(self.reward_of(role))] for role in ROLES}

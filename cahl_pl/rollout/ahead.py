@@ -124,7 +124,9 @@ def freeze(engine: Engine, policy: Policy, start: RoundStart, abandoned: threadi
         return engine.freeze(policy, abandoned)
 
 
-def check_lag(grpo: Mapping[Role, GRPOConfig], roles: Iterable[Role], world_size: int, refills: int) -> None:
+def check_lag(
+    grpo: Mapping[Role, GRPOConfig], roles: Iterable[Role], world_size: int, refills: int, reads_probabilities: bool
+) -> None:
     """Check that a run can train on rounds that an older policy has sampled.
 
     Args:
@@ -132,9 +134,11 @@ def check_lag(grpo: Mapping[Role, GRPOConfig], roles: Iterable[Role], world_size
         roles: that are trained.
         world_size: number of processes.
         refills: `data.refills_per_round`.
+        reads_probabilities: a reward does (`BaseReward`).
 
     Raises:
-        ConfigError: a role's gradients would not be corrected; or processes would have to agree in the middle of a round.
+        ConfigError: a role's gradients would not be corrected, processes would have to agree in the middle of a round, or a
+            reward would be computed with the weights that the updates change.
     """
     for role in roles:
         if grpo[role].correction[0] == "none":
@@ -142,6 +146,11 @@ def check_lag(grpo: Mapping[Role, GRPOConfig], roles: Iterable[Role], world_size
                 f"data.lag is above 0, so that the {role} learns from samples of an older {role}, and nothing corrects for it: "
                 "add --model.grpo.importance token_truncate (or token_mask, sequence_truncate, sequence_mask)"
             )
+    if reads_probabilities:
+        raise ConfigError(
+            "data.lag is above 0, but data.planner_reward asks this process's executor how likely its calls are, whose weights "
+            "the updates change meanwhile: leave out w_prob, or data.lag"
+        )
     if world_size > 1 and refills:
         raise ConfigError(
             f"data.lag is above 0 and data.refills_per_round is {refills}, for which the {world_size} processes would have to "

@@ -351,9 +351,16 @@ def test_gradients_that_nothing_corrects_are_refused(run):
 def test_processes_that_would_have_to_agree_within_a_round_are_refused():
     grpo = SimpleNamespace(correction=("sequence_mask", 3.0))
     with pytest.raises(ConfigError, match=r"refills_per_round is 2, for which the 4 processes .* leave out one"):
-        check_lag({"planner": grpo}, ["planner"], 4, 2)
-    check_lag({"planner": grpo}, ["planner"], 4, 0)
-    check_lag({"planner": grpo}, ["planner"], 1, 2)
+        check_lag({"planner": grpo}, ["planner"], 4, 2, False)
+    check_lag({"planner": grpo}, ["planner"], 4, 0, False)
+    check_lag({"planner": grpo}, ["planner"], 1, 2, False)
+
+
+def test_a_reward_that_asks_the_model_here_is_refused(run):
+    done = run("asks")
+    done.data.rollout.planner_reward.reads_probabilities = True
+    with pytest.raises(ConfigError, match=r"how likely its calls are, .* leave out w_prob, or data\.lag"):
+        done.fit(2)
 
 
 @pytest.mark.parametrize("lag", [-1, 2])
