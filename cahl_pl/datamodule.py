@@ -191,7 +191,7 @@ class RolloutDataModule(LightningDataModule):
         if self.lag:
             self.rollout.engine.check_lag()
             module: Any = self._attached.lightning_module
-            reads = any(self.reward_of(role).reads_probabilities for role in ROLES)
+            reads = self.rollout.planner_reward.reads_probabilities and not self.single_level
             check_lag(module.grpo, self.roles_of_epoch(), self._attached.world_size, self.refills_per_round, reads)
             # what is trained on meanwhile keeps its own; without a planner one is for both roles
             copies = {id(reward): copy.copy(reward) for reward in map(self.reward_of, ROLES)}
