@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource, changes, fingerprints
@@ -20,22 +22,23 @@ from cahl_pl.environments.base import Environment
 from cahl_pl.errors import ConfigError
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder, PromptConfig
-from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseReward, BaseTurnReward
 from cahl_pl.rewards.executor import ExecutorReward
 from cahl_pl.rewards.planner import PlannerReward
 from cahl_pl.rewards.turn import TurnReward
+from cahl_pl.rollout.ahead import RoundAhead, RoundStart, Sampled, SamplingThread, check_lag, freeze
 from cahl_pl.rollout.batches import gold_batches, sampled_batches
 from cahl_pl.rollout.calls import builder_for
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
-from cahl_pl.rollout.episode import Watch
+from cahl_pl.rollout.episode import Round, Watch
 from cahl_pl.rollout.evaluation import evaluate, make_player, notice_of_too_long
-from cahl_pl.rollout.single_level import SingleLevelRollout
+from cahl_pl.rollout.loaders import EpochOfBatches, Share
 from cahl_pl.rollout.stream import BatchStream
-from cahl_pl.rollout.training_round import RoundTasks, play_round
+from cahl_pl.rollout.training_round import RoundTasks, play_round, player_of, start_round
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import Shuffled, TaskSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
-from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task, Trajectory
+from cahl_pl.types import ROLES, Role, RolloutBatch, Task, Trajectory
 
 
 class RolloutDataModule(LightningDataModule):
@@ -70,6 +73,8 @@ class RolloutDataModule(LightningDataModule):
             sampled in their place, at most so often a round; 0 leaves them as they are. The order of the tasks, and how
             many rounds an epoch has, stay as they are.
         warm_start_rounds: the first so many rounds imitate gold plans and calls instead of sampling.
+        lag: 1: a round is sampled, by an engine that samples elsewhere (`ServerEngine`), while the updates on the round before
+            are made, from the policy before these; it needs `model.grpo.importance`. 0: after them.
         eval_batch_size: tasks evaluated at once.
         seed: of the order of the tasks and of the sampling.
 
@@ -77,7 +82,7 @@ class RolloutDataModule(LightningDataModule):
         watch: is told of what happens in an episode of `evaluate` with one task, as it happens; None for nobody.
 
     Raises:
-        ValueError: a size is below 1, or `turn_reward` is given without `single_level`.
+        ValueError: a size is below 1, `lag` neither 0 nor 1, or `turn_reward` given without `single_level`.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class RolloutDataModule(LightningDataModule):
         updates_per_round: int = 1,
         refills_per_round: int = 0,
         warm_start_rounds: int = 0,
+        lag: int = 0,
         eval_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
@@ -114,6 +120,8 @@ class RolloutDataModule(LightningDataModule):
                 "data.tasks_per_round, updates_per_round and eval_batch_size must be at least 1, and "
                 "warm_start_rounds and refills_per_round at least 0"
             )
+        if lag not in (0, 1):
+            raise ValueError(f"data.lag is {lag}: give 0, or 1 to sample a round while the one before is trained on")
         alone = single_level if inference.single_level is None else inference.single_level
         if alone and (inference.plans > 1 or inference.replans):
             raise ValueError(
@@ -146,6 +154,7 @@ class RolloutDataModule(LightningDataModule):
         self.updates_per_round = updates_per_round
         self.refills_per_round = refills_per_round
         self.warm_start_rounds = warm_start_rounds
+        self.lag = lag
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.stream = BatchStream(seed, self.sampler)
@@ -153,7 +162,10 @@ class RolloutDataModule(LightningDataModule):
         self.evaluated_tokens = 0  # sampled by `evaluate` so far
         self._told_too_long = False
         self._builder: PromptBuilder | None = None
-        self.round_tasks: RoundTasks | None = None  # this process's share of the round that was sampled last
+        self.round_tasks: RoundTasks | None = None  # this process's share of the round that was begun last
+        self._sampling_thread = SamplingThread()
+        self._started_round = -1
+        self._rewards_ahead: dict[Role, BaseReward] = {}
 
     # --- what Lightning asks for -----------------------------------------------------------------------------------
 
@@ -162,7 +174,7 @@ class RolloutDataModule(LightningDataModule):
 
         Raises:
             ConfigError: there are no tasks for `validate`, `test` or `predict`; a group of one, which has no advantage, for a
-                role that is to learn; or an engine that cannot train.
+                role that is to learn; an engine that cannot train; or a lag that cannot be, see `check_lag`.
         """
         if stage == "validate" and self.validation_tasks is None and self.validation_benchmark is None:
             raise ConfigError("there is nothing to validate on: give data.validation tasks or a benchmark")
@@ -174,7 +186,17 @@ class RolloutDataModule(LightningDataModule):
             raise ConfigError("there is nothing to predict: give data.requests, or data.test a named set of tasks")
         if stage != "fit":
             return
+        self._started_round = -1
+        self.stream.abandon(wait_s=30.0)  # of a run before
         self.rollout.engine.check_training()
+        if self.lag:
+            self.rollout.engine.check_lag()
+            module: Any = self._attached.lightning_module
+            reads = self.rollout.planner_reward.reads_probabilities and not self.single_level
+            check_lag(module.grpo, self.roles_of_epoch(), self._attached.world_size, self.refills_per_round, reads)
+            # what is trained on meanwhile keeps its own; without a planner one is for both roles
+            copies = {id(reward): copy.copy(reward) for reward in map(self.reward_of, ROLES)}
+            self._rewards_ahead = {role: copies[id(self.reward_of(role))] for role in ROLES}
         self.inference.check_training(self.rollout.config)
         self.stream.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
@@ -192,7 +214,7 @@ class RolloutDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:
         """Return the stream of role batches. The policy lives in this process, so there are no worker processes."""
-        return DataLoader(_RolloutStream(self), batch_size=None)
+        return DataLoader(EpochOfBatches(self.batches, lambda: len(self.roles_of_epoch())), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return batches of validation tasks, or of a benchmark's indices."""
@@ -215,12 +237,16 @@ class RolloutDataModule(LightningDataModule):
 
     def _loader(self, items: TaskSource | range) -> DataLoader[Any]:
         """Return a loader of this process's share."""
-        share = _Share(items, self.eval_batch_size, self._attached.global_rank, self._attached.world_size)
+        share = Share(items, self.eval_batch_size, self._attached.global_rank, self._attached.world_size)
         return DataLoader(share, batch_size=None, collate_fn=list)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches stay as they are: tasks would be taken apart, and groups are packed on the host."""
         return batch
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Have the thread of a round ahead stop; a checkpoint has been written already, if there is to be one."""
+        self.stream.abandon(wait_s=0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream, see `BatchStream.state_dict`, and fingerprints of the files' rows.
@@ -331,52 +357,78 @@ class RolloutDataModule(LightningDataModule):
     def batches(self) -> Iterator[RolloutBatch]:
         """Yield the rest of the current epoch."""
         self._tell_invocations()
-        return self.stream.batches(self.rounds_per_epoch, self._sample_round)
+        if self.stream.pending:  # of a checkpoint, or none was left over
+            self._start_round(self.stream.epoch * self.rounds_per_epoch + self.stream.round - 1)
+        return self.stream.batches(self.rounds_per_epoch, self._sample_round, self._begin_round)
 
-    def _sample_round(self) -> tuple[list[RolloutBatch], dict[int, list[float]]]:
-        """Sample the round; return its batches, and what its samples earned, by task index."""
+    def _sample_round(self) -> Sampled:
+        """Sample the next round; return its batches, and what its samples earned here, by task index."""
         index = self.stream.epoch * self.rounds_per_epoch + self.stream.round
-        steps, versions = self._roles_of_round(index), dict(self.policy.version)
-        tasks = self.round_tasks = RoundTasks(
-            self.train_tasks,
-            self.sampler,
-            self.tasks_per_round,
-            self.seed,
-            self.stream.epoch,
-            self.stream.round,
-            self._attached.global_rank,
-            self._attached.world_size,
-        )
+        self._start_round(index)
+        steps, versions, limits = self._roles_of_round(index), dict(self.policy.version), self.rollout.config
         if index < self.warm_start_rounds:
-            limits = self.rollout.config
-            return gold_batches(steps, versions, self.builder, tasks.tasks, self.single_level, limits), {}
-        rollout, player = self.rollout, self._training_player()
-        for reward in [self.turn_reward] if self.single_level else [rollout.planner_reward, rollout.executor_reward]:
-            reward.start_round(index)
-        played, earned = play_round(
-            tasks,
-            player,
-            self.policy,
-            self.builder,
-            self.stream.generator,
-            steps,
-            self.refills_per_round,
-            self._with_signal,
-        )
+            return gold_batches(steps, versions, self.builder, self._draw(index).tasks, self.single_level, limits), {}
+        played, earned = self._play(index, self.rollout.engine, {role: self.reward_of(role) for role in ROLES})()
         if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
             self.policy.prefixes.forget()
-        return sampled_batches(steps, versions, played, rollout.config), earned
+        return sampled_batches(steps, versions, played, limits), earned
 
-    def _training_player(self) -> Rollout | SingleLevelRollout:
-        if not self.single_level:
-            return self.rollout
-        shared = self.rollout
-        return SingleLevelRollout(shared.engine, shared.environment, self.turn_reward, shared.config)
+    def _begin_round(self, index: int, start: RoundStart | None) -> RoundAhead | RoundStart | None:
+        """Begin to sample a round while the one before is trained on, see `BatchStream.batches`."""
+        self._start_round(index - 1)
+        if not self.lag or index <= self.warm_start_rounds:
+            return None
+        begun = start or RoundStart.now(self.policy, self._roles_of_round(index - 1))
+        if index > self._last_round():
+            return begun
+        abandoned = threading.Event()
+        frozen = freeze(self.rollout.engine, self.policy, begun, abandoned)
+        steps, play = self._roles_of_round(index), self._play(index, frozen, self._rewards_ahead)
 
-    def _with_signal(self, role: Role, groups: list[Group]) -> set[int]:
+        def sample() -> Sampled:
+            start_round(self._rewards_ahead, index)
+            played, earned = play()
+            return sampled_batches(steps, begun.versions, played, self.rollout.config, begun.lags), earned
+
+        return RoundAhead(begun, self._sampling_thread.begin(sample), abandoned)
+
+    def _last_round(self) -> float:
+        """Return the number of the run's last round, as far as that is known."""
+        steps = self.planned_steps()
+        return math.inf if steps is None else max((index for index, _ in steps), default=-1)
+
+    def reward_of(self, role: Role) -> BaseReward:
+        """Return what a role is trained by."""
+        if self.single_level:
+            return self.turn_reward
+        return self.rollout.planner_reward if role == "planner" else self.rollout.executor_reward
+
+    def _start_round(self, index: int) -> None:
+        """Tell the rewards which round is trained on, once."""
+        if index < self.warm_start_rounds or index == self._started_round:
+            return
+        self._started_round = index
+        start_round({role: self.reward_of(role) for role in ROLES}, index)
+
+    def _draw(self, index: int) -> RoundTasks:
+        """Return this process's tasks of a round."""
+        epoch, number = divmod(index, self.rounds_per_epoch)
+        rank, world_size = self._attached.global_rank, self._attached.world_size
+        self.round_tasks = RoundTasks(
+            self.train_tasks, self.sampler, self.tasks_per_round, self.seed, epoch, number, rank, world_size
+        )
+        return self.round_tasks
+
+    def _play(
+        self, index: int, engine: Engine, rewards: Mapping[Role, BaseReward]
+    ) -> Callable[[], tuple[Round, dict[int, list[float]]]]:
+        """Draw a round; return what samples its episodes with an engine, scored by these rewards."""
         module: Any = self._attached.lightning_module
-        found: set[int] = module.comparisons_with_signal(role, groups)
-        return found
+        tasks, player = self._draw(index), player_of(self.rollout, engine, rewards, self.single_level)
+        own = self.policy, self.builder, self.stream.generator, self._roles_of_round(index), self.refills_per_round
+        return lambda: play_round(
+            tasks, player, *own, lambda role, groups: module.comparisons_with_signal(role, groups, rewards[role])
+        )
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
@@ -393,8 +445,9 @@ class RolloutDataModule(LightningDataModule):
         if environment is None and isinstance(self.requests, Requests) and self._attached.predicting:
             environment = self.requests.environment
         self._tell_invocations()
-        player = make_player(self.rollout, self.inference, self.single_level, environment)
         self.evaluating = True  # stays so when it is left by an exception, until a run begins again
+        self.stream.settle()
+        player = make_player(self.rollout, self.inference, self.single_level, environment)
         episodes, played = evaluate(player, self.policy, self.builder, tasks, self.seed, self.watch)
         self.evaluating = False
         self.evaluated_tokens += int(played.metrics.get("rollout/tokens", 0))
@@ -402,35 +455,3 @@ class RolloutDataModule(LightningDataModule):
             self._told_too_long = True
             print(notice_of_too_long(too_long, len(tasks), self.rollout.config.max_prompt_tokens), flush=True)
         return episodes
-
-
-class _RolloutStream(IterableDataset[RolloutBatch]):
-    """Iterating samples from the current policy. The length keeps Lightning from prefetching a stale batch."""
-
-    def __init__(self, data: RolloutDataModule) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data.roles_of_epoch())
-
-    def __iter__(self) -> Iterator[RolloutBatch]:
-        return self.data.batches()
-
-
-class _Share(IterableDataset[list[Any]]):
-    """Batches of one process's share of some items: every `world_size`-th, each item in one process and once.
-
-    Lightning's own sampler would give some items to two processes where the shares are not equally large, and counts would
-    differ from those of one process. A process that gets none has one empty batch: it must not stay away from sums over all.
-    """
-
-    def __init__(self, items: TaskSource | range, batch_size: int, rank: int, world_size: int) -> None:
-        own = range(rank, len(items), world_size)
-        self.items = items
-        self.batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)] or [own][: len(items)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return ([self.items[i] for i in batch] for batch in self.batches)

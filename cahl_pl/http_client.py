@@ -1,4 +1,4 @@
-"""Requests to one server: many at once, sent again while it is busy or away."""
+"""Requests to a server, and what may come back in place of an answer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from cahl_pl.errors import ConfigError
-from cahl_pl.plurals import counted
 
 T = TypeVar("T")
 
 _MAX_REPLY: Final = 256 * 2**20
-_LONGEST_PAUSE: Final = 60.0
 
 
 class Refusal(ConfigError):
@@ -38,123 +35,60 @@ class TryAgain(Exception):
     """There was no answer that counts; the words say why."""
 
 
-class _Request(NamedTuple):
-    path: str
-    payload: Any  # None: GET
-
-
 class Client:
-    """Client that sends JSON to one server.
+    """Client that sends JSON to one server, once; who asks again, and when, is decided elsewhere (`engines/servers.py`).
 
     Args:
         base_url: address of the server, with or without `/v1` at its end.
         timeout_s: seconds that one try may take.
-        retries: further tries of requests that were not answered, after 1, 2, 4, ... seconds, at most 60. Each is said on
-            one line.
         api_key_env: environment variable with the key that the server asks for; None for none.
-        concurrency: most requests under way at once.
 
     Raises:
         ConfigError: the address is invalid, the variable is not set, or the key would go over a network in clear.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        timeout_s: float = 600.0,
-        retries: int = 8,
-        api_key_env: str | None = None,
-        concurrency: int = 64,
-    ) -> None:
+    def __init__(self, base_url: str, timeout_s: float = 600.0, api_key_env: str | None = None) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         if not _is_address(self.url):
             raise ConfigError(f"data.engine.base_url is {base_url!r}: give an address such as http://127.0.0.1:8000")
-        if timeout_s <= 0 or retries < 0 or concurrency < 1:
-            raise ConfigError(
-                "data.engine needs timeout_s > 0, retries >= 0 and concurrency >= 1, "
-                f"not {timeout_s}, {retries} and {concurrency}"
-            )
         self._key = None if api_key_env is None else key_from(api_key_env, self.url)
         self.timeout_s = timeout_s
-        self.retries = retries
-        self.concurrency = concurrency
 
-    def get(self, path: str, read: Callable[[Any], T]) -> T:
-        """Return one value; see `ask`."""
-        return self._answers([_Request(path, None)], lambda body: read(_json(body)))[0]
-
-    def ask(self, path: str, payloads: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
-        """Send payloads at once and read the answers.
+    def ask(self, path: str, payload: Any, read: Callable[[Any], T]) -> T:
+        """Send a payload and read the answer.
 
         Args:
             path: below the address.
-            payloads: JSON values.
-            read: makes a value of an answer's JSON; raises ConfigError for one that is wrong, and `TryAgain`.
-
-        Returns:
-            The values, in the order of the payloads.
+            payload: JSON value; None to get without sending any.
+            read: makes a value of the answer's JSON; raises ConfigError for one that is wrong, and `TryAgain`.
 
         Raises:
-            Refusal: the server refuses a request.
-            ConfigError: it does not answer, however often it is asked, or not with JSON.
+            TryAgain: there is no answer, or one that says to come again.
+            Refusal: the server refuses.
+            ConfigError: it does not answer with JSON.
         """
-        return self._answers([_Request(path, payload) for payload in payloads], lambda body: read(_json(body)))
+        return read(_json(self._send(path, payload)))
 
     def tell(self, path: str, payload: Any) -> None:
         """Send a payload; whatever the answer says but a refusal, it was heard. Raises as `ask`."""
-        self._answers([_Request(path, payload)], lambda body: None)
+        self._send(path, payload)
 
-    def _answers(self, requests: Sequence[_Request], read: Callable[[bytes], T]) -> list[T]:
-        done: dict[int, T] = {}
-        for attempt in range(self.retries + 1):
-            waiting = [i for i in range(len(requests)) if i not in done]
-            if not waiting:
-                break
-            pool = ThreadPoolExecutor(min(self.concurrency, len(waiting)))
-            try:
-                tries = [pool.submit(self._once, requests[i], read) for i in waiting]
-                problem = ""
-                for i, future in zip(waiting, tries, strict=True):
-                    try:
-                        done[i] = future.result()
-                    except TryAgain as error:
-                        problem = str(error)
-            finally:  # an error or a signal must not wait for answers that nobody wants any more
-                pool.shutdown(wait=False, cancel_futures=True)
-            if problem and attempt == self.retries:
-                raise ConfigError(
-                    f"the server {self.url} gave {problem}, {attempt + 1} times: start it again or correct "
-                    "data.engine.base_url, then give the same command with --ckpt_path last to go on from the newest checkpoint"
-                )
-            if problem:
-                pause = min(2.0**attempt, _LONGEST_PAUSE)
-                missing = f"{len(requests) - len(done)} of {counted(len(requests), 'request')}"
-                print(
-                    f"server {self.url}: {problem} to {missing}; try {attempt + 2} of {self.retries + 1} in {pause:.0f} s",
-                    flush=True,
-                )
-                time.sleep(pause)
-        return [done[i] for i in range(len(requests))]
-
-    def _once(self, request: _Request, read: Callable[[bytes], T]) -> T:
+    def _send(self, path: str, payload: Any) -> bytes:
         headers = {"Content-Type": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
-        body = None if request.payload is None else json.dumps(request.payload).encode()
+        body = None if payload is None else json.dumps(payload).encode()
         try:
-            with OPENER.open(
-                urllib.request.Request(self.url + request.path, body, headers), timeout=self.timeout_s
-            ) as reply:
-                content = self._body(reply)
+            with OPENER.open(urllib.request.Request(self.url + path, body, headers), timeout=self.timeout_s) as reply:
+                return self._body(reply)
         except urllib.error.HTTPError as error:
             with error:
                 said = f"HTTP status {error.code}{self._reason(error)}"
                 if error.code in BUSY:
                     raise TryAgain(said) from None
-                raise Refusal(f"the server {self.url} refuses {request.path}: {said}", error.code) from None
+                raise Refusal(f"the server {self.url} refuses {path}: {said}", error.code) from None
         except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and broken connections
             raise TryAgain(f"no answer ({type(getattr(error, 'reason', error)).__name__})") from None
-        return read(content)
 
     def _body(self, reply: Any) -> bytes:
         """Return the whole reply, unless it comes in too slowly or is too long to be one."""

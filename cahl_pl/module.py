@@ -192,6 +192,11 @@ class CAHLModule(LightningModule):
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         for index, role in enumerate(ROLES):
             hold_to(optimizers[index], schedulers[index], self.optimizer_config[role])  # type: ignore[index]
+        self._data.rollout.engine.start_training(self.policy)
+
+    def on_train_end(self) -> None:
+        """Give up a round that is still being sampled: the run has ended before it."""
+        self._data.stream.abandon(wait_s=30.0)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -202,9 +207,9 @@ class CAHLModule(LightningModule):
             StaleBatchError: the batch was sampled by an older policy of its role.
         """
         role = batch.role
-        if self.policy.version[role] != batch.version + batch.update:
+        if self.policy.version[role] != batch.version + batch.lag + batch.update:
             raise StaleBatchError(
-                f"a {role} batch sampled by version {batch.version} (update {batch.update} on it) met version "
+                f"a {role} batch sampled by version {batch.version} (lag {batch.lag}, update {batch.update} on it) met version "
                 f"{self.policy.version[role]} of the {role}: the data loader must not fetch ahead of the optimiser"
             )
         index, scoring = ROLES.index(role), self.scoring(role)
@@ -216,6 +221,8 @@ class CAHLModule(LightningModule):
             scoring,
             self.manual_backward,
         )
+        if self._data.lag:
+            metrics[f"{role}/lag"] = float(self.policy.version[role] - batch.version)
         self.policy.version[role] += 1
         metrics[f"{role}/version"] = float(self.policy.version[role])
         self._log_step(role, metrics)
@@ -249,20 +256,18 @@ class CAHLModule(LightningModule):
                 f"is in {path}: lower model.{role}.lr or max_grad_norm, and go on from an earlier checkpoint"
             )
 
-    def scoring(self, role: Role) -> Scoring:
-        """Return what decides the advantages of the role's groups."""
+    def scoring(self, role: Role, reward: BaseReward | None = None) -> Scoring:
+        """Return what decides the advantages of the role's groups; by `reward` in place of the one that is trained on."""
         data = self._data
-        reward: BaseReward = data.rollout.executor_reward if role == "executor" else data.rollout.planner_reward
-        if data.single_level:
-            reward = data.turn_reward
+        if reward is None:
+            reward = data.reward_of(role)
         sampling = data.rollout.config.planner if role == "planner" else data.rollout.config.executor
         return Scoring(self.grpo[role], getattr(reward, "weights", {}), sampling.max_new_tokens)
 
-    def comparisons_with_signal(self, role: Role, groups: list[Group]) -> set[int]:
-        """Return the comparisons among these groups that the role could learn from."""
-        return {
-            comparison_id for comparison_id, score in scores(groups, self.scoring(role)).items() if has_signal(score)
-        }
+    def comparisons_with_signal(self, role: Role, groups: list[Group], reward: BaseReward | None = None) -> set[int]:
+        """Return the comparisons among these groups that the role could learn from; `reward` as in `scoring`."""
+        found = scores(groups, self.scoring(role, reward))
+        return {comparison_id for comparison_id, score in found.items() if has_signal(score)}
 
     # --- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -344,6 +344,7 @@ class RolloutBatch:
         metrics: scalars measured while sampling, tag -> value.
         trajectories: the episodes of the round, for callbacks to look at; None but with the round's first batch.
         temperature: of the sampling; the log-probabilities of the loss are taken at the same temperature.
+        lag: optimiser steps that the role took while it was sampled.
     """
 
     role: Role
@@ -354,6 +355,7 @@ class RolloutBatch:
     metrics: dict[str, float] = field(default_factory=dict)
     trajectories: list[Trajectory] | None = None
     temperature: float = 1.0
+    lag: int = 0
 
     def state(self) -> dict[str, Any]:
         """Plain containers and tensors, for a checkpoint. The episodes are left out: what waits is never a first batch."""

@@ -62,7 +62,7 @@ OLD = ("log.md", "python tools/")
 OPTIONS_OF = {"benchmarks.md": ["test", "-c", "configs/bamboogle.yaml"]}
 """Page -> the command that a block of nothing but options belongs to."""
 
-PROGRAMS = r"(?:python3?|cahl-pl|pip|pytest|ruff|mypy|make|mkdocs|tensorboard)"
+PROGRAMS = r"(?:python3?|cahl-pl|pip|pytest|ruff|mypy|make|mkdocs|tensorboard|torchrun)"
 COMMAND = re.compile(rf"(?:[A-Z_]+=|(?:\S+/bin/)?{PROGRAMS}(?= ))")
 INLINE = re.compile(r"(?<!`)`((?:python3?|pytest|make|pip|mkdocs) [^`]+)`(?!`)")
 
@@ -277,6 +277,8 @@ def start(workplace, tiny_model, qwen, monkeypatch):
                 pass
             case ["python", "-m", name, *rest] if name.startswith("tools."):
                 program(name, rest, parsed_only)
+            case ["torchrun", *rest] if parsed_only:
+                cahl_pl(rest[rest.index("cahl_pl") + 1 :], True)
             case ["make", *targets]:
                 for target in (word for word in targets if "=" not in word):
                     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target

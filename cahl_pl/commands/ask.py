@@ -69,7 +69,9 @@ def ask(data: RolloutDataModule, policy: PolicyConfig, engine: ServerEngine, out
 def run(arguments: list[str]) -> None:
     """Parse, build, ask."""
     parser = verb_parser("ask", __doc__, takes_configuration=True)
-    parser.add_argument("--base-url", required=True, help="address of the server")
+    parser.add_argument(
+        "--base-url", required=True, nargs="+", help="address of the server, or of several that are alike"
+    )
     parser.add_argument("--tokenizer", help="hub id or folder of the tokenizer; default: model.policy.model")
     parser.add_argument("--requests", help="a .jsonl or .json file, or the text of one request; default: the test sets")
     parser.add_argument("--tools", help="a Python file of functions, or a .json file of tools")

@@ -207,7 +207,7 @@ def _settings(path: Path) -> str:
 
 def _told(args: argparse.Namespace) -> str:
     if args.base_url is not None:
-        return f"{args.planner} and {args.executor} of {args.base_url}"
+        return f"{args.planner} and {args.executor} of {', '.join(args.base_url)}"
     return args.ckpt_path or args.adapters or "fresh adapters, as training starts from"
 
 
@@ -235,10 +235,10 @@ def _parser() -> argparse.ArgumentParser:
         "--ckpt_path", metavar="PATH", help="a checkpoint, a run's folder, or `last`: the newest of the newest run"
     )
     parser.add_argument("--adapters", metavar="FOLDER", type=Path, help="folder that `export` has written")
-    parser.add_argument("--base-url", metavar="URL", help="address of a vLLM server that has the adapters")
     parser.add_argument(
-        "--planner", metavar="NAME", default="planner", help="name of the planner's adapter on that server"
+        "--base-url", metavar="URL", nargs="+", help="address of a vLLM server that has the adapters, or of several"
     )
+    parser.add_argument("--planner", metavar="NAME", default="planner", help="name of the planner's adapter there")
     parser.add_argument("--executor", metavar="NAME", default="executor", help="name of the executor's")
     parser.add_argument("--base-key-env", metavar="NAME", help="environment variable with that server's key")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,35 @@ class Engine(ABC):
             "known to be those among the tokens that grammars allow: sample with cahl_pl.engines.TransformersEngine, or leave "
             "it out"
         )
+
+    def check_lag(self) -> None:
+        """Check, before training, that this engine can sample a round while updates change the adapters (`data.lag`).
+
+        Raises:
+            ConfigError: it samples with the very weights that change, in this process.
+        """
+        raise ConfigError(
+            f"data.lag is above 0, but data.engine, a {type(self).__name__}, samples in this process with the weights that the "
+            "updates change: use cahl_pl.engines.ServerEngine, or leave out data.lag"
+        )
+
+    def start_training(self, policy: Policy) -> None:  # noqa: B027 - nothing to do for most
+        """Get ready for training, once the policy is loaded and before its first round.
+
+        Raises:
+            ConfigError: what this engine depends on is not ready.
+        """
+
+    def freeze(self, policy: Policy, abandoned: threading.Event) -> Engine:
+        """Return an engine that goes on sampling with the adapters as they are now, in another thread.
+
+        Only asked of an engine that `check_lag` has not refused.
+
+        Args:
+            policy: holds the adapters.
+            abandoned: is set when nobody wants the samples any more; what waits for them may then raise anything.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def generate(

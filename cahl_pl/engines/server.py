@@ -1,31 +1,29 @@
-"""Sampling on an OpenAI-compatible server; made for vLLM and tested with it.
+"""Sampling on OpenAI-compatible servers; made for vLLM and tested with it.
 
 Prompts go out and completions come back as token ids: nothing is tokenised again, and text of a request never becomes a
-control token. An adapter that is being trained goes to the server through a folder that both can read, under a new name
-for every new content: neither its weights nor what the server has cached of an older one can be used by mistake. (vLLM can
-also replace an adapter in place, but then reads its file again at every step of the model, and versions before 0.32 go on
-using cached keys and values of the old one: vllm-project/vllm issue 42125.)
+control token. How adapters that are being trained get there: `served_adapters`; how requests are spread: `servers`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.engines.served_adapters import ServedAdapters, models_of
+from cahl_pl.engines.servers import Servers
 from cahl_pl.errors import ConfigError
 from cahl_pl.http_client import Client, Refusal, TryAgain
 from cahl_pl.plurals import counted
 from cahl_pl.policy.endings import stop_ids
 from cahl_pl.policy.policy import Policy
-from cahl_pl.policy.saved_adapters import write_adapter
-from cahl_pl.types import Role
+from cahl_pl.types import ROLES, Role
 
 _NEUTRAL: Final = {
     "top_k": 0,
@@ -40,34 +38,31 @@ _PROBED: Final = 5
 """Likeliest tokens that are asked for to see whether log-probabilities follow the temperature."""
 
 
-class _Adapter(NamedTuple):
-    """An adapter on the server."""
-
-    folder: Path
-    state: tuple[int, ...]  # of the policy when it was written
-
-
 class ServerEngine(Engine):
-    """Sampling on a server that has the same base and both adapters.
+    """Sampling on one server or several that have the same base and both adapters.
+
+    With several, each prompt goes to the server with the fewest requests under way. One that does not answer is left out, what
+    it was asked goes to the others, and it is taken back once it answers again and has the adapters as they are by then. Seeds
+    belong to prompts, so that the samples do not depend on who answers, as far as the servers compute alike.
 
     Args:
-        base_url: address of the server, with or without `/v1` at its end.
-        adapter_folder: folder that this process writes the adapters to and the server reads them from, under the same path;
-            needed for training. None: the server has adapters of its own, which stay as they are.
-        planner: name of the planner's adapter on the server, where there is no `adapter_folder`.
+        base_url: address of the server, with or without `/v1` at its end; or a list of several servers'.
+        adapter_folder: folder that this process writes the adapters to and every server reads them from, under the same path;
+            needed for training. None: the servers have adapters of their own, which stay as they are.
+        planner: name of the planner's adapter on the servers, where there is no `adapter_folder`.
         executor: name of the executor's.
         timeout_s: seconds that one try of a request may take.
-        retries: further tries of requests that were not answered, after 1, 2, 4, ... seconds, at most 60.
-        api_key_env: name of the environment variable with the key that the server asks for; null for none.
-        concurrency: most requests (one a prompt) under way at once.
+        retries: further tries of a server that does not answer while no other one does, after 1, 2, 4, ... seconds, at most 60.
+        api_key_env: name of the environment variable with the key that the servers ask for; null for none.
+        concurrency: most requests (one a prompt) under way at once at one server.
 
     Raises:
-        ConfigError: see `Client`.
+        ConfigError: see `Servers`.
     """
 
     def __init__(
         self,
-        base_url: str,
+        base_url: list[str] | str,  # in this order the command line's '[...]' is read as a list
         adapter_folder: str | None = None,
         planner: str = "planner",
         executor: str = "executor",
@@ -76,19 +71,38 @@ class ServerEngine(Engine):
         api_key_env: str | None = None,
         concurrency: int = 64,
     ) -> None:
-        self.client = Client(base_url, timeout_s, retries, api_key_env, concurrency)
-        self.adapter_folder = None if adapter_folder is None else Path(adapter_folder).expanduser().absolute()
+        urls = [base_url] if isinstance(base_url, str) else base_url
+        self.servers = Servers(urls, timeout_s, retries, api_key_env, concurrency)
+        folder = None if adapter_folder is None else Path(adapter_folder).expanduser().absolute()
+        self.adapters = None if folder is None else ServedAdapters(folder)
         self.names: dict[Role, str] = {"planner": planner, "executor": executor}
-        self._held: dict[Role, _Adapter] = {}
-        self._scaled: bool | None = None  # whether the server's log-probabilities are those after the temperature
+        self._scaled: set[str] = set()  # servers whose log-probabilities are those after the temperature
 
     def check_training(self) -> None:
         """See `Engine.check_training`."""
-        if self.adapter_folder is None:
+        if self.adapters is None:
             raise ConfigError(
                 "data.engine is a server whose adapters stay as they are, but training changes them: give "
                 "data.engine.adapter_folder a folder that this process and the server can both read"
             )
+
+    def check_lag(self) -> None:
+        """See `Engine.check_lag`."""
+
+    def start_training(self, policy: Policy) -> None:
+        """Give both adapters to all servers, so that a folder which one of them cannot read is known before the first round.
+
+        Raises:
+            ConfigError: a server does not take them, or none answers.
+        """
+        if self.adapters is not None:
+            for role in ROLES:
+                self.servers.prepare_all(self.adapters.preparation(self.adapters.current(policy, role)))
+
+    def freeze(self, policy: Policy, abandoned: threading.Event) -> Engine:
+        """See `Engine.freeze`."""
+        assert self.adapters is not None  # `check_training` has seen to it
+        return FrozenEngine(self, self.adapters.freeze(policy), abandoned)
 
     def generate(
         self,
@@ -137,117 +151,97 @@ class ServerEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
         own: Sequence[Mapping[str, Any]],
+        frozen: Path | None = None,
+        abandoned: threading.Event | None = None,
     ) -> list[list[Completion]]:
-        """Sample; `own` is what each prompt's request has of its own."""
+        """Sample; `own` is what each prompt's request has of its own, `frozen` an adapter in place of the present one."""
         greedy = sampling.temperature == 0  # all samples are the same then, and vLLM refuses to make several
         count = 1 if greedy else num_samples
         seeds = [0] * len(prompts) if greedy else torch.randint(2**31, (len(prompts),), generator=generator).tolist()
-        reader = _Reader(policy, count, sampling.max_new_tokens, self.adapter_folder is not None)
-        common = {"stop_token_ids": sorted(reader.stop), "logprobs": 0, "return_token_ids": True, **_NEUTRAL}
+        training = self.adapters is not None
+        reader = _Reader(policy, count, sampling.max_new_tokens, training)
+        adapter = frozen
+        if self.adapters is not None and frozen is None and prompts:
+            adapter = self.adapters.current(policy, role)
+        common: dict[str, Any] = {"model": self.names[role] if adapter is None else adapter.name}
+        common |= {"stop_token_ids": sorted(reader.stop), "logprobs": 0, "return_token_ids": True, **_NEUTRAL}
         common |= {"n": count, "max_tokens": sampling.max_new_tokens}
         common |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         payloads = [
             {**common, **more, "prompt": list(prompt), "seed": seed}
             for prompt, seed, more in zip(prompts, seeds, own, strict=True)
         ]
-        checked = self.adapter_folder is not None and sampling.temperature not in (0, 1)
 
-        def ask() -> list[list[Completion]]:
-            model = self._model(policy, role)
-            asked = [{"model": model, **payload} for payload in payloads]
-            if checked and asked:
-                self._check_logprobs(asked[0])
-            return self.client.ask("/v1/completions", asked, reader.completions)
+        def prepare(client: Client, again: bool) -> None:
+            if self.adapters is not None and adapter is not None:
+                self.adapters.preparation(adapter)(client, again)
+            elif again:
+                models_of(client)
+            if again:
+                self._scaled.discard(client.url)
+            if training and sampling.temperature not in (0, 1):
+                self._check_logprobs(client, payloads[0])
 
-        samples = self._with_adapters(ask)
-        return [group * num_samples if greedy else group for group in samples]
-
-    def _with_adapters(self, ask: Callable[[], list[list[Completion]]]) -> list[list[Completion]]:
-        """Ask; where the server does not know the adapter, as after a new start, load it again and ask once more.
-
-        Raises:
-            ConfigError: the server does not know it even so, or the adapters are its own.
-        """
         try:
-            try:
-                return ask()
-            except Refusal as error:
-                if error.status != 404 or self.adapter_folder is None:
-                    raise
-            self._held.clear()
-            return ask()
+            samples = self.servers.ask("/v1/completions", payloads, reader.completions, prepare, abandoned)
         except Refusal as error:
             if error.status != 404:
                 raise
-            raise ConfigError(f"{error}; it has the models {', '.join(self._models())}") from None
+            models: list[str] = []
+            for client in self.servers.clients:
+                with contextlib.suppress(TryAgain, ConfigError):
+                    models += models_of(client)
+            has = "it has" if len(self.servers.clients) == 1 else "there are"
+            raise ConfigError(f"{error}; {has} the models {', '.join(dict.fromkeys(models))}") from None
+        return [group * num_samples if greedy else group for group in samples]
 
-    def _model(self, policy: Policy, role: Role) -> str:
-        """Return the server's name of the role's adapter as it is now; it is loaded there if it is not yet."""
-        if self.adapter_folder is None:
-            return self.names[role]
-        state = (id(policy.lm), policy.version[role], policy.loads)
-        old = self._held.get(role)
-        if old is None or old.state != state:
-            if policy.config.adapter != "lora":
-                raise ConfigError(
-                    "data.engine is a server, and vLLM cannot run activated adapters: use --model.policy.adapter lora"
-                )
-            if policy.config.use_dora:
-                raise ConfigError(
-                    "data.engine is a server, and vLLM cannot run DoRA: leave out model.policy.use_dora, or sample here"
-                )
-            new = _Adapter(write_adapter(policy, role, self.adapter_folder), state)
-            self._load(new.folder)
-            self._held[role] = new
-            if old is not None and old.folder != new.folder:
-                self._unload(old.folder)
-        return self._held[role].folder.name
-
-    def _load(self, folder: Path) -> None:
-        if folder.name in self._models():
-            return
-        try:
-            self.client.tell("/v1/load_lora_adapter", {"lora_name": folder.name, "lora_path": str(folder)})
-        except Refusal as error:
-            raise ConfigError(
-                f"{error}: start the server with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, --max-loras 2 and a "
-                "--max-lora-rank of model.policy.lora_rank or more, where it can read data.engine.adapter_folder"
-            ) from None
-
-    def _unload(self, folder: Path) -> None:
-        with contextlib.suppress(Refusal):  # it is gone already
-            self.client.tell("/v1/unload_lora_adapter", {"lora_name": folder.name})
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def _models(self) -> list[str]:
-        """Return the names of the base and the adapters that the server has."""
-
-        def read(answer: Any) -> list[str]:
-            try:
-                return [str(model["id"]) for model in answer["data"]]
-            except (TypeError, KeyError):
-                raise ConfigError(
-                    f"the server {self.client.url} has no list of models: is data.engine.base_url that of an "
-                    "OpenAI-compatible server?"
-                ) from None
-
-        return self.client.get("/v1/models", read)
-
-    def _check_logprobs(self, payload: Mapping[str, Any]) -> None:
+    def _check_logprobs(self, client: Client, payload: Mapping[str, Any]) -> None:
         """Training needs the log-probabilities of what was sampled from: those after the temperature.
 
         Raises:
             ConfigError: the server gives those before it, which is the default of vLLM.
         """
-        if self._scaled is None:
-            probe = {**payload, "n": 1, "max_tokens": 1, "top_p": 1.0, "logprobs": _PROBED}
-            one, two = self.client.ask("/v1/completions", [{**probe, "temperature": t} for t in (1.0, 2.0)], _unlikely)
-            self._scaled = abs(two - one) > 1e-3
-        if not self._scaled:
+        if client.url in self._scaled:
+            return
+        probe = {**payload, "n": 1, "max_tokens": 1, "top_p": 1.0, "logprobs": _PROBED}
+        one, two = (client.ask("/v1/completions", {**probe, "temperature": t}, _unlikely) for t in (1.0, 2.0))
+        if abs(two - one) <= 1e-3:
             raise ConfigError(
-                "sampling has a temperature other than 1, and the server gives log-probabilities without it: start it with "
-                "--logprobs-mode processed_logprobs, or set the temperature in data.rollout to 1"
+                f"sampling has a temperature other than 1, and the server {client.url} gives log-probabilities without it: "
+                "start it with --logprobs-mode processed_logprobs, or set the temperature in data.rollout to 1"
             )
+        self._scaled.add(client.url)
+
+
+class FrozenEngine(Engine):
+    """Sampling with the adapters as they were when it was made, whatever the policy's have become since.
+
+    Args:
+        engine: samples.
+        folders: the adapters.
+        abandoned: is set when nobody wants the samples any more; who waits for them then gets `Abandoned`.
+    """
+
+    def __init__(self, engine: ServerEngine, folders: Mapping[Role, Path], abandoned: threading.Event) -> None:
+        self.engine = engine
+        self.folders = dict(folders)
+        self.abandoned = abandoned
+
+    def generate(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`; of the policy only the tokenizer and the base count."""
+        own: list[dict[str, Any]] = [{}] * len(prompts)
+        folder = self.folders[role]
+        return self.engine._generate(
+            policy, role, prompts, num_samples, sampling, generator, own, folder, self.abandoned
+        )
 
 
 def _unlikely(answer: Any) -> float:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import ROLES, Role
@@ -36,7 +42,9 @@ def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
     Raises:
         ConfigError: it cannot be written.
     """
-    aside = folder / f".{role}-{os.getpid()}"
+    aside = (
+        folder / f".{role}-{socket.gethostname()}-{os.getpid()}"
+    )  # processes of several machines may share the folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         policy.lm.save_pretrained(aside, selected_adapters=[role])
@@ -45,8 +53,11 @@ def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             digest.update((saved / name).read_bytes())
         target = folder / f"{role}-{digest.hexdigest()[:12]}"
-        if not target.is_dir():
+        try:
             saved.rename(target)
+        except OSError:
+            if not target.is_dir():  # else it is there: the same one, written before or by another process
+                raise
     except OSError as error:
         raise ConfigError(
             f"the {role}'s adapter cannot be written to data.engine.adapter_folder {str(folder)!r} "
@@ -55,6 +66,33 @@ def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
+
+
+def adapter_weights(policy: Policy) -> dict[str, Tensor]:
+    """Return a copy of both adapters' weights on the CPU, name -> tensor."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in _own(policy).items()}
+
+
+@contextlib.contextmanager
+def swapped(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put weights that `adapter_weights` gave in the place of the present ones, for a while."""
+    now = adapter_weights(policy)
+    _put(policy, weights)
+    try:
+        yield
+    finally:
+        _put(policy, now)
+
+
+def _own(policy: Policy) -> dict[str, Tensor]:
+    state = policy.adapter_state()  # which may hold references besides
+    return {name: tensor for name, tensor in state.items() if any(f".{role}." in name for role in ROLES)}
+
+
+def _put(policy: Policy, weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in _own(policy).items():
+            tensor.copy_(weights[name])
 
 
 def check_adapters(config: PolicyConfig) -> None:

@@ -69,6 +69,7 @@ def sampled_batches(
     versions: Mapping[Role, int],
     played: Round,
     config: RolloutConfig,
+    lags: Mapping[Role, int] | None = None,
 ) -> list[RolloutBatch]:
     """Return the batches of a round of episodes; the first of them carries the episodes.
 
@@ -77,6 +78,7 @@ def sampled_batches(
         versions: of the policy that sampled it, by role.
         played: the round.
         config: how it was sampled.
+        lags: by role, optimiser steps that were taken while it was sampled; None for none.
     """
     temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
     return [
@@ -88,6 +90,7 @@ def sampled_batches(
             metrics=played.metrics,
             trajectories=played.trajectories if i == 0 else None,
             temperature=temperature[role],
+            lag=0 if lags is None else lags[role],
         )
         for i, role in enumerate(steps)
     ]

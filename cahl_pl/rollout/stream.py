@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from cahl_pl.distributed import gather_over_processes, reshard
 from cahl_pl.errors import ConfigError
+from cahl_pl.rollout.ahead import RoundAhead, RoundStart, Sampled
 from cahl_pl.sampling import TaskSampler
 from cahl_pl.types import RolloutBatch
+
+Begin: TypeAlias = Callable[[int, RoundStart | None], RoundAhead | RoundStart | None]
+"""See `BatchStream.batches`."""
 
 
 class BatchStream:
@@ -27,7 +31,8 @@ class BatchStream:
         pending: batches of the current round that are still to be trained on.
         sampling: a round is being sampled: nothing that a checkpoint holds is changing.
         interruption: raised before the next round, where nothing is half done; None to go on.
-        generator: the only source of randomness of the rounds.
+        generator: the only source of randomness of the rounds. While a round is sampled ahead, its thread's.
+        ahead: the round that is sampled while the one before is trained on; None where there is none.
     """
 
     def __init__(self, seed: int, sampler: TaskSampler) -> None:
@@ -39,48 +44,85 @@ class BatchStream:
         self.sampling = False
         self.interruption: BaseException | None = None
         self.generator = torch.Generator().manual_seed(seed)
+        self.ahead: RoundAhead | None = None
+        self._ahead_before: RoundStart | None = None  # what a checkpoint says of such a round
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
 
     def batches(
-        self, rounds_per_epoch: int, sample_round: Callable[[], tuple[list[RolloutBatch], dict[int, list[float]]]]
+        self,
+        rounds_per_epoch: int,
+        sample_round: Callable[[], Sampled],
+        begin: Begin = lambda index, start: None,
     ) -> Iterator[RolloutBatch]:
         """Yield the rest of the current epoch.
 
         Args:
             rounds_per_epoch: after how many rounds an epoch ends.
             sample_round: gives the batches of the next round, at least one, and what its samples earned, by task index.
+            begin: begins to sample the round of that number, counted from the run's first, while the one before is trained on;
+                from the present policy, or from what a checkpoint says. Its start alone where the run ends before it; None
+                where it is to wait for the updates.
         """
+        if self._ahead_before is not None:  # the run was stopped while it was sampled
+            self._begin(begin, self.epoch * rounds_per_epoch + self.round, self._ahead_before)
         last = False
         while not last:
             if not self.pending:
                 if self.interruption is not None:
                     raise self.interruption
-                self._generator_before = self.generator.get_state()
+                if self.ahead is None:
+                    self._generator_before = self.generator.get_state()
                 self.sampling = True
-                batches, earned = sample_round()
+                batches, own = sample_round() if self.ahead is None else self.ahead.take()
+                earned = {index: rewards for part in gather_over_processes(own) for index, rewards in part.items()}
                 # all at once: a checkpoint holds the state from before the round, or from after it
                 self.sampler.update(earned)
-                self.sampling, self.pending, self.round = False, batches, self.round + 1
+                self.sampling, self.pending, self.round, self.ahead = False, batches, self.round + 1, None
+                self._begin(begin, self.epoch * rounds_per_epoch + self.round, None)
             batch = self.pending.pop(0)
             last = not self.pending and self.round == rounds_per_epoch
             if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
                 self.epoch, self.round = self.epoch + 1, 0
             yield batch
 
+    def _begin(self, begin: Begin, index: int, start: RoundStart | None) -> None:
+        before = self.generator.get_state()
+        begun = begin(index, start)
+        self.ahead = begun if isinstance(begun, RoundAhead) else None
+        self._ahead_before = begun if isinstance(begun, RoundStart) else None
+        if self.ahead is not None:
+            self._generator_before = before
+
+    def settle(self) -> None:
+        """Wait until no round is being sampled: who asks the engine next has it alone, and the environment."""
+        if self.ahead is not None:
+            self.ahead.settle()
+
+    def abandon(self, wait_s: float) -> None:
+        """Give up a round that is being sampled ahead, and wait so long for its thread to notice; 0: not now."""
+        if self.ahead is not None:
+            self.ahead.abandon()
+            if wait_s:
+                self.ahead.settle(wait_s)
+                self.ahead = None
+
     def state_dict(self, shape: Mapping[str, Any]) -> dict[str, Any]:
         """Return the position: epoch, round, and of each process the rest of the current round and its generator.
 
-        While a round is being sampled, that is where it began: a resumed run samples it again, the same. All processes
-        have to ask for it together.
+        While a round is being sampled, that is where it began: a resumed run samples it again, the same. Of one that is sampled
+        ahead it holds the adapters too, which are no longer those of the policy. All processes have to ask for it together.
 
         Args:
             shape: what the position is counted in, key of `data` -> value.
         """
+        idle = not self.sampling and self.ahead is None
         own = {
             "pending": [batch.state() for batch in self.pending],
-            "generator": self._generator_before if self.sampling else self.generator.get_state(),
+            "generator": self.generator.get_state() if idle else self._generator_before,
         }
+        start = self._ahead_before if self.ahead is None else self.ahead.start
         return {
+            "ahead": None if start is None else start.state(),
             "epoch": self.epoch,
             "round": self.round,
             "processes": gather_over_processes(own),
@@ -122,3 +164,5 @@ class BatchStream:
         else:  # a process that was not there before: a stream of its own, that no other one has had
             self.generator.manual_seed(self.seed + 1_000_003 * (self.epoch * rounds_per_epoch + self.round) + rank)
         self.sampler.load_state_dict(state_dict["sampler"])
+        ahead = state_dict.get("ahead")  # older versions do not have it
+        self.ahead, self._ahead_before = None, None if ahead is None else RoundStart.from_state(ahead)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 
 from cahl_pl.datasets.base import TaskSource
-from cahl_pl.distributed import gather_over_processes
+from cahl_pl.engines.base import Engine
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseReward, BaseTurnReward
 from cahl_pl.rollout.dynamic_sampling import refilled
 from cahl_pl.rollout.episode import Round
 from cahl_pl.rollout.pooling import mark_equal_plans
@@ -89,6 +91,31 @@ class RoundTasks:
         return tasks
 
 
+def player_of(
+    shared: Rollout, engine: Engine, rewards: Mapping[Role, BaseReward], single_level: bool
+) -> Rollout | SingleLevelRollout:
+    """Return what plays the episodes of training.
+
+    Args:
+        shared: of the configuration: its environment and limits are used.
+        engine: who samples.
+        rewards: of each role.
+        single_level: whether the executor works without a planner.
+    """
+    if single_level:
+        return SingleLevelRollout(engine, shared.environment, cast(BaseTurnReward, rewards["executor"]), shared.config)
+    if engine is shared.engine:
+        return shared
+    planner, executor = cast(BasePlannerReward, rewards["planner"]), cast(BaseExecutorReward, rewards["executor"])
+    return Rollout(engine, shared.environment, planner, executor, shared.config)
+
+
+def start_round(rewards: Mapping[Role, BaseReward], index: int) -> None:
+    """Tell each reward, once, which round it is to score."""
+    for reward in {id(reward): reward for reward in rewards.values()}.values():
+        reward.start_round(index)
+
+
 def play_round(
     tasks: RoundTasks,
     player: Rollout | SingleLevelRollout,
@@ -112,7 +139,7 @@ def play_round(
         signal: of a role's groups, the comparisons that it could learn from.
 
     Returns:
-        The round, whose metrics are of the tasks as they were drawn first, and what the samples of each task earned in any
+        The round, whose metrics are of the tasks as they were drawn first, and what the samples of each task earned in this
         process, by the task's index.
     """
 
@@ -131,6 +158,5 @@ def play_round(
     metrics = round_metrics(first)
     result = refilled(first, roles, refills, signal, play_more) if refills else first
     named = zip(tasks.indices, tasks.tasks, strict=True)
-    own = {index: result.rewards[task.id] for index, task in named if task.id in result.rewards}
-    earned = {index: rewards for part in gather_over_processes(own) for index, rewards in part.items()}
+    earned = {index: result.rewards[task.id] for index, task in named if task.id in result.rewards}
     return Round(result.groups, result.trajectories, result.metrics | metrics, result.rewards), earned

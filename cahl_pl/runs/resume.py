@@ -15,6 +15,9 @@ from cahl_pl.import_path import import_function
 from cahl_pl.runs.checkpoints import _checkpoints, newest
 from cahl_pl.runs.trackers import TRACKERS, Tracker, check_package, noted_run, tracker_of
 
+_RANKS = ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
+"""Variables of Lightning's own launcher, of torchrun and of srun, of which all are 0 in the first process alone."""
+
 VERBS = ("validate", "test", "predict")
 """The subcommands that train nothing."""
 
@@ -49,7 +52,7 @@ def resume_last(config: Namespace, training: bool = True) -> None:
         ConfigError: there are checkpoints, and all of them are damaged; there is none to test; or it is not known where
             the logger writes.
     """
-    is_rank_zero = os.environ.get("LOCAL_RANK", "0") == "0"
+    is_rank_zero = all(os.environ.get(name, "0") == "0" for name in _RANKS)
     folder, version = _newest_run(config)
     if training and version is not None:
         first_logger(config).init_args.version = version

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-import cahl_pl.rollout.training_round
+import cahl_pl.rollout.stream
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.environments import ExecutableEnvironment
@@ -72,7 +72,7 @@ def test_a_sampler_hears_of_the_tasks_of_all_processes(make, monkeypatch):
         gathered.append(values)
         return [values, {99: [1.0]}]
 
-    monkeypatch.setattr(cahl_pl.rollout.training_round, "gather_over_processes", gather)
+    monkeypatch.setattr(cahl_pl.rollout.stream, "gather_over_processes", gather)
     told = []
     for rank in (0, 1):
         data = make(8, tasks_per_round=4, planner_reward=Mastered(), schedule=PlannerOnly())

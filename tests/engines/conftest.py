@@ -1,7 +1,8 @@
-"""A server that speaks vLLM's protocol: the tiny model behind HTTP, with the adapters that it is told to load."""
+"""Servers that speak vLLM's protocol: the tiny model behind HTTP, with the adapters that it is told to load, or none."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from pathlib import Path
@@ -90,3 +91,99 @@ def waits(monkeypatch):
     seconds = []
     monkeypatch.setattr("cahl_pl.http_client.time.sleep", seconds.append)
     return seconds
+
+
+class StubServer:
+    """A server without a model: what it answers is a pure function of adapter, prompt and seed, so all of them answer alike.
+
+    Attributes:
+        seconds: that an answer takes.
+        dies_after: completions after which it gives no answers any more; None: it lives.
+        change: makes something else of the choices of an answer.
+        reads: whether it can read adapters.
+        adapters: name -> what tells one content from another.
+        answered: completions.
+        at_once: the most that were under way.
+        unknown: names that it was asked for and did not have.
+    """
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.dies_after = None
+        self.change = lambda choices: choices
+        self.reads = True
+        self.adapters = {}
+        self.answered = 0
+        self.at_once = self._under_way = 0
+        self.unknown = []
+        self.forgets_to_list = 0
+        self.gone = threading.Event()
+        self.bodies = []
+        self._lock = threading.Lock()
+
+    def answer(self, path, headers, body):
+        """Status and body of an answer; raises where there is none."""
+        if self._dead:
+            raise ConnectionAbortedError
+        if path == "/v1/models":
+            if self.seconds >= 10:
+                self.gone.wait(self.seconds)
+            if self.forgets_to_list:
+                self.forgets_to_list -= 1
+                self.adapters["planner-of-somebody"] = None
+                return 200, {"data": []}
+            return 200, {"data": [{"id": name} for name in self.adapters]}
+        if path == "/v1/load_lora_adapter":
+            name = body["lora_name"]
+            file = Path(body["lora_path"]) / "adapter_model.safetensors"
+            if self.adapters.pop("planner-of-somebody", 1) is None:
+                self.adapters[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+                return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
+            if not self.reads or not file.exists():
+                return 404, {"error": {"message": f"Loading lora {name} failed: No adapter found for {file.parent}"}}
+            self.adapters[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+            return 200, b"Success"
+        if path == "/v1/unload_lora_adapter":
+            self.adapters.pop(body["lora_name"], None)
+            return 200, b"gone"
+        if body["model"] not in self.adapters:
+            self.unknown.append(body["model"])
+            return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        return 200, self._complete(body)
+
+    @property
+    def _dead(self):
+        return self.dies_after is not None and self.answered >= self.dies_after
+
+    def _complete(self, body):
+        with self._lock:
+            self._under_way += 1
+            self.at_once = max(self.at_once, self._under_way)
+        time.sleep(self.seconds)
+        with self._lock:
+            self._under_way -= 1
+            if self._dead:
+                raise ConnectionAbortedError
+            self.answered += 1
+            self.bodies.append(body)
+        choices = []
+        for sample in range(body["n"]):
+            words = f"{self.adapters[body['model']]} {body['prompt']} {body['seed']} {sample}"
+            numbers = hashlib.sha256(words.encode()).digest()
+            ids = [3 + number for number in numbers[: 1 + numbers[-1] % body["max_tokens"]]]
+            logprobs = [-number / 64 for number in numbers[: len(ids)]]
+            choice = {"token_ids": ids, "logprobs": {"token_logprobs": logprobs}, "finish_reason": "length"}
+            choices.append(choice)
+        return {"choices": self.change(choices)}
+
+
+@pytest.fixture
+def stub(serve):
+    """Starts `StubServer`s; their addresses are `url`."""
+
+    def start(seconds=0.0):
+        server = StubServer(seconds)
+        server.url = serve(server.answer)
+        return server
+
+    return start

@@ -168,13 +168,13 @@ def test_log_probabilities_without_the_temperature_are_no_use_for_training(engin
     generate(engine, policy, Sampling(0.7, 1.0, 4))
     assert len(bodies(fake, "completions")) == 2 + 3 + 3  # asked once
     fake.raw_logprobs = True
-    other = ServerEngine(fake.url, str(engine.adapter_folder))
+    other = ServerEngine(fake.url, str(engine.adapters.folder))
     generate(other, policy, Sampling(1.0, 1.0, 4))
     with pytest.raises(ConfigError, match="--logprobs-mode processed_logprobs"):
         generate(other, policy, Sampling(0.7, 1.0, 4))
     fake.script = [(200, {"choices": [{"logprobs": None}]})] * 2
-    other = ServerEngine(fake.url, str(engine.adapter_folder))
-    other._held = engine._held
+    other = ServerEngine(fake.url, str(engine.adapters.folder))
+    other.adapters = engine.adapters
     with pytest.raises(ConfigError, match="no log-probabilities of likely tokens"):
         generate(other, policy, Sampling(0.7, 1.0, 4))
 
@@ -251,7 +251,7 @@ def test_an_answer_that_was_broken_off_is_asked_for_again(engine, fake, policy, 
     expected = generate(engine, policy)
     fake.script = [(200, {"choices": [{**GOOD, "finish_reason": "abort"}]})]
     assert ids(generate(engine, policy)) == ids(expected)
-    assert "an answer that was broken off to 1 of 3 requests; try 2 of 9 in 1 s" in capsys.readouterr().out
+    assert "an answer that was broken off; try 2 of 9 in 1 s" in capsys.readouterr().out
 
 
 def test_a_server_that_takes_no_adapters_is_named(engine, fake, policy):

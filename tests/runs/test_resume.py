@@ -180,8 +180,9 @@ def test_without_a_logger_the_root_folder_holds_the_checkpoints(config, tmp_path
     assert config.ckpt_path == str(last)
 
 
-def test_only_the_first_process_speaks(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
+def test_only_the_first_process_speaks(config, tmp_path, capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
     checkpoint(tmp_path / "run" / "version_0", 3)
     checkpoint(tmp_path / "run" / "version_0", 4).write_bytes(b"not a checkpoint")
     resume_last(config)
