@@ -119,6 +119,7 @@ OPTIONAL = {
     "httpx2",
     "starlette",
     "uvicorn",
+    "wandb",
 }
 """Imported where they are asked for, with a message that says what to install."""
 
