@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import inspect
 import os
-import pkgutil
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +27,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
 from cahl_pl.errors.encodings import decoded
+from cahl_pl.errors.options import cause, line_of, sentence
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
@@ -62,14 +59,14 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
         if self.exit_on_error:
-            sentence = _sentence(message, known_keys(self))
+            told = sentence(message, known_keys(self), VERBS)
             files = [] if Parser.reading is None else [Parser.reading]
             if (
                 "does not accept option" in message or "is not accepted" in message
             ):  # found out after all have been parsed
                 files = Parser.read[::-1]
-            where = next((place for file in files if (place := _line_of(*file, sentence))), "")
-            self.exit(2, f"error: {where}{sentence}\n")
+            where = next((place for file in files if (place := line_of(*file, told))), "")
+            self.exit(2, f"error: {where}{told}\n")
         super().error(message, ex)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
@@ -275,7 +272,7 @@ class CAHLCLI(ConfigurationWinsCLI):
         except UserError:
             raise
         except (ValueError, MisconfigurationException) as error:
-            message = _cause(str(error))
+            message = cause(str(error))
             raise ConfigError(_role_of(self.config, message) + message) from error
 
 
@@ -330,15 +327,6 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
     )
 
 
-def _cause(message: str) -> str:
-    """Return what a constructor has refused, out of what jsonargparse says about every type that the value could have had."""
-    if "Does not validate against any of" not in message:
-        return message
-    reasons = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip().startswith("- ")]
-    told = [line for line in reasons if not line.startswith(("Does not validate", "Expected a", "Import path"))]
-    return told[-1] if told else message
-
-
 def _role_of(config: Namespace, message: str) -> str:
     """Return the key of the role whose settings a constructor has refused, to begin the sentence with; empty for others."""
     whole = config.get(config.subcommand) if config.get("subcommand") else config
@@ -352,20 +340,6 @@ def _role_of(config: Namespace, message: str) -> str:
     return ""
 
 
-def _line_of(path: str, text: str, sentence: str) -> str:
-    """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not there."""
-    found = re.search(r"configuration key ([\w.]+)", sentence) or re.match(r"(?:--)?([\w.]+)", sentence)
-    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    line = None
-    for part in found[1].split(".") if found else ():
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        pair = next(((key, value) for key, value in pairs if key.value == part), None)
-        if pair is None:
-            return ""
-        line, node = pair[0].start_mark.line + 1, pair[1]
-    return f"{path}, line {line}: " if line is not None else ""
-
-
 def known_keys(parser: argparse.ArgumentParser) -> set[str]:
     """Return the configuration keys that a parser and its subcommands know."""
     keys = set()
@@ -374,103 +348,3 @@ def known_keys(parser: argparse.ArgumentParser) -> set[str]:
         if isinstance(action.choices, dict):  # of a subcommand's name its parser
             keys.update(*(known_keys(p) for p in action.choices.values() if isinstance(p, argparse.ArgumentParser)))
     return keys
-
-
-CLASSES = {
-    "data.train": ("cahl_pl.datasets.JsonlDataset", "path"),
-    "data.environment": ("cahl_pl.environments.ExecutableEnvironment", "toolkit"),
-    "data.requests": ("cahl_pl.datasets.Requests", "source"),
-    "data.validation": ("cahl_pl.datasets.JsonlDataset", "path"),
-    "trainer.logger": ("lightning.pytorch.loggers.TensorBoardLogger", "save_dir"),
-    "trainer.callbacks": ("cahl_pl.callbacks.BeforeAfter", None),
-    "data.engine": ("cahl_pl.engines.TransformersEngine", None),
-    "data.schedule": ("cahl_pl.schedules.Alternate", None),
-}
-"""A key that takes a class -> one of its classes, and the option of it that a file or a folder belongs to."""
-
-
-def _what_is_missing(keys: list[str]) -> str:
-    """Say how required keys are mostly given: by a configuration."""
-    verb = keys[0].partition(".")[0] if keys[0].startswith(("fit.", *(f"{name}." for name in VERBS))) else None
-    names = [key.removeprefix(f"{verb}.") for key in keys]
-    example = f"cahl-pl {verb} -c quickstart" if verb else "-c quickstart"
-    options = " ".join(f"--{name} {CLASSES.get(name, ('VALUE',))[0]}" for name in names)
-    return (
-        f"nothing says what {' and '.join(names)} {'is' if len(names) == 1 else 'are'}: give a configuration with -c, a file "
-        f"or the name of one that ships, as in {example}; or {options}"
-    )
-
-
-def _no_class(key: str, given: str) -> str:
-    """Say of a value in a class's place what belongs there."""
-    known, option = CLASSES.get(key, ("MODULE.CLASS", None))
-    sentence = f"--{key} takes the import path of a class, such as {known}, and {given!r} is none"
-    if option:
-        sentence += f"; what its class reads is an option of it: --{key} {known} --{key}.{option} VALUE"
-    return sentence
-
-
-def _sentence(message: str, known: set[str]) -> str:
-    """Return one sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one."""
-    unknown = re.search(
-        r"(?:unrecognized arguments: --|(?:Group '(?P<group>[^']+)' )?does not accept option '|^Option ')(?P<key>[^\s=']+)",
-        message,
-    )
-    if unknown:
-        whole = ".".join(part for part in (unknown["group"], unknown["key"]) if part)
-        near = difflib.get_close_matches(whole, known, 1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists them"
-        return f"there is no configuration key {whole}; {hint}"
-    missing = re.match(r"the following arguments are required: (.+)", message)
-    if missing:
-        return _what_is_missing(missing[1].split(", "))
-    key = re.match(r'Parser key "([^"]+)":', message)
-    rest = message[key.end() :] if key else message
-    nested = re.search(r"NestedArg\(key='([^']+)'", rest)
-    if nested and key:
-        return f"--{key[1]}.{nested[1]} is an option of a class, which has to be named before it: --{key[1]} CLASS"
-    # of a value that fits none of several types, what is wrong with the class that was named tells most
-    problem = re.search(
-        r"Problem with given class_path '([^']+)':(.+?)(?=\n\s*- |\n\s*Given value|\Z)", rest, re.DOTALL
-    )
-    if problem and key:
-        option = re.fullmatch(r"\s*Option '([^']+)' is not accepted\s*", problem[2])
-        if option:
-            return (
-                f"there is no configuration key {key[1]}.init_args.{option[1]}; {_nearest_option(problem[1], option[1])}"
-                f"--{key[1]}.help {problem[1]} lists those of its class"
-            )
-        rest = f"{problem[1]}: {problem[2]}"
-    no_class = re.search(r"Expected a dot import path string: (.+)", rest)
-    if no_class and key:
-        return _no_class(key[1], no_class[1].strip())
-    if key and (said := _of_several_types(rest)):
-        return f"{key[1]}: {said}"
-    rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
-    rest = re.sub(r"Expected an? (.+?)\. Got value:", r"expected \1 but got", rest, flags=re.DOTALL)
-    return " ".join([f"{key[1]}:" if key else "", *rest.split()]).strip()
-
-
-def _nearest_option(class_path: str, option: str) -> str:
-    """Return the option of a class that was meant, as a part of a sentence; empty where none is near."""
-    try:
-        options = inspect.signature(pkgutil.resolve_name(class_path)).parameters
-    except Exception:  # a short name, or what cannot be imported
-        return ""
-    near = difflib.get_close_matches(option, options, 1)
-    return f"did you mean {near[0]}? " if near else ""
-
-
-def _of_several_types(text: str) -> str | None:
-    """Return what to say of a value that is of none of several plain types; None where more than its type is wrong."""
-    given = re.search(r"Given value: (.*)\Z", text, re.DOTALL)
-    reasons = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
-    if "Does not validate against any of the Union subtypes" not in text or given is None:
-        return None
-    kinds = [
-        re.fullmatch(r"- Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]*)\])", line) for line in reasons
-    ]
-    if not kinds or not all(kinds):
-        return None
-    names = [("null" if kind[1] == "NoneType" else kind[1] or f"one of {kind[2]}") for kind in kinds if kind]
-    return f"expected {' or '.join(names)} but got {given[1].strip()}"

@@ -304,7 +304,8 @@ class RolloutDataModule(LightningDataModule):
     def builder(self) -> PromptBuilder:
         """The builder of prompts for the policy's tokenizer."""
         if self._builder is None or self._builder.tokenizer is not self.policy.tokenizer:
-            self._builder = builder_for(self.policy.tokenizer, self.prompts, self.inference.constrained)
+            constrained = bool(self.inference.constrained or self.rollout.config.constrained)
+            self._builder = builder_for(self.policy.tokenizer, self.prompts, constrained)
             self.policy.end_of_turn = self._builder.end_of_turn
             self.policy.thinks_in_tokens = self._builder.template.thinks_in_tokens
         return self._builder

@@ -88,7 +88,7 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
         if args.ckpt_path is not None:
             _load_checkpoint(policy, Path(args.ckpt_path))
     policy.tokenizer = LockedTokenizer(policy.tokenizer)
-    builder = builder_for(policy.tokenizer, prompts, inference.constrained)
+    builder = builder_for(policy.tokenizer, prompts, bool(inference.constrained or rollout.constrained))
     policy.end_of_turn = builder.end_of_turn
     if policy.config.adapter == "alora":
         inference.check_invocation(config.data.single_level)

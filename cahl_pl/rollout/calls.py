@@ -72,8 +72,8 @@ def builder_for(tokenizer: Any, prompts: PromptConfig, constrained: bool = False
     """
     if constrained and prompts.tool_format == "native":
         raise ConfigError(
-            "data.inference.constrained is true, but grammars know calls in our own form alone: set it to false, or "
-            "data.prompts.tool_format to another one than native"
+            "data.inference.constrained or data.rollout.constrained is true, but grammars know calls in our own form alone: "
+            "set them to false, or data.prompts.tool_format to another one than native"
         )
     builder = PromptBuilder(tokenizer, prompts)
     if builder.native is not None:

@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
 
@@ -37,12 +38,13 @@ from cahl_pl.rewards.alignment import align
 from cahl_pl.rewards.planner import execution_reward, holds
 from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.rewards.ways import way_of_plan
+from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.evaluation import greedy
 from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.runs.files import write_json
 from cahl_pl.startup.library_warnings import quiet_libraries
-from cahl_pl.types import GoldCall, Plan, SubTask, Task, ToolCall
+from cahl_pl.types import GoldCall, Plan, SubTask, Task, ToolCall, Trajectory
 from tools.quality.measure_credit import GivenPlans, centred
 
 
@@ -122,21 +124,21 @@ class Levels:
             part = slice(start, start + 4)
             episodes = self._play(self.training, config, tasks[part], written[part], 1 + start)
             paid = torch.tensor([execution_reward(episode) for episode in episodes])
-            worth += paid.unflatten(0, (-1, executions)).mean(1).tolist()
+            worth += paid.view(-1, executions).mean(1).tolist()
         alike = [
             likeness(parse_plan(self.builder.decode(one.ids.tolist())), task)
             for task, group in zip(tasks, written, strict=True)
             for one in group
         ]
-        return torch.tensor(worth).unflatten(0, (-1, plans)), torch.tensor(alike).unflatten(0, (-1, plans))
+        return torch.tensor(worth).view(-1, plans), torch.tensor(alike).view(-1, plans)
 
     def _written(self, task: Task) -> Completion:
         ids = torch.tensor(self.builder.completion(format_plan(gold_plan(task, self.builder.plans_in_words))))
         return Completion(ids, torch.zeros(len(ids)), True)
 
     def _play(
-        self, of: Rollout, config: object, tasks: Sequence[Task], plans: Sequence[list[Completion]], seed: int
-    ) -> list:
+        self, of: Rollout, config: RolloutConfig, tasks: Sequence[Task], plans: Sequence[list[Completion]], seed: int
+    ) -> list[Trajectory]:
         player = GivenPlans(of.engine, of.environment, of.planner_reward, of.executor_reward, config)
         player.plans = plans
         return player.run(self.policy, self.builder, tasks, torch.Generator().manual_seed(seed)).trajectories
@@ -147,7 +149,9 @@ def ways_of(task: Task) -> list[Task]:
     return [replace(task, gold=way, alternatives=()) for way in sorted(task.ways, key=len)]
 
 
-def measure(levels: Levels, folders: dict[str, Path], tasks: Sequence[Task], plans: int, executions: int) -> dict:
+def measure(
+    levels: Levels, folders: dict[str, Path], tasks: Sequence[Task], plans: int, executions: int
+) -> dict[str, Any]:
     """Return what is said of each pair of adapters, by its name."""
     several = [ways_of(task) for task in tasks if task.alternatives]
     able: dict[str, list[list[bool]]] = {}
@@ -177,7 +181,7 @@ def _best(can: Sequence[bool]) -> int:
     return can.index(True) if True in can else 0
 
 
-def table(found: dict) -> str:
+def table(found: dict[str, Any]) -> str:
     """Return success in percent as Markdown, a row an executor."""
     executors = found["executors"]
     columns = list(next(iter(executors.values()))["success"])
