@@ -125,7 +125,7 @@ class RolloutDataModule(LightningDataModule):
         alone = single_level if inference.single_level is None else inference.single_level
         if alone and (inference.plans > 1 or inference.replans):
             raise ValueError(
-                "data.inference has plans or replans, but episodes without a planner have no plan: leave them out"
+                "data.inference has plans or replans, which episodes without a planner have not: leave them out"
             )
         if turn_reward is not None and not single_level:  # the other way round is an overlay over a usual configuration
             raise ValueError("data.single_level is false, so that nothing would use data.turn_reward: leave that out")
@@ -167,8 +167,6 @@ class RolloutDataModule(LightningDataModule):
         self._started_round = -1
         self._rewards_ahead: dict[Role, BaseReward] = {}
 
-    # --- what Lightning asks for -----------------------------------------------------------------------------------
-
     def setup(self, stage: str) -> None:
         """Check that there is something to do, and that every role that is to learn has something to be compared with.
 
@@ -179,9 +177,7 @@ class RolloutDataModule(LightningDataModule):
         if stage == "validate" and self.validation_tasks is None and self.validation_benchmark is None:
             raise ConfigError("there is nothing to validate on: give data.validation tasks or a benchmark")
         if stage == "test" and not (self.test_tasks or self.benchmarks):
-            raise ConfigError(
-                "there is nothing to test on: give data.test at least one named set of tasks or benchmark"
-            )
+            raise ConfigError("there is nothing to test on: give data.test a named set of tasks or a benchmark")
         if stage == "predict" and self.requests is None and not self.test_tasks:
             raise ConfigError("there is nothing to predict: give data.requests, or data.test a named set of tasks")
         if stage != "fit":
@@ -228,10 +224,7 @@ class RolloutDataModule(LightningDataModule):
         return loaders + [self._loader(range(len(benchmark))) for benchmark in self.benchmarks.values()]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """Return the user's requests or, without any, the sets of tasks again: `predict` writes what `test` only counts.
-
-        Benchmarks write by themselves.
-        """
+        """Return the user's requests or, without any, the sets of tasks again; benchmarks write by themselves."""
         sources = self.test_tasks.values() if self.requests is None else [self.requests]
         return [self._loader(tasks) for tasks in sources]
 
@@ -286,8 +279,6 @@ class RolloutDataModule(LightningDataModule):
             "sampler": type(self.sampler).__name__,
             "single_level": self.single_level,
         }
-
-    # --- the stream ------------------------------------------------------------------------------------------------
 
     @property
     def _attached(self) -> Trainer:
@@ -430,8 +421,6 @@ class RolloutDataModule(LightningDataModule):
         return lambda: play_round(
             tasks, player, *own, lambda role, groups: module.comparisons_with_signal(role, groups, rewards[role])
         )
-
-    # --- evaluation ------------------------------------------------------------------------------------------------
 
     def evaluate(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
         """Return one greedy episode per task: the likeliest plan, and the likeliest output at each of its steps.

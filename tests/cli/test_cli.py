@@ -363,7 +363,7 @@ def test_other_verbs_have_folders_of_their_own_and_show_the_step_of_the_checkpoi
     ("verb", "sentence"),
     [
         ("validate", "there is nothing to validate on: give data.validation tasks or a benchmark"),
-        ("test", "there is nothing to test on: give data.test at least one named set of tasks or benchmark"),
+        ("test", "there is nothing to test on: give data.test a named set of tasks or a benchmark"),
         (
             "predict",
             "nothing would write what is predicted: add --trainer.callbacks+=cahl_pl.callbacks.PredictionWriter",
