@@ -265,6 +265,8 @@ class Trajectory:
         outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
         cut: whether it ended early, since its next prompt, with what tools answered, was longer than prompts may be.
         plan_thinking_tokens: how many tokens of the plan's text are its thought.
+        call_probabilities: for each step at which a gold call was due, by its index, how likely the executor was to make it;
+            None where the rewards do not ask.
     """
 
     task: Task
@@ -274,6 +276,7 @@ class Trajectory:
     outcome: float | None = None
     cut: bool = False
     plan_thinking_tokens: int = 0
+    call_probabilities: Mapping[int, float] | None = None
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from cahl_pl.callbacks.token_budget import TokenBudget
 from cahl_pl.datamodule import RolloutDataModule
-from cahl_pl.distributed import sum_over_processes
-from cahl_pl.metrics import ToolUse
+from cahl_pl.distributed import gather_over_processes, sum_over_processes
+from cahl_pl.metrics import ToolUse, is_success
 from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
 from cahl_pl.runs.folder import run_folder
@@ -29,8 +29,9 @@ class BeforeAfter(Callback):
     """Runs of the data module's test sets before the first step and after the last one.
 
     Writes `summary.json` into the run's folder, `{"test": {"before": 0.41, "after": 0.63}, ...}` (task success), with
-    every other value under `"details"`, and prints a table. `details["training"]` holds `steps`, the optimiser steps of both
-    roles, and `tokens`, what the rounds have sampled, if a `TokenBudget` counts them, else null.
+    every other value under `"details"`, and prints a table. `details[<test set>]["solved"]` says of each task, in order,
+    whether it was solved after training: 1 or 0, for intervals over tasks. `details["training"]` holds `steps`, the
+    optimiser steps of both roles, and `tokens`, what the rounds have sampled, if a `TokenBudget` counts them, else null.
 
     After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them, and
     `<test set>/tokens_per_task`, the tokens sampled for a task.
@@ -47,6 +48,7 @@ class BeforeAfter(Callback):
         self.before = before
         self._before: dict[str, dict[str, float]] = {}
         self._counts: dict[str, int] = {}  # tasks of each test set that `_before` is of
+        self._solved: dict[str, str] = {}  # of each test set what was measured last
         self._tested: dict[str, tuple[int, int]] = {}  # test set -> tokens and tasks
         self._evaluated_tokens = 0
 
@@ -85,7 +87,8 @@ class BeforeAfter(Callback):
             for name, values in after.items()
         }
         details: dict[str, Any] = {
-            name: {"before": before.get(name), "after": values} for name, values in after.items()
+            name: {"before": before.get(name), "after": values, "solved": self._solved.get(name)}
+            for name, values in after.items()
         }
         budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
         details["training"] = {"steps": trainer.global_step, "tokens": None if budget is None else budget.tokens}
@@ -156,8 +159,14 @@ class BeforeAfter(Callback):
             metric.update([])  # a process without a share, too, has something to add
             tokens: float = -data.evaluated_tokens
             share = range(trainer.global_rank, count, trainer.world_size)
+            solved: dict[int, bool] = {}
             for start in range(0, len(share), data.eval_batch_size):
-                metric.update(data.evaluate([tasks[i] for i in share[start : start + data.eval_batch_size]]))
+                some = share[start : start + data.eval_batch_size]
+                episodes = data.evaluate([tasks[i] for i in some])
+                metric.update(episodes)
+                solved |= dict(zip(some, map(is_success, episodes), strict=True))
+            everywhere = {i: done for part in gather_over_processes(solved) for i, done in part.items()}
+            self._solved[name] = "".join(str(int(everywhere[i])) for i in range(count))
             (tokens,) = sum_over_processes([float(tokens + data.evaluated_tokens)])
             result[name] = {tag: value.item() for tag, value in metric.compute().items()}
             result[name]["tokens_per_task"] = tokens / max(count, 1)

@@ -141,17 +141,19 @@ def grpo_loss(
         loss = loss - config.entropy * (entropy * weight).sum() / regularised.tokens
 
     with torch.no_grad():
-        stats = LossStats(
-            loss=loss.item(),
-            kl=(kl * weight).sum().item(),
-            low=((ratio < 1 - low) & (advantage < 0)).mul(weight).sum().item(),
-            high=((ratio > 1 + high) & (advantage > 0)).mul(weight).sum().item(),
-            ratio=(ratio * weight).sum().item(),
-            gap=gap.abs().sum().item(),
-            gap_max=gap.abs().max().item(),
-            capped=capped.mul(weight).sum().item(),
-            tokens=weight.sum().item(),
-        )
+        sums = {
+            "loss": loss,
+            "kl": (kl * weight).sum(),
+            "low": ((ratio < 1 - low) & (advantage < 0)).mul(weight).sum(),
+            "high": ((ratio > 1 + high) & (advantage > 0)).mul(weight).sum(),
+            "ratio": (ratio * weight).sum(),
+            "gap": gap.abs().sum(),
+            "gap_max": gap.abs().max(),
+            "capped": capped.mul(weight).sum(),
+            "tokens": weight.sum(),
+        }
+        # one copy to the host: each waits for the device
+        stats = LossStats(**dict(zip(sums, torch.stack([*sums.values()]).tolist(), strict=True)))
     return loss, stats
 
 

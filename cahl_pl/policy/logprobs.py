@@ -121,8 +121,8 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
     zeros = torch.zeros(mask.shape, device=device)
     logprobs = zeros.masked_scatter(mask, logprob)
     entropy = zeros.masked_scatter(mask, entropy_of)
-    sampled = pad_sequence([sample.sampled.to(device) for sample in batch.samples], batch_first=True)
-    return Scores(logprobs, entropy, mask & sampled)
+    sampled = pad_sequence([sample.sampled.cpu() for sample in batch.samples], batch_first=True)
+    return Scores(logprobs, entropy, mask & sampled.to(device, non_blocking=True))
 
 
 def _predictors(batch: MicroBatch, result: Pass) -> Tensor:

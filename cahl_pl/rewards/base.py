@@ -33,7 +33,13 @@ class BaseReward(ABC):
 
 
 class BasePlannerReward(BaseReward):
-    """R_h: what one plan is worth."""
+    """R_h: what one plan is worth.
+
+    Attributes:
+        reads_probabilities: it reads `Trajectory.call_probabilities`, which take a pass of the executor over each gold call.
+    """
+
+    reads_probabilities: bool = False
 
     @abstractmethod
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""R_h = w_param R_h,param + w_exe R_h,exe: it is paid for the values it finds and what its plan achieves."""
+"""R_h: a planner is paid for the values it finds and what the executor achieves, or is likely to achieve, with its plan."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?", re.ASCII)
 
 
 class PlannerReward(BasePlannerReward):
-    """R_h = w_param R_h,param + w_exe R_h,exe, renormalised where R_h,param is undefined.
+    """R_h = w_param R_h,param + w_exe R_h,exe + w_prob R_h,prob, renormalised where a component is undefined.
 
-    A plan is paid for what it asks for and what becomes of it, never for asking twice: see the two functions below.
+    A plan is paid for what it asks for and what becomes of it, never for asking twice: see the functions below.
 
     Args:
         w_param: weight of the argument values found in the plan.
         w_exe: weight of the execution's agreement with the gold calls.
+        w_prob: weight of how likely the executor is to make the gold calls, told what the plan tells it: a dense term without
+            the luck of sampling (ours).
         in_words: look for the values in what a sub-task says, where it maps no parameters; for planners that read the tools'
             names alone (`data.prompts.tool_format: names`).
 
@@ -38,22 +40,28 @@ class PlannerReward(BasePlannerReward):
         ValueError: a weight is negative or not finite, or all are zero.
     """
 
-    def __init__(self, w_param: float = 0.3, w_exe: float = 0.7, in_words: bool = False) -> None:
-        self.weights = check_weights(param=w_param, exe=w_exe)
+    def __init__(self, w_param: float = 0.3, w_exe: float = 0.7, in_words: bool = False, w_prob: float = 0.0) -> None:
+        weights = check_weights(param=w_param, exe=w_exe, prob=w_prob)
+        self.reads_probabilities = w_prob > 0
+        self.weights = weights if self.reads_probabilities else {"param": w_param, "exe": w_exe}
         self.in_words = in_words
 
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
-        """`param`: R_h,param of the plan. `exe`: R_h,exe, averaged over the plan's executions.
+        """`param`: R_h,param of the plan. `exe`, and `prob` where it counts: R_h,exe and R_h,prob, averaged over executions.
 
         Raises:
             ValueError: there is no trajectory.
         """
         if not trajectories:
             raise ValueError("a plan needs at least one trajectory: give one without steps if none was run")
-        return {
+        found = {
             "param": parameter_reward(plan, trajectories[0].task, self.in_words),
             "exe": sum(map(execution_reward, trajectories)) / len(trajectories),
         }
+        if self.reads_probabilities:
+            likely = [value for value in map(probability_reward, trajectories) if value is not None]
+            found["prob"] = sum(likely) / len(likely) if likely else None
+        return found
 
     def total(self, components: Mapping[str, float | None]) -> float:
         """sum(w r), renormalised to the defined components."""
@@ -146,6 +154,24 @@ def execution_reward(trajectory: Trajectory) -> float:
     total = sum(similarities[i, j] for i, j in align(similarities, precedence(task)))
     asked = named + max(0, len(subtasks) - named - 1)
     return float(total / max(len(task.gold), len(executed), asked))
+
+
+def probability_reward(trajectory: Trajectory) -> float | None:
+    """R_h,prob: how many of the gold calls the executor is expected to make, told what the plan tells it.
+
+    Each gold call counts by its probability at the step that it is due at (`Trajectory.call_probabilities`), whose
+    sub-task names a tool. The sum is divided as R_h,exe is, by max(number of gold calls, number of sub-tasks that are
+    more than one in text), so that a call that is asked for twice counts once and costs as a surplus sub-task.
+
+    Returns:
+        A number in [0, 1]; None where no call is needed, since any answer is as good there.
+    """
+    task, subtasks = trajectory.task, trajectory.plan.subtasks
+    if not task.gold:
+        return None
+    named = sum(subtask.tool is not None for subtask in subtasks)
+    asked = named + max(0, len(subtasks) - named - 1)
+    return sum((trajectory.call_probabilities or {}).values()) / max(len(task.gold), asked)
 
 
 def holds(text: str, value: Any) -> bool:

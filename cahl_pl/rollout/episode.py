@@ -53,6 +53,7 @@ class Episode:
     samples: list[list[Step]] = field(default_factory=list)  # of each step, all that was sampled
     cut: bool = False  # as that of a Trajectory
     plan_thinking_tokens: int = 0
+    call_probabilities: dict[int, float] | None = None  # as those of a Trajectory
 
 
 def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
@@ -64,6 +65,7 @@ def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
         tuple(steps),
         cut=episode.cut,
         plan_thinking_tokens=episode.plan_thinking_tokens,
+        call_probabilities=episode.call_probabilities,
     )
 
 

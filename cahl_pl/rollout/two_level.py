@@ -29,6 +29,7 @@ from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
 from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
+from cahl_pl.rollout.probability import Due, call_probabilities
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
 from cahl_pl.schema.references import Reference, look_up, read_text, replace_references
@@ -172,6 +173,8 @@ class Rollout:
                     ended, ended_by = completion.ended, completion.ended_by
                     follow = builder.next_step(ended, shown, episode.task, subtask, k + 2, ended_by)
                     episode.prompt = [*episode.prompt, *completion.ids.tolist(), *follow]
+        if self.planner_reward.reads_probabilities:
+            self._find_probabilities(policy, builder, episodes, [(e, k, prompt) for e, k, prompt, _ in sampled])
         # only now: a reward may depend on how the episode ends
         groups = []
         for episode, k, prompt, group in sampled:
@@ -182,6 +185,23 @@ class Rollout:
             totals = [checked_total(self.executor_reward, c, episode.task) for c in scored]
             groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
         return groups, count_tokens(groups)
+
+    def _find_probabilities(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        episodes: Sequence[Episode],
+        steps: Sequence[tuple[Episode, int, list[int]]],
+    ) -> None:
+        """Fill in `Episode.call_probabilities`: of the gold call that is due at each step, from its prompt on."""
+        for episode in episodes:
+            episode.call_probabilities = {}
+        calls = [(e, k, prompt, gold) for e, k, prompt in steps if (gold := e.targets[k].gold) is not None]
+        due = [Due(prompt, gold.call) for _, _, prompt, gold in calls]
+        found = call_probabilities(policy, builder, due, self.config.executor.temperature)
+        for (episode, k, _, _), probability in zip(calls, found, strict=True):
+            assert episode.call_probabilities is not None
+            episode.call_probabilities[k] = probability
 
     def _carry_out(self, episode: Episode, action: Action) -> Feedback | None:
         """Return the environment's answer to a call; an error message for an output that is neither call nor answer."""

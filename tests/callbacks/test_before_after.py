@@ -85,6 +85,7 @@ def test_the_summary_holds_success_before_and_after(data, trainer, tmp_path, cap
     details = summary["details"]["test"]
     assert details["before"]["plan/parse_error_rate"] == 1
     assert details["after"]["tools/calls_per_success"] == 1
+    assert details["solved"] == "11100"  # in the order of the tasks
     shown = capsys.readouterr().out
     assert "0.000 -> 0.600" in shown
     assert f"written: {tmp_path / 'run' / 'summary.json'}" in shown
@@ -260,6 +261,7 @@ def test_processes_share_the_tasks_and_add_up_what_they_found(data, trainer, mon
     """As the second of two, with sums as they are where both find the same; what is counted lies on the device."""
     metrics = []
     monkeypatch.setattr(before_after, "sum_over_processes", lambda values: [2 * value for value in values])
+    monkeypatch.setattr(before_after, "gather_over_processes", lambda own: [dict.fromkeys([0, 2, 4], True), own])
     monkeypatch.setattr(before_after, "ToolUse", lambda: metrics.append(ToolUse()) or metrics[-1])
     trainer.global_rank, trainer.world_size, trainer.is_global_zero = 1, 2, False
     callback = BeforeAfter()
@@ -267,6 +269,7 @@ def test_processes_share_the_tasks_and_add_up_what_they_found(data, trainer, mon
     tests, (odd,) = ([data.test_tasks[name][i].id for i in own] for name, own in (("test", [1, 3]), ("odd", [0])))
     assert data.asked == [tests]  # of the one odd task it has none
     assert callback._before["test"]["tokens_per_task"] == pytest.approx(2 * 23 / 5)
+    assert callback._solved["test"] == "10101"
     assert odd not in [task for asked in data.asked for task in asked]
     trainer.strategy.root_device = torch.device("meta")
     with pytest.raises(RuntimeError, match="meta"):  # no value can be read there

@@ -77,6 +77,18 @@ def test_what_was_used_longest_ago_gives_way_ends_first():
     assert found(store, "planner 0", [1, 2]) == 2
 
 
+def test_of_several_ends_the_oldest_gives_way_first():
+    store = PrefixStore(9)
+    for start in (1, 4, 7):
+        store.begin({"base"})
+        keep(store, "base", [start, start + 1, start + 2])
+    store.begin({"base"})
+    assert found(store, "base", [1, 2, 3]) == 3  # used again: now [4, 5, 6] is the oldest
+    store.begin({"base"})
+    keep(store, "base", [20, 21])
+    assert [found(store, "base", [i, i + 1, i + 2]) for i in (1, 4, 7)] == [3, 0, 3]
+
+
 def test_what_the_present_call_uses_stays_and_as_much_as_there_is_room_for_is_kept():
     store = PrefixStore(8)
     for _ in range(3):  # more than there is room for, in the same order: the first ones are found again

@@ -1,0 +1,91 @@
+"""The figure and the table of the results, from runs that are made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cahl_pl.errors import ConfigError
+from tools.make import results_figures
+from tools.make.results_figures import bootstrap, collect, draw, smoothed, solved, table
+
+TAGS = {"tools/calls_per_success": 1.5, "tools/invalid_rate": 0.1, "tools/redundant_rate": 0.0}
+
+
+def run(text, unseen="0101", start=None):
+    return {
+        "tokens": [100, 200, 300],
+        "success": [0.1, 0.2, 0.6],
+        "training": {"steps": 6, "tokens": 300_000},
+        "solved": {"test": text, "test_unseen_tools": unseen},
+        "start": start or {},
+        "test": TAGS,
+    }
+
+
+SYSTEMS = {
+    "freeze_high": {"0": run("1000"), "1": run("1100")},
+    "joint": {"0": run("1111", start={"test": 0.25}), "1": run("1110")},
+}
+
+
+def test_the_interval_is_over_seeds_and_tasks(monkeypatch):
+    assert bootstrap(np.ones((3, 20))) == (1.0, 1.0)
+    by_seed = np.array([[1.0] * 50, [0.0] * 50])  # seeds alone differ: both drawn alike in half of the draws
+    assert bootstrap(by_seed) == (0.0, 1.0)
+    by_task = np.array([[1.0] * 50 + [0.0] * 50] * 2)  # tasks alone: a mean of 0.5 with a deviation of 0.05
+    low, high = bootstrap(by_task)
+    assert low == pytest.approx(0.4, abs=0.015)
+    assert high == pytest.approx(0.6, abs=0.015)
+    assert bootstrap(by_task, by_task) == (0.0, 0.0)  # the same tasks are drawn for both
+
+
+def test_running_mean_by_hand():
+    assert smoothed(np.array([[1.0, 2.0, 6.0]]), 3).tolist() == [[1.5, 3.0, 4.0]]
+
+
+def test_the_table_has_the_best_first_and_says_how_far_others_are():
+    lines = table(SYSTEMS).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| joint", "| freeze_high"]
+    assert "87.5 [" in lines[2]
+    assert "100.0, 75.0" in lines[2]
+    assert "-50.0 [" in lines[3]
+    assert "| 1.50 | 10.0 | 0.0 | 300k |" in lines[3]
+    assert solved(SYSTEMS["joint"], "test").tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+def test_the_figure_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_figures, "IMAGES", tmp_path / "images")
+    assert draw("small", SYSTEMS).stat().st_size > 10_000
+
+
+def test_runs_are_read_from_their_folders(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = tmp_path / "joint-3" / "quickstart" / "version_0"
+    writer = SummaryWriter(str(folder))
+    for step in range(4):  # both roles' steps of a round log its tokens, the first its success
+        writer.add_scalar("rollout/tokens", 100 + step // 2, step)
+        if step % 2 == 0:
+            writer.add_scalar("task/success", 0.25 * step, step)
+    writer.close()
+    details = {"test": {"before": {"task/success": 0.5}, "after": TAGS, "solved": "10"}}
+    (folder / "summary.json").write_text(json.dumps({"details": {**details, "training": {"steps": 4, "tokens": 203}}}))
+    (found,) = collect(tmp_path)["joint"].values()
+    assert found["tokens"] == [100, 201]
+    assert found["success"] == [0.0, 0.5]
+    assert found["solved"] == {"test": "10"}
+    assert found["start"] == {"test": 0.5}
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        collect(tmp_path / "none")
+
+
+def test_what_is_stored_makes_a_table(monkeypatch):
+    root = Path(__file__).resolve().parents[3]
+    monkeypatch.setattr(results_figures, "DRAWS", 20)
+    for path in sorted((root / results_figures.DATA).glob("*.json")):
+        systems = json.loads(path.read_text(encoding="utf-8"))
+        assert len(table(systems).splitlines()) == len(systems) + 2

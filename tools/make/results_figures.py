@@ -1,0 +1,206 @@
+r"""Draw the figure and print the table of docs/results.md from the values stored in docs/data/results.
+
+    python -m tools.make.results_figures                                      # docs/images/results_*.png, and the tables
+    python -m tools.make.results_figures --collect toolworld2=runs/systems2   # first store what `cahl-pl compare` has left
+
+One file a world, `docs/data/results/WORLD.json`: of each system and seed the success of the sampled episodes over sampled
+tokens, and which test tasks the trained policy solves greedily. Intervals are of 95 % by bootstrap: seeds and tasks are drawn
+again with replacement, the same tasks for all seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahl_pl.commands.pipes import reader_may_leave
+from cahl_pl.errors import ConfigError
+
+DATA: Final = Path("docs/data/results")
+IMAGES: Final = Path("docs/images")
+FIRST: Final = "joint"
+"""The system that the others are compared with."""
+
+DRAWN: Final = ("joint", "freeze_high", "freeze_low", "single_level")
+"""Systems whose curves are drawn; all stand in the table."""
+
+DRAWS: Final = 10_000
+"""Draws of a bootstrap."""
+
+COLUMNS: Final = {
+    "calls per success": ("tools/calls_per_success", 1, 2),
+    "invalid %": ("tools/invalid_rate", 100, 1),
+    "redundant %": ("tools/redundant_rate", 100, 1),
+}
+"""Column -> tag, factor and digits of what is measured on `test`."""
+
+Solved = NDArray[np.float64]
+"""Whether each seed solves each task, [seeds, tasks]."""
+
+
+def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Read runs of `cahl-pl compare`: system -> seed -> values.
+
+    Args:
+        folder: its `--out`, with a folder SYSTEM-SEED for each run.
+
+    Raises:
+        ConfigError: it holds no finished run.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/**/summary.json")):
+        system, seed = path.relative_to(folder).parts[0].rsplit("-", 1)
+        details = json.loads(path.read_text(encoding="utf-8"))["details"]
+        training = details.pop("training")
+        events = EventAccumulator(str(path.parent), size_guidance={"scalars": 0}).Reload()
+        sampled = {event.step: event.value for event in events.Scalars("rollout/tokens")}
+        rounds = [(sampled[event.step], event.value) for event in events.Scalars("task/success")]
+        tokens = np.cumsum([spent for spent, _ in rounds]).astype(int).tolist()
+        found.setdefault(system, {})[seed] = {
+            "tokens": tokens,
+            "success": [round(value, 4) for _, value in rounds],
+            "training": training,
+            "solved": {name: values["solved"] for name, values in details.items()},
+            "start": {n: v["before"]["task/success"] for n, v in details.items() if v["before"] is not None},
+            "test": {tag: round(details["test"]["after"][tag], 6) for tag, _, _ in COLUMNS.values()},
+        }
+    if not found:
+        raise ConfigError(f"{folder} holds no finished run, SYSTEM-SEED/.../summary.json: give the --out of `compare`")
+    return found
+
+
+def solved(runs: dict[str, dict[str, Any]], test_set: str) -> Solved:
+    """Return what the seeds of a system have solved, [seeds, tasks]."""
+    return np.array([[float(c) for c in run["solved"][test_set]] for run in runs.values()])
+
+
+def bootstrap(values: Solved, other: Solved | None = None) -> tuple[float, float]:
+    """Return the 95 % interval of mean success, or of what it is above another system's.
+
+    Args:
+        values: of a system.
+        other: of another one, the same tasks; its seeds are drawn apart.
+    """
+    rng = np.random.default_rng(0)
+    means = np.empty(DRAWS)
+    for i in range(DRAWS):
+        tasks = rng.integers(values.shape[1], size=values.shape[1])
+        means[i] = values[rng.integers(len(values), size=len(values))][:, tasks].mean()
+        if other is not None:
+            means[i] -= other[rng.integers(len(other), size=len(other))][:, tasks].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def table(systems: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return the table as Markdown, a row a system, those of the highest success first."""
+    order = sorted(systems, key=lambda name: -solved(systems[name], "test").mean())
+    sets = list(next(iter(systems[order[0]].values()))["solved"])
+    head = ["system", "`test`, %", "each seed", f"above {FIRST}"]
+    head += [f"`{name}`, %" for name in sets if name != "test"] + [*COLUMNS, "tokens sampled"]
+    lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    for name in order:
+        runs = systems[name]
+        values = solved(runs, "test")
+        cells = [name, _with_interval(values), ", ".join(f"{100 * v:.1f}" for v in values.mean(1))]
+        if name == FIRST or FIRST not in systems:
+            cells.append("")
+        else:
+            other = solved(systems[FIRST], "test")
+            low, high = bootstrap(values, other)
+            cells.append(f"{100 * (values.mean() - other.mean()):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        cells += [_with_interval(solved(runs, one)) for one in sets if one != "test"]
+        for tag, factor, digits in COLUMNS.values():
+            cells.append(f"{factor * np.mean([run['test'][tag] for run in runs.values()]):.{digits}f}")
+        tokens = [run["training"]["tokens"] for run in runs.values() if run["training"]["tokens"]]
+        cells.append(f"{np.mean(tokens) / 1000:.0f}k" if tokens else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _with_interval(values: Solved) -> str:
+    low, high = bootstrap(values)
+    return f"{100 * values.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def smoothed(values: NDArray[np.float64], width: int = 5) -> NDArray[np.float64]:
+    """Return the running mean over rounds, [seeds, rounds]; of fewer at the ends."""
+    half = width // 2
+    padded = np.pad(values, ((0, 0), (half, half)), constant_values=np.nan)
+    shifted = [padded[:, i : i + values.shape[1]] for i in range(width)]
+    return np.asarray(np.nanmean(np.stack(shifted), axis=0))
+
+
+def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
+    """Draw success over sampled tokens with bands over seeds and, at the right, greedy success at the end; return the file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.6), sharey=True, gridspec_kw={"width_ratios": (2, 1)}, layout="constrained"
+    )
+    shown = [name for name in DRAWN if name in systems]
+    for place, name in enumerate(shown):
+        runs = list(systems[name].values())
+        rounds = min(len(run["success"]) for run in runs)
+        values = 100 * smoothed(np.array([run["success"][:rounds] for run in runs]))
+        tokens = np.mean([run["tokens"][:rounds] for run in runs], axis=0) / 1e6
+        (line,) = left.plot(tokens, values.mean(0), label=name.replace("_", " "))
+        left.fill_between(tokens, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, lw=0)
+        end = solved(systems[name], "test")
+        low, high = bootstrap(end)
+        mean = end.mean()
+        right.errorbar(
+            place,
+            100 * mean,
+            [[100 * (mean - low)], [100 * (high - mean)]],
+            fmt="o",
+            ms=5,
+            capsize=4,
+            color=line.get_color(),
+        )
+        right.plot([place + 0.15] * len(end), 100 * end.mean(1), ".", ms=4, alpha=0.6, color=line.get_color())
+        for run in runs[:1]:
+            if "test" in run["start"]:
+                right.plot(place, 100 * run["start"]["test"], "_", ms=14, color=line.get_color(), alpha=0.6)
+    left.set(
+        xlabel="sampled tokens, million", ylabel="success, %", title="sampled episodes, running mean over 5 rounds"
+    )
+    left.legend(fontsize=8)
+    right.set_xticks(range(len(shown)), [name.replace("_", "\n") for name in shown], fontsize=8)
+    right.set(title="greedy on `test`, after training", xlim=(-0.5, len(shown) - 0.5))
+    left.set_ylim(bottom=0)
+    IMAGES.mkdir(exist_ok=True)
+    path = IMAGES / f"results_{world}.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+@reader_may_leave()
+def main() -> None:
+    """Parse, collect, draw, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", nargs="+", default=[], metavar="WORLD=FOLDER", help="store these before drawing")
+    args = parser.parse_args()
+    for text in args.collect:
+        world, _, folder = text.partition("=")
+        DATA.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(collect(Path(folder)), separators=(",", ":")).replace('},"', '},\n"')
+        (DATA / f"{world}.json").write_text(content + "\n", encoding="utf-8")
+    for path in sorted(DATA.glob("*.json")):
+        systems = json.loads(path.read_text(encoding="utf-8"))
+        print(f"\n{path.stem}\n\n{table(systems)}\n\nwritten: {draw(path.stem, systems)}")
+
+
+if __name__ == "__main__":
+    main()
