@@ -43,7 +43,7 @@ class ExecutableEnvironment(Environment):
     runs_tools = True
     tools_option = "toolkit"
 
-    def __init__(self, toolkit: Toolkit | str, max_characters: int = 2000) -> None:
+    def __init__(self, toolkit: str | Toolkit, max_characters: int = 2000) -> None:
         if max_characters < 3:
             raise ValueError(f"max_characters must be at least 3, got {max_characters}")
         self.tools_source = toolkit if isinstance(toolkit, str) else _path_of(toolkit)

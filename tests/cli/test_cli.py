@@ -173,6 +173,14 @@ def test_verbs_that_only_read_a_configuration_name_the_whole_key_too(tmp_path, c
         )
 
 
+def test_a_file_of_tools_stays_what_it_is_in_the_configuration_that_a_run_writes(capsys):
+    """Not what jsonargparse writes of a function that it cannot find: the run's own config.yaml has to run again."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "-c", "quickstart", "--data.environment.init_args.toolkit=my_tools.py", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["environment"]["init_args"]["toolkit"] == "my_tools.py"
+
+
 def test_a_value_of_a_wrong_type_is_told_in_plain_words_with_its_line(fail, tmp_path):
     key = "data.rollout.planner.max_thinking_tokens"
     for value in ("many", "1.5"):

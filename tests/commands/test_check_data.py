@@ -154,7 +154,7 @@ def test_tools_that_the_configured_toolkit_lacks_are_told_with_the_key_that_give
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bells.py").write_text(MODULE)
     cure = "--data.environment.init_args.toolkit bells.py"
-    which = "(ExecutableEnvironment with toolkit: cahl_pl.toolworld.offers.toolkit)"
+    which = "(ExecutableEnvironment with toolkit: cahl_pl.toolworld.toolkit)"
     (tmp_path / "rows.jsonl").write_text(json.dumps(bell("r", state=None)))
     assert main(run_of(tiny_model)) == 1
     said = (
