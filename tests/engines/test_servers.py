@@ -36,6 +36,17 @@ def move(policy, role="planner"):
     policy.version[role] += 1
 
 
+def revive_after(witness, answers, dead, **state):
+    """Give a server another state once another one has answered so often."""
+
+    def change(choices):
+        if witness.answered == answers:
+            dead.__dict__.update(state)
+        return choices
+
+    witness.change = change
+
+
 @pytest.fixture
 def expected(stub, policy, tmp_path):
     """What one server alone answers."""
@@ -100,7 +111,7 @@ def test_one_that_is_back_gets_the_present_adapter_before_it_is_asked(stub, poli
 def test_one_that_comes_back_within_a_round_takes_part_in_it_again(stub, policy, tmp_path, expected, capsys):
     flaky, other = stub(seconds=0.02), stub(seconds=0.5)
     flaky.dies_after = 1
-    threading.Timer(0.5, lambda: setattr(flaky, "dies_after", None)).start()
+    revive_after(other, 3, flaky, dies_after=None)
     assert generate(engine_of([flaky, other], tmp_path, concurrency=1), policy) == expected
     assert flaky.answered > 1
     lines = capsys.readouterr().out.splitlines()
@@ -176,7 +187,7 @@ def test_one_that_refuses_the_adapters_when_it_is_back_stays_out(stub, policy, t
     other, again = stub(seconds=0.2), stub()
     engine = engine_of([other, again], tmp_path, concurrency=1)
     again.dies_after = 1
-    threading.Timer(0.5, lambda: again.__dict__.update(dies_after=None, adapters={}, reads=False)).start()
+    revive_after(other, 3, again, dies_after=None, adapters={}, reads=False)
     assert len(generate(engine, policy)) == len(PROMPTS)
     assert again.answered == 1
     assert "cannot read data.engine.adapter_folder" in capsys.readouterr().out
