@@ -164,7 +164,7 @@ def test_tools_that_the_configured_toolkit_lacks_are_told_with_the_key_that_give
     (tmp_path / "rows.jsonl").write_text(json.dumps(bell("r")))
     assert main(run_of(tiny_model)) == 1
     assert (
-        f"is refused by the environment {which}: correct its state, or these tools; for tools of your own: {cure}"
+        f"is refused by the environment {which}: correct their state, or these tools; for tools of your own: {cure}"
         in (capsys.readouterr().out)
     )
 
