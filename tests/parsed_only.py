@@ -55,7 +55,6 @@ PARSED_ONLY = {
     ("log.md", "python -m tools.quality.measure_constrained"): "minutes; tests/tools/quality",
     ("log.md", "python -m tools.quality.measure_levels"): "FOLDER stands for adapters; tests/tools/quality",
     ("log.md", "python -m tools.quality.measure_invalid"): "minutes; tests/tools/quality/test_measure_invalid.py",
-    ("log.md", "python -m tools.quality.measure_native"): "needs a server; tests/tools/quality/test_measure_native.py",
     ("README.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     ("speed.md", "python -m tools.speed.benchmark_grpo"): "needs trl",
     (
