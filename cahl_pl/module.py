@@ -117,7 +117,9 @@ class CAHLModule(LightningModule):
         check_precision(self.trainer)
         if self.trainer.training:
             check_attention(self.trainer.strategy.root_device, self.policy.config)
-        self.policy.load(self.trainer.strategy.root_device, self._longest())
+        data = getattr(self.trainer, "datamodule", None)
+        examine = data.check_prompts if isinstance(data, RolloutDataModule) else None
+        self.policy.load(self.trainer.strategy.root_device, self._longest(), examine)
         if self.policy.config.check_base:
             check_computation(self.policy)
         for role in ROLES:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +26,15 @@ _OTHERS = {
     "cpmant": "puts tokens of its own before each row",
     "openai-gpt": "takes no mask of who sees whom",
     "gpt_neo": "counts the window of its local layers in the row, not in the sequence",
+    "minimax": "takes no cache but one of its own",
+    "falcon_mamba": "cannot go on from the states of several sequences (so in transformers)",
     "bloom": "takes distances (ALiBi) from the row, not from the sequence",
 }
 # families with states whose configurations do not list types of layers in older versions of transformers
 _WITHOUT_TYPES = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba", "zamba2"}
 _LEARNED_POSITIONS = {"gpt2", "gpt_bigcode", "opt", "biogpt", "gptj", "codegen", "ctrl"}
+_READS_WINDOWS = re.compile("sliding_window|sliding_attention")
+_READS_CHUNKS = re.compile("attention_chunk_size|chunked_attention|chunked_causal")
 _ADVICE = "choose another base, such as Qwen3, Llama 3 or Gemma 3"
 
 
@@ -76,6 +83,9 @@ def check_base(config: Any, policy: PolicyConfig) -> None:
 
 def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
     text = config.get_text_config()
+    known = _model_class(config)
+    if known is None and "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
+        yield f"is no causal language model to transformers: {_ADVICE}"
     if text.model_type in _OTHERS:
         yield f"{_OTHERS[text.model_type]}, so that sequences cannot share a row: {_ADVICE}"
     if _uses_alibi(text):
@@ -101,14 +111,34 @@ def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
                 "carries states from token to token, which an adapter that acts from the middle of a prompt cannot take over: "
                 "set model.policy.adapter to lora"
             )
-    kind = _model_class(config)
-    if kind is not None:
-        if policy.attention == "sdpa" and not kind._supports_sdpa:
+    if known is not None:
+        if policy.attention == "sdpa" and not known._supports_sdpa:
             yield "has no sdpa attention in transformers: set model.policy.attention to eager"
-        if policy.attention == "flex_attention" and not kind._supports_flex_attn:
+        if policy.attention == "flex_attention" and not known._supports_flex_attn:
             yield "has no FlexAttention in transformers: set model.policy.attention to sdpa or eager"
-        if policy.gradient_checkpointing and not kind.supports_gradient_checkpointing:
+        if policy.gradient_checkpointing and not known.supports_gradient_checkpointing:
             yield "cannot recompute its activations: set model.policy.gradient_checkpointing to false"
+
+
+def forget_unread(model: Any) -> None:
+    """Clear what a model's configuration says of windows and chunks where its code never reads it.
+
+    transformers keeps any key of a `config.json`. A `sliding_window` in one of a family without windows (Llama, OLMo 2) is
+    none to the model, and it would be one to the masks that are made here.
+
+    Args:
+        model: as it was loaded, or on the meta device.
+    """
+    code = inspect.getsource(sys.modules[type(decoder_of(model)).__module__])
+    config = model.config.get_text_config()
+    windows, chunks = bool(_READS_WINDOWS.search(code)), bool(_READS_CHUNKS.search(code))
+    listed = getattr(config, "layer_types", None)
+    unread = {"sliding_window": windows, "attention_chunk_size": chunks}
+    if listed and MASKED.issuperset(listed):
+        unread["layer_types"] = (windows or chunks) and bool(re.search(r"layer_types?\b|attention_type", code))
+    for name, is_read in unread.items():
+        if not is_read and getattr(config, name, None) is not None:
+            setattr(config, name, None)
 
 
 def _clamps_steps(text: Any) -> bool:

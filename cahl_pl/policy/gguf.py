@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.weights import check_weights
+
 
 def safetensors_of(folder: Path, gguf_file: str) -> Path:
     """Return the folder of the converted model; converts it if that has not been done.
@@ -62,7 +65,14 @@ def _convert(folder: Path, gguf_file: str, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.bfloat16)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=gguf_file,
+        dtype=torch.bfloat16,
+        ignore_mismatched_sizes=True,  # `check_weights` names them
+        output_loading_info=True,
+    )
+    check_weights(model, found, PolicyConfig(model=str(folder / gguf_file)))  # the copy will lack nothing
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
