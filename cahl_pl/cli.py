@@ -79,16 +79,19 @@ class SaveConfig(SaveConfigCallback):
         Where a run goes on with other values, those that it had stay in `config.until-step-N.yaml`.
         """
         path = Path(trainer.log_dir or ".") / "config.yaml"
-        before = path.read_text(encoding="utf-8") if trainer.is_global_zero and path.exists() else None
+        before = path.read_bytes() if trainer.is_global_zero and path.exists() else None
         super().setup(trainer, pl_module, "fit")
-        if before is not None and path.exists() and _settings(before) != _settings(path.read_text(encoding="utf-8")):
+        if before is not None and path.exists() and _settings(before) != _settings(path.read_bytes()):
             kept = path.with_name(f"config.until-step-{trainer.global_step:06d}.yaml")
-            kept.write_text(before, encoding="utf-8")
+            kept.write_bytes(before)
 
 
-def _settings(text: str) -> Any:
-    """Return what a `config.yaml` holds, but for the checkpoint, which differs at every start."""
-    content = yaml.safe_load(text)
+def _settings(text: bytes) -> Any:
+    """Return what a `config.yaml` holds, but for the checkpoint, which differs at every start; a damaged one as it is."""
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return text
     return (
         {key: value for key, value in content.items() if key != "ckpt_path"} if isinstance(content, dict) else content
     )

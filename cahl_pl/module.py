@@ -133,7 +133,7 @@ class CAHLModule(LightningModule):
         if rollout is None:
             return 0
         config: RolloutConfig = rollout.config
-        return config.max_prompt_tokens + max(config.planner.max_new_tokens, config.executor.max_new_tokens)
+        return config.longest
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.

@@ -10,7 +10,7 @@ import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy.bases import auto_class, decoder_of, expert_weights, forget_unread, keeps_states
+from cahl_pl.policy.bases import auto_class, check_length, decoder_of, expert_weights, forget_unread, keeps_states
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.folded_attention import is_foldable
 from cahl_pl.policy.loading import read_config
@@ -120,14 +120,19 @@ class Settings:
         return max(self.max_tokens_per_micro_batch, self.max_prompt_tokens + self.new_tokens[role] - 1)
 
 
-def shape_of(policy: PolicyConfig) -> ModelShape:
+def shape_of(policy: PolicyConfig, longest: int = 0) -> ModelShape:
     """Return the shape of the configured model, counted on the meta device: no weights are read, a `config.json` suffices.
 
+    Args:
+        policy: base and adapters.
+        longest: tokens of the longest sequence; 0 where that is not known.
+
     Raises:
-        ConfigError: the model's configuration cannot be found, or is of a kind that cannot be counted.
+        ConfigError: sequences may become too long for the base, or it is of a kind that cannot be counted.
         PolicyError: the model cannot be found or used (`read_config`), or carry no adapters.
     """
     config = read_config(policy, converts=False)
+    check_length(config, policy.model, longest)
     try:
         with torch.device("meta"):
             model: Any = auto_class(config).from_config(config, trust_remote_code=policy.trust_remote_code)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from cahl_pl.errors import PolicyError
+from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.masks import MASKED, layer_types
 from cahl_pl.policy.row_cache import STATES_ARE_KNOWN
@@ -177,6 +177,18 @@ class LengthLimit:
     tokens: int
     reason: str
 
+    def check(self, model: str, longest: int) -> None:
+        """Check that sequences are not longer.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if longest > self.tokens:
+            raise ConfigError(
+                f"a sequence may have {longest} tokens, but the base {model!r} takes {self.tokens} at most: it "
+                f"{self.reason}; lower data.rollout.max_prompt_tokens or max_new_tokens"
+            )
+
 
 def length_limit(config: Any) -> LengthLimit | None:
     """Return up to which length a sequence is computed rightly in any company; None: at any length.
@@ -199,6 +211,40 @@ def length_limit(config: Any) -> LengthLimit | None:
         tokens = text.max_position_embeddings
         found.append(LengthLimit(tokens, f"knows no more positions (max_position_embeddings {tokens})"))
     return min(found, key=lambda limit: limit.tokens, default=None)
+
+
+def positions_known(config: Any) -> int | None:
+    """Return up to how many positions a base was made for, where it computes longer sequences as it does others."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or keeps_states(config):
+        return None
+    # where frequencies are stretched, some configurations count stretched positions, some do not
+    factors = [float(rope.get("factor") or 1) for rope in _ropes(text) if rope.get("rope_type") != "default"]
+    return int(positions * max([1.0, *factors]))
+
+
+def check_length(config: Any, model: str, longest: int) -> None:
+    """Check that a base can take sequences of so many tokens; warn where it was made for fewer.
+
+    Args:
+        config: of the model.
+        model: its name, for the message.
+        longest: tokens of the longest sequence.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    limit, known = length_limit(config), positions_known(config)
+    if limit is not None:
+        limit.check(model, longest)
+    elif known is not None and longest > known:
+        print(
+            f"warning: a sequence may have {longest:,} tokens, but the base {model!r} was made for {known:,} "
+            "(max_position_embeddings in its config.json), and is likely to write nonsense beyond: lower "
+            "data.rollout.max_prompt_tokens or max_new_tokens",
+            file=sys.stderr,
+        )
 
 
 def _ropes(text: Any) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.errors import PolicyError
 from cahl_pl.policy.adapter_dtype import compute_in_base_dtype
-from cahl_pl.policy.bases import LengthLimit, decoder_of, forget_unread, keeps_states, length_limit
+from cahl_pl.policy.bases import LengthLimit, check_length, decoder_of, forget_unread, keeps_states, length_limit
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.folded_attention import decoding_attention, folded_attention
 from cahl_pl.policy.kv_cache import Mask
@@ -92,7 +92,7 @@ class Policy(nn.Module):
         check_adapters(self.config)
         base_config = read_config(self.config)
         self._length_limit = length_limit(base_config)
-        self.check_length(longest)
+        check_length(base_config, self.config.model, longest)
         if examine is not None:
             examine(load_tokenizer(self.config, base_config))
         self.tokenizer, base = load_base(self.config, base_config, torch.device(device))
@@ -147,12 +147,8 @@ class Policy(nn.Module):
         Raises:
             ConfigError: it cannot.
         """
-        limit = self._length_limit
-        if limit is not None and longest > limit.tokens:
-            raise ConfigError(
-                f"a sequence may have {longest} tokens, but the base {self.config.model!r} takes {limit.tokens} at most: it "
-                f"{limit.reason}; lower data.rollout.max_prompt_tokens or max_new_tokens"
-            )
+        if self._length_limit is not None:
+            self._length_limit.check(self.config.model, longest)
 
     def attention_mask(self, seen: Tensor | Intervals, queries: Tensor, keys: Tensor) -> Mask:
         """Return the mask that the model takes, [R, 1, Q, K]; by layer type where its layers do not all see the same.

@@ -1,4 +1,4 @@
-"""Files that do not hold the weights of the model that config.json describes are refused, by names; what may be missing is not."""
+"""Files without the weights that config.json describes are refused, by their names; what may be missing is no fault."""
 
 from __future__ import annotations
 
@@ -61,11 +61,23 @@ def with_norm(weights):
 FAULTS = {
     "no head": (drop(HEAD), {}, r"lm_head\.weight is not in the files, and would start from random"),
     "no MLP": (drop(f"{LAYER}mlp"), {}, r"layers\.1\.mlp\.down_proj\.weight, .*up_proj\.weight are not in the files"),
-    "more layers": (drop(), {"num_hidden_layers": 3, "layer_types": None}, r"layers\.2\.\S+, \S+, \S+ and 9 more are not in the files"),
-    "fewer layers": (drop(), {"num_hidden_layers": 1, "layer_types": None}, r"has no place for model\.layers\.1\..* more; .*check_base to"),
+    "more layers": (
+        drop(),
+        {"num_hidden_layers": 3, "layer_types": None},
+        r"layers\.2\.\S+, \S+, \S+ and 9 more are not in the files",
+    ),
+    "fewer layers": (
+        drop(),
+        {"num_hidden_layers": 1, "layer_types": None},
+        r"has no place for model\.layers\.1\..* more; .*check_base to",
+    ),
     "classifier": (as_classifier, {}, r"lm_head\.weight is not in the files"),
     "unknown norm": (with_norm, {}, r"has no place for model\.layers\.1\.self_attn\.q_norm\.weight;"),
-    "wider": (drop(), {"intermediate_size": 96}, r"down_proj\.weight is 32 x 64 in the files and 32 x 96 by config\.json"),
+    "wider": (
+        drop(),
+        {"intermediate_size": 96},
+        r"down_proj\.weight is 32 x 64 in the files and 32 x 96 by config\.json",
+    ),
 }
 
 
@@ -122,7 +134,9 @@ def test_a_gguf_file_that_lacks_weights_leaves_no_copy(tiny_model, tmp_path, mon
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    monkeypatch.setitem(sys.modules, "gguf", sys)  # a stand-in: the package reads the file, which transformers does not here
+    monkeypatch.setitem(
+        sys.modules, "gguf", sys
+    )  # a stand-in: the package reads the file, which transformers does not here
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "base.gguf").write_bytes(b"GGUF")
     found = {"missing_keys": {"model.norm.weight"}, "unexpected_keys": set(), "mismatched_keys": set()}
