@@ -18,7 +18,7 @@ _MIXES_TOKENS = re.compile(r"att|mamba|mixer|conv")  # in a module's path, of wh
 # Of state space layers, what their fused kernels take the weights of, without the adapter; of Gemma 3n, what is not always run
 _UNFIT = re.compile(r"(mamba|mixer)\.(out_proj|x_proj|dt_proj)$|altup")
 # PEFT takes these for projections of experts wherever they lie, and asks for the other half too (AFMoE's gate of attention)
-_PART_OF_EXPERTS = re.compile(r"\.(gate_proj|up_proj|w1|w3)$")
+_PART_OF_EXPERTS = re.compile(r"att\w*\.(gate_proj|up_proj|w1|w3)$")
 _LEAVING_THE_BASE = ("default", "gaussian", "orthogonal")
 _CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
