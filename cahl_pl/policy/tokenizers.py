@@ -14,7 +14,7 @@ def tokenizer_of(folder: str, config: PolicyConfig) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    kwargs = {"trust_remote_code": config.trust_remote_code}
+    kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     # For some model types (Qwen2 among them) AutoTokenizer builds the class of that type whatever the folder says, and
     # that class replaces the pre-tokenizer of tokenizer.json: the model then reads ids that it was never trained on.
     said = get_tokenizer_config(folder, **kwargs).get("tokenizer_class")
