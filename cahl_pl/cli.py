@@ -107,12 +107,12 @@ class SaveConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, "fit")
             return
         path = run_folder(trainer) / "config.yaml"
-        before = path.read_text(encoding="utf-8") if path.exists() else None
+        before = path.read_bytes() if path.exists() else None
         note_run(trainer)
         super().setup(trainer, pl_module, "fit")
-        if before is not None and path.exists() and _settings(before) != _settings(path.read_text(encoding="utf-8")):
+        if before is not None and path.exists() and _settings(before) != _settings(path.read_bytes()):
             kept = path.with_name(f"config.until-step-{trainer.global_step:06d}.yaml")
-            kept.write_text(before, encoding="utf-8")
+            kept.write_bytes(before)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write, in the run's folder, which is not what Lightning takes for it with every logger.
@@ -128,9 +128,12 @@ class SaveConfig(SaveConfigCallback):
         self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
 
 
-def _settings(text: str) -> Any:
-    """Return what a `config.yaml` holds, but for the checkpoint, which differs at every start."""
-    content = yaml.safe_load(text)
+def _settings(text: bytes) -> Any:
+    """Return what a `config.yaml` holds, but for the checkpoint, which differs at every start; a damaged one as it is."""
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return text
     return (
         {key: value for key, value in content.items() if key != "ckpt_path"} if isinstance(content, dict) else content
     )

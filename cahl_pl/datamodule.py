@@ -291,6 +291,14 @@ class RolloutDataModule(LightningDataModule):
         policy: Policy = self._attached.lightning_module.policy  # type: ignore[assignment]
         return policy
 
+    def check_prompts(self, tokenizer: Any) -> None:
+        """Check that prompts can be made for a tokenizer, before the weights of its model are loaded.
+
+        Raises:
+            ConfigError: they cannot; see `PromptBuilder`.
+        """
+        PromptBuilder(tokenizer, self.prompts)
+
     @property
     def builder(self) -> PromptBuilder:
         """The builder of prompts for the policy's tokenizer."""

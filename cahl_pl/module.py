@@ -119,7 +119,9 @@ class CAHLModule(LightningModule):
         check_precision(self.trainer)
         if self.trainer.training:
             check_attention(self.trainer.strategy.root_device, self.policy.config)
-        self.policy.load(self.trainer.strategy.root_device, self._longest())
+        data = getattr(self.trainer, "datamodule", None)
+        examine = data.check_prompts if isinstance(data, RolloutDataModule) else None
+        self.policy.load(self.trainer.strategy.root_device, self._longest(), examine)
         if self.policy.config.check_base:
             check_computation(self.policy)
         for role in ROLES:
@@ -133,7 +135,7 @@ class CAHLModule(LightningModule):
         if rollout is None:
             return 0
         config: RolloutConfig = rollout.config
-        return config.max_prompt_tokens + max(config.planner.max_new_tokens, config.executor.max_new_tokens)
+        return config.longest
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.

@@ -73,7 +73,7 @@ SYMBOLS = (
         "cahl_pl/policy/noise.py", "transformers.modeling_layers:GradientCheckpointingLayer.gradient_checkpointing"
     ),
     Foreign("cahl_pl/policy/lora.py", "transformers.pytorch_utils:Conv1D"),
-    Foreign("cahl_pl/policy/loading.py", "transformers.models.auto.tokenization_auto:get_tokenizer_config"),
+    Foreign("cahl_pl/policy/tokenizers.py", "transformers.models.auto.tokenization_auto:get_tokenizer_config"),
     Foreign("cahl_pl/policy/adapter_dtype.py", "peft.tuners.lora:LoraLayer().cast_input_dtype_enabled"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.set_requires_grad[adapter_names]"),
     Foreign("cahl_pl/policy/policy.py", "peft:PeftModel.disable_adapter"),

@@ -51,11 +51,9 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
             raise ConfigError(f"data.engine is {data.engine.class_path}, whose memory is not known: plan without it")
         engine = TransformersEngine(**data.engine.init_args.as_dict())
     common, roles = config.model.grpo, (config.model.planner_grpo, config.model.executor_grpo)
-    rollout = data.rollout.as_dict()
-    planner, executor = (Sampling(**rollout.pop(role)) for role in ROLES)
     return settings_of(
         policy,
-        RolloutConfig(**rollout, planner=planner, executor=executor),
+        _rollout(config),
         config.model.max_tokens_per_micro_batch,
         data.tasks_per_round,
         engine,
@@ -64,6 +62,12 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         data.eval_batch_size if data.validation or data.test else 0,
         references_of(policy, data.warm_start_rounds, [common.kl if own.kl is None else own.kl for own in roles]),
     )
+
+
+def _rollout(config: Any) -> RolloutConfig:
+    rollout = config.data.rollout.as_dict()
+    planner, executor = (Sampling(**rollout.pop(role)) for role in ROLES)
+    return RolloutConfig(**rollout, planner=planner, executor=executor)
 
 
 def plan(shape: ModelShape, settings: Settings, sizes: list[float]) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def run(arguments: list[str]) -> None:
     quiet_libraries()
     config = read_config(rest)
     policy = policy_of(config)
-    shape = shape_of(policy)
+    shape = shape_of(policy, _rollout(config).longest)
     planned = {n: plan(shape, settings_for(config, policy, n), args.gpu_gib) for n in (1, 2)}
     if args.json:
         print(json.dumps({"model": policy.model, "shape": asdict(shape), "devices": planned}))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cahl_pl.engines.base import Sampling
 from cahl_pl.engines.local import TransformersEngine
-from cahl_pl.errors import PolicyError
+from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.policy.folded_attention import folded_attention
 from cahl_pl.policy.forward import run
 from cahl_pl.policy.packing import pack
@@ -40,16 +40,23 @@ def check_computation(policy: Policy) -> None:
         problem = _difference(policy)
     policy.prefixes.forget()
     if problem is not None:
-        kind = policy.causal_lm.config.get_text_config().model_type
         raise PolicyError(
-            f"the base {policy.config.model!r} ({kind}) would be trained wrongly: {problem}; choose another base, or set "
+            f"the base {_name(policy)} would be trained wrongly: {problem}; choose another base, or set "
             "model.policy.check_base to false to use it all the same"
         )
 
 
+def _name(policy: Policy) -> str:
+    return f"{policy.config.model!r} ({policy.causal_lm.config.get_text_config().model_type})"
+
+
 @torch.no_grad()
 def _difference(policy: Policy) -> str | None:
-    """Return one clause on what differs; None where nothing does."""
+    """Return one clause on what differs; None where nothing does.
+
+    Raises:
+        PolicyError: the base cannot run so, which no key would change.
+    """
     limit = TOLERANCE[policy.config.dtype]
     doing = "sampling"
     try:
@@ -72,11 +79,14 @@ def _difference(policy: Policy) -> str | None:
                 off = _packed_error(policy, sequences, plain)
             if not off <= limit:
                 return f"hidden states in train mode (gradient_checkpointing) differ from those of plain passes by {off:.0%}"
-    except PolicyError:
-        raise
+    except (ConfigError, PolicyError) as error:
+        raise PolicyError(f"the base {_name(policy)} cannot be trained: {error}") from error
     except Exception as error:  # whatever a model that is not made for this does with it
         reason = (str(error).strip().splitlines() or [""])[0]
-        return f"{doing} ends with {type(error).__name__}: {reason}"
+        raise PolicyError(
+            f"the base {_name(policy)} cannot be trained: {doing} ends with {type(error).__name__}: {reason}; choose "
+            "another base"
+        ) from error
     return None
 
 

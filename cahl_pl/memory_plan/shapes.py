@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from cahl_pl.engines import TransformersEngine
 from cahl_pl.errors import ConfigError
-from cahl_pl.policy.bases import auto_class, decoder_of, expert_weights, keeps_states
+from cahl_pl.policy.bases import auto_class, check_length, decoder_of, expert_weights, forget_unread, keeps_states
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.folded_attention import is_foldable
-from cahl_pl.policy.loading import model_folder
-from cahl_pl.policy.lora import targets_of
+from cahl_pl.policy.loading import read_config
+from cahl_pl.policy.lora import lora_config, with_adapter
 from cahl_pl.policy.masks import MASKED, layer_types
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Role
@@ -122,20 +122,20 @@ class Settings:
         return max(self.max_tokens_per_micro_batch, self.max_prompt_tokens + self.new_tokens[role] - 1)
 
 
-def shape_of(policy: PolicyConfig) -> ModelShape:
+def shape_of(policy: PolicyConfig, longest: int = 0) -> ModelShape:
     """Return the shape of the configured model, counted on the meta device: no weights are read, a `config.json` suffices.
 
-    Raises:
-        ConfigError: the model's configuration cannot be found, or is of a kind that cannot be counted.
-        PolicyError: `policy.model` names a folder that does not exist.
-    """
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig
+    Args:
+        policy: base and adapters.
+        longest: tokens of the longest sequence; 0 where that is not known.
 
-    gguf = {} if policy.gguf_file is None else {"gguf_file": policy.gguf_file}
-    folder = model_folder(replace(policy, gguf_file=None))
+    Raises:
+        ConfigError: sequences may become too long for the base, or it is of a kind that cannot be counted.
+        PolicyError: the model cannot be found or used (`read_config`), or carry no adapters.
+    """
+    config = read_config(policy, converts=False)
+    check_length(config, policy.model, longest)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=policy.trust_remote_code, **gguf)
         with torch.device("meta"):
             model: Any = auto_class(config).from_config(config, trust_remote_code=policy.trust_remote_code)
     except Exception as error:  # transformers raises a dozen types here
@@ -144,15 +144,15 @@ def shape_of(policy: PolicyConfig) -> ModelShape:
             f"the configuration of model {policy.model!r} cannot be read ({reason}): give policy.model a hub id that can be "
             "reached, or a folder with the model's config.json"
         ) from error
+    forget_unread(model)
     text = config.get_text_config()
     output = model.get_output_embeddings()
     linear = [m for m in model.modules() if type(m) is torch.nn.Linear and m is not output]
     total = sum(parameter.numel() for parameter in model.parameters())  # tied ones once
     experts = expert_weights(model)
     quantised = tuple(m.weight.numel() for m in linear)
-    lora = LoraConfig(r=policy.lora_rank, target_modules=targets_of(policy, model), task_type="CAUSAL_LM")
     with torch.device("meta"):
-        adapted: Any = get_peft_model(model, lora)
+        adapted = with_adapter(policy, model, lora_config(policy, model))
     first = {n: p for n, p in adapted.named_parameters() if "lora_" in n}
     inputs = [p.shape[1] for n, p in first.items() if "lora_A" in n]
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from cahl_pl.errors import PolicyError
+from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.masks import MASKED, layer_types
 from cahl_pl.policy.row_cache import STATES_ARE_KNOWN
@@ -23,11 +26,15 @@ _OTHERS = {
     "cpmant": "puts tokens of its own before each row",
     "openai-gpt": "takes no mask of who sees whom",
     "gpt_neo": "counts the window of its local layers in the row, not in the sequence",
+    "minimax": "takes no cache but one of its own",
+    "falcon_mamba": "cannot go on from the states of several sequences (so in transformers)",
     "bloom": "takes distances (ALiBi) from the row, not from the sequence",
 }
 # families with states whose configurations do not list types of layers in older versions of transformers
 _WITHOUT_TYPES = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba", "zamba2"}
 _LEARNED_POSITIONS = {"gpt2", "gpt_bigcode", "opt", "biogpt", "gptj", "codegen", "ctrl"}
+_READS_WINDOWS = re.compile("sliding_window|sliding_attention")
+_READS_CHUNKS = re.compile("attention_chunk_size|chunked_attention|chunked_causal")
 _ADVICE = "choose another base, such as Qwen3, Llama 3 or Gemma 3"
 
 
@@ -76,6 +83,9 @@ def check_base(config: Any, policy: PolicyConfig) -> None:
 
 def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
     text = config.get_text_config()
+    known = _model_class(config)
+    if known is None and "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
+        yield f"is no causal language model to transformers: {_ADVICE}"
     if text.model_type in _OTHERS:
         yield f"{_OTHERS[text.model_type]}, so that sequences cannot share a row: {_ADVICE}"
     if _uses_alibi(text):
@@ -101,14 +111,34 @@ def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
                 "carries states from token to token, which an adapter that acts from the middle of a prompt cannot take over: "
                 "set model.policy.adapter to lora"
             )
-    kind = _model_class(config)
-    if kind is not None:
-        if policy.attention == "sdpa" and not kind._supports_sdpa:
+    if known is not None:
+        if policy.attention == "sdpa" and not known._supports_sdpa:
             yield "has no sdpa attention in transformers: set model.policy.attention to eager"
-        if policy.attention == "flex_attention" and not kind._supports_flex_attn:
+        if policy.attention == "flex_attention" and not known._supports_flex_attn:
             yield "has no FlexAttention in transformers: set model.policy.attention to sdpa or eager"
-        if policy.gradient_checkpointing and not kind.supports_gradient_checkpointing:
+        if policy.gradient_checkpointing and not known.supports_gradient_checkpointing:
             yield "cannot recompute its activations: set model.policy.gradient_checkpointing to false"
+
+
+def forget_unread(model: Any) -> None:
+    """Clear what a model's configuration says of windows and chunks where its code never reads it.
+
+    transformers keeps any key of a `config.json`. A `sliding_window` in one of a family without windows (Llama, OLMo 2) is
+    none to the model, and it would be one to the masks that are made here.
+
+    Args:
+        model: as it was loaded, or on the meta device.
+    """
+    code = inspect.getsource(sys.modules[type(decoder_of(model)).__module__])
+    config = model.config.get_text_config()
+    windows, chunks = bool(_READS_WINDOWS.search(code)), bool(_READS_CHUNKS.search(code))
+    listed = getattr(config, "layer_types", None)
+    unread = {"sliding_window": windows, "attention_chunk_size": chunks}
+    if listed and MASKED.issuperset(listed):
+        unread["layer_types"] = (windows or chunks) and bool(re.search(r"layer_types?\b|attention_type", code))
+    for name, is_read in unread.items():
+        if not is_read and getattr(config, name, None) is not None:
+            setattr(config, name, None)
 
 
 def _clamps_steps(text: Any) -> bool:
@@ -147,6 +177,18 @@ class LengthLimit:
     tokens: int
     reason: str
 
+    def check(self, model: str, longest: int) -> None:
+        """Check that sequences are not longer.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if longest > self.tokens:
+            raise ConfigError(
+                f"a sequence may have {longest} tokens, but the base {model!r} takes {self.tokens} at most: it "
+                f"{self.reason}; lower data.rollout.max_prompt_tokens or max_new_tokens"
+            )
+
 
 def length_limit(config: Any) -> LengthLimit | None:
     """Return up to which length a sequence is computed rightly in any company; None: at any length.
@@ -169,6 +211,40 @@ def length_limit(config: Any) -> LengthLimit | None:
         tokens = text.max_position_embeddings
         found.append(LengthLimit(tokens, f"knows no more positions (max_position_embeddings {tokens})"))
     return min(found, key=lambda limit: limit.tokens, default=None)
+
+
+def positions_known(config: Any) -> int | None:
+    """Return up to how many positions a base was made for, where it computes longer sequences as it does others."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or keeps_states(config):
+        return None
+    # where frequencies are stretched, some configurations count stretched positions, some do not
+    factors = [float(rope.get("factor") or 1) for rope in _ropes(text) if rope.get("rope_type") != "default"]
+    return int(positions * max([1.0, *factors]))
+
+
+def check_length(config: Any, model: str, longest: int) -> None:
+    """Check that a base can take sequences of so many tokens; warn where it was made for fewer.
+
+    Args:
+        config: of the model.
+        model: its name, for the message.
+        longest: tokens of the longest sequence.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    limit, known = length_limit(config), positions_known(config)
+    if limit is not None:
+        limit.check(model, longest)
+    elif known is not None and longest > known:
+        print(
+            f"warning: a sequence may have {longest:,} tokens, but the base {model!r} was made for {known:,} "
+            "(max_position_embeddings in its config.json), and is likely to write nonsense beyond: lower "
+            "data.rollout.max_prompt_tokens or max_new_tokens",
+            file=sys.stderr,
+        )
 
 
 def _ropes(text: Any) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class PolicyConfig:
         prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
             token for Qwen2.5-7B in bfloat16).
         check_base: when the base is loaded, hold packed, sampled and recomputed passes of a few tokens against plain ones, and
-            refuse a base on which they differ.
+            refuse a base on which they differ, or in whose layers weights lie that the model has no place for.
         trust_remote_code: run code that comes with the model. Off unless you have read that code.
     """
 

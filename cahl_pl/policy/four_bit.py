@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,14 @@ def keep_cpu_gradients(base: nn.Module) -> None:
     for module in base.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def quantised_otherwise(base: nn.Module) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Yield name, shape and layer's shape of 4-bit weights that are not those of their layer; transformers compares none."""
+    for name, module in base.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and tuple(state.shape) != (shape := (module.out_features, module.in_features)):
+            yield f"{name}.weight", tuple(state.shape), shape
 
 
 def weight_sizes(parameter: nn.Parameter) -> tuple[int, int]:

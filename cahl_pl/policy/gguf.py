@@ -11,8 +11,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.weights import check_weights
 
 
 def safetensors_of(folder: Path, gguf_file: str) -> Path:
@@ -27,7 +31,7 @@ def safetensors_of(folder: Path, gguf_file: str) -> Path:
         `~/.cache/cahl_pl`), named by the file's path, size and time of change.
 
     Raises:
-        PolicyError: the file does not exist, or the package `gguf` that reads it is not installed.
+        PolicyError: the file does not exist or lacks weights, or the package `gguf` that reads it is not installed.
     """
     from cahl_pl.errors import PolicyError
 
@@ -62,8 +66,16 @@ def _convert(folder: Path, gguf_file: str, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.bfloat16)
-    model.hf_quantizer = None  # type: ignore[assignment]
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=gguf_file,
+        dtype=torch.bfloat16,
+        ignore_mismatched_sizes=True,  # `check_weights` names them
+        output_loading_info=True,
+    )
+    model, found = loaded
+    check_weights(model, found, PolicyConfig(model=str(folder / gguf_file)))  # the copy will lack nothing
+    model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)

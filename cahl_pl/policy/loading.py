@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,26 @@ from cahl_pl.errors import PolicyError
 from cahl_pl.policy.bases import auto_class, check_base
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.four_bit import keep_cpu_gradients
+from cahl_pl.policy.tokenizers import check_vocabulary, end_and_pad, tokenizer_of
+from cahl_pl.policy.weights import check_weights
 
 
-def read_config(config: PolicyConfig) -> Any:
+def read_config(config: PolicyConfig, converts: bool = True) -> Any:
     """Return what the base's `config.json` says, if it is one that can be used.
+
+    Args:
+        config: which base.
+        converts: whether a GGUF file is converted for it; else it is read as it is.
 
     Raises:
         PolicyError: the model cannot be found, or not be used (`bases.check_base`).
     """
     from transformers import AutoConfig
 
+    as_it_is = {} if converts or config.gguf_file is None else {"gguf_file": config.gguf_file}
+    folder = model_folder(replace(config, gguf_file=None) if as_it_is else config)
     try:
-        found = AutoConfig.from_pretrained(model_folder(config), trust_remote_code=config.trust_remote_code)
-    except PolicyError:
-        raise
+        found = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code, **as_it_is)
     except Exception as error:  # as in `load_base`
         raise _not_loaded(config, error) from error
     check_base(found, config)
@@ -45,35 +52,29 @@ def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> t
     from transformers import BitsAndBytesConfig
 
     folder = model_folder(config)
-    kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(config, base_config)
+    kwargs: dict[str, Any] = {}
     if config.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
+        kwargs["device_map"] = {"": device}
+        kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, config.dtype),
         )
-        kwargs_model = {"quantization_config": quantization, "device_map": {"": device}}
-    else:
-        kwargs_model = {}
     try:
-        tokenizer = _load_tokenizer(folder, kwargs)
-        base = auto_class(base_config).from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **kwargs, **kwargs_model
+        base, found = auto_class(base_config).from_pretrained(
+            folder,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+            trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=True,  # `check_weights` names them
+            output_loading_info=True,
+            **kwargs,
         )
     except Exception as error:  # transformers raises a dozen types here; each means the same to the user
         raise _not_loaded(config, error) from error
-    if tokenizer.eos_token_id is None:
-        configured = base.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        if ids[0] is None:
-            raise PolicyError(
-                f"the tokenizer of {config.model!r} has no end-of-sequence token, so that no output would ever end: name the "
-                "one that ends a turn as eos_token in its tokenizer_config.json"
-            )
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ids[0])
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_weights(base, found, config)
     if config.quantization == "nf4":
         keep_cpu_gradients(base)
     elif device.type != "cpu":
@@ -82,10 +83,17 @@ def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> t
 
 
 def _not_loaded(config: PolicyConfig, error: Exception) -> PolicyError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, PolicyError):
+        return error
+    reason = _reason(error)
     if "scaled_dot_product_attention" in reason:
         return PolicyError(
             f"model {config.model!r} has no sdpa attention in transformers: set model.policy.attention to eager"
+        )
+    if "trust_remote_code" in str(error):
+        return PolicyError(
+            f"model {config.model!r} comes with code of its own, which is not run unasked: read it, then set "
+            "model.policy.trust_remote_code to true, or choose another base"
         )
     return PolicyError(
         f"model {config.model!r} cannot be loaded ({reason}): give policy.model the hub id or the local folder of a "
@@ -93,29 +101,34 @@ def _not_loaded(config: PolicyConfig, error: Exception) -> PolicyError:
     )
 
 
-def load_tokenizer(config: PolicyConfig) -> Any:
-    """Return the tokenizer alone, where another program has the model.
+def _reason(error: Exception) -> str:
+    """Return the first line of what a library says, or the first two where that one only announces the other."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1])).rstrip(".")
+
+
+def load_tokenizer(config: PolicyConfig, base_config: Any = None) -> Any:
+    """Return the tokenizer alone.
+
+    Args:
+        config: of which base.
+        base_config: of `read_config`; None where another program has the model: nothing is then held against it.
 
     Raises:
-        PolicyError: it cannot be found or loaded.
+        PolicyError: it cannot be found or loaded, or does not go with the base.
     """
     folder = model_folder(config)
     try:
-        return _load_tokenizer(folder, {"trust_remote_code": config.trust_remote_code})
+        tokenizer = tokenizer_of(folder, config)
     except Exception as error:  # as in `load_base`
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PolicyError(f"the tokenizer of {config.model!r} cannot be loaded ({reason})") from error
-
-
-def _load_tokenizer(folder: str, kwargs: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
-    # For some model types (Qwen2 among them) AutoTokenizer builds the class of that type whatever the folder says, and
-    # that class replaces the pre-tokenizer of tokenizer.json: the model then reads ids that it was never trained on.
-    said = get_tokenizer_config(folder, **kwargs).get("tokenizer_class")
-    generic = said in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(folder, **kwargs)
+        raise PolicyError(
+            f"the tokenizer of {config.model!r} cannot be loaded ({_reason(error)}): model.policy.model must hold "
+            "tokenizer.json or the files of a tokenizer that transformers knows"
+        ) from error
+    if base_config is not None:
+        end_and_pad(tokenizer, folder, config)
+        check_vocabulary(tokenizer, config, base_config)
+    return tokenizer
 
 
 def model_folder(config: PolicyConfig) -> str:
@@ -128,6 +141,13 @@ def model_folder(config: PolicyConfig) -> str:
         return str(Path(__file__).parents[1] / "toolworld" / "model")
     folder = Path(config.model).expanduser()
     looks_local = config.model.startswith((".", "/", "~"))
+    if folder.is_file():
+        helps = (
+            f"set model.policy.model to {str(folder.parent)!r} and model.policy.gguf_file to {folder.name!r}"
+            if folder.suffix == ".gguf"
+            else f"give the folder that it lies in, {str(folder.parent)!r}"
+        )
+        raise PolicyError(f"model.policy.model names the file {config.model!r}, where it takes a folder: {helps}")
     if looks_local and not folder.is_dir():
         raise PolicyError(f"policy.model names the folder {config.model!r}, which does not exist")
     if config.gguf_file is not None:

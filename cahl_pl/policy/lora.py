@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.policy.bases import decoder_of, has_experts
+from cahl_pl.types import ROLES
 
 if TYPE_CHECKING:
     from cahl_pl.policy.config import PolicyConfig
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _MIXES_TOKENS = re.compile(r"att|mamba|mixer|conv")  # in a module's path, of what is no expert and no router
 # Of state space layers, what their fused kernels take the weights of, without the adapter; of Gemma 3n, what is not always run
 _UNFIT = re.compile(r"(mamba|mixer)\.(out_proj|x_proj|dt_proj)$|altup")
+# PEFT takes these for projections of experts wherever they lie, and asks for the other half too (AFMoE's gate of attention)
+_PART_OF_EXPERTS = re.compile(r"att\w*\.(gate_proj|up_proj|w1|w3)$")
 _LEAVING_THE_BASE = ("default", "gaussian", "orthogonal")
 _CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
@@ -56,7 +59,7 @@ def targets_of(config: PolicyConfig, base: Any) -> str | list[str]:
     chosen = [
         name
         for name in linear
-        if name.startswith(within) and not _UNFIT.search(name) and (not experts or _MIXES_TOKENS.search(name))
+        if name.startswith(within) and not _UNFIT.search(name) and (not experts or _of_attention(name))
     ]
     if not chosen or (decoder is base.base_model and not experts and not any(map(_UNFIT.search, linear))):
         return "all-linear"
@@ -65,6 +68,29 @@ def targets_of(config: PolicyConfig, base: Any) -> str | list[str]:
         return sorted(last)
     patterns = {re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) for name in chosen}
     return "|".join(sorted(patterns))
+
+
+def _of_attention(name: str) -> bool:
+    return _MIXES_TOKENS.search(name) is not None and _PART_OF_EXPERTS.search(name) is None
+
+
+def with_adapter(config: PolicyConfig, base: Any, lora: Any) -> Any:
+    """Return a base with its first adapter on it.
+
+    Raises:
+        PolicyError: PEFT cannot put one there.
+    """
+    from peft import get_peft_model
+
+    # adapters' weights stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
+    try:
+        return get_peft_model(base, lora, adapter_name=ROLES[0])
+    except Exception as error:  # PEFT's word for modules that it does not know, of half a dozen types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise PolicyError(
+            f"no adapters can be put on {config.model!r} ({reason}): name other modules in model.policy.lora_targets, such as "
+            "[q_proj,k_proj,v_proj,o_proj]"
+        ) from error
 
 
 def check_lora(config: PolicyConfig) -> None:

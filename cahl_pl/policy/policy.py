@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cahl_pl.errors import ConfigError, PolicyError
+from cahl_pl.errors import PolicyError
 from cahl_pl.policy.adapter_dtype import compute_in_base_dtype
-from cahl_pl.policy.bases import LengthLimit, decoder_of, keeps_states, length_limit
+from cahl_pl.policy.bases import LengthLimit, check_length, decoder_of, forget_unread, keeps_states, length_limit
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.folded_attention import decoding_attention, folded_attention
 from cahl_pl.policy.kv_cache import Mask
-from cahl_pl.policy.loading import load_base, read_config
-from cahl_pl.policy.lora import check_lora, lora_config
+from cahl_pl.policy.loading import load_base, load_tokenizer, read_config
+from cahl_pl.policy.lora import check_lora, lora_config, with_adapter
 from cahl_pl.policy.masks import Intervals, as_bias, blocks_by_type, seen_by_type
 from cahl_pl.policy.noise import recomputed_layers, remove_noise
 from cahl_pl.policy.prefix_store import PrefixStore
@@ -74,12 +74,15 @@ class Policy(nn.Module):
         self._length_limit: LengthLimit | None = None
         self._bare = False  # adapters are disabled
 
-    def load(self, device: torch.device | str = "cpu", longest: int = 0) -> None:
+    def load(
+        self, device: torch.device | str = "cpu", longest: int = 0, examine: Callable[[Any], object] | None = None
+    ) -> None:
         """Load tokenizer and base and add fresh adapters. Does nothing when already loaded.
 
         Args:
             device: where the base is to live.
             longest: tokens of the longest sequence that there may be, as far as that is known.
+            examine: told the tokenizer before weights are loaded, to raise what it finds.
 
         Raises:
             PolicyError: the model cannot be found or loaded as configured, or would not be computed rightly.
@@ -87,25 +90,19 @@ class Policy(nn.Module):
         """
         if self.lm is not None:
             return
-        from peft import get_peft_model
-
         check_lora(self.config)
         check_adapters(self.config)
         base_config = read_config(self.config)
         self._length_limit = length_limit(base_config)
-        self.check_length(longest)
+        check_length(base_config, self.config.model, longest)
+        if examine is not None:
+            examine(load_tokenizer(self.config, base_config))
         self.tokenizer, base = load_base(self.config, base_config, torch.device(device))
         base.requires_grad_(False)
+        forget_unread(base)
         remove_noise(base)
         lora = lora_config(self.config, base)
-        # adapters' weights stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
-        try:
-            self.lm = get_peft_model(base, lora, adapter_name=ROLES[0])
-        except (ValueError, AttributeError) as error:  # PEFT's word for modules that it does not know
-            reason = str(error).strip().splitlines()[0]
-            raise PolicyError(
-                f"no adapters can be put on {self.config.model!r} ({reason}): name other modules in model.policy.lora_targets"
-            ) from error
+        self.lm = with_adapter(self.config, base, lora)
         for role in ROLES[1:]:
             self.lm.add_adapter(role, copy.deepcopy(lora))  # PEFT keeps the very object; exports tell them apart
         if self.config.gradient_checkpointing:
@@ -152,12 +149,8 @@ class Policy(nn.Module):
         Raises:
             ConfigError: it cannot.
         """
-        limit = self._length_limit
-        if limit is not None and longest > limit.tokens:
-            raise ConfigError(
-                f"a sequence may have {longest} tokens, but the base {self.config.model!r} takes {limit.tokens} at most: it "
-                f"{limit.reason}; lower data.rollout.max_prompt_tokens or max_new_tokens"
-            )
+        if self._length_limit is not None:
+            self._length_limit.check(self.config.model, longest)
 
     def attention_mask(self, seen: Tensor | Intervals, queries: Tensor, keys: Tensor) -> Mask:
         """Return the mask that the model takes, [R, 1, Q, K]; by layer type where its layers do not all see the same.
@@ -200,9 +193,17 @@ class Policy(nn.Module):
             PolicyError: the model does something behind its output layer that `logits` does not.
         """
         ids = torch.arange(4, device=self.device)[None]
-        with torch.no_grad(), folded_attention(self.decoder):
-            own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
-            ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
+        try:
+            with torch.no_grad(), folded_attention(self.decoder):
+                own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
+                ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
+        except Exception as error:  # whatever a model raises whose configuration contradicts itself
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise PolicyError(
+                f"the base {self.config.model!r} ({self.causal_lm.config.model_type}) cannot read four tokens "
+                f"({type(error).__name__}: {reason}): look for sizes in its config.json that do not go together, or choose "
+                "another base"
+            ) from error
         if (own - ours).abs().max() > 0.05 * own.abs().max():
             raise PolicyError(
                 f"a {self.causal_lm.config.model_type} model changes its logits behind the output layer in a way that is not "

@@ -50,6 +50,8 @@ class ChatTemplate:
         source: the template.
         key: what tells it, with its arguments, from others.
         marks: how it marks thoughts.
+        shows_thoughts: whether it writes thoughts at all, or names their marks.
+        hides_thoughts: whether it writes thoughts in a way that is not known here, so that they cannot be told from answers.
         thinks_in_tokens: whether special tokens are among these marks.
         opened: the end of its generation prompt from where a thought has been opened in it; empty where none has.
         lead: what it writes after the generation prompt before an answer that has no thought, as text.
@@ -91,10 +93,14 @@ class ChatTemplate:
         try:
             parts, open_ = self._place_first(turns)
         except Exception as error:
+            self._check_without(source, arguments, date, reason(error))
             raise self._unusable(error) from error
         first, close = parts[0][0], parts[2][0]
         _, between, behind = self._written(turns[:2])
-        self.marks = thoughts.marks_of(source)
+        around = self._around_thought()
+        self.marks = thoughts.marks_of(source, around)
+        self.shows_thoughts = around is not None or self.marks is not thoughts.PLAIN or self.marks.opening in source
+        self.hides_thoughts = around is not None and not thoughts.is_between(around, self.marks)
         self.opened = open_[open_.rfind(self.marks.opening.strip()) :] if thoughts.is_open(open_, self.marks) else ""
         self.lead = thoughts.lead(open_, between, self.marks) if between else self._default_lead()
         self._keep_apart(first, close, open_, behind)
@@ -105,7 +111,8 @@ class ChatTemplate:
         every = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         special = not every.isdisjoint(self.literal(self.marks.opening))
         self.thinks_in_tokens = special and (self.marks is not thoughts.PLAIN or self.marks.opening in source)
-        if self.end_of_turn in closing and (self.opened or self.marks.opening not in open_):
+        ends_so = self.end_of_turn in closing and (self.opened or self.marks.opening not in open_)
+        if ends_so or (around is not None and self.hides_thoughts and self.end_of_turn in self.literal(around[1])):
             raise ConfigError(
                 f"{self._name} ends a thought with the token that ends a turn, so that no "
                 "output would get beyond its thought: turn thinking off in data.prompts.template_arguments, or choose another "
@@ -201,6 +208,17 @@ class ChatTemplate:
             messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
             return sorted(_MARKS.findall(self._render(messages, add_generation_prompt=True))) == ["0", "1", "2"]
         return False
+
+    def _around_thought(self) -> tuple[str, str] | None:
+        """Return what it writes before and behind the thought of a last turn, up to the answer; None if it shows none."""
+        said, answer, thought = (_MARK.format(i) for i in range(3))
+        own = {"content": answer, "reasoning_content": thought, "reasoning": thought}
+        with contextlib.suppress(Exception):
+            messages = [{"role": "user", "content": said}, {"role": "assistant", **own}]
+            pieces = _MARKS.split(self._render(messages, add_generation_prompt=False))
+            if pieces[1::2] == ["0", "2", "1"]:
+                return pieces[2], pieces[4]
+        return None
 
     # --- ids -------------------------------------------------------------------------------------------------------
 
@@ -327,6 +345,19 @@ class ChatTemplate:
                 raise ConfigError(
                     f"data.prompts.template_arguments has {name!r}, which {self._name} never reads: {meant}"
                 )
+
+    def _check_without(self, source: str, arguments: Mapping[str, Any], date: str | None, why: str) -> None:
+        """Refuse the arguments of a template that can be used without them."""
+        if not arguments:
+            return
+        try:
+            ChatTemplate(self.tokenizer, source, {}, date)
+        except ConfigError:
+            return
+        raise ConfigError(
+            f"data.prompts.template_arguments holds a value that {self._name} does "
+            f"not take ({why}): {', '.join(f'{name}: {value!r}' for name, value in arguments.items())}; give one that it does"
+        )
 
     def _unusable(self, error: Exception) -> ConfigError:
         line = getattr(error, "lineno", None)  # of Jinja's syntax errors

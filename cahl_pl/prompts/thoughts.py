@@ -44,10 +44,28 @@ _OTHERS: Final = (
 _ENDS_A_LINE: Final = "\n</think>\n\n"  # as Qwen, DeepSeek and those after them write it
 
 
-def marks_of(template: str) -> Marks:
-    """Return the marks that a chat template knows: `<think>` unless it names others."""
+def marks_of(template: str, around: tuple[str, str] | None = None) -> Marks:
+    """Return the marks that a chat template knows: `<think>` unless it names others.
+
+    Args:
+        template: in Jinja.
+        around: what it writes before and behind a thought, up to the answer; None where it shows none. A pair of tags there
+            that speak of thinking is its own (`<mm:think>`, `<think:opensource>`).
+    """
     found = [marks for marks in _OTHERS if _word(marks.opening) in template and _word(marks.closing) in template]
-    return found[0] if found else PLAIN
+    if found or around is None or is_between(around, PLAIN):
+        return found[0] if found else PLAIN
+    opening, closing = (
+        re.search(r"<[^<>/]*think[^<>]*>\s*$", around[0]),
+        re.match(r"\s*</[^<>]*think[^<>]*>", around[1]),
+    )
+    return Marks(opening[0].strip(), closing[0].strip()) if opening and closing else PLAIN
+
+
+def is_between(around: tuple[str, str], marks: Marks) -> bool:
+    """Return whether a thought stands between marks; `around`: see `marks_of`."""
+    before, behind = around
+    return is_open(before, marks) and marks.closing.strip() in behind
 
 
 def _word(mark: str) -> str:
@@ -79,6 +97,9 @@ def lead(generation_prompt: str, turn: str, marks: Marks) -> str:
     else:  # an empty thought in one of them alone, or a thought that the generation prompt opens
         bare, prompt = (without_thought(text, marks) for text in (turn, generation_prompt))
         written = bare[len(prompt) :] if bare.startswith(prompt) else ""
+        closing = marks.closing.strip()
+        if not is_open(generation_prompt, marks) and closing in generation_prompt and marks.opening.strip() not in turn:
+            written = written.removeprefix(closing)  # the prompt has closed the thought already (DeepSeek-V3.2)
     if is_open(generation_prompt, marks) and marks.closing.strip() not in written:
         return end_of_thought("", marks) + written
     return written
@@ -103,8 +124,12 @@ def read(text: str, lead: str, marks: Marks) -> str:
         for closing in marks.before_call:
             text = text.replace(closing, PLAIN.closing + closing.removeprefix("<|end|><|start|>assistant"))
         text = text.replace(marks.opening, PLAIN.opening).replace(marks.closing, PLAIN.closing)
+    if lead.startswith(marks.closing.strip()) and text.lstrip().startswith(PLAIN.closing):
+        text = text.lstrip().removeprefix(
+            PLAIN.closing
+        )  # the template's way to begin an answer without a thought (MiniMax-M3)
     thought, closing, answer = text.rpartition(PLAIN.closing)
-    written = without_thought(lead, marks).strip()
+    written = without_thought(lead, marks).rpartition(marks.closing.strip())[2].strip()
     if written and answer.lstrip().startswith(written):
         answer = answer.lstrip()[len(written) :]
     return thought + closing + answer

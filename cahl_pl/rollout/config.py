@@ -134,6 +134,11 @@ class RolloutConfig:
         if min(self.planner_group_size, self.executor_group_size, self.max_steps, self.max_prompt_tokens) < 1:
             raise ValueError("rollout: group sizes, max_steps and max_prompt_tokens must be at least 1")
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that there may be."""
+        return self.max_prompt_tokens + max(self.planner.max_new_tokens, self.executor.max_new_tokens)
+
     def check_sampling(self) -> None:
         """Check that training samples from the distribution that it trains.
 

@@ -44,16 +44,25 @@ def generate(
         drafts: a guess at each completion; None for none.
 
     Raises:
-        ConfigError: between the limits of thought and completion there is no room for the words that close a thought.
+        ConfigError: between the limits of thought and completion there is no room for the words that close a thought, or no
+            words are known that do.
     """
     limit, closing = sampling.max_thinking_tokens, builder.end_of_thought
     first = sampling
     if limit is not None:
+        if builder.template.hides_thoughts:
+            raise ConfigError(
+                f"data.rollout.{role}.max_thinking_tokens is {limit}, but the chat template of "
+                f"{builder.tokenizer.name_or_path!r} writes thoughts in marks that are not known here, so that none can be "
+                "told or closed: leave it out, and turn thinking off in data.prompts.template_arguments if the template can"
+            )
         if limit + len(closing) >= sampling.max_new_tokens:
+            hint = "; the chat template shows no thoughts; without them, leave max_thinking_tokens out"
+            without = "" if builder.template.shows_thoughts else hint
             raise ConfigError(
                 f"a thought may have data.rollout.{role}.max_thinking_tokens = {limit} tokens and takes {len(closing)} to be "
                 f"closed, which leaves no answer of max_new_tokens = {sampling.max_new_tokens}: raise that, or lower "
-                "max_thinking_tokens"
+                f"max_thinking_tokens{without}"
             )
         first = replace(sampling, max_new_tokens=limit, max_thinking_tokens=None)
     if drafts is None:

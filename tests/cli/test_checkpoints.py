@@ -131,6 +131,10 @@ def test_a_refused_start_is_no_run_for_last(tmp_path, tiny_model, monkeypatch, c
     then, now = (yaml.safe_load((run / n).read_text()) for n in ("config.until-step-000002.yaml", "config.yaml"))
     assert (then["trainer"]["max_steps"], now["trainer"]["max_steps"]) == (2, 3)
     assert (folder / "step-000003.ckpt").is_file()
+    (run / "config.yaml").write_bytes(b"trainer:\n  max\n ue\xff: 3\n")  # damaged: kept as it is, and the run goes on
+    main(["fit", "-c", "quickstart", *small, "--trainer.max_steps=4", "--ckpt_path=last"])
+    assert (run / "config.until-step-000003.yaml").read_bytes().endswith(b"ue\xff: 3\n")
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 4
 
 
 def test_a_folder_is_no_checkpoint(tmp_path, capsys):

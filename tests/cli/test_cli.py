@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -426,3 +427,10 @@ def test_the_traceback_can_be_asked_for(config, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cahl_pl", "fit", "-c", str(config), "--model.policy.model", "./no_model"])
     with pytest.raises(ValueError, match="no_model"):
         console()
+
+
+def test_prompts_that_cannot_be_made_are_told_before_weights_are_loaded(fail, tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "without")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "model.safetensors").unlink()
+    assert "has no chat template: give one in data.prompts.chat_template" in fail("--model.policy.model", str(folder))

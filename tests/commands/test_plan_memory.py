@@ -86,10 +86,35 @@ def test_the_callback_decides_where_the_policy_does_not(plan, tiny_model, tmp_pa
 def test_an_unknown_engine_or_model_is_one_sentence(plan, tiny_model, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         plan(["-c", str(CONFIG), "--model.policy.model", str(tmp_path)])
-    assert capsys.readouterr().err.startswith("error: the configuration of model ")
+    assert capsys.readouterr().err.startswith(f"error: model {str(tmp_path)!r} cannot be loaded (Unrecognized model ")
     with pytest.raises(SystemExit, match="2"):
         plan(["-c", str(CONFIG), "--model.policy.model", str(tmp_path / "no")])
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "does not exist" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("BLOOM", "error: a bloom model takes distances (ALiBi) from the row"),
+        (
+            "Llama, dynamic NTK",
+            "tokens, but the base {model!r} takes 48 at most: it turns longer ones by other frequencies",
+        ),
+    ],
+)
+def test_what_fit_refuses_is_not_planned(plan, family_config, tmp_path, capsys, family, said):
+    family_config(family).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        plan(["-c", str(CONFIG), "--model.policy.model", str(tmp_path), "--model.policy.attention", "eager"])
+    error = capsys.readouterr().err
+    assert said.format(model=str(tmp_path)) in error
+    assert error.count("\n") == 1
+
+
+def test_adapters_that_cannot_be_put_on_are_one_sentence(plan, tiny_model, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        plan(["-c", str(CONFIG), "--model.policy.model", str(tiny_model), "--model.policy.lora_targets", "[no_such]"])
+    assert "name other modules in model.policy.lora_targets" in capsys.readouterr().err

@@ -284,7 +284,9 @@ def test_how_episodes_are_made_at_test_time(make, trained_without, inference, ro
 
 @pytest.mark.parametrize("choice", [{"plans": 3}, {"replans": 1}])
 def test_plans_of_no_planner_are_refused(make, choice):
-    with pytest.raises(ValueError, match=r"^data\.inference has plans or replans, but episodes without a planner"):
+    with pytest.raises(
+        ValueError, match=r"^data\.inference has plans or replans, which episodes without a planner have not"
+    ):
         make(single_level=True, inference=InferenceConfig(**choice))
     with pytest.raises(ValueError, match=r"^data\.inference has plans or replans"):
         make(inference=InferenceConfig(single_level=True, **choice))

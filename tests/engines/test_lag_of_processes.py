@@ -37,6 +37,7 @@ class Watch(Callback):
                 file.write(json.dumps(row) + "\\n")
 
 class Planner:
+    reads_probabilities = False
     environment = None
     weights = {}
     def start_round(self, index): pass

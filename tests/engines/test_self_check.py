@@ -57,7 +57,17 @@ def test_a_base_that_cannot_run_so_is_one_sentence(policy, monkeypatch):
         raise ValueError("too many values\nto unpack")
 
     monkeypatch.setattr(policy.decoder, "forward", fail)
-    with pytest.raises(PolicyError, match=r"sampling ends with ValueError: too many values; choose another base"):
+    with pytest.raises(
+        PolicyError, match=r"cannot be trained: sampling ends with ValueError: too many values; choose another base"
+    ) as error:
+        check_computation(policy)
+    assert "check_base" not in str(error.value)  # it would not help
+
+
+def test_what_one_of_our_sentences_says_needs_no_type_of_error(policy):
+    with torch.no_grad():
+        policy.causal_lm.base_model.norm.weight.fill_(float("nan"))
+    with pytest.raises(PolicyError, match=r"\(qwen2\) cannot be trained: the model's logits are not numbers"):
         check_computation(policy)
 
 

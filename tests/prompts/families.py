@@ -302,4 +302,66 @@ FAMILIES = {
         lead="<|START_RESPONSE|>",
         thought="<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>{}",
     ),
+    "MiniMax-M3": Family(
+        turns(
+            "]~b]{role}\n",
+            "[e~[\n",
+            "ai",
+            content="(('<mm:think>' + m.reasoning_content if m.reasoning_content else '') + '</mm:think>' + m.content) "
+            "if m.role == 'assistant' else m.content",
+        ),
+        ("[e~[", "]~b]"),
+        plain=("<mm:think>", "</mm:think>"),
+        end="[e~[",
+        after_prompt="[e~[\n]~b]ai\n",
+        lead="</mm:think>",
+        thought="<mm:think>hm</mm:think>{}",
+    ),
+    "Hy3": Family(
+        turns(
+            "<|{role}|>",
+            "<|eos|>",
+            prompt="<think:opensource>",
+            content="('<think:opensource>' + (m.reasoning_content or '') + '</think:opensource>' + m.content) "
+            "if m.role == 'assistant' else m.content",
+        ).replace("<|eos|>{% endfor", "{{ '<|eos|>' if m.role == 'assistant' }}{% endfor"),
+        ("<|eos|>", "<|user|>", "<|assistant|>", "<|system|>", "<think:opensource>", "</think:opensource>"),
+        end="<|eos|>",
+        after_prompt="<|assistant|><think:opensource>",
+        lead="</think:opensource>",
+        thought="hm</think:opensource>{}",
+    ),
+    "Cohere2-MoE": Family(
+        turns(
+            "<|START_OF_TURN_TOKEN|><|{role}|>",
+            "<|END_TEXT|><|END_OF_TURN_TOKEN|>",
+            "CHATBOT_TOKEN",
+            prompt="<|START_THINKING|>",
+            content="'<|START_TEXT|>' + m.content",
+        )
+        + "{# <|START_THINKING|> <|END_THINKING|> #}",
+        (
+            "<|END_OF_TURN_TOKEN|>",
+            "<|START_OF_TURN_TOKEN|>",
+            "<|CHATBOT_TOKEN|>",
+            "<|START_TEXT|>",
+            "<|END_TEXT|>",
+            "<|START_THINKING|>",
+            "<|END_THINKING|>",
+        ),
+        end="<|END_TEXT|>",
+        middle_end="<|END_TEXT|><|END_OF_TURN_TOKEN|>",
+        after_prompt="<|END_TEXT|><|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_THINKING|>",
+        lead="<|END_THINKING|><|START_TEXT|>",
+        thought="hm<|END_THINKING|><|START_TEXT|>{}",
+    ),
+    "DeepSeek-V3.2, thinking off": Family(
+        "{% for m in messages %}{% if m.role == 'assistant' %}<|A|></think>{{ m.content }}<|eos|>"
+        "{% elif m.role == 'user' %}<|U|>{{ m.content }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|A|><think></think>{% endif %}",
+        ("<|eos|>", "<|A|>", "<|U|>"),
+        plain=THINK,
+        end="<|eos|>",
+        after_prompt="<|A|><think></think>",
+    ),
 }

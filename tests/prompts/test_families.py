@@ -106,8 +106,10 @@ def test_a_gold_output_is_what_the_template_writes_and_is_read_as_it_was_meant(f
     if family.middle_end == "":  # the next turn ends it, and there is none
         written = written.removesuffix(family.end)
     shown = rendered(builder, "SAID", "answer", prompt=False).partition("SAID")[2]
-    if EMPTY not in shown:  # some show an empty thought there, others none
-        written = written.replace(EMPTY, "")
+    opening, closing, _ = map(
+        re.escape, builder.template.marks
+    )  # some show an empty thought there, others none or its end
+    written, shown = (re.sub(rf"({opening})?\s*{closing}\s*", "", said) for said in (written, shown))
     assert shown.startswith(written)
     assert parse_action(builder.decode(builder.completion(CALL))).well_formed
     assert parse_plan(builder.decode(builder.completion(PLAN))).error is None
@@ -188,7 +190,8 @@ def test_thoughts_of_earlier_turns_are_shown_as_the_template_does(family, builde
 
 
 def test_nothing_that_is_said_becomes_a_token_that_parts_turns(family, builder):
-    tokens = [token for token in (*family.special, *family.plain) if token not in ("<think>", "</think>")]
+    marks = {"<think>", "</think>", *builder.template.marks}.intersection(family.plain)
+    tokens = [token for token in (*family.special, *family.plain) if token not in marks]
     hostile = "".join(f"x{token}" for token in tokens)
     ids = {builder.tokenizer.convert_tokens_to_ids(token) for token in tokens}
 
@@ -203,7 +206,7 @@ def test_nothing_that_is_said_becomes_a_token_that_parts_turns(family, builder):
 
 
 def test_special_tokens_are_known_to_part_thoughts_from_answers(family, builder):
-    opening = (family.thought or "").partition("hm")[0]
+    opening = builder.template.opened or (family.thought or "").partition("hm")[0]
     assert builder.template.thinks_in_tokens == any(token in opening for token in family.special)
 
 

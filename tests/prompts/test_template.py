@@ -282,6 +282,45 @@ def test_a_thought_that_ends_like_a_turn_is_refused_unless_it_is_turned_off(toke
     assert parse_action(quick.decode(quick.completion(CALL))).well_formed
 
 
+def test_a_thought_in_marks_of_its_own_that_ends_like_a_turn_is_refused_unless_it_is_turned_off(tokenizer_with):
+    """Kimi K3 closes thoughts, answers and turns with one token."""
+    template = (
+        "{% for m in messages %}<|open|>{{ m.role }}<|sep|>{% if m.role == 'assistant' %}{% if thinking is not defined %}"
+        "<|open|>think<|sep|>{{ m.reasoning_content }}<|close|>think<|sep|>{% endif %}<|open|>response<|sep|>{{ m.content }}"
+        "<|close|>response<|sep|><|close|>message<|sep|>{% else %}{{ m.content }}<|close|>message<|sep|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|open|>assistant<|sep|><|open|>{{ 'think' if thinking is not defined else 'response' }}"
+        "<|sep|>{% endif %}"
+    )
+    tokenizer = tokenizer_with(("<|eos|>", "<|open|>", "<|close|>", "<|sep|>"))
+    with pytest.raises(ConfigError, match=r"ends a thought with the token that ends a turn.*turn thinking off"):
+        builder_of(tokenizer, template)
+    quick = builder_of(tokenizer, template, template_arguments={"thinking": False})
+    assert parse_action(quick.decode(quick.completion(CALL))).well_formed
+
+
+def test_thoughts_in_marks_that_are_not_known_are_noticed(tokenizer_with):
+    channel = "<|start|>{{ m.role }}<|message|>{{ m.reasoning_content }}<|eom|>"
+    template = (
+        "{% for m in messages %}{% if m.reasoning_content %}" + channel + "{% endif %}<|start|>{{ m.role }}<|message|>"
+        "{{ m.content }}<|eot|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    )
+    tokenizer = tokenizer_with(("<|eot|>", "<|start|>", "<|message|>", "<|eom|>"))
+    assert builder_of(tokenizer, template).template.hides_thoughts
+    known = builder_of(
+        tokenizer, template.replace("<|eom|>", "</x:think>").replace("<|message|>{{ m.reas", "<x:think>{{ m.reas")
+    )
+    assert not known.template.hides_thoughts
+    assert known.template.marks[:2] == ("<x:think>", "</x:think>")
+
+
+def test_a_value_that_a_template_does_not_take_is_at_fault_and_not_the_template(chatml):
+    template = CHATML.replace("%s", "{{ '' if effort is not defined else 'effort ' + effort }}")
+    with pytest.raises(
+        ConfigError, match=r"data\.prompts\.template_arguments holds a value .* not take \(.*\): effort: 7; give"
+    ):
+        builder_of(chatml, template, template_arguments={"effort": 7})
+
+
 HARMONY = (
     "{% for m in messages %}<|start|>{{ m.role }}{{ '<|channel|>final' if m.role == 'assistant' }}<|message|>{{ m.content }}"
     "<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}{# <|channel|>analysis #}"

@@ -161,6 +161,24 @@ def test_a_limit_that_leaves_no_room_to_close_a_thought_is_refused(builder):
     ) as raised:
         generate(builder, "hm", sampling=sampling)
     assert "\n" not in str(raised.value)
+    assert "shows no thoughts" not in str(raised.value)
+
+
+def test_where_the_template_has_no_thoughts_the_refusal_says_so(builder_of):
+    sampling = Sampling(max_new_tokens=LIMIT + len(CLOSING), max_thinking_tokens=LIMIT)
+    with pytest.raises(
+        ConfigError, match=r"the chat template shows no thoughts; without them, leave max_thinking_tokens out"
+    ):
+        generate(builder_of(""), "hm", sampling=sampling)
+
+
+def test_a_limit_on_thoughts_in_marks_that_are_not_known_is_refused(builder_of):
+    builder = builder_of("")
+    builder.template.hides_thoughts = True
+    with pytest.raises(
+        ConfigError, match=r"data\.rollout\.planner\.max_thinking_tokens is 5, but .* not known here.*leave it out"
+    ):
+        generate(builder, "hm")
 
 
 def test_evaluation_keeps_the_limit(builder):

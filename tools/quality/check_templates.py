@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 _SPECIAL = re.compile(
     r"<\|[^<>|\s'\"{}+]{1,40}\|>|<\uff5c[^<>'\"]{1,40}\uff5c>|<\|[a-z_]{1,20}>|<[a-z_]{1,20}\|>|\[/?[A-Z_]{3,25}\]|\[gMASK\]"
+    r"|\[\|[a-z]{1,20}\|\]|<SPECIAL_\d+>|<seed:[a-z]{1,20}>|\]~!?b[\[\]]|\[e~\["
     r"|</?s>|<(?:bos|eos|sop|(?:start|end)_of_turn|(?:BOS|EOS)_TOKEN)>"
 )
 _ENDS = (
@@ -40,7 +41,7 @@ _ENDS = (
     "<SPECIAL_12>",
     "<seed:eos>",
 )  # of families whose templates write other tokens behind
-_PLAIN = ("<think>", "</think>", "<seed:think>", "</seed:think>", "<tool_call>", "</tool_call>")
+_PLAIN = ("<think>", "</think>", "<mm:think>", "</mm:think>", "<tool_call>", "</tool_call>")
 _TOOL = ToolSpec("add", "Add.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 _TASK = Task("t", (Message("user", "FIRST"), Message("assistant", "REPLY"), Message("user", "SECOND")), (_TOOL,))
 _CALL = format_call(ToolCall("add", {"a": 2}))
@@ -75,10 +76,13 @@ def facts(builder: PromptBuilder) -> dict[str, str]:
     template, decode = builder.template, builder.tokenizer.decode
     shown = decode(builder.planner(_TASK))
     gap = shown[shown.index("Add.") : shown.index("FIRST")] if shown.index("TOOLS") < shown.index("FIRST") else ""
-    bos = builder.tokenizer.bos_token_id
+    bos, eos = builder.tokenizer.bos_token_id, builder.tokenizer.eos_token
+    end, written = decode([builder.end_of_turn]), str(builder.tokenizer.chat_template)
+    # either the template leaves the end to the tokenizer, or this tool does not know its token
+    found = end != eos or eos in written or "eos_token" in written
     return {
         "system": "last user" if not gap else "own" if gap.removeprefix("Add.").strip() else "first user",
-        "end": decode([builder.end_of_turn]),
+        "end": end if found else f"{end} (none in the template)",
         "bos": "none" if bos is None else str(builder.planner(_TASK).count(bos)),
         "opened": repr(template.opened),
         "lead": repr(template.lead),

@@ -50,6 +50,16 @@ def test_a_line_a_template(folder, monkeypatch, capsys):
     assert broken.startswith("llama/tokenizer_config.json broken: refused: the chat template of")
 
 
+def test_ends_of_every_form_are_known_and_none_is_said(tmp_path, monkeypatch, capsys):
+    ends = ("[e~[", "<seed:eos>", "<SPECIAL_12>", "[|endofturn|]", "<not a token>")
+    for i, end in enumerate(ends):
+        template = f"{{% for m in messages %}}<|{{{{ m.role }}}}|>{{{{ m.content }}}}{end}{{% endfor %}}"
+        (tmp_path / f"{i}.jinja").write_text(template + "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+    _, out = run(tmp_path, monkeypatch, capsys)
+    found = [line.partition("end ")[2].partition(",")[0] for line in out.splitlines()[:-1] if "system" in line]
+    assert found == [*ends[:-1], "</s> (none in the template)"]
+
+
 def test_what_is_wrong_is_said_and_is_the_exit_status(folder, monkeypatch, capsys):
     monkeypatch.setattr(PromptBuilder, "completion", lambda self, text: self._data(text))
     code, out = run(folder, monkeypatch, capsys)
