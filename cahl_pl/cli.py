@@ -27,7 +27,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
 from cahl_pl.errors.encodings import decoded
-from cahl_pl.errors.options import cause, line_of, sentence
+from cahl_pl.errors.options import cause, fault_of_mapping, line_of, sentence
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
@@ -75,9 +75,12 @@ class Parser(LightningArgumentParser):
             text = decoded(Path(path).read_bytes(), path)
             content = yaml.safe_load(text)
         except (DataError, RecursionError, yaml.YAMLError) as error:
-            self.error(f"the configuration {path} cannot be read: {error}", error)
+            cure = "; indent with spaces, not with tabs" if "'\\t'" in str(error) else ""
+            self.error(f"the configuration {path} cannot be read: {error}{cure}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
+        if fault := fault_of_mapping(text, {key.partition(".")[2] for key in known_keys(self)} | known_keys(self)):
+            self.error(f"the configuration {path}, {fault}")
         warn_of_moved_names(text, str(path))
         Parser.reading = str(path), text
         Parser.read.append(Parser.reading)

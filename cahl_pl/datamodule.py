@@ -242,10 +242,7 @@ class RolloutDataModule(LightningDataModule):
         self.stream.abandon(wait_s=0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the stream, see `BatchStream.state_dict`, and fingerprints of the files' rows.
-
-        All processes have to ask for it together.
-        """
+        """Return the position in the stream and fingerprints of the files' rows; all processes have to ask for it together."""
         return self.stream.state_dict(self._shape()) | {"rows": fingerprints(self._sources)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -292,11 +289,7 @@ class RolloutDataModule(LightningDataModule):
         return policy
 
     def check_prompts(self, tokenizer: Any) -> None:
-        """Check that prompts can be made for a tokenizer, before the weights of its model are loaded.
-
-        Raises:
-            ConfigError: they cannot; see `PromptBuilder`.
-        """
+        """Check that prompts can be made for a tokenizer, before weights are loaded; raises ConfigError as `PromptBuilder`."""
         PromptBuilder(tokenizer, self.prompts)
 
     @property

@@ -43,7 +43,7 @@ class Watch(Callback):
 
 class Reward:
     """Any difference between samples will do; the second process sees none."""
-    environment = None
+    environment, reads_probabilities = None, False
     def __init__(self, rank): self.rank = rank
     def start_round(self, index): pass
     def total(self, components): return components["x"]

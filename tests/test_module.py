@@ -332,11 +332,11 @@ def test_the_schedule_of_a_role_that_does_not_learn_needs_no_end(tiny_model, tmp
 @pytest.mark.parametrize("strategy", [DDPStrategy(), FSDPStrategy()], ids=lambda strategy: type(strategy).__name__)
 def test_a_strategy_that_wants_both_adapters_in_every_step_is_refused(tiny_model, strategy):
     module = CAHLModule(PolicyConfig(model=str(tiny_model)))
-    module.trainer = SimpleNamespace(strategy=strategy)
+    module.trainer = SimpleNamespace(strategy=strategy, loggers=[])
     with pytest.raises(ConfigError, match=f"comes to {type(strategy).__name__}, .*use --trainer.strategy adapter_ddp"):
         module.setup("fit")
     module.setup("test")
-    module.trainer = SimpleNamespace(strategy=AdapterDDPStrategy())
+    module.trainer = SimpleNamespace(strategy=AdapterDDPStrategy(), loggers=[])
     module.setup("fit")
 
 

@@ -287,7 +287,7 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
         hint = (
             ", as in Python's notation, with single quotes: write it by json.dumps" if _is_python(text, start) else ""
         )
-        return None, start, f"{NOT_JSON}{error.msg} at character {error.pos - start}{hint}"
+        return None, start, f"{NOT_JSON}{error.msg.removesuffix(' at')} at character {error.pos - start}{hint}"
     except (ValueError, RecursionError):
         return None, start, "not JSON that can be read: a number is too long or the nesting too deep"
     return value, end, faults[0] if faults else None

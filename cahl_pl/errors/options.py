@@ -80,6 +80,43 @@ def cause(message: str) -> str:
     return told[-1] if told else message
 
 
+def fault_of_mapping(text: str, known: Collection[str]) -> str | None:
+    """Return what is wrong with a configuration that can be read all the same, and its line.
+
+    A key twice; no space behind a colon; a list or a number where a key has keys of its own, which jsonargparse takes for none.
+
+    Args:
+        text: whose YAML is sound.
+        known: all configuration keys.
+    """
+    within: dict[str, list[str]] = {}
+    for key in known:
+        group, _, name = key.rpartition(".")
+        if name != "help":
+            within.setdefault(group, []).append(name)
+    nodes: list[tuple[str, Any]] = [("", yaml.compose(text, Loader=yaml.SafeLoader))]
+    while nodes:
+        path, node = nodes.pop()
+        number = node is not None and node.tag.rpartition(":")[2] in ("int", "float", "bool")
+        if path in within and (isinstance(node, yaml.SequenceNode) or number):
+            line, one = node.start_mark.line + 1, min(within[path])
+            return f"line {line}: {path} has keys of its own, such as {one}: write them below it"
+        if isinstance(node, yaml.SequenceNode):
+            nodes += [(f"{path}[]", one) for one in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if key.value in lines and isinstance(key, yaml.ScalarNode):
+                    return f"line {line}: the key {key.value!r} stands in line {lines[key.value]} already: leave one of them"
+                lines[str(key.value)] = line
+                plain = isinstance(value, yaml.ScalarNode) and value.style is None
+                if plain and (glued := re.match(r"([a-z_]+):\S", value.value)) and value.start_mark.line >= line:
+                    return f"line {value.start_mark.line + 1}: write a space behind {glued[1] + ':'!r}"
+                nodes.append((f"{path}.{key.value}".lstrip("."), value))
+    return None
+
+
 def line_of(path: str, text: str, told: str) -> str:
     """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not there."""
     found = re.search(r"configuration key ([\w.]+)", told) or re.match(r"(?:--)?([\w.]+)", told)
