@@ -27,7 +27,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
 from cahl_pl.errors.encodings import decoded
-from cahl_pl.errors.options import cause, fault_of_mapping, line_of, sentence
+from cahl_pl.errors.options import cause, fault_of_groups, fault_of_mapping, line_of, sentence
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
@@ -61,13 +61,22 @@ class Parser(LightningArgumentParser):
         if self.exit_on_error:
             told = sentence(message, known_keys(self), VERBS)
             files = [] if Parser.reading is None else [Parser.reading]
-            if (
-                "does not accept option" in message or "is not accepted" in message
-            ):  # found out after all have been parsed
+            late = ("does not accept option", "is not accepted", "has keys of its own")
+            if any(words in message for words in late):  # found out after all have been parsed
                 files = Parser.read[::-1]
             where = next((place for file in files if (place := line_of(*file, told))), "")
             self.exit(2, f"error: {where}{told}\n")
         super().error(message, ex)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse; a key that has keys of its own is refused where it is given something else."""
+        parsed: Namespace = super().parse_args(*args, **kwargs)
+        whole = parsed.get(parsed.subcommand) if parsed.get("subcommand") else parsed
+        if fault := fault_of_groups(
+            whole, {key.removeprefix(f"{parsed.get('subcommand')}.") for key in known_keys(self)}
+        ):
+            self.error(fault)
+        return parsed
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration file; one that holds none is named."""
@@ -79,7 +88,7 @@ class Parser(LightningArgumentParser):
             self.error(f"the configuration {path} cannot be read: {error}{cure}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
-        if fault := fault_of_mapping(text, {key.partition(".")[2] for key in known_keys(self)} | known_keys(self)):
+        if fault := fault_of_mapping(text):
             self.error(f"the configuration {path}, {fault}")
         warn_of_moved_names(text, str(path))
         Parser.reading = str(path), text

@@ -126,8 +126,11 @@ class Engine(ABC):
         Args:
             policy: holds the adapters.
             abandoned: is set when nobody wants the samples any more; what waits for them may then raise anything.
+
+        Raises:
+            NotImplementedError: an engine that takes `data.lag` does not say how.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.check_lag takes data.lag, and it has no `freeze`: write one")
 
     @abstractmethod
     def generate(

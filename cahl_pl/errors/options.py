@@ -6,7 +6,7 @@ import difflib
 import inspect
 import pkgutil
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -80,29 +80,17 @@ def cause(message: str) -> str:
     return told[-1] if told else message
 
 
-def fault_of_mapping(text: str, known: Collection[str]) -> str | None:
-    """Return what is wrong with a configuration that can be read all the same, and its line.
-
-    A key twice; no space behind a colon; a list or a number where a key has keys of its own, which jsonargparse takes for none.
+def fault_of_mapping(text: str) -> str | None:
+    """Return what is wrong with YAML that can be read all the same, with its line: a key twice, no space behind a colon.
 
     Args:
-        text: whose YAML is sound.
-        known: all configuration keys.
+        text: of a configuration, whose YAML is sound.
     """
-    within: dict[str, list[str]] = {}
-    for key in known:
-        group, _, name = key.rpartition(".")
-        if name != "help":
-            within.setdefault(group, []).append(name)
-    nodes: list[tuple[str, Any]] = [("", yaml.compose(text, Loader=yaml.SafeLoader))]
+    nodes: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
     while nodes:
-        path, node = nodes.pop()
-        number = node is not None and node.tag.rpartition(":")[2] in ("int", "float", "bool")
-        if path in within and (isinstance(node, yaml.SequenceNode) or number):
-            line, one = node.start_mark.line + 1, min(within[path])
-            return f"line {line}: {path} has keys of its own, such as {one}: write them below it"
+        node = nodes.pop()
         if isinstance(node, yaml.SequenceNode):
-            nodes += [(f"{path}[]", one) for one in node.value]
+            nodes += node.value
         elif isinstance(node, yaml.MappingNode):
             lines: dict[str, int] = {}
             for key, value in node.value:
@@ -113,7 +101,25 @@ def fault_of_mapping(text: str, known: Collection[str]) -> str | None:
                 plain = isinstance(value, yaml.ScalarNode) and value.style is None
                 if plain and (glued := re.match(r"([a-z_]+):\S", value.value)) and value.start_mark.line >= line:
                     return f"line {value.start_mark.line + 1}: write a space behind {glued[1] + ':'!r}"
-                nodes.append((f"{path}.{key.value}".lstrip("."), value))
+                nodes.append(value)
+    return None
+
+
+def fault_of_groups(config: Mapping[str, Any], known: Collection[str]) -> str | None:
+    """Return which key has keys of its own and was given something else, which jsonargparse takes for none.
+
+    Args:
+        config: as it was parsed; what `get` does not find is None.
+        known: all configuration keys.
+    """
+    within: dict[str, list[str]] = {}
+    for key in known:
+        group, _, name = key.rpartition(".")
+        if group and name != "help":
+            within.setdefault(group, []).append(name)
+    for group, names in sorted(within.items()):
+        if isinstance(config.get(group), list | tuple | int | float | str):
+            return f"{group} has keys of its own, such as {min(names)}: write them below it"
     return None
 
 
