@@ -68,13 +68,12 @@ class Parser(LightningArgumentParser):
             self.exit(2, f"error: {where}{told}\n")
         super().error(message, ex)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """Parse; a key that has keys of its own is refused where it is given something else."""
         parsed: Namespace = super().parse_args(*args, **kwargs)
         whole = parsed.get(parsed.subcommand) if parsed.get("subcommand") else parsed
-        if fault := fault_of_groups(
-            whole, {key.removeprefix(f"{parsed.get('subcommand')}.") for key in known_keys(self)}
-        ):
+        known = {key.removeprefix(f"{parsed.get('subcommand')}.") for key in known_keys(self)}
+        if fault := fault_of_groups(whole, known):
             self.error(fault)
         return parsed
 

@@ -6,10 +6,11 @@ import difflib
 import inspect
 import pkgutil
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 CLASSES = {
     "data.train": ("cahl_pl.datasets.JsonlDataset", "path"),
@@ -105,7 +106,7 @@ def fault_of_mapping(text: str) -> str | None:
     return None
 
 
-def fault_of_groups(config: Mapping[str, Any], known: Collection[str]) -> str | None:
+def fault_of_groups(config: Namespace, known: Collection[str]) -> str | None:
     """Return which key has keys of its own and was given something else, which jsonargparse takes for none.
 
     Args:
