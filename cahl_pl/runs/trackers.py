@@ -7,6 +7,7 @@ its `save_dir`. `tracker.json` in it says which run of the tracker it belongs to
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -40,14 +41,17 @@ TRACKERS: Final = {
     "WandbLogger": Tracker("project", "id", "wandb"),
     "MLFlowLogger": Tracker("experiment_name", "run_id", "mlflow"),
 }
-"""By the name of the logger's class."""
+"""By the name of Lightning's class."""
 
 FILE: Final = "tracker.json"
 
 
 def tracker_of(class_path: str) -> Tracker | None:
-    """Return what the logger of this class calls things; None for one that is no tracker's."""
-    return TRACKERS.get(class_path.rpartition(".")[2])
+    """Return what the logger of this class, or of one derived from it, calls things; None for one that is no tracker's."""
+    module, _, name = class_path.rpartition(".")
+    made = getattr(sys.modules.get(module), name, None)  # the parser has imported it
+    names = [base.__name__ for base in made.__mro__] if isinstance(made, type) else [name]
+    return next((TRACKERS[name] for name in names if name in TRACKERS), None)
 
 
 def check_package(class_path: str) -> None:

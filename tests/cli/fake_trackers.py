@@ -1,4 +1,7 @@
-"""Loggers of W&B and MLflow that keep what they are given, and need neither package."""
+"""Loggers of W&B and MLflow that keep what they are given, and need neither package.
+
+Their names are not those of Lightning: two classes of one name could not be given by it on the command line.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class _Keeping:
         pass
 
 
-class WandbLogger(_Keeping, loggers.WandbLogger):
+class KeepingWandb(_Keeping, loggers.WandbLogger):
     """W&B's."""
 
     def __init__(self, project: str = "lightning_logs", id: str | None = None, save_dir: str = "wb"):
@@ -58,7 +61,7 @@ class WandbLogger(_Keeping, loggers.WandbLogger):
         self.tables.append((step, key, columns, data))
 
 
-class MLFlowLogger(_Keeping, loggers.MLFlowLogger):
+class KeepingMLFlow(_Keeping, loggers.MLFlowLogger):
     """MLflow's."""
 
     def __init__(

@@ -20,8 +20,8 @@ REAL = {
     "mlflow": ("lightning.pytorch.loggers.MLFlowLogger", {"experiment_name": "shop"}, "run_id"),
 }
 FAKE = {
-    "wandb": ("tests.cli.fake_trackers.WandbLogger", {"project": "shop"}, "id"),
-    "mlflow": ("tests.cli.fake_trackers.MLFlowLogger", {"experiment_name": "shop"}, "run_id"),
+    "wandb": ("tests.cli.fake_trackers.KeepingWandb", {"project": "shop"}, "id"),
+    "mlflow": ("tests.cli.fake_trackers.KeepingMLFlow", {"experiment_name": "shop"}, "run_id"),
 }
 
 

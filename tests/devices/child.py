@@ -9,6 +9,26 @@ import json
 import os
 import sys
 
+
+def give_loading_info() -> None:
+    """Let `output_loading_info` through the emulator's loading, which expects a model alone from transformers."""
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    emulated, own = AutoModelForCausalLM.from_pretrained.__func__, PreTrainedModel.from_pretrained.__func__
+    found = {}
+
+    def inner(cls, *arguments, **options):
+        model, found["info"] = own(cls, *arguments, **options | {"output_loading_info": True})
+        return model
+
+    def outer(cls, *arguments, output_loading_info=False, **options):
+        model = emulated(cls, *arguments, **options)
+        return (model, found["info"]) if output_loading_info else model
+
+    PreTrainedModel.from_pretrained = classmethod(inner)
+    AutoModelForCausalLM.from_pretrained = classmethod(outer)
+
+
 if __name__ == "__main__":
     emulator, devices, commands = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     sys.argv = ["cahl-pl"]
@@ -17,6 +37,7 @@ if __name__ == "__main__":
         import fakecuda  # before torch
 
         fakecuda.install(devices)
+        give_loading_info()
     from cahl_pl.commands import console
 
     for command in commands:
