@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -25,6 +25,7 @@ from cahl_pl.optimizers import (
     check_state,
     hold_to,
     make_optimizer,
+    scheduled_rate,
 )
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
@@ -37,6 +38,9 @@ from cahl_pl.runs.records import record
 from cahl_pl.runs.trackers import fit_names
 from cahl_pl.types import ROLES, Group, Role, RolloutBatch, Task
 from cahl_pl.updates import Updates
+
+if TYPE_CHECKING:
+    from cahl_pl.callbacks import TokenBudget
 
 
 class CAHLModule(LightningModule):
@@ -87,6 +91,7 @@ class CAHLModule(LightningModule):
         self.max_skipped_steps = max_skipped_steps
         self.updates = Updates(self.policy, self.grpo, max_tokens_per_micro_batch)
         self._checkpoint_step = 0  # of the checkpoint that was loaded last
+        self._num_steps: dict[Role, int] = {}
         self._evaluation: Evaluation | None = None
 
     # --- set-up ------------------------------------------------------------------------------------------------------
@@ -162,14 +167,17 @@ class CAHLModule(LightningModule):
         schedulers: list[Any] = []
         for role in ROLES:
             config = self.optimizer_config[role]
+            self._num_steps[role] = max(1, taken[role])
             if planned is None and config.lr_schedule in DECAYING and role in self._data.roles_of_epoch():
-                raise ConfigError(
-                    f"model.{role}.lr_schedule is {config.lr_schedule}, which ends with the run, but trainer.max_steps and "
-                    f"trainer.max_epochs are both -1: give one of them, or --model.{role}.lr_schedule constant"
-                )
+                if not self._budgets:
+                    raise ConfigError(
+                        f"model.{role}.lr_schedule is {config.lr_schedule}, which ends with the run, but trainer.max_steps and "
+                        f"trainer.max_epochs are both -1: give one of them, or --model.{role}.lr_schedule constant"
+                    )
+                self._num_steps[role] = 10**9  # the budget alone says where the run ends
             named = {name: p for name, p in self.policy.lm.named_parameters() if f".{role}." in name}
             # counted from the first round on, so that a resumed run finds the same number
-            optimizer, scheduler = make_optimizer(named, config, taken[role])
+            optimizer, scheduler = make_optimizer(named, config, self._num_steps[role])
             optimizers.append(optimizer)
             schedulers.append(scheduler)
         return optimizers, schedulers
@@ -178,6 +186,13 @@ class CAHLModule(LightningModule):
     def _data(self) -> RolloutDataModule:
         data: RolloutDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
+
+    @property
+    def _budgets(self) -> list[TokenBudget]:
+        from cahl_pl.callbacks import TokenBudget  # here: callbacks import this module
+
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, TokenBudget)]
 
     def on_train_start(self) -> None:
         """Check that all processes train one policy, and apply the configured optimiser settings over those restored.
@@ -214,15 +229,12 @@ class CAHLModule(LightningModule):
                 f"a {role} batch sampled by version {batch.version} (lag {batch.lag}, update {batch.update} on it) met version "
                 f"{self.policy.version[role]} of the {role}: the data loader must not fetch ahead of the optimiser"
             )
-        index, scoring = ROLES.index(role), self.scoring(role)
-        metrics = self.updates.take(
-            batch,
-            self.optimizers()[index],  # type: ignore[index]
-            self.lr_schedulers()[index],  # type: ignore[index]
-            self.optimizer_config[role],
-            scoring,
-            self.manual_backward,
-        )
+        index, config = ROLES.index(role), self.optimizer_config[role]
+        scheduler: Any = self.lr_schedulers()[index]  # type: ignore[index]
+        spent = max((budget.spent for budget in self._budgets), default=0.0)
+        rate = scheduled_rate(scheduler, config, self._num_steps[role], spent)
+        optimizer = self.optimizers()[index]  # type: ignore[index]
+        metrics = self.updates.take(batch, optimizer, scheduler, config, rate, self.scoring(role), self.manual_backward)
         if self._data.lag:
             metrics[f"{role}/lag"] = float(self.policy.version[role] - batch.version)
         self.policy.version[role] += 1

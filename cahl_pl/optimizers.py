@@ -31,7 +31,8 @@ class OptimizerConfig:
     Attributes:
         lr: peak learning rate.
         lr_schedule: a schedule of `transformers.get_scheduler`: `constant`, `constant_with_warmup`, `inverse_sqrt`, or one
-            that ends with the run: `linear`, `cosine`, `cosine_with_restarts`, `polynomial`.
+            that ends with the run, with its steps or with the tokens of a `TokenBudget`: `linear`, `cosine`,
+            `cosine_with_restarts`, `polynomial`.
         warmup_steps: steps of this role over which the rate rises from 0.
         warm_start_lr: constant learning rate of the supervised warm start.
         betas: of AdamW.
@@ -89,7 +90,7 @@ def make_optimizer(
         betas=(config.betas[0], config.betas[1]),
         weight_decay=config.weight_decay,
     )
-    return optimizer, get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, max(1, num_steps))
+    return optimizer, get_scheduler(config.lr_schedule, optimizer, config.warmup_steps, num_steps)
 
 
 def set_rate(optimizer: Any, config: OptimizerConfig, rate: float) -> None:
@@ -106,12 +107,22 @@ def hold_to(optimizer: Any, scheduler: Any, config: OptimizerConfig) -> None:
     scheduler.base_lrs = [config.lr * ratio for ratio in ratios]
 
 
-def scheduled_rate(scheduler: Any) -> float:
+def scheduled_rate(scheduler: Any, config: OptimizerConfig, num_steps: int, spent: float = 0.0) -> float:
     """Return the learning rate of A for the next step.
 
     `get_last_lr` would give that of the checkpoint after a start with another one.
+
+    Args:
+        scheduler: of `make_optimizer`.
+        config: of the role.
+        num_steps: as it was made with.
+        spent: share of a budget of tokens that is spent, from 0 to 1. A schedule that ends with the run ends with its steps or
+            with its budget, whichever comes first.
     """
-    return float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](scheduler.last_epoch))
+    step: float = scheduler.last_epoch
+    if config.lr_schedule in DECAYING and step >= config.warmup_steps:
+        step = max(step, config.warmup_steps + spent * (num_steps - config.warmup_steps))
+    return float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step))
 
 
 def check_state(role: Role, config: OptimizerConfig, state: Mapping[str, Any]) -> None:

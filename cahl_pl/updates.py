@@ -13,7 +13,7 @@ from cahl_pl.grpo.advantages import Scoring, fill_advantages
 from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.grpo.loss import LossStats, grpo_loss, supervised_loss
 from cahl_pl.grpo.selection import Selection, everything, select
-from cahl_pl.optimizers import OptimizerConfig, forget_moments, scheduled_rate, set_rate
+from cahl_pl.optimizers import OptimizerConfig, forget_moments, set_rate
 from cahl_pl.policy.first_gradients import FirstGradientCheck
 from cahl_pl.policy.logprobs import micro_batches, score
 from cahl_pl.policy.policy import Policy
@@ -48,6 +48,7 @@ class Updates:
         optimizer: Any,
         scheduler: Any,
         config: OptimizerConfig,
+        rate: float,
         scoring: Scoring,
         backward: Callable[[Tensor], None],
     ) -> dict[str, float]:
@@ -56,8 +57,9 @@ class Updates:
         Args:
             batch: sampled by the policy as it is, or by that of the round's first update.
             optimizer: of the role, as Lightning wraps it: its step is counted.
-            scheduler: of the role's learning rate; the warm start has a rate of its own.
+            scheduler: of the role's learning rate: it counts the steps after the warm start.
             config: of the role's optimiser.
+            rate: learning rate of the step, but for the warm start's.
             scoring: what decides the role's advantages.
             backward: Lightning's, which knows the precision.
 
@@ -94,12 +96,12 @@ class Updates:
                 measured |= stats.gap_metrics(self.grpo[role])
             measured |= {"grad_norm": norm.item(), "skipped": float(not finite)}
             metrics |= {f"{role}/{tag}": value for tag, value in measured.items()}
-        set_rate(optimizer, config, config.warm_start_lr if supervised else scheduled_rate(scheduler))
+        set_rate(optimizer, config, config.warm_start_lr if supervised else rate)
         # Without gradients this moves nothing, not even the moments, but it counts: one optimiser step a training step.
         optimizer.step()
-        if not supervised:
-            scheduler.step()
         metrics[f"{role}/lr"] = optimizer.param_groups[0]["lr"]
+        if not supervised:
+            scheduler.step()  # sets the rate of a step that may never come
         return metrics
 
     def accumulate(self, selected: Selection, batch: RolloutBatch, backward: Callable[[Tensor], None]) -> LossStats:

@@ -17,7 +17,8 @@ class TokenBudget(Callback):
 
     That round is finished: every role whose turn it is takes its steps. Tokens of evaluations do not count, and
     warm-start rounds sample none. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops
-    at `trainer.max_steps` or `max_epochs` if they come first. Once a round, with its first batch,
+    at `trainer.max_steps` or `max_epochs` if they come first. A learning rate that falls with the run falls with the tokens
+    that are spent. Once a round, with its first batch,
     `rollout/tokens_total` is logged, the count so far; the x-axis is `trainer.global_step`.
 
     Args:
@@ -32,6 +33,11 @@ class TokenBudget(Callback):
             raise ValueError(f"TokenBudget.max_tokens is {max_tokens}: give 1 or more tokens")
         self.max_tokens = max_tokens
         self.tokens = 0  # sampled by the rounds so far, over all processes
+
+    @property
+    def spent(self) -> float:
+        """The share of the budget that is spent, at most 1."""
+        return min(1.0, self.tokens / self.max_tokens)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take no step when a resumed run had ended already."""

@@ -62,10 +62,33 @@ def test_rates_of_warm_start_schedule_and_resume_keep_the_ratio():
     assert scheduler.get_last_lr() == pytest.approx([0.005, 0.02])
     now = OptimizerConfig(lr=0.1, lora_plus_ratio=8.0, weight_decay=0.3, betas=(0.5, 0.6), lr_schedule="linear")
     hold_to(optimizer, scheduler, now)
-    assert scheduled_rate(scheduler) == pytest.approx(0.05)
-    set_rate(optimizer, now, scheduled_rate(scheduler))
+    assert scheduled_rate(scheduler, now, 10) == pytest.approx(0.05)
+    set_rate(optimizer, now, scheduled_rate(scheduler, now, 10))
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.4])
     assert [(group["betas"], group["weight_decay"]) for group in optimizer.param_groups] == [((0.5, 0.6), 0.3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "taken", "spent", "share"),
+    [
+        ("linear", 0, 2, 0.0, 0.98),
+        ("linear", 0, 2, 0.25, 0.75),
+        ("linear", 0, 50, 0.25, 0.5),  # the steps end first
+        ("linear", 20, 10, 0.9, 0.5),  # of the warm-up, steps count alone
+        ("linear", 20, 20, 0.5, 0.5),
+        ("cosine", 0, 1, 0.5, 0.5),
+        ("linear", 0, 3, 1.0, 0.0),
+        ("constant", 0, 3, 0.7, 1.0),
+        ("inverse_sqrt", 0, 0, 0.7, 1.0),
+    ],
+)
+def test_a_rate_that_ends_with_the_run_falls_with_the_tokens_of_a_budget(schedule, warmup, taken, spent, share):
+    config = OptimizerConfig(lr=0.2, lr_schedule=schedule, warmup_steps=warmup)
+    optimizer, scheduler = make_optimizer(named(), config, 100)
+    optimizer.step()
+    for _ in range(taken):
+        scheduler.step()
+    assert scheduled_rate(scheduler, config, 100, spent) == pytest.approx(0.2 * share)
 
 
 @pytest.mark.parametrize(("then", "now", "word"), [(1.0, 16.0, "without"), (16.0, 1.0, "with")])

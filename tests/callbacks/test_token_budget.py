@@ -25,14 +25,15 @@ class Rounds(Callback):
     """The tokens of each round, as the batches themselves say."""
 
     def __init__(self):
-        self.tokens = []
+        self.tokens, self.rates = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.rates.append(trainer.callback_metrics[f"{batch.role}/lr"].item())
         if batch.update == 0 and batch.role == "planner":
             self.tokens.append(batch.metrics["rollout/tokens"])
 
 
-def fit(tiny_model, folder, budget, ckpt_path=None):
+def fit(tiny_model, folder, budget, ckpt_path=None, **planner):
     """At most two epochs of five rounds of two steps each."""
     seed_everything(3, verbose=False)
     sampling = Sampling(max_new_tokens=6)
@@ -43,7 +44,7 @@ def fit(tiny_model, folder, budget, ckpt_path=None):
         tasks_per_round=1,
         rollout=RolloutConfig(2, 2, planner=sampling, executor=sampling),
     )
-    model = CAHLModule(PolicyConfig(model=str(tiny_model), lora_rank=4), planner=OptimizerConfig(lr=1e-2))
+    model = CAHLModule(PolicyConfig(model=str(tiny_model), lora_rank=4), planner=OptimizerConfig(lr=1e-2, **planner))
     rounds, count = Rounds(), TokenBudget(budget)
     trainer = Trainer(
         default_root_dir=folder,
@@ -55,6 +56,7 @@ def fit(tiny_model, folder, budget, ckpt_path=None):
         callbacks=[rounds, count, Checkpoints(every_n_steps=1, keep=99), StopIfNothingLearned(None, None, None)],
     )
     trainer.fit(model, data, ckpt_path=ckpt_path)
+    count.rates = rounds.rates
     return trainer, rounds.tokens, count
 
 
@@ -73,6 +75,18 @@ def test_it_stops_amid_an_epoch_after_the_round_that_passes_the_budget(tiny_mode
     assert trainer.global_step == 6  # both roles' steps of three rounds
     assert seen == tokens[:3]
     assert count.tokens == sum(tokens[:3])
+
+
+def test_a_rate_that_falls_with_the_run_falls_with_the_tokens_a_resumed_runs_too(tiny_model, tmp_path, three_rounds):
+    budget, _ = three_rounds
+    _, tokens, count = fit(tiny_model, tmp_path / "run", budget, lr_schedule="linear")
+    spent = [sum(tokens[:k]) / budget for k in range(len(tokens))]
+    assert len(tokens) >= 3
+    assert count.rates[::2] == pytest.approx([1e-2 * (1 - share) for share in spent])
+    assert count.rates[1::2] == pytest.approx([1e-5] * len(tokens))  # the executor's is constant
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000003.ckpt"
+    _, _, resumed = fit(tiny_model, tmp_path / "resumed", budget, checkpoint, lr_schedule="linear")
+    assert resumed.rates == count.rates[3:]
 
 
 def test_a_budget_met_exactly_is_spent(tiny_model, tmp_path, three_rounds):
