@@ -28,7 +28,9 @@ settings.load_profile("cahl_pl")
 
 
 def pytest_configure(config):
-    """Warnings are errors, but for those that the command line silences, each for its reason."""
+    """Warnings are errors, but for those that the command line silences, each for its reason; workers share the cores."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     for message in EXPECTED_WARNINGS:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
