@@ -15,9 +15,14 @@ from cahl_pl.errors import SchemaError
 from cahl_pl.schema.wording import shorten
 from cahl_pl.types import ToolSpec
 
+_SOUND_SCHEMAS = 1024
+"""Schemas that have been found to be valid and are known again; where there are more, all are forgotten."""
+
+_sound: set[str] = set()
+
 
 def check_tool(tool: ToolSpec, where: str) -> None:
-    """Check that a tool's parameters are a valid JSON Schema of type object.
+    """Check that a tool's parameters are a valid JSON Schema of type object; of equal ones, the first alone takes time.
 
     Args:
         tool: the tool.
@@ -32,12 +37,18 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         raise SchemaError(f'{place}: parameters must be a JSON Schema with "type": "object"')
     try:
         schema = dict(schema)
+        text = repr(schema)  # tells lists from tuples and 1 from 1.0, as not every comparison does
+        if text in _sound:
+            return
         # The format checker is what looks at regular expressions.
         Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
         resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
         for reference in _texts(schema, "$ref"):
             resolver.lookup(reference)
         _refuse_unlimited(schema, place)
+        if len(_sound) == _SOUND_SCHEMAS:
+            _sound.clear()
+        _sound.add(text)
     except InvalidSchema as error:
         at = "".join(f"{part}: " for part in error.absolute_path)
         raise SchemaError(f"{place}: parameters are not valid JSON Schema: {at}{shorten(error.message)}") from None

@@ -157,11 +157,11 @@ def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task |
 
 def outcome(trees: list[Call], calls: list[Call], gold: list[GoldCall], state: State) -> Outcome:
     """Return the state that the request leads to, and what it asks to be told: results of what changes nothing."""
-    after = copy.deepcopy(state)
+    after = _copy(state)
     tools = toolkit(after)
     results = {}
     for call, made in zip(calls, gold, strict=True):
-        before = copy.deepcopy(after)
+        before = _copy(after)
         with contextlib.suppress(ToolError):
             tools[made.name](**made.arguments)
         if call.tool.asks or after == before:
@@ -283,8 +283,13 @@ def solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str 
             state.setdefault(missing.table, {})[missing.key] = missing.kind.sample(rng)
 
 
+def _copy(state: State) -> State:
+    """Return a state whose tables may be changed; the aliases, most of what there is, never are."""
+    return {name: table if name == "aliases" else copy.deepcopy(table) for name, table in state.items()}
+
+
 def _execute(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None) -> list[GoldCall]:
-    tools = toolkit(copy.deepcopy(state))
+    tools = toolkit(_copy(state))
     position = {id(call): index for index, call in enumerate(calls)}
     gold: list[GoldCall] = []
     for call in calls:

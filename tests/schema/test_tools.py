@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cahl_pl.errors import SchemaError
-from cahl_pl.schema import check_tool
+from cahl_pl.schema import check_tool, tools
 from cahl_pl.types import ToolSpec
 
 
@@ -60,3 +60,38 @@ def test_check_tool_survives_a_deep_schema() -> None:
 def test_keywords_that_would_search_without_a_limit_are_refused(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(SchemaError, match=f"^here, tool 'f': .*{message}"):
         check_tool(tool({}, **keywords), "here")
+
+
+def test_equal_schemas_are_examined_once_and_faulty_ones_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    examined = []
+    monkeypatch.setattr(tools, "_sound", set())
+    check = tools.Draft202012Validator.check_schema
+    monkeypatch.setattr(
+        tools.Draft202012Validator, "check_schema", lambda *a, **k: examined.append(a) or check(*a, **k)
+    )
+    for name in "fgh":
+        check_tool(tool({"a": {"type": "integer"}}, name), "x")
+    assert len(examined) == 1
+    for name in "fg":
+        with pytest.raises(SchemaError, match=f"place, tool '{name}': .*required: 'a' is not"):
+            check_tool(tool({}, name, required="a"), "place")
+    assert len(examined) == 3
+    for _ in range(2):  # what stands after the examination counts too
+        with pytest.raises(SchemaError, match="leads nowhere"):
+            check_tool(tool({"a": {"$ref": "#/$defs/B"}}), "x")
+
+
+def test_what_is_equal_in_python_alone_is_another_schema() -> None:
+    check_tool(tool({"a": {}}, required=["a"], minProperties=1), "x")
+    with pytest.raises(SchemaError, match="is not of type 'array'"):
+        check_tool(tool({"a": {}}, required=("a",), minProperties=1), "x")
+    with pytest.raises(SchemaError, match="True is not of type 'integer'"):
+        check_tool(tool({"a": {}}, required=["a"], minProperties=True), "x")
+
+
+def test_only_so_many_sound_schemas_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "_sound", set())
+    monkeypatch.setattr(tools, "_SOUND_SCHEMAS", 2)
+    for name in "abc":
+        check_tool(tool({name: {}}), "x")
+    assert len(tools._sound) == 1
