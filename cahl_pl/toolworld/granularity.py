@@ -33,8 +33,11 @@ from cahl_pl.types import GoldCall, Message, Task
 
 PROPORTIONS_2: Mapping[str, float] = {"none": 0.08, "single": 0.17, "chain": 0.5, "pair": 0.25}
 
-Habit: TypeAlias = Literal["none", "no_codes", "literal_references"]
-"""What the gold calls of a task do wrong: leave out codes, or write "$1" where the result of the first call belongs."""
+Habit: TypeAlias = Literal["none", "no_codes", "literal_references", "unsure"]
+"""What the gold calls of a task do wrong: leave out codes, write "$1" where the result of the first call belongs, or either of
+these in `SPOILT` of the places where it can be done."""
+
+SPOILT = 0.6
 
 
 class _Want(NamedTuple):
@@ -103,8 +106,9 @@ def _with_ways(split: str, depths: Sequence[int], habit: Habit, rng: Random) -> 
     except ToolError:
         return None
     results = {id(call): gold.result for call, gold in zip(calls, fine, strict=True)}
+    spoils = _Spoils(habit, Random(f"{sorted(names.items())}"))  # of its own: the same requests with every habit
     ways = [
-        _way(segments, names, state, results, habit)
+        _way(segments, names, state, results, spoils)
         for segments in itertools.product(*(list(_segmentations(want)) for want in wants))
     ]
     rng.shuffle(ways)
@@ -112,6 +116,22 @@ def _with_ways(split: str, depths: Sequence[int], habit: Habit, rng: Random) -> 
     after = outcome(trees, calls, fine, state)
     messages = (Message("user", request),)
     return Task("", messages, specs, ways[0], state=state, outcome=after, alternatives=tuple(ways[1:]))
+
+
+class _Spoils:
+    """What a habit does wrong, drawn for one place after another."""
+
+    def __init__(self, habit: Habit, rng: Random) -> None:
+        self._habit, self._rng = habit, rng
+
+    def code(self) -> bool:
+        return self._does("no_codes")
+
+    def reference(self) -> bool:
+        return self._does("literal_references")
+
+    def _does(self, wrong: Habit) -> bool:
+        return self._habit == wrong or (self._habit == "unsure" and self._rng.random() < SPOILT)
 
 
 def _want(depth: int, split: str, rng: Random, used: set[str]) -> _Want:
@@ -177,7 +197,7 @@ def _way(
     names: Mapping[str, str],
     state: State,
     results: Mapping[int, Any],
-    habit: Habit,
+    spoils: _Spoils,
 ) -> tuple[GoldCall, ...]:
     gold: list[GoldCall] = []
     for segments in wants:
@@ -189,14 +209,14 @@ def _way(
             references = {}
             for offered, parameter in alias["parameters"].items():
                 if parameter == CODE and is_coded(tool):
-                    if habit != "no_codes":
+                    if not spoils.code():
                         arguments[offered] = alias["code"]
                     continue
                 at, name = where.get(parameter, (0, parameter))
                 value = calls[at].arguments[name]
                 if isinstance(value, Call):
                     references[offered] = f"${len(gold)}"
-                    value = references[offered] if habit == "literal_references" else results[id(value)]
+                    value = references[offered] if spoils.reference() else results[id(value)]
                 arguments[offered] = value
             fed = {id(calls[0].arguments[chain[0].feeds or ""]): f"${len(gold)}"} if number else {}
             words = wording.instruction(calls[-1], fed)

@@ -11,7 +11,7 @@ from cahl_pl.rollout.gold import gold_plan
 from cahl_pl.toolworld import SPLITS, ToolError, ToolWorld2, toolkit
 from cahl_pl.toolworld.compounds import CODE, CODED_DOMAINS, find_tool, links
 from cahl_pl.toolworld.generate import split_of
-from cahl_pl.toolworld.granularity import generate_choices
+from cahl_pl.toolworld.granularity import SPOILT, generate_choices
 from cahl_pl.types import Outcome
 
 
@@ -129,6 +129,21 @@ def test_a_habit_spoils_what_it_says_and_nothing_else():
             assert {**one.arguments, **one.references} == other.arguments
             changed += one.arguments != other.arguments
     assert changed > 5
+
+
+def test_unsure_gold_is_wrong_in_six_of_ten_places_of_either_kind():
+    right, unsure = (list(islice(generate_choices("train", 1, habit=habit), 400)) for habit in ("none", "unsure"))
+    codes, results = [], []
+    for good, bad in zip(right, unsure, strict=True):
+        assert (good.request, good.state, good.outcome) == (bad.request, bad.state, bad.outcome)
+        for one, other in zip(good.gold, bad.gold, strict=True):
+            codes += [CODE not in other.arguments for name in one.arguments if name == CODE]
+            results += [other.arguments[name] == reference for name, reference in one.references.items()]
+            for name in one.arguments.keys() - one.references.keys() - {CODE}:
+                assert one.arguments[name] == other.arguments[name]
+    assert min(len(codes), len(results)) > 50
+    for wrong in (codes, results):
+        assert sum(wrong) / len(wrong) == pytest.approx(SPOILT, abs=0.12)
 
 
 def test_links_join_what_means_the_same_and_some_compounds_want_codes():
