@@ -149,14 +149,14 @@ def nested(**schema: Any) -> dict[str, Any]:
     [
         ({"name": " "}, "the name is empty"),
         ({"description": "x"}, "the field 'name' is missing"),
-        ({"name": 1}, "the field 'name' must be a str, but is a int"),
-        (3, "a tool must be an object with a name and parameters, not a int"),
+        ({"name": 1}, "the field 'name' must be text, but is an integer"),
+        (3, "a tool must be an object with a name and parameters, not an integer"),
         ({"name": "f", "paramters": {}}, "there is no field 'paramters' of a tool; did you mean 'parameters'?"),
         ({"function": {"name": "f", "inputschema": {}}}, "did you mean 'input_schema'?"),
         ({"name": "f", "args": {"x": {}}}, "the field 'args' is none of a tool; the parameters stand in 'parameters'"),
         ({"name": "f", "parameters": [1]}, "the field 'parameters' must be JSON Schema, an object, but is a list"),
         ({"name": "f", "parameters": {"a": 1}, "input_schema": {}}, "the parameters stand there twice"),
-        ({"function": "f"}, "the field 'function' must be a dict"),
+        ({"function": "f"}, "the field 'function' must be an object"),
         (
             nested(type="strng"),
             "the field 'parameters': properties.x.type: there is no type 'strng'; did you mean \"string\"?",

@@ -119,11 +119,12 @@ def _answer(text: str, number: int, calls: Sequence[Call]) -> Said:
     if "id" in value and given is None and name is None:  # an object of its own that has an id
         return Said("tool", text, number=number)
     content = value["content"]
-    said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    is_json = not isinstance(content, str)
+    said = json.dumps(content, ensure_ascii=False) if is_json else content
     # one call, or a name, says which call it is where these have no ids
     of_no_call = not ids and (name is not None or len(calls) == 1)
     answers = None if given is None or of_no_call else str(given)
-    return Said("tool", said, (), answers, name if isinstance(name, str) else None, number)
+    return Said("tool", said, (), answers, name if isinstance(name, str) else None, number, is_json=is_json)
 
 
 def holds_answers(text: str) -> bool:
