@@ -154,4 +154,4 @@ def _read_tools(path: str) -> tuple[ToolSpec, ...]:
         messages = [{"role": "user", "content": ""}]
         return row_to_task({"id": "tools", "messages": messages, "gold": [], "tools": value}).tools
     except DataError as error:
-        raise DataError(f"{path}: {error}; give a list of tools as in OpenAI's chat API") from None
+        raise DataError(f"{path}: {error}; give a list of tools as in OpenAI's chat API, or MCP servers") from None
