@@ -94,13 +94,12 @@ HALF_A_PAIR: Final = (
 
 def json_in_text(value: Any, kind: type) -> str:
     """Return what to do where a list or an object is needed and text holds one; empty where it does not."""
-    brackets = {list: ("[", "]", "the list"), dict: ("{", "}", "the object")}.get(kind)
-    if brackets is None or not isinstance(value, str):
+    if kind not in (list, dict) or not isinstance(value, str):
         return ""
-    text = value.strip()
-    if not (text.startswith(brackets[0]) and text.endswith(brackets[1])):
+    start, end, what = ("[", "]", "the list") if kind is list else ("{", "}", "the object")
+    if not (value.strip().startswith(start) and value.strip().endswith(end)):
         return ""
-    return f" that holds JSON: write {brackets[2]} itself, without the quotes around it (json.loads reads it)"
+    return f" that holds JSON: write {what} itself, without the quotes around it (json.loads reads it)"
 
 
 def lines_of_a_value(first: bytes, more: Callable[[], bytes]) -> int:

@@ -122,7 +122,7 @@ def is_learnt(row: dict[str, Any]) -> bool:
     Raises:
         DataError: a weight is no number from 0.
     """
-    weight = row.get("weight")
+    weight = row.get("weight", row.get("loss_weight"))
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0):
         raise DataError(f"the field 'weight' must be 0 (a turn that is not learnt) or 1, not {weight!r}")
     return weight != 0 and row.get("train") is not False and row.get("loss") is not False

@@ -132,8 +132,8 @@ def _parameters(function: Mapping[str, Any], types: TypeReader) -> dict[str, Any
         raise DataError(f"the field {found[0]!r}: {error}") from None
     schema.setdefault("type", "object")
     more = function.get("required")
-    if isinstance(more, list) and "required" not in schema and schema.get("properties"):
-        schema["required"] = more
+    if isinstance(more, list) and schema.get("properties") and ("required" not in schema or _is_flat(declared)):
+        schema["required"] = more  # a list says more than that nothing else is said of a parameter
     return schema
 
 
@@ -174,6 +174,8 @@ def json_schema(schema: Any, types: TypeReader = named_type, place: tuple[str, .
     if not isinstance(schema, dict):
         raise DataError(f"{'.'.join(place) or 'it'} must be a schema, an object, not {kind_word(schema)}")
     made = {key: value for key, value in schema.items() if key not in ("nullable", "type") and not _is_flag(key, value)}
+    if not isinstance(made.get("examples", []), list):  # which constrain nothing
+        del made["examples"]
     made = _type(schema.get("type"), types, place) | made if "type" in schema else made
     for key in ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"):
         if isinstance(made.get(key), dict):

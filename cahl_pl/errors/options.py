@@ -63,8 +63,8 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
                 f"there is no configuration key {key[1]}.init_args.{option[1]}; {_nearest_option(problem[1], option[1])}"
                 f"--{key[1]}.help {problem[1]} lists those of its class"
             )
-        if missing := no_such_class(problem[1]):
-            return f"{key[1]}: {missing}"
+        if (no_class_there := no_such_class(problem[1])) is not None:
+            return f"{key[1]}: {no_class_there}"
         rest = f"{problem[1]}: {problem[2]}"
     no_class = re.search(r"Expected a dot import path string: (.+)", rest)
     if no_class and key:

@@ -190,3 +190,16 @@ def test_a_list_of_tools_may_be_json_text() -> None:
         read_tools("[")
     with pytest.raises(DataError, match="the field 'tools', tool 2: the name is empty"):
         read_tools([{"name": "f"}, {"name": ""}])
+
+
+def test_a_list_beside_bare_parameters_says_which_are_required() -> None:
+    bare = {"a": {"type": "int"}, "b": {"type": "int"}}
+    assert read_tool({"name": "f", "parameters": bare, "required": ["b"]}).parameters["required"] == ["b"]
+    assert not read_tool({"name": "f", "parameters": bare, "required": []}).parameters["required"]
+    assert read_tool({"name": "f", "parameters": bare}).parameters["required"] == ["a", "b"]
+
+
+def test_examples_that_are_no_list_constrain_nothing() -> None:
+    properties = {"a": {"type": "string", "examples": "x, y"}, "b": {"type": "string", "examples": ["x"]}}
+    made = read_tool({"name": "f", "parameters": {"type": "object", "properties": properties}}).parameters["properties"]
+    assert made == {"a": {"type": "string"}, "b": {"type": "string", "examples": ["x"]}}

@@ -36,7 +36,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "rlla": single_format(lambda row: {"instruction", "output"} <= row.keys() or "reward_model" in row, rlla_task),
     "toolace": Format(_is_toolace, toolace_tasks),
     "hermes": sharegpt.TAGGED,
-    "sharegpt": sharegpt.FORMAT,
+    "sharegpt": sharegpt.FORMAT,  # before openai: some of its rows have messages
     "anthropic": anthropic.FORMAT,
     "openai": openai_chat.FORMAT,
     "openai-responses": openai_responses.FORMAT,

@@ -202,3 +202,36 @@ def test_a_blank_request_is_a_fault_in_every_form(tmp_path: Path, form: str) -> 
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[form]))
     with pytest.raises(DataError, match="line 1: the request is blank: the user's last message has to say what"):
         JsonlDataset(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("field", "speaker", "text"), [("conversations", "from", "value"), ("messages", "role", "content")]
+)
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_speakers_are_told_in_either_spelling_and_in_either_turns(
+    field: str, speaker: str, text: str, dash: str
+) -> None:
+    """As in Locutusque/function-calling-chatml: Glaive's tools and calls in ShareGPT's turns."""
+    call = '{"name": "weather", "arguments": \'{"city": "Land\'s End"}\'}'
+    turns = [
+        (
+            "system",
+            f"You help. You have access to the following functions. Use them if required -{json.dumps(FUNCTION)}",
+        ),
+        ("Human" if speaker == "from" else "user", "Rain?"),
+        (f"function{dash}call", call),
+        (f"function{dash}response", '{"rain": true}'),
+        ("gpt" if speaker == "from" else "assistant", "Yes."),
+    ]
+    row = {field: [{speaker: who, text: said} for who, said in turns]}
+    assert form_of(row) == "sharegpt"
+    task = read_any(row, "r")
+    assert task.gold == (GoldCall("weather", {"city": "Land's End"}, {"rain": True}),)
+    assert [(m.role, m.content) for m in task.messages] == [("system", "You help."), ("user", "Rain?")]
+
+
+def test_a_turn_of_loss_weight_0_is_not_learnt() -> None:
+    row = answered("openai", "x")
+    row["messages"][1]["loss_weight"] = 0.0
+    with pytest.raises(DataError, match="not to be learnt"):
+        read_any(row, "r")
