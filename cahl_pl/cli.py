@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import torch
 import yaml
@@ -26,6 +26,7 @@ from cahl_pl.config_files import find_configs_in
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
+from cahl_pl.errors.class_entries import fault_of_classes
 from cahl_pl.errors.encodings import decoded
 from cahl_pl.errors.options import cause, fault_of_groups, fault_of_mapping, line_of, sentence
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
@@ -49,6 +50,9 @@ from cahl_pl.runs.trackers import note_run, noted_run, tracker_of
 from cahl_pl.startup.text_options import mark_text, plain_text
 from cahl_pl.types import ROLES
 
+OF_VERBS: Final = ("ckpt_path", "weights_only", "verbose", "return_predictions")
+"""Keys of some verbs of Lightning, which the `config.yaml` of a run has and other verbs do not take, or take by themselves."""
+
 
 class Parser(LightningArgumentParser):
     """Parser that says what is wrong with a configuration in one sentence, not by the usage of a hundred options."""
@@ -64,7 +68,7 @@ class Parser(LightningArgumentParser):
             late = ("does not accept option", "is not accepted", "has keys of its own")
             if any(words in message for words in late):  # found out after all have been parsed
                 files = Parser.read[::-1]
-            where = next((place for file in files if (place := line_of(*file, told))), "")
+            where = next((place for file in files if (place := line_of(*file, told, message))), "")
             self.exit(2, f"error: {where}{told}\n")
         super().error(message, ex)
 
@@ -87,13 +91,24 @@ class Parser(LightningArgumentParser):
             self.error(f"the configuration {path} cannot be read: {error}{cure}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
-        if fault := fault_of_mapping(text):
+        if fault := fault_of_mapping(text) or fault_of_classes(text):
             self.error(f"the configuration {path}, {fault}")
         warn_of_moved_names(text, str(path))
         Parser.reading = str(path), text
         Parser.read.append(Parser.reading)
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
         Parser.reading = None  # not where it fails: `error` is called after that
+        return parsed
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse the text of a configuration; what a run has written there for its own verb alone is left out for others."""
+        found = yaml.safe_load(content) if Parser.reading is not None else None
+        if isinstance(found, dict) and (others := [key for key in OF_VERBS if key in found]):
+            known = known_keys(self)
+            if any(key not in known for key in others):
+                kept = {key: value for key, value in found.items() if key in known or key not in OF_VERBS}
+                content = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+        parsed: Namespace = super().parse_string(content, *args, **kwargs)
         return parsed
 
 
@@ -223,7 +238,8 @@ class CAHLCLI(ConfigurationWinsCLI):
             ConfigError: a configuration is neither a file nor shipped.
         """
         words = sys.argv[1:] if args is None else args
-        Parser.reading, Parser.read = None, []
+        Parser.reading = None
+        Parser.read.clear()
         for word in words if isinstance(words, list) else []:
             warn_of_moved_names(word, "command line")
         argv, sys.argv = sys.argv, sys.argv[:1]

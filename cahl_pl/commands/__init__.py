@@ -6,6 +6,7 @@ A verb is one module here and one line of `VERBS`. A module is imported when its
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import pickle
@@ -14,12 +15,13 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from cahl_pl import __version__
 from cahl_pl.commands.pipes import reader_may_leave
-from cahl_pl.errors import ConfigError, UserError
+from cahl_pl.errors import ConfigError, ToolWarning, UserError
 
 VERBS = {
     "fit": ("trainer:fit", "train the planner and the executor"),
@@ -64,17 +66,35 @@ def console(words: Sequence[str] | None = None) -> None:
     Args:
         words: the command line; None: that of the process.
     """
-    with reader_may_leave():
+    with reader_may_leave(), _warnings_as_sentences():
         try:
             status = _run(list(sys.argv[1:] if words is None else words))
         except Exception as error:
             sentence = _sentence(error)
             if os.environ.get("CAHL_TRACEBACK") or sentence is None:
                 raise
-            print(f"error: {sentence}", file=sys.stderr)
+            print(f"error: {_place(sentence)}{sentence}", file=sys.stderr)
             status = 2
         if status:
             sys.exit(status)
+
+
+@contextlib.contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Have warnings of tools shown as this package's other ones, `warning: ...`, and those of libraries as Python does."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, ToolWarning):
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+        else:
+            shown(message, category, *rest, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -147,6 +167,15 @@ def _help() -> str:
     whole = [name for name in shipped_names() if "/" not in name]
     configurations = f"{', '.join(whole)}, and those of ablations/, recipes/ and toolworld2/."
     return HELP.format(verbs=verbs, configurations=textwrap.fill(configurations, 116))
+
+
+def _place(sentence: str) -> str:
+    """Return the configuration file and the line that name the file which a sentence begins with; empty where none does."""
+    if (cli := sys.modules.get("cahl_pl.cli")) is None:  # no configuration was read
+        return ""
+    from cahl_pl.errors.class_entries import place_of
+
+    return place_of(sentence, cli.Parser.read)
 
 
 def _sentence(error: Exception) -> str | None:

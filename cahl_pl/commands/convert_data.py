@@ -2,8 +2,8 @@
 
     python -m cahl_pl convert-data FORMAT INPUT OUTPUT.jsonl
 
-INPUT is a file, for api-bank-dialogues a folder, or hub:OWNER/NAME[:SPLIT] of the Hugging Face hub (pip install datasets).
-What was left out, and why, is written to OUTPUT.jsonl.dropped.txt; the exit status is then 1.
+INPUT is a file, for api-bank-dialogues a folder, or hub:OWNER/NAME[:SPLIT] of the Hugging Face hub, which needs
+`pip install "cahl-pl[hub]"`. What was left out, and why, is written to OUTPUT.jsonl.dropped.txt; the exit status is then 1.
 """
 
 from __future__ import annotations

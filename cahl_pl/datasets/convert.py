@@ -15,10 +15,12 @@ from cahl_pl.datasets.formats.api_bank import (
     group_samples,
     read_declared_tools,
 )
+from cahl_pl.datasets.formats.base import usual
 from cahl_pl.datasets.formats.nestful import read_specification
 from cahl_pl.datasets.formats.nestful import task as nestful_task
 from cahl_pl.datasets.formats.seal_tools import seal_tools_reader
 from cahl_pl.datasets.formats.table import FORMATS as TABLE
+from cahl_pl.datasets.formats.table import form_of, is_own
 from cahl_pl.datasets.formats.tau_bench import python_rows
 from cahl_pl.datasets.formats.tau_bench import task as tau_bench_task
 from cahl_pl.datasets.hub import PREFIX, hub_rows
@@ -27,6 +29,7 @@ from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
 from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.errors import ConfigError, DataError
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import Task
 
 Source: TypeAlias = tuple[Iterable[FileRow], RowReader]
@@ -48,7 +51,7 @@ def _table(format_name: str) -> Callable[[str], Source]:
 def _object(value: Any, format_name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         fields = "" if format_name not in TABLE else f" of the format {format_name}"
-        raise DataError(f"a row{fields} must be an object, not a {type(value).__name__}")
+        raise DataError(f"a row{fields} must be an object, not {kind_word(value)}")
     return value
 
 
@@ -118,7 +121,26 @@ def read_source(
     if format_name == "api-bank-dialogues":
         known = read_declared_tools(tools)
         return dialogue_rows(source), lambda value, _: dialogue_tasks(value, known, num_distractors, seed)
-    return _OPENERS[format_name](str(source))
+    rows, reader = _OPENERS[format_name](str(source))
+    return rows, _telling_the_form(reader, format_name)
+
+
+def _telling_the_form(reader: RowReader, format_name: str) -> RowReader:
+    """Return the reader; of a row that it cannot read since it has another form, it says which."""
+
+    def read_row(value: Any, index: int) -> Iterator[Task | DataError]:
+        try:
+            yield from reader(value, index)
+        except DataError as error:
+            if not isinstance(value, dict):
+                raise
+            form = "jsonl" if is_own(value) else form_of(value)
+            named = format_name in TABLE and TABLE[format_name].is_one(usual(value))
+            if form in (None, format_name) or named:
+                raise
+            raise DataError(f"{error}; the row is one of {form}: convert-data {form} INPUT OUTPUT") from None
+
+    return read_row
 
 
 def check_output(source: str | Path, tools: Sequence[str | Path], output: str | Path) -> None:

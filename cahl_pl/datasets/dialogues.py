@@ -9,7 +9,6 @@ from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.messages import Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
-from cahl_pl.schema.references import read_text
 from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolSpec
 
 _NOT_LEARNT: Final = "the row says that this turn is not to be learnt (weight 0), so that it is no task"
@@ -88,11 +87,7 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
     while end < len(said) and said[end].role == "tool":
         end += 1
     answers = said[place + 1 : end]
-    results = (
-        [read_text(one.text) for one in match_answers(turn, answers, field)]
-        if answers
-        else [NO_RESULT] * len(turn.calls)
-    )
+    results = [one.result for one in match_answers(turn, answers, field)] if answers else [NO_RESULT] * len(turn.calls)
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None
     return Task(name, history, tools, gold, answer=answer, tags={"kind": kind_of_gold(gold)})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cahl_pl.datasets.stored_results import difference, lost_reference
-from cahl_pl.environments.base import Environment, MissingToolsError, Session
+from cahl_pl.environments.base import Environment, MissingToolsError, Session, answered, started
 from cahl_pl.environments.executable import ExecutableEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.plurals import counted
@@ -169,7 +169,7 @@ class _Asked:
         """Start a session for each way of a task, and carry its calls out."""
         for way in range(len(task.ways)):
             try:
-                session = self._environment.start(task)
+                session = started(self._environment, task)
             except MissingToolsError as error:
                 self._missing.add(f"{task.id}: {', '.join(error.names[:5])}")
                 return
@@ -189,7 +189,7 @@ class _Asked:
             if self._environment.runs_tools and (lost := lost_reference(gold, calls[: number - 1], answers)):
                 self._lost.add(f"{place}: {lost}")
                 return False
-            answer = session.call(gold.call)
+            answer = answered(session, gold.call, task)
             answers.append(answer)
             expected = isinstance(gold.result, dict) and "error" in gold.result
             if answer.error is not None and not expected:

@@ -25,7 +25,7 @@ def hub_rows(source: str) -> Iterator[FileRow]:
         from datasets import load_dataset
     except ImportError:
         raise DataError(
-            f"{source}: the library datasets is missing; pip install datasets, or give a local file"
+            f'{source}: the library datasets is not installed: pip install "cahl-pl[hub]", or give a local file'
         ) from None
     index = 0
     try:

@@ -210,7 +210,7 @@ def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> 
     given = row.get("id")
     if tools is not None and row.get("tools") is None and "messages" in row:
         row = row | {"tools": [_tool_to_row(tool) for tool in tools]}
-    task = read_one(row, form, given if isinstance(given, str) and given else name)
+    task = read_one(row, form, given if isinstance(given, str) and given.strip() else name)
     if task is None:
         raise DataError(f"the row is one of {form}, of which each is several tasks: convert-data {form} INPUT OUTPUT")
     return task
@@ -227,6 +227,8 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         DataError: naming the field at fault.
     """
     name = get_field(row, "id", str)
+    if not name.strip():
+        raise DataError("the field 'id' is blank: give each row an id that no other has")
     _refuse_unknown(row, OWN_FIELDS)
     if _depth(row) > MAX_ROW_DEPTH:
         raise DataError(

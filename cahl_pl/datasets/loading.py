@@ -30,9 +30,10 @@ def judge(
     """Yield what becomes of each task of each row, in order; memory holds one row.
 
     A task whose gold contradicts its own tools (a value that cannot be read as its declared type, a required parameter that is
-    left out, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is dropped. Gold
-    that names a tool or a parameter which is not offered, has a value that its schema excludes otherwise, or that no output
-    can be, is a fault. So `find_problems(gold.call, task.tools) == []` for every gold call of a task that is taken.
+    left out, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is dropped. A blank
+    request is a fault, and so is gold that names a tool or a parameter which is not offered, has a value that its schema
+    excludes otherwise, or that no output can be. So `find_problems(gold.call, task.tools) == []` for every gold call of a task
+    that is taken.
 
     Args:
         rows: the rows.
@@ -51,6 +52,8 @@ def judge(
             for item in _items(row, read):
                 if isinstance(item, Task) and not ids.add(item.id):
                     item = DataError(f"the id {item.id!r} appears twice")
+                if isinstance(item, Task) and not _asks(item):
+                    item = DataError("the request is blank: the user's last message has to say what is to be done")
                 if isinstance(item, Task) and len(item.gold) > MAX_GOLD_CALLS:
                     item = DataError(f"there are {len(item.gold)} gold calls, and {MAX_GOLD_CALLS} are the most")
                 name, reasons = row.number, list[str]()
@@ -81,6 +84,12 @@ def _items(row: FileRow, read: RowReader) -> Iterator[Task | DataError]:
         yield from read(row.value, row.index)
     except DataError as error:
         yield error
+
+
+def _asks(task: Task) -> bool:
+    """Whether the user's last message says anything."""
+    asked = next((message.content for message in reversed(task.messages) if message.role == "user"), "")
+    return bool(asked.strip())
 
 
 class _Ids:

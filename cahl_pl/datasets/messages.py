@@ -12,6 +12,8 @@ from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import history_text
 from cahl_pl.errors import DataError
+from cahl_pl.schema.references import read_text
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import Message, ToolCall
 
 Speaker: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -52,6 +54,7 @@ class Said(NamedTuple):
         number: the place in its list, from 1, for messages.
         learnt: whether an assistant's turn may be learnt; it is dialogue only where not.
         fault: why the calls in its text cannot be read; None where they can, or where there is none.
+        is_json: of a tool's answer, whether its text is the JSON of a value that is no text in the row.
     """
 
     role: Speaker
@@ -62,6 +65,17 @@ class Said(NamedTuple):
     number: int = 0
     learnt: bool = True
     fault: str | None = None
+    is_json: bool = False
+
+    @property
+    def result(self) -> Any:
+        """What a tool answered.
+
+        Text stays text, unless it is a JSON object or list, null or a text in quotes: "1.50" and "4711" are no numbers, which
+        would lose a digit or be none; where a parameter is one, the text is read as such.
+        """
+        value = read_text(self.text)
+        return self.text if isinstance(value, int | float) and not self.is_json else value
 
 
 def read_said(row: Any, number: int) -> Said:
@@ -87,17 +101,19 @@ def read_said(row: Any, number: int) -> Said:
     if calls and speaker != "assistant":
         raise DataError(f"only an assistant has tool_calls, not the role {role!r}")
     missing = row.get("content") is None and (calls or "function_call" in row or "tool_calls" in row)
+    is_json = False
     if speaker == "tool" and "content" in row:
-        text = read_answer(row["content"])
+        text, is_json = read_answer(row["content"])
     else:
         text = "" if missing else read_content(row.get("content"), "content" in row)
     answers, name = row.get("tool_call_id"), row.get("name")
     if answers is not None and not isinstance(answers, str):
-        raise DataError(f"the field 'tool_call_id' must be a str, but is a {type(answers).__name__}")
+        raise DataError(f"the field 'tool_call_id' must be text, but is {kind_word(answers)}")
     if answers is not None and speaker != "tool":
         raise DataError(f"only a tool's answer has a tool_call_id, not the role {role!r}")
     name = name if speaker == "tool" and isinstance(name, str) else None
-    return Said(speaker, text, calls, answers, name, number, is_learnt(row))
+    # an id that is blank is none
+    return Said(speaker, text, calls, answers or None, name, number, is_learnt(row), is_json=is_json)
 
 
 def is_learnt(row: dict[str, Any]) -> bool:
@@ -106,7 +122,7 @@ def is_learnt(row: dict[str, Any]) -> bool:
     Raises:
         DataError: a weight is no number from 0.
     """
-    weight = row.get("weight")
+    weight = row.get("weight", row.get("loss_weight"))
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0):
         raise DataError(f"the field 'weight' must be 0 (a turn that is not learnt) or 1, not {weight!r}")
     return weight != 0 and row.get("train") is not False and row.get("loss") is not False
@@ -152,7 +168,7 @@ def read_call(row: Any) -> Call:
     if isinstance(row, dict) and "function" in row:
         function = get_field(row, "function", dict)
     identity = row.get("id") if isinstance(row, dict) else None
-    return Call(read_function(function), identity if isinstance(identity, str) else None)
+    return Call(read_function(function), identity if isinstance(identity, str) and identity else None)
 
 
 def read_function(row: Any) -> ToolCall:
@@ -206,10 +222,8 @@ def read_content(content: Any, given: bool = True) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        kind = type(content).__name__
-        raise DataError(
-            f"the field 'content' must be a str, but is a {kind}" if given else "the field 'content' is missing"
-        )
+        fault = f"must be text, but is {kind_word(content)}" if given else "is missing"
+        raise DataError(f"the field 'content' {fault}")
     texts = []
     for number, part in enumerate(content, start=1):
         if isinstance(part, str):
@@ -219,20 +233,24 @@ def read_content(content: Any, given: bool = True) -> str:
         else:
             if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS:
                 raise DataError(f"the field 'content', part {number}: the field 'text' must be there, and hold text")
-            kind = repr(part.get("type")) if isinstance(part, dict) else f"a {type(part).__name__}"
+            kind = repr(part.get("type")) if isinstance(part, dict) else kind_word(part)
             raise DataError(f"the field 'content', part {number} is {kind}: only parts of text can be read")
     return "\n".join(texts)
 
 
-def read_answer(content: Any) -> str:
+def read_answer(content: Any) -> tuple[str, bool]:
     """Return the text of a tool's answer: text and parts of text as they are, any other value, null too, as JSON.
+
+    Returns:
+        The text, and whether it is the JSON of such a value.
 
     Raises:
         DataError: a part is an image or a file.
     """
     listed = content if isinstance(content, list) else []
     parts = bool(listed) and all(isinstance(part, dict) and part.get("type") in _PARTS for part in listed)
-    return read_content(content) if isinstance(content, str) or parts else json.dumps(content, ensure_ascii=False)
+    is_json = not (isinstance(content, str) or parts)
+    return json.dumps(content, ensure_ascii=False) if is_json else read_content(content), is_json
 
 
 def read_dialogue(value: Any, field: str = "messages") -> list[Said]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from cahl_pl.datasets.call_text import parse_calls
 from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.messages import Call, read_call, read_function
 from cahl_pl.errors import DataError
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import ToolCall
 
 _BAR: Final = r"[|\uff5c]"
@@ -50,6 +52,8 @@ _START: Final = re.compile(
 _CODE_END: Final = re.compile(
     r"<\|python_end\|>|<\|tool_call_end\|>|```|<bot_end>|\nThought:|</function_calls>|<\|eo[tm]_id\|>|\Z"
 )
+_MAX_ENDS: Final = 8
+"""Ends of code that are tried: each may be a part of a value, and outputs of models hold any number of them."""
 _FUNCTION: Final = re.compile(r"(.*?)</function>", re.DOTALL)
 _INVOKE: Final = re.compile(rf"(.*?)</{_PREFIX}invoke>", re.DOTALL)
 _PARAMETERS: Final = (
@@ -177,7 +181,7 @@ def _named(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
     """Read the JSON arguments of a tool whose name the mark has."""
     values, at = _json_values(text, found.end(), most=1)
     if not isinstance(values[0], dict):
-        raise DataError(f"the arguments must be an object, not a {type(values[0]).__name__}")
+        raise DataError(f"the arguments must be an object, not {kind_word(values[0])}")
     name = next(found[f"n{i}"] for i in (*range(1, 9), 11) if found[f"n{i}"])
     after = re.compile(r"\s*```").match(text, at) if "```" in found[0] else None
     return [Call(ToolCall(name, values[0]), found["id1"] or found["id2"])], after.end() if after else at
@@ -201,12 +205,19 @@ def _invoke(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
 
 
 def _code(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
-    end = _CODE_END.search(text, found.end())
-    assert end is not None  # at the end of the text
-    body = text[found.end() : end.start()].strip()
-    body = body if body.startswith("[") else f"[{', '.join(line for line in body.splitlines() if line.strip())}]"
-    calls = parse_calls(body)
-    return [Call(ToolCall(call.name.removesuffix(".call"), call.arguments)) for call in calls], end.end()
+    ends = list(islice(_CODE_END.finditer(text, found.end()), _MAX_ENDS))  # the end of the text at least
+    fault: DataError | None = None
+    for end in ends:
+        body = text[found.end() : end.start()].strip()
+        body = body if body.startswith("[") else f"[{', '.join(line for line in body.splitlines() if line.strip())}]"
+        try:
+            calls = parse_calls(body)
+        except DataError as error:
+            fault = fault or error
+            continue  # the mark may stand within a value
+        return [Call(ToolCall(call.name.removesuffix(".call"), call.arguments)) for call in calls], end.end()
+    assert fault is not None
+    raise fault
 
 
 _READERS: Final[Mapping[str, _Reader]] = {

@@ -19,6 +19,7 @@ from cahl_pl.environments.mcp_tools import McpEnvironment, McpTools
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.errors import DataError
 from cahl_pl.errors.encodings import decoded
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import Task, ToolSpec
 
 KIND: Final = "request"
@@ -122,7 +123,7 @@ def _lines(path: str) -> Iterable[tuple[str, Any]]:
 def _task(value: Any, name: str, tools: tuple[ToolSpec, ...] | None) -> Task:
     row = {"request": value} if isinstance(value, str) else value
     if not isinstance(row, Mapping):
-        raise DataError(f"a request must be text or an object, not a {type(value).__name__}")
+        raise DataError(f"a request must be text or an object, not {kind_word(value)}")
     if unknown := [field for field in row if field not in _FIELDS]:
         raise DataError(
             f"a request has no field {unknown[0]!r}, only {', '.join(_FIELDS)}; tasks with known calls belong in data.test"
@@ -153,4 +154,4 @@ def _read_tools(path: str) -> tuple[ToolSpec, ...]:
         messages = [{"role": "user", "content": ""}]
         return row_to_task({"id": "tools", "messages": messages, "gold": [], "tools": value}).tools
     except DataError as error:
-        raise DataError(f"{path}: {error}; give a list of tools as in OpenAI's chat API") from None
+        raise DataError(f"{path}: {error}; give a list of tools as in OpenAI's chat API, or MCP servers") from None

@@ -6,15 +6,16 @@ import codecs
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from cahl_pl.datasets import json_faults
 from cahl_pl.errors import DataError
 from cahl_pl.errors.encodings import not_utf8, wide_encoding
+from cahl_pl.schema.wording import kind_word, word_for
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def parse_json(text: str) -> Any:
     """
     value, end, fault = _decode(text, len(text) - len(text.lstrip(_JSON_SPACE)))
     if fault is None and text[end:].strip(_JSON_SPACE):
-        fault = f"not JSON: there is more text after the value, at character {end}"
+        fault = f"{NOT_JSON}{json_faults.more_text(text, end)}"
     if fault is not None:
         raise DataError(fault)
     return value
@@ -101,12 +102,13 @@ def get_field(row: Any, name: str, kind: type[T]) -> T:
         DataError: naming the field, without the place of the row.
     """
     if not isinstance(row, dict):
-        raise DataError(f"there must be an object with the field {name!r}, not a {type(row).__name__}")
+        raise DataError(f"there must be an object with the field {name!r}, not {kind_word(row)}")
     if name not in row:
         raise DataError(f"the field {name!r} is missing")
     value = row[name]
     if not isinstance(value, kind):
-        raise DataError(f"the field {name!r} must be a {kind.__name__}, but is a {type(value).__name__}")
+        hint = json_faults.json_in_text(value, kind)
+        raise DataError(f"the field {name!r} must be {word_for(kind)}, but is {kind_word(value)}{hint}")
     return value
 
 
@@ -149,9 +151,10 @@ def _starts_a_list(file: BinaryIO) -> bool:
 
 
 def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
-    index = offset = 0
+    index = offset = number = 0
     # Lines of bytes end at \n only. JSON strings may hold U+2028 and its kin, at which str.splitlines() would split.
-    for number, line in enumerate(file, start=1):
+    while line := file.readline():
+        number += 1
         start, offset = offset, offset + len(line)
         if number == 1 and line.startswith(codecs.BOM_UTF8):
             start, line = len(codecs.BOM_UTF8), line.removeprefix(codecs.BOM_UTF8)
@@ -162,25 +165,25 @@ def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: {not_utf8(path, b'', start + error.start)}") from None
             except DataError as error:
-                if index == 0:
-                    _refuse_lines_of_one_object(path, line)
-                yield FileRow(index, where, None, str(error), number, start)
+                fault = str(error)
+                lines = _lines_of_a_value(file, line) if line.lstrip()[:1] in (b"{", b"[") else 1
+                if lines > 1:
+                    fault = (
+                        f"this looks like one value over several lines, from line {number} to {number + lines - 1}: write each "
+                        "row on one line, or all of them as one JSON list in a .json file"
+                    )
+                yield FileRow(index, where, None, fault, number, start)
+                for _ in range(lines - 1):  # which would be faults one by one
+                    number, offset = number + 1, offset + len(file.readline())
             index += 1
 
 
-def _refuse_lines_of_one_object(path: Path, first: bytes) -> None:
-    """Refuse a file whose first object goes over several lines, which would be a fault of each of them."""
-    if not first.lstrip().startswith(b"{"):
-        return
-    with path.open("rb") as file:
-        text = file.read(_CHUNK).decode("utf-8-sig", "replace")
-    start = len(text) - len(text.lstrip(_JSON_SPACE))
-    _, end, _ = _decode(text, start)
-    if end > start and "\n" in text[start:end]:
-        raise DataError(
-            f"{path}: an object goes over several lines, from line 1 to {1 + text.count(chr(10), 0, end)}: write each row on "
-            "one line, or all of them as one JSON list"
-        )
+def _lines_of_a_value(file: BinaryIO, first: bytes) -> int:
+    """Return `lines_of_a_value`, and leave the file where it is."""
+    place = file.tell()
+    lines = json_faults.lines_of_a_value(first, file.readline)
+    file.seek(place)
+    return lines
 
 
 def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
@@ -265,37 +268,29 @@ def _decode(text: str, start: int) -> tuple[Any, int, str | None]:
         made = dict(pairs)
         if len(made) < len(pairs):
             counts = Counter(key for key, _ in pairs)
-            faults.append(f"the key {next(k for k, n in counts.items() if n > 1)!r} appears twice in one object")
+            faults.append(json_faults.twice(next(k for k, n in counts.items() if n > 1)))
         return made
 
     def number(text: str) -> float:
         made = float(text)
         if math.isinf(made):
-            faults.append(f"the number {text[:40]} is out of range")
+            faults.append(json_faults.out_of_range(text))
         return made
 
     decoder = json.JSONDecoder(
         object_pairs_hook=build,
         parse_float=number,
-        parse_constant=lambda name: faults.append(f"{name} is not JSON"),
+        parse_constant=lambda name: faults.append(json_faults.no_constant(name)),
     )
     try:
         value, end = decoder.raw_decode(text, start)
         if "\\ud" in text[start:end].lower() and not _encodable(value):
-            faults.append("a \\ud... escape is half of a surrogate pair, which has no UTF-8")
+            faults.append(json_faults.HALF_A_PAIR)
     except json.JSONDecodeError as error:
-        hint = (
-            ", as in Python's notation, with single quotes: write it by json.dumps" if _is_python(text, start) else ""
-        )
-        return None, start, f"{NOT_JSON}{error.msg.removesuffix(' at')} at character {error.pos - start}{hint}"
+        return None, start, f"{NOT_JSON}{json_faults.no_json(text, start, error)}"
     except (ValueError, RecursionError):
         return None, start, "not JSON that can be read: a number is too long or the nesting too deep"
     return value, end, faults[0] if faults else None
-
-
-def _is_python(text: str, start: int) -> bool:
-    """Whether an object or a list begins as Python would write it."""
-    return re.match(r"[\[{\s]*[\[{]\s*'", text[start : start + 100]) is not None
 
 
 def _encodable(value: Any) -> bool:

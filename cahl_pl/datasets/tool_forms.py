@@ -13,6 +13,7 @@ from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.type_names import JSON_TYPES, named_type, type_schema
 from cahl_pl.errors import DataError, SchemaError
 from cahl_pl.schema import check_tool
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import ToolSpec
 
 PARAMETERS: Final = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema")
@@ -63,7 +64,7 @@ def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
         DataError: it declares none; in one sentence, naming the field.
     """
     if not isinstance(value, dict):
-        raise DataError(f"a tool must be an object with a name and parameters, not a {type(value).__name__}")
+        raise DataError(f"a tool must be an object with a name and parameters, not {kind_word(value)}")
     try:
         return _read(json.dumps(value), lenient)
     except (TypeError, ValueError) as error:
@@ -82,7 +83,7 @@ def _read(text: str, lenient: bool) -> ToolSpec:
         raise DataError("the name is empty")
     description = function.get("description")
     if not isinstance(description, str | None):
-        raise DataError(f"the field 'description' must be a str, but is a {type(description).__name__}")
+        raise DataError(f"the field 'description' must be text, but is {kind_word(description)}")
     tool = ToolSpec(name, description or "", _parameters(function, type_schema if lenient else named_type))
     if not is_plain(tool.parameters):
         try:
@@ -115,7 +116,7 @@ def _parameters(function: Mapping[str, Any], types: TypeReader) -> dict[str, Any
     if isinstance(declared, str):
         declared = read_value(declared)
     if not isinstance(declared, dict):
-        raise DataError(f"the field {found[0]!r} must be JSON Schema, an object, but is a {type(declared).__name__}")
+        raise DataError(f"the field {found[0]!r} must be JSON Schema, an object, but is {kind_word(declared)}")
     if set(declared) == {"json"} and isinstance(declared["json"], dict):  # Bedrock's wrapper
         declared = declared["json"]
     if not declared:
@@ -131,8 +132,8 @@ def _parameters(function: Mapping[str, Any], types: TypeReader) -> dict[str, Any
         raise DataError(f"the field {found[0]!r}: {error}") from None
     schema.setdefault("type", "object")
     more = function.get("required")
-    if isinstance(more, list) and "required" not in schema and schema.get("properties"):
-        schema["required"] = more
+    if isinstance(more, list) and schema.get("properties") and ("required" not in schema or _is_flat(declared)):
+        schema["required"] = more  # a list says more than that nothing else is said of a parameter
     return schema
 
 
@@ -171,8 +172,10 @@ def json_schema(schema: Any, types: TypeReader = named_type, place: tuple[str, .
     if isinstance(schema, bool) or is_plain(schema):
         return schema
     if not isinstance(schema, dict):
-        raise DataError(f"{'.'.join(place) or 'it'} must be a schema, an object, not a {type(schema).__name__}")
+        raise DataError(f"{'.'.join(place) or 'it'} must be a schema, an object, not {kind_word(schema)}")
     made = {key: value for key, value in schema.items() if key not in ("nullable", "type") and not _is_flag(key, value)}
+    if not isinstance(made.get("examples", []), list):  # which constrain nothing
+        del made["examples"]
     made = _type(schema.get("type"), types, place) | made if "type" in schema else made
     for key in ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"):
         if isinstance(made.get(key), dict):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, Interrupted, UserError
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import find_problems
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import Feedback, FeedbackError, Task, ToolCall
 
 
@@ -52,6 +54,62 @@ class Environment(ABC):
     @abstractmethod
     def start(self, task: Task) -> Session:
         """Return a fresh session for one execution of a plan of this task."""
+
+
+def started(environment: Environment, task: Task) -> Session:
+    """Return a session of an environment, which may be a user's own.
+
+    Raises:
+        ConfigError: it raises something that is not for its user to read, or gives no session; the sentence names its class and
+            the task, and what was reached of a run is saved.
+    """
+    try:
+        session = environment.start(task)
+    except (UserError, *_OF_THE_RUN):
+        raise
+    except (Exception, SystemExit) as error:
+        raise _fault_of(environment, "start", task, error) from error
+    if not callable(getattr(session, "call", None)):
+        raise ConfigError(
+            f"{_path_of(environment)}.start gives {kind_word(session)} for task {task.id!r}: give a Session"
+        )
+    return session
+
+
+def answered(session: Session, call: ToolCall, task: Task) -> Feedback:
+    """Return the answer of a session, which may be a user's own.
+
+    Raises:
+        ConfigError: as `started`.
+    """
+    try:
+        feedback = session.call(call)
+    except (UserError, *_OF_THE_RUN):
+        raise
+    except (Exception, SystemExit) as error:
+        raise _fault_of(session, "call", task, error) from error
+    if not isinstance(feedback, Feedback):
+        raise ConfigError(
+            f"{_path_of(session)}.call answers {call.name} in task {task.id!r} by {kind_word(feedback)}: give a Feedback"
+        )
+    return feedback
+
+
+_OF_THE_RUN = (Interrupted, KeyboardInterrupt)  # whatever was running when the signal came
+
+
+def _path_of(own: object) -> str:
+    return f"{type(own).__module__}.{type(own).__qualname__}"
+
+
+def _fault_of(own: object, method: str, task: Task, error: BaseException) -> ConfigError:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    told = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"{_path_of(own)}.{method} raised {type(error).__name__}{told and f' ({told})'} for task {task.id!r}{where}: correct "
+        "it; what a model writes and a tool cannot do is answered, by cahl_pl.environments.base.failure(MESSAGE, 'tool')"
+    )
 
 
 def refusal(call: ToolCall, task: Task) -> Feedback | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
-from cahl_pl.errors import ArgumentError, ConfigError, Interrupted
+from cahl_pl.errors import ArgumentError, ConfigError, Interrupted, ToolWarning
 from cahl_pl.import_path import import_function
 from cahl_pl.python_tools.awaiting import finished
 from cahl_pl.python_tools.loading import names_tools
@@ -61,7 +61,7 @@ class ExecutableEnvironment(Environment):
             ConfigError: the toolkit has no function for a tool that the task offers, or fails on the task's state.
         """
         if told := getattr(self.toolkit, "shared_state", str)():
-            warnings.warn(told, stacklevel=2)
+            warnings.warn(told, ToolWarning, stacklevel=2)
         state = copy.deepcopy(task.state)
         try:
             functions = self.toolkit(state)

@@ -54,7 +54,7 @@ class McpConnection:
         try:
             import mcp  # noqa: F401
         except ImportError:
-            raise ConfigError("MCP servers need the package mcp: pip install 'cahl_pl[mcp]'") from None
+            raise ConfigError('MCP servers need the package mcp: pip install "cahl-pl[mcp]"') from None
         logging.getLogger("mcp").addFilter(_is_silent)  # what a server does wrong is told to the model
         logging.getLogger("mcp.client.stdio").addFilter(_is_silent)
         self.config = config

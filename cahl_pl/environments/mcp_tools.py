@@ -9,7 +9,7 @@ from pathlib import Path
 from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
 from cahl_pl.environments.mcp_config import read_servers
 from cahl_pl.environments.mcp_connection import CallError, McpConnection
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, ToolWarning
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall, ToolSpec
 
@@ -65,7 +65,7 @@ def _connections(servers: str, start_seconds: float) -> tuple[McpConnection, ...
         _started[key] = tuple(connections)
         refused = [reason for connection in connections for reason in connection.refused]
         if refused:
-            warnings.warn(f"{servers}: not offered as tools: {'; '.join(refused)}", stacklevel=3)
+            warnings.warn(f"{servers}: not offered as tools: {'; '.join(refused)}", ToolWarning, stacklevel=3)
     for connection in _started[key]:
         connection.start_seconds = start_seconds
     return _started[key]

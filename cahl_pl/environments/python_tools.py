@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cahl_pl.environments.executable import ExecutableEnvironment
-from cahl_pl.errors import ConfigError, SchemaError
+from cahl_pl.errors import ConfigError, SchemaError, ToolWarning
 from cahl_pl.python_tools.toolkit import PythonToolkit
 from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
@@ -66,6 +66,7 @@ class PythonTools:
             _TOLD.add(module)
             warnings.warn(
                 f"{module}: functions without a docstring are not offered: {', '.join(self._toolkit.others)}",
+                ToolWarning,
                 stacklevel=2,
             )
         self.specs = tuple(specs)

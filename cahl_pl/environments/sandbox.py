@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, ToolWarning
 from cahl_pl.python_tools.loading import names_tools, split_class
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
@@ -145,7 +145,8 @@ class SandboxedEnvironment(Environment):
         self.enforced: Mapping[str, str | None] = {limit: found.get(limit) for limit in LIMITS}
         missing = [f"{limit} (needs {needed})" for limit, needed in LIMITS.items() if self.enforced[limit] is None]
         if missing:
-            warnings.warn(f"the sandbox cannot enforce all its limits here: {', '.join(missing)}", stacklevel=2)
+            told = f"the sandbox cannot enforce all its limits here: {', '.join(missing)}"
+            warnings.warn(told, ToolWarning, stacklevel=2)
 
     def start(self, task: Task) -> Session:
         """Return a session with fresh functions, made from the task's state.
@@ -207,7 +208,7 @@ class _SandboxedSession(Session):
                 reply["missing"],
             )
         if reply.get("shared"):
-            warnings.warn(_text(reply, "shared"), stacklevel=3)
+            warnings.warn(_text(reply, "shared"), ToolWarning, stacklevel=3)
 
     def call(self, call: ToolCall) -> Feedback:
         refused = refusal(call, self._task)

@@ -15,6 +15,10 @@ class NothingLearnedError(ConfigError):
     """Training learns nothing; raised by all processes, after a step, where nothing is half done."""
 
 
+class ToolWarning(UserWarning):
+    """Something about a user's tools that works, and perhaps not as meant; the command line prints it without a source line."""
+
+
 class Interrupted(SystemExit):
     """The run was asked to stop; the process exits with 128 + the signal's number (143 or 130), as shells do.
 

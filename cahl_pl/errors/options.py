@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from cahl_pl.errors.class_entries import line_of_value, no_such_class
+
 CLASSES = {
     "data.train": ("cahl_pl.datasets.JsonlDataset", "path"),
     "data.environment": ("cahl_pl.environments.ExecutableEnvironment", "toolkit"),
@@ -61,6 +63,8 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
                 f"there is no configuration key {key[1]}.init_args.{option[1]}; {_nearest_option(problem[1], option[1])}"
                 f"--{key[1]}.help {problem[1]} lists those of its class"
             )
+        if (no_class_there := no_such_class(problem[1])) is not None:
+            return f"{key[1]}: {no_class_there}"
         rest = f"{problem[1]}: {problem[2]}"
     no_class = re.search(r"Expected a dot import path string: (.+)", rest)
     if no_class and key:
@@ -124,8 +128,20 @@ def fault_of_groups(config: Namespace, known: Collection[str]) -> str | None:
     return None
 
 
-def line_of(path: str, text: str, told: str) -> str:
-    """Return the file and the line in which the key of a sentence stands, to begin it with; empty where it is not there."""
+def line_of(path: str, text: str, told: str, message: str = "") -> str:
+    """Return the file and the line in which what a sentence is about stands, to begin it with; empty where it is not there.
+
+    Args:
+        path: the file.
+        text: its content.
+        told: the sentence, which names a key.
+        message: what it was made of; the class that it names tells the line within the key's value.
+    """
+    given = re.search(r"Problem with given class_path '([^']+)'|Import path ([\w.]+) does not", message)
+    if given and (at := line_of_value(text, given[1] or given[2])) is not None:
+        option = re.search(r"\.init_args\.(\w+);", told)
+        if option is None:
+            return f"{path}, line {at}: "
     found = re.search(r"configuration key ([\w.]+)", told) or re.match(r"(?:--)?([\w.]+)", told)
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     line = None

@@ -14,14 +14,20 @@ import sys
 import traceback
 from collections.abc import Iterator
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.errors.encodings import not_utf8, wide_encoding
 from cahl_pl.errors.missing_packages import missing_package
 
 _CLASS = re.compile(r"(?P<module>.+\.py|(?:[^\W\d]\w*\.)*[^\W\d]\w*):(?P<name>[^\W\d]\w*)")
+_FORMS: Final = (
+    "tools are the functions of a .py file or of a module that Python finds, such as package.my_tools, the methods of a class "
+    "of either, my_tools.py:Shop, or MCP servers that a .json file names"
+)
 _NAME = re.compile(r"[^\W\d]\w*")
 
 
@@ -36,12 +42,16 @@ def load(module: str) -> ModuleType:
         if not path.is_file():
             raise ConfigError(f"there is no file {module!r} of Python tools; correct the path")
         return _run(path.resolve())
+    if not module.strip():
+        raise ConfigError(f"the module of Python tools has no name; {_FORMS}")
     try:
         with _apart():
-            return importlib.import_module(module)
+            found = importlib.import_module(module)
     except Interrupted:
         raise
     except BaseException as error:  # a module may raise anything
+        if path.is_file():
+            raise ConfigError(f"{module!r} is no Python file; {_FORMS}") from error
         itself = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         if not itself and (missing := missing_package(error)):
             raise ConfigError(f"the module {module!r} of Python tools cannot be imported: {missing}") from error
@@ -49,6 +59,9 @@ def load(module: str) -> ModuleType:
             f"the module {module!r} of Python tools cannot be imported ({_short(error)}); give the path of a .py file, or a "
             f"module that Python finds{_dotted_class(module)}"
         ) from error
+    if getattr(found, "__file__", None) is None and hasattr(found, "__path__"):
+        raise ConfigError(f"{module!r} is a folder without an __init__.py; {_FORMS}")
+    return found
 
 
 def _dotted_class(module: str) -> str:
@@ -120,9 +133,11 @@ def classes_of(module: ModuleType) -> list[str]:
 
 @cache  # dataset and environment name the same file, and it must not be run twice
 def _run(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"cahl_python_tools_{path.stem}_{abs(hash(path))}", path)
+    name = f"cahl_python_tools_{path.stem}_{abs(hash(path))}"
+    # the loader is named, since Python takes no suffix for its own but .py in small letters
+    spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
     assert spec is not None
-    assert spec.loader is not None  # since the path ends with .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for their module there
     if str(path.parent) not in sys.path:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from cahl_pl.environments.base import Environment
+from cahl_pl.environments.base import Environment, answered, started
 from cahl_pl.errors import ConfigError
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
@@ -163,7 +163,7 @@ def _judge(
             f"task {task.id!r} wants a result longer than the {limit} characters that an answer may have: raise "
             "data.environment.max_characters"
         )
-    session = environment.start(task)
+    session = started(environment, task)
     before = _entries(session.state())
     wanted_state = _wanted_state(task.outcome, before, task)
     open_results = [canonical(result) for result in task.outcome.results]
@@ -177,7 +177,7 @@ def _judge(
             continue
         if taken and place in taken:
             call = ToolCall(call.name, {**call.arguments, **dict.fromkeys(taken[place], result)})
-        feedback = session.call(call)
+        feedback = answered(session, call, task)
         after = _entries(session.state())
         made = _ReplayedCall(call, feedback)
         if feedback.error == "tool" and not _stands_in(said, call, task):
@@ -205,8 +205,8 @@ def _judge(
     wanted = len(task.outcome.results) + len(wanted_state)
     met = len(task.outcome.results) - len(open_results) + held
     if not wanted:
-        answered = any(step.action.answer is not None and step.action.well_formed for step in steps)
-        return False, float(answered and not spoilt), calls
+        has_answer = any(step.action.answer is not None and step.action.well_formed for step in steps)
+        return False, float(has_answer and not spoilt), calls
     return True, met / (wanted + len(spoilt)), calls
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cahl_pl.engines.base import Completion, Engine
-from cahl_pl.environments.base import Environment, Session
+from cahl_pl.environments.base import Environment, Session, answered, started
 from cahl_pl.grammars import Grammars
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
@@ -83,7 +83,7 @@ class SingleLevelRollout:
         config, start = self.config, time.perf_counter()
         tasks, prompts, metrics = fit_prompts(tasks, builder.single, config.max_prompt_tokens, config.too_long)
         episodes = [
-            _Episode(task, self.environment.start(task), prompt) for task, prompt in zip(tasks, prompts, strict=True)
+            _Episode(task, started(self.environment, task), prompt) for task, prompt in zip(tasks, prompts, strict=True)
         ]
         if not episodes:
             return Round({"planner": [], "executor": []}, [], metrics)
@@ -156,7 +156,7 @@ class SingleLevelRollout:
             self._tell(episode.task, action)
             feedback = None
             if action.call is not None:
-                feedback = episode.session.call(action.call)
+                feedback = answered(episode.session, action.call, episode.task)
             elif action.answer is None:
                 feedback = Feedback(json.dumps({"error": action.error}), "parse")
             if feedback is not None:

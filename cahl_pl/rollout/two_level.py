@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cahl_pl.engines.base import Completion, Engine
-from cahl_pl.environments.base import Environment, Session
+from cahl_pl.environments.base import Environment, Session, answered, started
 from cahl_pl.errors import ConfigError
 from cahl_pl.grammars import Grammars
 from cahl_pl.grammars.outputs import Output
@@ -133,7 +133,7 @@ class Rollout:
         task = way_of_plan(asked, plan)
         self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
-        session = session or self.environment.start(asked)  # which answers calls of every way
+        session = session or started(self.environment, asked)  # which answers calls of every way
         thought = written.thinking_tokens
         targets = assign_gold(plan, task)
         return Episode(asked, task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=thought)
@@ -213,7 +213,7 @@ class Rollout:
         if action.call is None:
             feedback = Feedback(json.dumps({"error": action.error}), "parse")
         else:
-            feedback = episode.session.call(action.call)
+            feedback = answered(episode.session, action.call, episode.task)
         self._tell(episode.task, feedback)
         return feedback
 

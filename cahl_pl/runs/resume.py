@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from jsonargparse import Namespace
@@ -65,18 +66,35 @@ def resume_last(config: Namespace, training: bool = True) -> None:
             "--ckpt_path another run's"
         )
     if checkpoint is None and not training:
+        if not _saves(config):
+            raise ConfigError(f"there is no checkpoint in {folder}: {_SAVE}, and train; or name one in --ckpt_path")
         raise ConfigError(f"there is no checkpoint in {folder} yet: train first, or name one in --ckpt_path")
     config.ckpt_path = None if checkpoint is None else str(checkpoint)
     if not is_rank_zero:
         return
     if checkpoint is None:
         print(f"no checkpoint in {folder} yet: starting from the beginning", flush=True)
+        if not _saves(config):
+            print(f"warning: this run will leave none for --ckpt_path last: {_SAVE}", flush=True)
         return
     print(f"{'going on from' if training else 'checkpoint:'} {checkpoint}", flush=True)
     for change in _changes(folder / "config.yaml", config):
         if not (training or change.startswith(MEASURED)):
             continue
         print(f"  changed since then: {change}", flush=True)
+
+
+_SAVE: Final = (
+    "its configuration has no callback that saves any: add one, --trainer.callbacks+=cahl_pl.callbacks.Checkpoints"
+)
+
+
+def _saves(config: Namespace) -> bool:
+    """Return whether a callback of the configuration writes checkpoints that `last` finds."""
+    callbacks = config.trainer.get("callbacks") or []
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    kinds = (pkgutil.resolve_name(str(one.class_path)) for one in given if isinstance(one, Namespace))
+    return any("Checkpoints" in {base.__name__ for base in kind.__mro__} for kind in kinds if isinstance(kind, type))
 
 
 def name_folder(config: Namespace, verb: str) -> None:

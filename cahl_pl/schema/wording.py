@@ -1,8 +1,31 @@
-"""Values and texts within messages, of a length that can be read."""
+"""Values and texts within messages, of a length that can be read and in JSON's words."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
+
+_WORDS: Final[Mapping[type, str]] = {
+    str: "text",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def word_for(kind: type) -> str:
+    """Return what a type of Python is called in JSON, with its article: `an integer`, `an object`, `text`, `null`."""
+    named = next((word for known, word in _WORDS.items() if issubclass(kind, known)), None)
+    return named or f"a value of Python's type {kind.__name__!r}, which JSON does not have"
+
+
+def kind_word(value: Any) -> str:
+    """Return what a value is called in JSON, with its article; of a flag its value, `true` or `false`."""
+    return str(value).lower() if isinstance(value, bool) else word_for(type(value))
 
 
 def show(value: Any) -> str:
@@ -10,7 +33,7 @@ def show(value: Any) -> str:
     try:
         return shorten(repr(value))
     except Exception:  # an int of 5,000 digits, great depth
-        return f"a {type(value).__name__}"
+        return kind_word(value)
 
 
 def shorten(text: str, length: int = 240) -> str:

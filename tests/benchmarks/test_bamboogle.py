@@ -126,7 +126,7 @@ def test_wrong_options_and_rows_are_named(bench, tmp_path, search):
     with pytest.raises(ConfigError, match="needs a judge"):
         bench(headline="judge")
     (tmp_path / "bad.json").write_text('[{"Question": "q", "Answer": 3}]')
-    with pytest.raises(DataError, match=r"bad\.json, row 1 .*'Answer' must be a str"):
+    with pytest.raises(DataError, match=r"bad\.json, row 1 .*'Answer' must be text"):
         Bamboogle(tmp_path / "bad.json", search)
 
 

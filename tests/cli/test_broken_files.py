@@ -36,3 +36,48 @@ def test_what_has_keys_of_its_own_is_no_list_and_no_number(fail, tmp_path, key, 
     said = rf"{key} has keys of its own, such as \w+: write them below it"
     assert re.fullmatch(f"error: {other}, line 2: {said}", fail("-c", str(other)))
     assert re.match(f"error: .*{key}", fail(f"--{key}={value}"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("  train:\n    class_path: {c}\n  init_args: {{path: x.jsonl}}", "line 4: init_args stands beside 'train': indent it"),
+        ("  train:\n    class_path: {c}\n    path: x.jsonl", "line 4: 'path' stands beside class_path, and an option of a"),
+        ("  train:\n    class_path: {c}\n    init_args:\n    path: x.jsonl", "line 5: 'path' stands beside class_path"),
+        ("  train:\n    class_pth: {c}", "line 3: there is no 'class_pth' of a class; did you mean class_path?"),
+        ("  train:\n    class_path: {c}\n    init_arg: {{path: x}}", "line 4: there is no 'init_arg' of a class; did you mean"),
+        ("  engine:\n    - class_path: {c}\n    - init_args: {{a: 1}}", "line 4: init_args is an entry of the list by itself"),
+    ],
+)  # fmt: skip
+def test_options_of_a_class_in_the_wrong_place_are_told(fail, tmp_path, content, said):
+    other = tmp_path / "other.yaml"
+    other.write_text("data:\n" + content.format(c="cahl_pl.datasets.JsonlDataset"))
+    assert fail("-c", str(other)).startswith(f"error: the configuration {other}, {said}")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("cahl_pl.datasets.JsonlDatset", "the module cahl_pl.datasets has no class 'JsonlDatset'; did you mean {right}?"),
+        ("cahl_pl.dataset.JsonlDataset", "there is no class cahl_pl.dataset.JsonlDataset; did you mean {right}?"),
+        ("cahl_pl.JsonlDataset", "the module cahl_pl has no class 'JsonlDataset'; it has "),
+        ("my_own_data.Rows", "there is no module 'my_own_data' for the class my_own_data.Rows: install its package, or put"),
+        ("cahl_pl.callbacks.Checkpoints", "Import path cahl_pl.callbacks.Checkpoints does not correspond to a subclass of"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_class_is_told_with_its_own_line(fail, tmp_path, given, said):
+    other = tmp_path / "other.yaml"
+    other.write_text(f"data:\n  seed: 1\n  train:\n    # mine\n    class_path: {given}\n")
+    right = said.format(right="cahl_pl.datasets.JsonlDataset")
+    assert fail("-c", str(other)).startswith(f"error: {other}, line 5: data.train: {right}")
+
+
+def test_a_file_that_is_not_there_is_told_with_the_line_that_names_it(fail, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "data:\n  train:\n    class_path: cahl_pl.datasets.JsonlDataset\n    init_args:\n      path: rowz.jsonl\n"
+    )
+    assert fail("-c", str(other)).startswith(f"error: {other}, line 5: rowz.jsonl: there is no such file; ")
+    # of a file that the command line names, nothing is said
+    train = ("--data.train", "cahl_pl.datasets.JsonlDataset", "--data.train.path", "other.jsonl")
+    assert fail(*train).startswith("error: other.jsonl: there is no such file; ")

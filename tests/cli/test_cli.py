@@ -269,7 +269,7 @@ def test_a_malformed_row_is_named_by_file_line_and_field(fail, tmp_path):
     path.write_text("\n" + json.dumps({"instruction": 3, "input": "", "output": ""}))
     arguments = ["--data.train", "cahl_pl.datasets.RllaDataset", "--data.train.init_args.path", str(path)]
     shown = fail(*arguments)
-    assert f"{path}, line 2: the field 'instruction' must be a str, but is a int" in shown
+    assert f"{path}, line 2: the field 'instruction' must be text, but is an integer" in shown
     assert fail(*arguments, "--data.train.init_args.strict", "true").startswith(f"error: {path}, line 2: ")
 
 

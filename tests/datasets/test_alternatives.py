@@ -70,7 +70,7 @@ def test_a_plan_in_words_takes_the_instruction_or_lists_the_values():
         ({"alternatives": [[{"name": "get_city"}]]}, "'alternatives, 1', call 1: the field 'arguments' is missing"),
         ({"alternatives": [{"name": "get_city"}]}, "'alternatives, 1' must be a list"),
         ({"alternative": []}, "did you mean 'alternatives'"),
-        ({"gold": [{"name": "weather_of", "arguments": {}, "instruction": 3}]}, "'instruction' must be a str"),
+        ({"gold": [{"name": "weather_of", "arguments": {}, "instruction": 3}]}, "'instruction' must be text"),
     ],
 )
 def test_a_mistake_in_one_is_told(fields, words):

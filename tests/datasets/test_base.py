@@ -120,7 +120,7 @@ def test_every_row_is_in_the_report(path: Path) -> None:
     assert loaded.report.kept == ["good"]
     assert loaded.report.relaxed == [("odd", "gold call 1: parameter 'n' of f: 'many' is not of type 'integer'")]
     assert loaded.report.dropped == [
-        ("line 3", f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType"),
+        ("line 3", f"{path}, line 3: the field 'arguments' must be an object, but is null"),
         ("line 4", f"{path}, line 4: the id 'good' appears twice"),
     ]
     assert str(loaded.report).startswith(f"{path}: 1 row kept, 1 with a relaxed schema, 2 dropped\n  relaxed odd: ")
@@ -138,7 +138,7 @@ def test_strict_raises_on_the_first_row_that_cannot_be_read(path: Path) -> None:
     with pytest.raises(DataError) as error:
         FileTasks(path, read, strict=True)
     assert str(error.value) == (
-        f"{path}, line 3: the field 'arguments' must be a dict, but is a NoneType; "
+        f"{path}, line 3: the field 'arguments' must be an object, but is null; "
         "correct the row, or load with strict=False to leave it out"
     )
 

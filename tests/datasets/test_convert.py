@@ -13,6 +13,7 @@ from cahl_pl.datasets.rows import FileRow
 from cahl_pl.errors import ConfigError
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
+CUT = "(the text ends too early: is the line or the file cut off?)"
 XLAM = {"query": "q", "tools": '[{"name": "f", "parameters": {}}]', "answers": "[]"}
 
 
@@ -33,8 +34,8 @@ def test_rows_in_are_rows_out_and_dropped_rows(tmp_path: Path) -> None:
     loaded = JsonlDataset(output, strict=True)
     assert loaded.report.kept == ["in-0", "in-1"]  # relaxed before it was written
     assert (tmp_path / "out.jsonl.dropped.txt").read_text() == (
-        f"line 3: {path}, line 3: the field 'tools': not JSON: Expecting value at character 1\n"
-        f"line 4: {path}, line 4: a row of the format xlam must be an object, not a int\n"
+        f"line 3: {path}, line 3: the field 'tools': not JSON: Expecting value at character 1 {CUT}\n"
+        f"line 4: {path}, line 4: a row of the format xlam must be an object, not an integer\n"
     )
     report = convert(read_source("xlam", path), str(path), output, on_contradiction="drop")
     assert report.counts == (1, 0, 3)
@@ -121,7 +122,7 @@ def test_a_number_out_of_range_costs_its_row_only(tmp_path: Path, change: dict[s
     path, output = write(tmp_path / "in.jsonl", XLAM, XLAM | change), tmp_path / "out.jsonl"
     assert convert(read_source("xlam", path), str(path), output).counts == (1, 0, 1)
     assert "line 2: the field" in (reasons := (tmp_path / "out.jsonl.dropped.txt").read_text())
-    assert reasons.endswith("the number 1e999 is out of range\n")
+    assert reasons.endswith("the number 1e999 is out of range: write a smaller one, or text\n")
 
 
 def test_values_that_json_does_not_have_cost_their_row_only(tmp_path: Path) -> None:

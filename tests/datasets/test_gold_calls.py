@@ -127,9 +127,9 @@ def test_gold_without_arguments(empty: Any) -> None:
         ({"name": "f"}, "the field 'arguments' is missing; a call without any has {}"),
         ({"name": "f", "argument": {}}, "there is no field 'argument' of a call; did you mean 'arguments'?"),
         ({"name": "f", "arguments": {}, "results": 1}, "there is no field 'results'; did you mean 'result'?"),
-        ({"name": "f", "arguments": [1]}, "the field 'arguments' must be a dict, but is a list"),
+        ({"name": "f", "arguments": [1]}, "the field 'arguments' must be an object, but is a list"),
         ({"name": "f", "arguments": "x"}, "the field 'arguments' is text that is not JSON"),
-        ("f", "there must be an object with the field 'name', not a str"),
+        ("f", "there must be an object with the field 'name', not text"),
     ],
 )
 def test_what_is_no_gold_call_is_named(call: Any, fault: str) -> None:

@@ -43,7 +43,7 @@ def test_failures_are_one_sentence(asked: list[tuple[Any, ...]], monkeypatch: py
     ):
         list(hub_rows("hub:o/n:broken"))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="the library datasets is missing; pip install datasets, or give a local file"):
+    with pytest.raises(DataError, match=r'datasets is not installed: pip install "cahl-pl\[hub\]", or give a local'):
         list(hub_rows("hub:o/n"))
 
 

@@ -102,7 +102,7 @@ CALL = {"name": "add", "arguments": {"a": 1}}
     [
         ("[1]", "there must be an object with the field 'id', not a list"),
         ('{"id": ', "not JSON: Expecting value at character 7"),
-        ({"id": 1}, "the field 'id' must be a str, but is a int"),
+        ({"id": 1}, "the field 'id' must be text, but is an integer"),
         (row(golds=[]), "there is no field 'golds'; did you mean 'gold'? The fields are id, messages"),
         ({k: v for k, v in row().items() if k != "gold"}, "the field 'gold' is missing"),
         (row(gold=[{"name": "add"}]), "the field 'gold', call 1: the field 'arguments' is missing"),
@@ -120,7 +120,7 @@ CALL = {"name": "add", "arguments": {"a": 1}}
         (row(messages=[{"role": "bot", "content": "x"}]), "message 1: the role 'bot' must be one of system, user"),
         (
             row(messages=[{"role": "user", "content": [1]}]),
-            "the field 'content', part 1 is a int: only parts of text",
+            "the field 'content', part 1 is an integer: only parts of text",
         ),
         (
             row(
@@ -159,7 +159,7 @@ CALL = {"name": "add", "arguments": {"a": 1}}
         ),
         (row(state={"a": json.loads("[" * 600 + "]" * 600)}), "its values are nested more than 100 deep"),
         (row(tags={"n": 1}), "the field 'tags' must hold text only"),
-        (row(ordered="yes"), "the field 'ordered' must be a bool"),
+        (row(ordered="yes"), "the field 'ordered' must be true or false"),
     ],
 )
 def test_malformed_rows_are_named_with_file_line_and_field(tmp_path: Path, broken: Any, message: str) -> None:
@@ -294,9 +294,9 @@ def test_the_parts_of_an_outcome_may_be_left_out() -> None:
             untraced(outcome={"result": [5]}),
             "the field 'outcome' has no part 'result'; its parts are results and state",
         ),
-        (untraced(outcome=[5]), "the field 'outcome' must be a dict"),
+        (untraced(outcome=[5]), "the field 'outcome' must be an object"),
         (untraced(outcome={"results": 5}), "the field 'results' must be a list"),
-        (untraced(outcome={"state": [1]}), "the field 'state' must be a dict"),
+        (untraced(outcome={"state": [1]}), "the field 'state' must be an object"),
         (
             row(outcome={"results": [5]}, gold=[{"name": "add"}]),
             "the field 'gold', call 1: the field 'arguments' is mi",

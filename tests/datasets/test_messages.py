@@ -132,7 +132,7 @@ def test_parts_of_text_and_the_developer_are_read() -> None:
         ({"role": "asistant", "content": "x"}, "did you mean 'assistant'?"),
         ({"role": "system", "content": "x"}, "a system message can only come first"),
         ({"role": "user"}, "the field 'content' is missing"),
-        ({"role": "user", "content": 5}, "the field 'content' must be a str, but is a int"),
+        ({"role": "user", "content": 5}, "the field 'content' must be text, but is an integer"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
             "part 1 is 'image_url': only parts of text",
@@ -155,7 +155,7 @@ def test_parts_of_text_and_the_developer_are_read() -> None:
         ),
         (
             {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]},
-            "'arguments' must be a dict, but is a list",
+            "'arguments' must be an object, but is a list",
         ),
         ({"role": "assistant", "function_call": {"name": "f"}, "tool_calls": [{"name": "f"}]}, "are both there"),
     ],

@@ -155,7 +155,7 @@ def put(value: Any, answer: Any) -> Any:
         ("openai", None, None),
         ("openai", {"rain": None}, {"rain": None}),
         ("openai", [{"type": "hotel"}], [{"type": "hotel"}]),
-        ("openai", [{"type": "text", "text": "7"}], 7),
+        ("openai", [{"type": "text", "text": "7"}], "7"),
         ("openai-responses", None, None),
         ("sharegpt", None, None),
         ("hermes", None, None),

@@ -119,9 +119,9 @@ def test_another_environment_may_answer(tools, write):
     ("line", "reason"),
     [
         ('"half', "not JSON"),
-        ("7", "a request must be text or an object, not a int"),
+        ("7", "a request must be text or an object, not an integer"),
         ('" "', "the request is empty; write what is to be done"),
-        ('{"request": 5}', "the field 'request' must be a str"),
+        ('{"request": 5}', "the field 'request' must be text"),
         ('{"id": "x"}', "give either the field 'request' or the field 'messages'"),
         ('{"request": "x", "messages": []}', "give either the field 'request' or the field 'messages'"),
         ('{"messages": []}', "the field 'messages' must end with a user's message or a tool's answer"),

@@ -8,6 +8,12 @@ import pytest
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.errors import DataError
 
+NAN = 'NaN is not JSON: write null, a number or text such as "NaN" (json.dumps writes it unless allow_nan=False)'
+
+
+HALF = "a \\ud... escape is half of a surrogate pair, which has no UTF-8: write the whole character, or leave it out"
+CUT = "(the text ends too early: is the line or the file cut off?)"
+
 
 def write(folder: Path, text: str | bytes, name: str = "rows.jsonl") -> Path:
     path = folder / name
@@ -40,10 +46,10 @@ def test_json_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice in one object"),
-        ('{"a": NaN}', "NaN is not JSON"),
-        ('{"a": -Infinity}', "-Infinity is not JSON"),
-        ('{"a": "\\uD800"}', "a \\ud... escape is half of a surrogate pair, which has no UTF-8"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice in one object: leave one of them"),
+        ('{"a": NaN}', NAN),
+        ('{"a": -Infinity}', NAN.replace("NaN", "-Infinity")),
+        ('{"a": "\\uD800"}', HALF),
         ('{"a": "\\ud83d\\ude00"}', None),
     ],
 )
@@ -67,7 +73,7 @@ def test_broken_json_is_an_error_of_its_line(text: str) -> None:
 
 def test_broken_lines_do_not_hide_the_others(tmp_path: Path) -> None:
     rows = list(read_rows(write(tmp_path, '{"a": 1}\n{"a": \n{"a": 2}\n')))
-    assert [row.fault for row in rows] == [None, "not JSON: Expecting value at character 6", None]
+    assert [row.fault for row in rows] == [None, f"not JSON: Expecting value at character 6 {CUT}", None]
     assert rows[1].where.endswith("line 2")
 
 
@@ -99,9 +105,9 @@ def test_fields_name_what_is_wrong() -> None:
     assert get_field({"a": "x"}, "a", str) == "x"
     with pytest.raises(DataError, match="the field 'a' is missing"):
         get_field({}, "a", str)
-    with pytest.raises(DataError, match="the field 'a' must be a str, but is a list"):
+    with pytest.raises(DataError, match="the field 'a' must be text, but is a list"):
         get_field({"a": []}, "a", str)
-    with pytest.raises(DataError, match="there must be an object with the field 'a', not a NoneType"):
+    with pytest.raises(DataError, match="there must be an object with the field 'a', not null"):
         get_field(None, "a", str)
 
 
@@ -111,7 +117,7 @@ def test_a_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     text = '\ufeff [\n12, {"a": "\u00e9 \U0001f600"} ,\n\n"x,]", [3], 1e5, {"k": 1, "k": 2}]\n'
     rows = list(read_rows(write(tmp_path, text, "rows.json")))
     assert [row.value for row in rows] == [12, {"a": "\u00e9 \U0001f600"}, "x,]", [3], 1e5, {"k": 2}]
-    assert [row.fault for row in rows] == [None] * 5 + ["the key 'k' appears twice in one object"]
+    assert [row.fault for row in rows] == [None] * 5 + ["the key 'k' appears twice in one object: leave one of them"]
     assert [row.where.rpartition("line ")[2] for row in rows] == ["2)", "2)", "4)", "4)", "4)", "4)"]
     with pytest.raises(DataError, match="byte 3 is not UTF-8"):
         list(read_rows(write(tmp_path, b'["a\xff"]', "bad.json")))
@@ -146,9 +152,9 @@ def test_numbers_beyond_the_largest_are_faults(tmp_path: Path) -> None:
     rows = list(read_rows(write(tmp_path, '{"a": 1.5e2}\n{"a": [-1e999]}')))
     assert [(row.value, row.fault) for row in rows] == [
         ({"a": 150.0}, None),
-        (None, "the number -1e999 is out of range"),
+        (None, "the number -1e999 is out of range: write a smaller one, or text"),
     ]
-    with pytest.raises(DataError, match=r"^the number 1e999 is out of range$"):
+    with pytest.raises(DataError, match=r"^the number 1e999 is out of range: write a smaller one, or text$"):
         parse_json('[{"default": 1e999}]')
 
 
@@ -164,10 +170,6 @@ def test_what_is_no_file_of_rows_is_named(tmp_path: Path) -> None:
 def test_files_that_are_no_rows_are_told_by_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.csv: this is a table, and rows of tasks are nested: write JSON lines"):
         list(read_rows(write(tmp_path, "a,b\n1,2\n", "rows.csv")))
-    with pytest.raises(
-        DataError, match=r"an object goes over several lines, from line 1 to 3: write each row on one line"
-    ):
-        list(read_rows(write(tmp_path, '{\n "a": 1\n}\n{\n "a": 2\n}\n')))
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: byte 16 is not UTF-8; convert .*iconv -f WINDOWS-1252"):
         list(read_rows(write(tmp_path, b'{"a": 1}\n{"a": "\xe9"}')))
     with pytest.raises(DataError, match="the file is packed by zip; unpack it first"):

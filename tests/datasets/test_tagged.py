@@ -82,7 +82,7 @@ def test_messages_may_end_with_the_answers_of_tools(role: str) -> None:
     assert form_of(value) == "hermes"
     (task,) = read(value)
     assert isinstance(task, Task)
-    assert [gold.result for gold in task.gold] == [1, 2]
+    assert [gold.result for gold in task.gold] == ["1", "2"]
 
 
 def test_a_system_text_loses_its_list_of_tools_and_how_to_call_alone() -> None:
@@ -99,7 +99,7 @@ def test_a_system_text_loses_its_list_of_tools_and_how_to_call_alone() -> None:
 def test_tools_in_the_field_system_are_told_by_their_tags() -> None:
     value = row(called(None, None), tagged("tool_response", 1, 2), system=f"Help. <tools>{json.dumps(TOOLS)}</tools>")
     del value["tools"]
-    assert form_of(value) == "sharegpt"
+    assert form_of(value) == "hermes"
     (task,) = read(value)
     assert isinstance(task, Task)
     assert ([tool.name for tool in task.tools], task.messages[0].content) == (["weather", "clock"], "Help.")

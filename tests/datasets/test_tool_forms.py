@@ -149,14 +149,14 @@ def nested(**schema: Any) -> dict[str, Any]:
     [
         ({"name": " "}, "the name is empty"),
         ({"description": "x"}, "the field 'name' is missing"),
-        ({"name": 1}, "the field 'name' must be a str, but is a int"),
-        (3, "a tool must be an object with a name and parameters, not a int"),
+        ({"name": 1}, "the field 'name' must be text, but is an integer"),
+        (3, "a tool must be an object with a name and parameters, not an integer"),
         ({"name": "f", "paramters": {}}, "there is no field 'paramters' of a tool; did you mean 'parameters'?"),
         ({"function": {"name": "f", "inputschema": {}}}, "did you mean 'input_schema'?"),
         ({"name": "f", "args": {"x": {}}}, "the field 'args' is none of a tool; the parameters stand in 'parameters'"),
         ({"name": "f", "parameters": [1]}, "the field 'parameters' must be JSON Schema, an object, but is a list"),
         ({"name": "f", "parameters": {"a": 1}, "input_schema": {}}, "the parameters stand there twice"),
-        ({"function": "f"}, "the field 'function' must be a dict"),
+        ({"function": "f"}, "the field 'function' must be an object"),
         (
             nested(type="strng"),
             "the field 'parameters': properties.x.type: there is no type 'strng'; did you mean \"string\"?",
@@ -190,3 +190,16 @@ def test_a_list_of_tools_may_be_json_text() -> None:
         read_tools("[")
     with pytest.raises(DataError, match="the field 'tools', tool 2: the name is empty"):
         read_tools([{"name": "f"}, {"name": ""}])
+
+
+def test_a_list_beside_bare_parameters_says_which_are_required() -> None:
+    bare = {"a": {"type": "int"}, "b": {"type": "int"}}
+    assert read_tool({"name": "f", "parameters": bare, "required": ["b"]}).parameters["required"] == ["b"]
+    assert not read_tool({"name": "f", "parameters": bare, "required": []}).parameters["required"]
+    assert read_tool({"name": "f", "parameters": bare}).parameters["required"] == ["a", "b"]
+
+
+def test_examples_that_are_no_list_constrain_nothing() -> None:
+    properties = {"a": {"type": "string", "examples": "x, y"}, "b": {"type": "string", "examples": ["x"]}}
+    made = read_tool({"name": "f", "parameters": {"type": "object", "properties": properties}}).parameters["properties"]
+    assert made == {"a": {"type": "string"}, "b": {"type": "string", "examples": ["x"]}}

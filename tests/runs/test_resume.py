@@ -9,6 +9,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
+from cahl_pl.callbacks import Checkpoints
 from cahl_pl.errors import ConfigError
 from cahl_pl.runs.checkpoints import fault_of, newest
 from cahl_pl.runs.resume import folder_beside_tracker, resume_last
@@ -20,7 +21,11 @@ def config(tmp_path) -> Namespace:
     arguments = Namespace(save_dir=str(tmp_path), name="run", version=None)
     return Namespace(
         ckpt_path="last",
-        trainer=Namespace(logger=Namespace(class_path="TensorBoardLogger", init_args=arguments), default_root_dir=None),
+        trainer=Namespace(
+            logger=Namespace(class_path="TensorBoardLogger", init_args=arguments),
+            default_root_dir=None,
+            callbacks=[Namespace(class_path="cahl_pl.callbacks.Checkpoints")],
+        ),
         model=Namespace(planner=Namespace(lr=0.002), grpo=Namespace(loss="grpo")),
     )
 
@@ -37,6 +42,31 @@ def test_the_first_start_begins_at_the_beginning(config, tmp_path, capsys):
     assert config.ckpt_path is None
     assert config.trainer.logger.init_args.version == 0
     assert capsys.readouterr().out == f"no checkpoint in {tmp_path}/run/version_0 yet: starting from the beginning\n"
+
+
+@pytest.mark.parametrize("callbacks", [None, [], [Namespace(class_path="cahl_pl.callbacks.ProgressLines")]])
+def test_a_configuration_that_saves_nothing_is_told_what_to_add(config, tmp_path, capsys, callbacks):
+    config.trainer.callbacks = callbacks
+    add = "has no callback that saves any: add one, --trainer.callbacks+=cahl_pl.callbacks.Checkpoints"
+    resume_last(config)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == f"warning: this run will leave none for --ckpt_path last: its configuration {add}"
+    config.ckpt_path = "last"
+    with pytest.raises(ConfigError) as raised:
+        resume_last(config, training=False)
+    assert str(raised.value).startswith(
+        f"there is no checkpoint in {tmp_path}/run/version_0: its configuration {add}, and"
+    )
+
+
+class MyCheckpoints(Checkpoints):
+    """A user's own, which saves as ours does."""
+
+
+def test_a_class_of_ones_own_saves_too(config, capsys):
+    config.trainer.callbacks = [Namespace(class_path=f"{__name__}.MyCheckpoints")]
+    resume_last(config)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_the_newest_run_goes_on_in_its_folder_and_changes_are_named(config, tmp_path, capsys):

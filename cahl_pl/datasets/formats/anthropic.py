@@ -64,14 +64,9 @@ def _turns(message: Any, number: int) -> list[Said]:
             calls.append(Call(call, get_field(block, "id", str)))
         elif kind == "tool_result" and role == "user":
             content = block.get("content")  # left out or null: the tool said nothing
-            answers.append(
-                Said(
-                    "tool",
-                    "" if content is None else read_answer(content),
-                    answers=get_field(block, "tool_use_id", str),
-                    number=number,
-                )
-            )
+            said, is_json = ("", False) if content is None else read_answer(content)
+            identity = get_field(block, "tool_use_id", str)
+            answers.append(Said("tool", said, answers=identity, number=number, is_json=is_json))
         elif kind == "text":
             texts.append(get_field(block, "text", str))
         elif kind not in _LEFT_OUT:

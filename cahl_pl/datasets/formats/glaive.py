@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.formats.tagged import tagged_answers, tagged_turn
+from cahl_pl.datasets.formats.tagged import objects_in, tagged_answers, tagged_turn
 from cahl_pl.datasets.messages import Said
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
@@ -89,15 +88,10 @@ def _turns(chat: str) -> list[tuple[str, str]]:
 
 def _objects(system: str) -> list[Any]:
     """Return the JSON objects and lists in a text, one after the other."""
-    found: list[Any] = []
-    at, decoder = 0, json.JSONDecoder()
-    while (start := min((i for i in (system.find("{", at), system.find("[", at)) if i >= 0), default=-1)) >= 0:
-        try:
-            value, at = decoder.raw_decode(system, start)
-        except (ValueError, RecursionError):
-            raise DataError(f"the field 'system': no function can be read at {system[start : start + 40]!r}") from None
-        found += value if isinstance(value, list) else [value]
-    return found
+    try:
+        return objects_in(system)
+    except DataError as error:
+        raise DataError(f"the field 'system': {error}") from None
 
 
 FORMAT = dialogue_format(is_one, read)

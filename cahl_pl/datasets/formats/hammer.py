@@ -15,7 +15,8 @@ from cahl_pl.errors import DataError
 from cahl_pl.types import Message, Task
 
 _MARK = "[BEGIN OF AVAILABLE TOOLS]"
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+_FENCES = tuple(re.compile(rf"```(?:json|python)?\s*({inside})```", re.DOTALL) for inside in (".*", ".*?"))
+"""From the first fence to the last, since values may hold fences, and to the next one."""
 
 
 def is_one(row: dict[str, Any]) -> bool:
@@ -32,13 +33,23 @@ def task(row: dict[str, Any], name: str) -> Task:
     text = get_field(row, "instruction", str)
     tools = read_tools(_value(_between(text, "AVAILABLE TOOLS"), "instruction"), "AVAILABLE TOOLS", lenient=True)
     query = _between(text, "QUERY").strip()
-    output = get_field(row, "output", str)
-    fenced = _FENCE.search(output)
-    calls = _value(fenced[1] if fenced else output, "output")
+    calls = _calls(get_field(row, "output", str).strip())
     if isinstance(calls, dict) and set(calls) == {"tool_calls"}:
         calls = calls["tool_calls"]
     gold = read_gold(calls, tools, "output")
     return Task(name, (Message("user", query),), tools, gold, tags={"kind": kind_of_gold(gold)})
+
+
+def _calls(output: str) -> Any:
+    """Return the value of an output, in a fence or bare; what is wrong is told of its longest reading."""
+    fenced = [] if output.startswith(("[", "{")) else [one for one in (f.search(output) for f in _FENCES) if one]
+    readings = [one[1] for one in fenced] or [output]
+    for reading in readings[1:]:
+        try:
+            return _value(readings[0], "output")
+        except DataError:
+            return _value(reading, "output")
+    return _value(readings[0], "output")
 
 
 def _between(text: str, mark: str) -> str:

@@ -9,6 +9,7 @@ from cahl_pl.datasets.messages import Call, Said, read_answer, read_function, re
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
+from cahl_pl.schema.wording import kind_word
 
 _ITEMS = ("function_call", "function_call_output")
 _LEFT_OUT = ("reasoning", "item_reference")
@@ -47,7 +48,7 @@ def read(row: dict[str, Any]) -> Dialogue:
 
 def _add(said: list[Said], item: Any, number: int) -> None:
     if not isinstance(item, dict):
-        raise DataError(f"an item must be an object, not a {type(item).__name__}")
+        raise DataError(f"an item must be an object, not {kind_word(item)}")
     kind = item.get("type", "message")
     if kind in _LEFT_OUT:
         return
@@ -61,8 +62,8 @@ def _add(said: list[Said], item: Any, number: int) -> None:
     elif kind == "function_call_output":
         if "output" not in item:
             raise DataError("the field 'output' is missing")
-        text = read_answer(item["output"])
-        said.append(Said("tool", text, answers=get_field(item, "call_id", str), number=number))
+        text, is_json = read_answer(item["output"])
+        said.append(Said("tool", text, answers=get_field(item, "call_id", str), number=number, is_json=is_json))
     elif kind == "message":
         said.append(read_said(item, number))
     else:

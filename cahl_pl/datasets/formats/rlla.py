@@ -16,6 +16,7 @@ from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.errors import DataError
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 
@@ -106,7 +107,7 @@ def _tool(text: str) -> ToolSpec:
     try:
         declared = parse_json(parameters.strip())
         if not isinstance(declared, dict):
-            raise DataError(f"they must be an object, not a {type(declared).__name__}")
+            raise DataError(f"they must be an object, not {kind_word(declared)}")
         properties = {parameter: flat_property(get_field(declared, parameter, dict)) for parameter in declared}
     except DataError as error:
         raise DataError(f"the parameters of tool {name!r}: {error}") from None

@@ -9,6 +9,7 @@ from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.formats.tagged import (
     calls_of,
+    flattened,
     holds_answers,
     holds_tags,
     listed_tools,
@@ -37,13 +38,31 @@ _SPEAKERS: Final = {
     "tool_response": "tool",
     "function_response": "tool",
     "function": "tool",
+    "ipython": "tool",
 }
+_ROLES_OF_ITS_OWN: Final = ("function_call", "tool_call", "observation", "tool_response", "function_response")
+"""Speakers that OpenAI's messages do not have, by which turns of `role` and `content` are told."""
+
+
+def _kind(speaker: Any) -> str | None:
+    """Return who a speaker is; `function-call` and `Human` are `function_call` and `human`."""
+    return _SPEAKERS.get(str(speaker).strip().lower().replace("-", "_"))
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether its `conversations` are such turns, or its messages' text has calls in tags."""
+    """Whether its `conversations` are such turns, or its messages have their speakers as roles."""
+    return _is_shared(row) or _has_own_roles(row)
+
+
+def _is_shared(row: dict[str, Any]) -> bool:
     turns = _turns(row)
     return bool(turns) and all(isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns)
+
+
+def _has_own_roles(row: dict[str, Any]) -> bool:
+    messages = row.get("messages")
+    roles = [one.get("role") for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    return "gold" not in row and any(str(role).lower().replace("-", "_") in _ROLES_OF_ITS_OWN for role in roles)
 
 
 def _turns(row: dict[str, Any]) -> list[Any]:
@@ -52,15 +71,22 @@ def _turns(row: dict[str, Any]) -> list[Any]:
 
 
 def is_tagged(row: dict[str, Any]) -> bool:
-    """Whether it has messages with calls or tools in tags, and no gold of its own."""
-    messages = row.get("messages")
-    if not isinstance(messages, list) or "gold" in row or "outcome" in row:
+    """Whether its turns, in `messages` or of `from` and `value`, have calls or tools in tags, and it no gold of its own."""
+    if "gold" in row or "outcome" in row:
         return False
-    said = [one for one in messages if isinstance(one, dict) and isinstance(one.get("content"), str)]
-    if any(one.get("role") == "assistant" and holds_tags(one["content"]) for one in said):
+    shared = _is_shared(row)
+    turns, speaker, text = (_turns(row), "from", "value") if shared else (row.get("messages"), "role", "content")
+    if not isinstance(turns, list):
+        return False
+    said = [
+        (_kind(one.get(speaker)), one[text])
+        for one in turns
+        if isinstance(one, dict) and isinstance(one.get(text), str)
+    ]
+    if any(who == "assistant" and holds_tags(words) for who, words in said):
         return True
-    answered = bool(said) and said[-1] is messages[-1] and said[-1].get("role") == "assistant"
-    return answered and any(one.get("role") == "system" and "<tools>" in one["content"] for one in said)
+    answered = bool(said) and len(said) == len(turns) and said[-1][0] == "assistant"
+    return answered and any(who == "system" and "<tools>" in words for who, words in said)
 
 
 def read(row: dict[str, Any]) -> Dialogue:
@@ -69,13 +95,10 @@ def read(row: dict[str, Any]) -> Dialogue:
     Raises:
         DataError: naming the field at fault.
     """
+    if "messages" in row and not _is_shared(row):  # as chat programs write them
+        return _dialogue(row, "messages", "role", "content")
     field = "conversations" if "conversations" in row else "conversation"
     return _dialogue(row, field, "from", "value")
-
-
-def read_tagged(row: dict[str, Any]) -> Dialogue:
-    """Return the same of a row with `messages`, as chat programs write them."""
-    return _dialogue(row, "messages", "role", "content")
 
 
 def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialogue:
@@ -107,8 +130,9 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
 
 def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]) -> list[Said]:
     name = get_field(turn, speaker, str)
-    kind = _SPEAKERS.get(name)
-    content = read_answer(turn[text]) if kind == "tool" and text in turn else get_field(turn, text, str)
+    kind = _kind(name)
+    answered = kind == "tool" and text in turn
+    content, is_json = read_answer(turn[text]) if answered else (get_field(turn, text, str), False)
     if kind is None:
         raise DataError(f"{speaker!r} must be one of {', '.join(_SPEAKERS)}, not {name!r}")
     if kind == "system" and number > 1:
@@ -117,13 +141,23 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
         if holds_tags(content):
             return [tagged_turn(content, number)]
         rest, found = take_calls(content)
-        return [Said("assistant", rest if found else "", tuple(found or calls_of(read_value(content))), number=number)]
+        return [Said("assistant", rest if found else "", tuple(found or _calls(content)), number=number)]
     if kind == "assistant":
         return [tagged_turn(content, number)]
     if kind == "tool" or (kind == "user" and holds_answers(content)):
-        return tagged_answers(content, number, calls)
+        return [one._replace(is_json=is_json or one.is_json) for one in tagged_answers(content, number, calls)]
     return [Said("system" if kind == "system" else "user", content, number=number)]
 
 
+def _calls(text: str) -> list[Call]:
+    """Return the calls of a turn that is nothing else: JSON, or as Glaive writes them."""
+    try:
+        return calls_of(read_value(text))
+    except DataError:
+        if "'{" not in text:
+            raise
+        return [Call(flattened(text))]
+
+
 FORMAT = dialogue_format(is_one, read)
-TAGGED = dialogue_format(is_tagged, read_tagged)
+TAGGED = dialogue_format(is_tagged, read)

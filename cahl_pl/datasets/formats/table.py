@@ -35,8 +35,8 @@ FORMATS: Final[Mapping[str, Format]] = {
     "hammer": hammer.FORMAT,
     "rlla": single_format(lambda row: {"instruction", "output"} <= row.keys() or "reward_model" in row, rlla_task),
     "toolace": Format(_is_toolace, toolace_tasks),
-    "sharegpt": sharegpt.FORMAT,
     "hermes": sharegpt.TAGGED,
+    "sharegpt": sharegpt.FORMAT,  # before openai: some of its rows have messages
     "anthropic": anthropic.FORMAT,
     "openai": openai_chat.FORMAT,
     "openai-responses": openai_responses.FORMAT,
@@ -92,5 +92,8 @@ def nearest(row: dict[str, Any]) -> str | None:
         # nearly every form has tools: they alone say nothing
         return len(met) / max(len(row), len(fields)) if any(key.lower() != "tools" for key in met) else 0.0
 
+    turns = row.get("conversations", row.get("conversation"))
+    if isinstance(turns, list) and any(isinstance(one, dict) and "from" in one for one in turns):
+        return "hermes" if any(tag in str(turns) for tag in ("<tools>", "<tool_call>")) else "sharegpt"
     best = max(_FIELDS, key=lambda name: likeness(_FIELDS[name]))
     return best if likeness(_FIELDS[best]) >= 0.3 else None

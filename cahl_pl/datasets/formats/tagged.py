@@ -25,6 +25,9 @@ _ENVELOPE: Final = frozenset({"tool_call_id", "name", "content", "role", "id"})
 _LISTED: Final = re.compile(
     r"(?:Specifically, )?you have access to the following APIs:\s*(\[.*\])\s*$", re.DOTALL | re.IGNORECASE
 )
+_FUNCTIONS: Final = re.compile(
+    r"[^.\n]*\bfunctions\.? *(?:Use them if required)? *[-:]\s*(\{.*\}|\[\s*\{.*\])\s*$", re.DOTALL | re.IGNORECASE
+)
 _TOOLS: Final = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
 # how calls are to be written, in the templates of Hermes and Qwen: a prompt of this project says that itself, and otherwise
 _HOW_TO_CALL: Final = re.compile(
@@ -58,7 +61,7 @@ def tagged_turn(text: str, number: int) -> Said:
     if _OPEN.search(rest):
         raise DataError("a <tool_call> is not closed")
     rest, *bodies = _FUNCTION_CALL.split(rest)
-    calls += [Call(_flattened(body)) for body in bodies]
+    calls += [Call(flattened(body)) for body in bodies]
     return Said("assistant", rest.strip(), tuple(calls), number=number)
 
 
@@ -70,7 +73,7 @@ def _listed(body: str) -> Any:
     return read_value(body)
 
 
-def _flattened(body: str) -> ToolCall:
+def flattened(body: str) -> ToolCall:
     """Return Glaive's call, `{"name": ..., "arguments": '{"x": "it's"}'}`, which is neither JSON nor Python."""
     body = re.sub(r"<\s*/\s*function[\s_-]?call\s*>\s*$", "", body.strip(), flags=re.IGNORECASE)
     quoted = _QUOTED.search(body)
@@ -119,11 +122,12 @@ def _answer(text: str, number: int, calls: Sequence[Call]) -> Said:
     if "id" in value and given is None and name is None:  # an object of its own that has an id
         return Said("tool", text, number=number)
     content = value["content"]
-    said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    is_json = not isinstance(content, str)
+    said = json.dumps(content, ensure_ascii=False) if is_json else content
     # one call, or a name, says which call it is where these have no ids
     of_no_call = not ids and (name is not None or len(calls) == 1)
     answers = None if given is None or of_no_call else str(given)
-    return Said("tool", said, (), answers, name if isinstance(name, str) else None, number)
+    return Said("tool", said, (), answers, name if isinstance(name, str) else None, number, is_json=is_json)
 
 
 def holds_answers(text: str) -> bool:
@@ -151,19 +155,40 @@ def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
 
 
 def listed_tools(system: str) -> tuple[ToolSpec, ...] | None:
-    """Return the tools of a list, often in Python's notation, with which a system text ends (ToolBench); None without one.
+    """Return the tools with which a system text ends: a list, often in Python's notation (ToolBench), or objects (Glaive).
+
+    None without such.
 
     Raises:
         DataError: they cannot be read.
     """
-    found = _LISTED.search(system)
-    return None if found is None else read_tools(read_value(found[1]), "tools")
+    if found := _LISTED.search(system):
+        return read_tools(read_value(found[1]), "tools")
+    found = _FUNCTIONS.search(system)
+    return None if found is None else read_tools(objects_in(found[1]), "tools", lenient=True)
+
+
+def objects_in(text: str) -> list[Any]:
+    """Return the JSON objects and lists in a text, one after the other; of a list its items.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    found: list[Any] = []
+    at, decoder = 0, json.JSONDecoder()
+    while (start := min((i for i in (text.find("{", at), text.find("[", at)) if i >= 0), default=-1)) >= 0:
+        try:
+            value, at = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            raise DataError(f"no function can be read at {text[start : start + 40]!r}") from None
+        found += value if isinstance(value, list) else [value]
+    return found
 
 
 def without_tools(system: str) -> str:
     """Return a system text without its list of tools, and without how to call them: this project's prompts say both."""
     found = next((block for block in _TOOLS.finditer(system) if block[1].strip()), None)
     if found is None:
-        return _LISTED.sub("", system).strip()
+        return _FUNCTIONS.sub("", _LISTED.sub("", system)).strip()
     before, after = system[: found.start()].rstrip(), _HOW_TO_CALL.sub("", system[found.end() :]).strip()
     return "\n".join(part for part in (before.strip(), after) if part)

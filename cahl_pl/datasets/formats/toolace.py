@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -16,6 +17,8 @@ from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
 
 _MAX_DEPTH = 16
 _MAX_BRACKETS = 100
+_CALL_SHAPED = re.compile(r"[^\[\](),=]+\(\s*(?:\)|[^\[\]()=]+=)")
+"""A name, and in round brackets nothing or a name and `=`."""
 
 
 def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
@@ -23,9 +26,10 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
 
     A turn that answers its user in text is a task without gold: no tool is needed, or what it needs is missing.
 
-    The system text holds the tools as a JSON list. A turn calls if it starts with `[` and has a bracket `(`; it is then
-    `[name(key=value), ...]`. What the tools answered, if it follows as a JSON list of as many answers, is stored as the
-    results. Calls of a turn are parallel: `ordered` is False.
+    The system text holds the tools as a JSON list. A turn calls if it starts with a bracket that has a call in it, or all of
+    it stands in one, `[name(key=value), ...]`; what starts with `[x]` or `[1]` is text.
+    What the tools answered, if it follows as a JSON list of as many answers, is stored as the results. Calls
+    of a turn are parallel: `ordered` is False.
 
     Args:
         row: the row.
@@ -36,6 +40,7 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
             a DataError, and so is every calling turn after it, since their dialogue holds it.
     """
     tools = _tools(get_field(row, "system", str))
+    names = [tool.name for tool in tools]
     turns = get_field(row, "conversations", list)
     history: list[Message] = []
     broken: int | None = None
@@ -47,7 +52,7 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
                 raise DataError(f"'from' must be user, assistant or tool, not {speaker!r}")
         except DataError as error:
             raise DataError(f"the field 'conversations', turn {number}: {error}") from None
-        if speaker == "assistant" and text.lstrip().startswith("[") and "(" in text:
+        if speaker == "assistant" and _calls_tools(text, names):
             found = True
             try:
                 if broken is not None:
@@ -65,7 +70,7 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
             text = history_text(calls)
         elif speaker == "assistant" and history and history[-1].role == "user" and broken is None:
             found = True
-            mark = unread_call(text, (tool.name for tool in tools))
+            mark = unread_call(text, names)
             if mark is not None:
                 broken = number
                 yield DataError(
@@ -78,6 +83,19 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
         history.append(Message(cast(Literal["user", "assistant", "tool"], speaker), text))
     if not found:
         raise DataError("no turn of the assistant calls a tool or answers the user")
+
+
+def _calls_tools(text: str, names: Sequence[str]) -> bool:
+    """Whether a turn is calls, though they may be broken, and no text that starts with a bracket, such as `[1] says (so)`."""
+    text = text.strip()
+    if not text.startswith("[") or "(" not in text:
+        return False
+    inside = text[1:]
+    return (
+        (inside.endswith(")]") and inside.find("(") < inside.find("]"))
+        or _CALL_SHAPED.match(inside) is not None
+        or inside.partition("(")[0].strip() in names
+    )
 
 
 def _results(following: Sequence[Any], count: int) -> list[Any]:

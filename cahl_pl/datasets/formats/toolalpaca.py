@@ -13,6 +13,7 @@ from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.errors import DataError
+from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 _PARAMETERS: Final = re.compile(r"^Parameters:\s*(\{.*\})\s*$", re.MULTILINE)
@@ -41,7 +42,7 @@ def tasks(row: dict[str, Any], name: str) -> Iterator[Task | DataError]:
     for number, (instruction, answer) in enumerate(zip(instructions, answers, strict=True), start=1):
         try:
             if not isinstance(instruction, str):
-                raise DataError(f"it must be a str, but is a {type(instruction).__name__}")
+                raise DataError(f"it must be text, but is {kind_word(instruction)}")
             gold = tuple(_gold(get_field({"Golden_Answers": answer}, "Golden_Answers", list)))
         except DataError as error:
             yield DataError(f"instruction {number}: {error}")
@@ -67,7 +68,7 @@ def _tools(described: Mapping[str, Any]) -> Iterator[ToolSpec]:
         if name == "components":  # schemas that the descriptions mention
             continue
         if not isinstance(text, str):
-            raise DataError(f"the field 'Function_Description': of {name!r} it must be a str")
+            raise DataError(f"the field 'Function_Description': of {name!r} it must be text")
         found = _PARAMETERS.search(text)
         declared = read_value(found[1]) if found else {}
         properties: dict[str, Any] = {}

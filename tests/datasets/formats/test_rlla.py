@@ -141,19 +141,19 @@ CALL = '<tool_call>\n{"name": "sum", "parameters": {"numbers": []}}\n</tool_call
     [
         ([], "the field 'prompt'|an object with the field 'prompt', not a list"),
         ({"input": "", "output": ""}, "the field 'instruction' is missing"),
-        ({**row(), "output": None}, "the field 'output' must be a str, but is a NoneType"),
+        ({**row(), "output": None}, "the field 'output' must be text, but is null"),
         ({"prompt": [1, 2]}, "the field 'prompt' must be a system message and a user message"),
         (row(system="no tools"), r"the field 'instruction': there is no section \*\*Available Tools\*\*"),
         (row(system=SYSTEM.replace("Parameters: {", "Parameters: [{", 1)), "'Get Weather': not JSON"),
         (
             row(system="**Available Tools**\n1. Name: f\nDescription: d\nParameters: 3"),
-            "must be an object, not a int",
+            "must be an object, not an integer",
         ),
         (
             row(system="**Available Tools**\n1. Name: f\nParameters: {}"),
             "the tool 'f.*must have the lines Name",
         ),
-        (row(system=SYSTEM.replace('{"type": "Callable"}', "3")), "tool 'sum': the field 'f' must be a dict"),
+        (row(system=SYSTEM.replace('{"type": "Callable"}', "3")), "tool 'sum': the field 'f' must be an object"),
         (row(system=SYSTEM.replace('"f": {', '"numbers": {')), "the key 'numbers' appears twice"),
         (row(dialogue="hello"), "the field 'input': no turn of the dialogue starts at 'hello'"),
         (

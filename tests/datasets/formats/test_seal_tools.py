@@ -124,7 +124,7 @@ def test_contradictions_are_relaxed_or_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"id": 3}, "the field 'id' must be a str, but is a int"),
+        ({"id": 3}, "the field 'id' must be text, but is an integer"),
         ({"id": "a", "query": "q"}, "the field 'calling' is missing"),
         ({"id": "a", "query": "q", "calling": [3]}, "the field 'calling', call 1: there must be an object"),
         ({"id": "a", "query": "q", "calling": [{"api": "t1"}]}, "call 1: the field 'responses' is missing"),
@@ -148,7 +148,7 @@ def test_malformed_rows_are_named_with_place_and_field(tmp_path: Path, broken: A
         ({**tool("u"), "required": ["x"]}, "the field 'required' must list names of declared parameters"),
         (
             {**tool("u"), "parameters": {"n": "int"}, "required": []},
-            "the field 'n' must be a dict, but is a str",
+            "the field 'n' must be an object, but is text",
         ),
         ({}, "the field 'parameters' is missing"),
     ],

@@ -98,7 +98,7 @@ def test_rows_that_cannot_be_read() -> None:
         ),
         (
             {"system": '[{"name": 1}]', "conversations": []},
-            "the field 'system', the tools: the field 'name' must be a str",
+            "the field 'system', the tools: the field 'name' must be text",
         ),
     ):
         with pytest.raises(DataError, match=message.replace("(", r"\(")):

@@ -56,13 +56,13 @@ def test_irrelevance_has_no_gold() -> None:
     [
         ({}, "the field 'query' is missing"),
         (row() | {"tools": "["}, "the field 'tools': not JSON"),
-        (row(answers={"name": "f"}), "the field 'answers' must be a list, but is a dict"),
+        (row(answers={"name": "f"}), "the field 'answers' must be a list, but is an object"),
         (row(answers=[{"name": "f", "arguments": "x"}]), "the field 'answers', call 1: the field 'arguments' is text"),
         (
             row(tools=[{"name": "f", "parameters": {"a": 1}}]),
             "the field 'parameters' is no JSON Schema: it has .* 'a' is no",
         ),
-        (row() | {"answers": None}, "the field 'answers' must be a list, but is a NoneType"),
+        (row() | {"answers": None}, "the field 'answers' must be a list, but is null"),
     ],
 )
 def test_malformed_rows_name_the_field(broken: Any, message: str) -> None:

@@ -1,0 +1,128 @@
+"""What is said of text that is no JSON: what is wrong with it, where, and what to write in its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+_PYTHON_WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None": "null", "undefined": "null"}
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NEW_ROW: Final = re.compile(rb'[\[{]\s*"')
+_COMMENTS: Final = ("//", "/*", "#")
+_AT_A_VALUE: Final = 100
+
+
+def no_json(text: str, start: int, error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a value that starts there, with the remedy where it is known.
+
+    Args:
+        text: what was read.
+        start: where the value starts, from which characters are counted.
+        error: of the decoder.
+    """
+    remedy = _remedy(text, start, error)
+    return f"{error.msg.removesuffix(' at')} at character {error.pos - start}{remedy and f' ({remedy})'}"
+
+
+def _remedy(text: str, start: int, error: json.JSONDecodeError) -> str:
+    at = error.pos
+    here, before = text[at:].lstrip()[:40], text[start:at].rstrip()[-1:]
+    word = re.match(r"\w+", here)
+    if here[:1] in ("}", "]") and before == ",":
+        return f"a comma stands before the closing {here[0]}: leave it out"
+    if here[:1] == "," and re.match(r"\s*[}\]]", text[at + 1 : at + _AT_A_VALUE]):  # where newer Pythons point
+        return "a comma stands before a closing bracket: leave it out"
+    if here.startswith(_COMMENTS):
+        return "JSON has no comments: leave it out"
+    if here[:1] in tuple("\u201c\u201d\u201e\u2018\u2019"):
+        return f'{here[0]} is a quotation mark of prose: write "'
+    if here[:1] == "'":
+        return "as in Python's notation, with single quotes: write it by json.dumps"
+    if word and word[0] in _PYTHON_WORDS:
+        return f"{word[0]} is not JSON's word: write {_PYTHON_WORDS[word[0]]}, or the row by json.dumps"
+    if error.msg.startswith("Expecting property name") and word:
+        return f'keys stand in double quotes: "{word[0]}"'
+    if error.msg.startswith("Invalid control character"):
+        return "within text a line break is written \\n, a tab \\t"
+    if error.msg.startswith(("Invalid \\escape", "Invalid \\\\escape")):
+        return "within text a backslash is written \\\\"
+    if error.msg.startswith("Unterminated string"):
+        return 'the text has no closing "'
+    if not here:
+        return "the text ends too early: is the line or the file cut off?"
+    return ""
+
+
+def more_text(text: str, end: int) -> str:
+    """Return what is wrong with text that stands behind a value, which ends there."""
+    rest = text[end:].lstrip(" \t")
+    if rest.startswith("\r"):
+        return (
+            "the lines end with carriage returns alone, as on old Macs: convert them, tr '\\r' '\\n' < OLD > NEW, or write "
+            "one row a line"
+        )
+    rest = rest.lstrip()
+    hint = ""
+    if rest.startswith(("{", "[")):
+        hint = " (is it another row? write each on a line of its own)"
+    elif rest.startswith(","):
+        hint = " (a comma: leave it out, or write all rows as one JSON list in a .json file)"
+    return f"there is more text after the value, at character {end}{hint}"
+
+
+def no_constant(name: str) -> str:
+    """Return what is wrong with `NaN`, `Infinity` and `-Infinity`, which Python's json writes all the same."""
+    return f'{name} is not JSON: write null, a number or text such as "{name}" (json.dumps writes it unless allow_nan=False)'
+
+
+def out_of_range(number: str) -> str:
+    """Return what is wrong with a number that no float holds."""
+    return f"the number {number[:40]} is out of range: write a smaller one, or text"
+
+
+def twice(key: str) -> str:
+    """Return what is wrong with an object that has a key twice."""
+    return f"the key {key!r} appears twice in one object: leave one of them"
+
+
+HALF_A_PAIR: Final = (
+    "a \\ud... escape is half of a surrogate pair, which has no UTF-8: write the whole character, or leave it out"
+)
+
+
+def json_in_text(value: Any, kind: type) -> str:
+    """Return what to do where a list or an object is needed and text holds one; empty where it does not."""
+    if kind not in (list, dict) or not isinstance(value, str):
+        return ""
+    start, end, what = ("[", "]", "the list") if kind is list else ("{", "}", "the object")
+    if not (value.strip().startswith(start) and value.strip().endswith(end)):
+        return ""
+    return f" that holds JSON: write {what} itself, without the quotes around it (json.loads reads it)"
+
+
+def lines_of_a_value(first: bytes, more: Callable[[], bytes]) -> int:
+    """Return over how many lines a value goes that is open at the end of its first one; 1 where that line is but broken.
+
+    Its brackets are counted, so that it may have other faults. A line at whose very start another row begins ends the search,
+    unless the first line is a bracket alone, and so does one that begins with a brace where no value can stand.
+
+    Args:
+        first: the first line.
+        more: gives the next line; empty at the end of the file.
+    """
+    depth, lines, last = _open(first), 1, first.strip()
+    bare = last in (b"{", b"[")
+    while depth > 0 and (line := more()):
+        begins = line.lstrip().startswith(b"{")
+        if (not bare and _NEW_ROW.match(line)) or (begins and not last.endswith((b",", b"[", b":", b"{"))):
+            return 1
+        depth, lines, last = depth + _open(line), lines + 1, line.strip() or last
+    return lines
+
+
+def _open(line: bytes) -> int:
+    """Return how many more brackets a line opens than it closes, those within text aside."""
+    bare = _STRING.sub(b"", line)
+    return bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
