@@ -288,7 +288,9 @@ def _foreseen(row: Mapping[str, Any], gold: tuple[GoldCall, ...]) -> int | None:
             "seen; leave it out where all can"
         )
     if row.get("alternatives"):
-        raise DataError("the fields 'foreseen' and 'alternatives' are both given: of another way nobody says what can be foreseen")
+        raise DataError(
+            "the fields 'foreseen' and 'alternatives' are both given: of another way nobody says what can be foreseen"
+        )
     first = [one.result for one in gold[:foreseen]]
     if foreseen < len(gold) and NO_RESULT not in first and not any(map(is_failure, first)):
         raise DataError(

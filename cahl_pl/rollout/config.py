@@ -107,10 +107,10 @@ class RolloutConfig:
             call that no gold call asks for. `stop` ends it: success is out of reach there and the gold call stays due, so that
             each answer would earn 0 and the policy would learn never to answer. `train` goes on and trains on what follows.
         replans: how often a request may be planned again in training after a failed call. One of its failed episodes, drawn
-            uniformly, goes on from its first failed call: G_h new plans are written from what was seen by then, with a group and a
-            reward of their own, for what is left to do. Each is carried out in a session of its own, in which the calls made so far
-            are made again: tools run more often. Where one is then answered otherwise, the episode is left out and counted
-            (`replan/left_out`). At test time `data.inference.replans` says how often.
+            uniformly, goes on from its first failed call: G_h new plans are written from what was seen by then, with a group
+            and a reward of their own, for what is left to do. Each is carried out in a session of its own, in which the calls
+            made so far are made again: tools run more often. Where one is then answered otherwise, the episode is left out and
+            counted (`replan/left_out`). At test time `data.inference.replans` says how often.
         max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
         max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
         too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
@@ -187,8 +187,8 @@ class RolloutConfig:
         for reward in rewards:
             if reward.reads_outcome:
                 raise ConfigError(
-                    f"data.rollout.replans is above 0, but {type(reward).__name__} judges whole episodes by their outcome, which "
-                    "a further plan does not begin; leave out one of the two, or use rewards that read gold calls "
+                    f"data.rollout.replans is above 0, but {type(reward).__name__} judges whole episodes by their outcome, "
+                    "which a further plan does not begin; leave out one of the two, or use rewards that read gold calls "
                     "(cahl_pl.rewards.PlannerReward and ExecutorReward)"
                 )
 

@@ -14,7 +14,7 @@ from cahl_pl.schema import call_key
 from cahl_pl.schema.references import REFERENCE, look_up, read_reference, references_in
 from cahl_pl.types import NO_RESULT, GoldCall, Plan, Step, Task, ToolCall, Trajectory
 
-_IN_WORDS: Final = re.compile(rf"{REFERENCE.pattern}(?![\d,]|\.\d)")  # not the amounts $1.50 and $1,000
+_AMOUNT: Final = re.compile(r"[.,]?\d")  # what follows "$1" in $1.50, $1,000 and $12345
 
 
 def after(task: Task, steps: Sequence[Step]) -> Task:
@@ -104,7 +104,8 @@ def _said(gold: GoldCall, way: Sequence[GoldCall], numbers: Mapping[int, int]) -
 
     def put(found: re.Match[str]) -> str:
         reference = read_reference(found[0])
-        if reference is None or reference.call not in wanted:
+        is_amount = not found["path"] and _AMOUNT.match(gold.instruction, found.end())
+        if reference is None or reference.call not in wanted or is_amount:
             return found[0]
         if reference.call in numbers:
             return f"${numbers[reference.call]}{found['path']}"
@@ -115,4 +116,4 @@ def _said(gold: GoldCall, way: Sequence[GoldCall], numbers: Mapping[int, int]) -
             value = None
         return found[0] if value is None else value if isinstance(value, str) else json_text(value)
 
-    return _IN_WORDS.sub(put, gold.instruction)
+    return REFERENCE.sub(put, gold.instruction)

@@ -12,7 +12,7 @@ from cahl_pl.types import Plan
 
 
 def equal_plans(plans: Sequence[Plan]) -> Tensor:
-    """Return `Group.alike` of a group of plans, [G]: equal plans get equal numbers, and one that cannot be read is like none."""
+    """Return `Group.alike` of a group of plans, [G]: equal plans get equal numbers; an unreadable one is like none."""
     numbers: dict[str, int] = {}
     keys = [_said(plan) if plan.error is None else f"unreadable {i}" for i, plan in enumerate(plans)]
     return torch.tensor([numbers.setdefault(key, i) for i, key in enumerate(keys)])

@@ -32,7 +32,17 @@ from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.calls import call_ids, read_action
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
-from cahl_pl.rollout.episode import Episode, Played, Round, Watch, count_tokens, make_group, scored_of, speed, trajectory_of
+from cahl_pl.rollout.episode import (
+    Episode,
+    Played,
+    Round,
+    Watch,
+    count_tokens,
+    make_group,
+    scored_of,
+    speed,
+    trajectory_of,
+)
 from cahl_pl.rollout.failures import Failure, failures_of, reopened
 from cahl_pl.rollout.pooling import equal_plans
 from cahl_pl.rollout.probability import Due, call_probabilities
@@ -116,9 +126,11 @@ class Rollout:
         """Sample and score plans of each task, and executions of these.
 
         Args:
-            policy, builder, generator: as for `run`.
+            policy: as for `run`.
+            builder: as for `run`.
             tasks: the tasks.
             prompts: of the planner.
+            generator: as for `run`.
             before: tasks that have been played in this round: comparisons are numbered on from there.
             sessions: to carry out each task's executions in, in their order; none: fresh ones.
         """
@@ -164,7 +176,9 @@ class Rollout:
         groups, left_out = len(tasks), 0
         successes: list[bool] = []
         count = len(first.episodes) // len(tasks)  # episodes of a task
-        latest = [(Failure(task, (), task), first.episodes[t * count : (t + 1) * count]) for t, task in enumerate(tasks)]
+        latest = [
+            (Failure(task, (), task), first.episodes[t * count : (t + 1) * count]) for t, task in enumerate(tasks)
+        ]
         for _ in range(self.config.replans):
             failures: list[Failure] = []
             sessions: list[list[Session]] = []

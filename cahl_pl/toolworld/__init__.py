@@ -7,4 +7,13 @@ from cahl_pl.toolworld.generate import PROPORTIONS, SPLITS, generate_tasks
 from cahl_pl.toolworld.offers import toolkit
 from cahl_pl.toolworld.registry import ToolError
 
-__all__ = ["PROPORTIONS", "SPLITS", "ToolError", "ToolWorld", "ToolWorld2", "ToolWorldRecover", "generate_tasks", "toolkit"]
+__all__ = [
+    "PROPORTIONS",
+    "SPLITS",
+    "ToolError",
+    "ToolWorld",
+    "ToolWorld2",
+    "ToolWorldRecover",
+    "generate_tasks",
+    "toolkit",
+]

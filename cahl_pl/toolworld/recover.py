@@ -1,9 +1,9 @@
 """Tasks that a first plan cannot do: a call fails, and its error says what to do instead.
 
-Whether it fails cannot be told from the request or the tools: of each request there are two tasks, one that is done by its first
-call and one that is not. What the error points to stands nowhere else: a name or a number drawn at random, or one of several
-tools that take the same values. So no plan that is made blindly does what is left, and one that tries does too much in the task
-that its first call has done.
+Whether it fails cannot be told from the request or the tools: of each request there are two tasks, one that is done by its
+first call and one that is not. What the error points to stands nowhere else: a name or a number drawn at random, or one of
+several tools that take the same values. So no plan that is made blindly is sure to do what is left, and one that tries does too
+much where the first call was enough.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def generate_recoveries(
         split: as for `generate_tasks`.
         seed: draws another stream.
         start: index of the first task.
-        proportions: relative weight of `recover` (the first call fails, a second one is needed) and `direct` (the first call does
-            it). Request and tools of task i are the same, whichever of the two it is.
+        proportions: relative weight of `recover` (the first call fails, a second one is needed) and `direct` (the first call
+            does it). Request and tools of task i are the same, whichever of the two it is.
 
     Raises:
         ValueError: no such kind of task.
@@ -130,4 +130,8 @@ def _alike(tool: Tool, split: str) -> list[Tool]:
 
 def _taken(tool: Tool) -> tuple[Any, ...]:
     parameters = tool.parameters.values()
-    return (bool(tool.asks), tool.stateful, *((one.type, one.choices, one.kind and one.kind.name) for one in parameters))
+    return (
+        bool(tool.asks),
+        tool.stateful,
+        *((one.type, one.choices, one.kind and one.kind.name) for one in parameters),
+    )

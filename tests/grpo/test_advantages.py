@@ -11,9 +11,8 @@ from cahl_pl.grpo.advantages import Scoring, advantages, fill_advantages, has_si
 from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.grpo.loss import Size
 from cahl_pl.grpo.selection import select
-from cahl_pl.rollout.episode import Round
 from cahl_pl.rollout.pooling import equal_plans
-from cahl_pl.types import Group, Message, Plan, SubTask, Task, Trajectory
+from cahl_pl.types import Group, Plan, SubTask
 
 
 def group(rewards, lengths=None, comparison_id=0, truncated=None, components=None, alike=None):
