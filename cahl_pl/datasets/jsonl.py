@@ -278,7 +278,7 @@ def _alternatives(
 
 
 def _foreseen(row: Mapping[str, Any], gold: tuple[GoldCall, ...]) -> int | None:
-    foreseen = _optional(row, "foreseen", int, None)
+    foreseen: int | None = _optional(row, "foreseen", int, None)
     if foreseen is None:
         return None
     if isinstance(foreseen, bool) or not 1 <= foreseen <= len(gold):
