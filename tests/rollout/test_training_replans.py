@@ -139,6 +139,28 @@ def test_a_failed_call_is_planned_again_in_a_group_of_its_own(play, builder):
     assert result.metrics["replan/left_out"] == 0.0
 
 
+def test_a_further_plan_that_does_a_part_earns_a_part(play):
+    """Left are find(nut) and find(fig). Of find(nut), find(pear): param 1/2, exe (1 + 2/3) / 2; of find(nut): 1/2 and 1/2."""
+    fig, pear = ToolCall("find", {"item": "fig"}), ToolCall("find", {"item": "pear"})
+    plans = [plan(TAKE)] * 2 + [plan(FIND, pear), plan(FIND)]
+    result, *_ = play(plans, [task(gold=(TAKE, FIND, fig))])
+    again = result.groups["planner"][1]
+    assert again.components["param"].tolist() == [0.5, 0.5]
+    assert again.components["exe"].tolist() == pytest.approx([5 / 6, 1 / 2])
+    assert again.rewards.tolist() == pytest.approx([0.3 / 2 + 0.7 * 5 / 6, 1 / 2])
+    assert result.metrics["replan/success"] == 0.0
+
+
+def test_outputs_that_were_not_carried_out_count_in_what_a_further_plan_is_paid(play):
+    """Each step has two outputs, of which one is wrong: whichever is carried out, their mean is what is paid (`unbiased`)."""
+    right, wrong = format_call(FIND), format_call(OTHER)
+    noise = [format_call(TAKE)] * 4 + [right, wrong, wrong, right]
+    result, *_ = play([plan(TAKE)] * 2 + [plan(FIND)] * 2, noise=noise)
+    again = result.groups["planner"][1]
+    assert again.components["exe"].tolist() == [0.5, 0.5]
+    assert [g.components["sem"].tolist() for g in result.groups["executor"][2:]] == [[1.0, 0.0], [0.0, 1.0]]
+
+
 def test_the_executors_groups_of_further_plans_are_comparisons_of_their_own(play):
     result, *_ = play([plan(TAKE, FIND), plan(TAKE), plan(FIND, TAKE), plan(FIND)])
     ids = [g.comparison_id for g in result.groups["executor"]]
