@@ -74,7 +74,7 @@ class Scripted(Engine):
     def __init__(self, builder, plans, noise=()):
         self.builder, self.plans = builder, {request: list(texts) for request, texts in plans.items()}
         self.noise = list(noise)
-        self.read = []
+        self.read, self.executor_read = [], []
 
     def generate(self, policy, role, prompts, num_samples, sampling, generator):
         texts = [self.builder.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
@@ -82,6 +82,7 @@ class Scripted(Engine):
             self.read += texts
             mine = [self.plans[next(r for r in self.plans if r in text)] for text in texts]
             return [[self._write(own.pop(0)) for _ in range(num_samples)] for own in mine]
+        self.executor_read += texts
         subtasks = [json.loads(text[text.rindex("Do ") + 3 :].split("\n")[0]) for text in texts]
         return [[self._write(self._output(z)) for _ in range(num_samples)] for z in subtasks]
 
@@ -280,16 +281,19 @@ def test_a_further_prompt_that_is_too_long_is_not_run(play, builder):
 
 @pytest.mark.parametrize("branching", ["step", "trajectory"])
 def test_each_execution_of_a_further_plan_has_a_session_of_its_own(play, branching):
-    again = [plan(FIND, TAKE), plan(TAKE)]  # the second would succeed where the first has found the nut
-    result, _, calls, _ = play([plan(TAKE)] * 2 + again, [task(gold=(TAKE, FIND, TAKE))], branching=branching)
+    again = [plan(FIND, TAKE), plan(TAKE, TAKE)]  # in one session, the second plan would find what the first one has
+    result, engine, calls, _ = play([plan(TAKE)] * 2 + again, [task(gold=(TAKE, FIND, TAKE))], branching=branching)
     copies = 2 if branching == "trajectory" else 1
     assert (
-        calls.count(("take", "nut")) == 2 * copies + 2 * copies + 2 * copies
+        calls.count(("take", "nut")) == 2 * copies + 2 * copies + 3 * copies
     )  # first plans, made again, further plans
+    last = engine.executor_read[-2 * copies :]  # the second steps, each behind the answer to the first one
+    assert ['"shelf"' in text for text in last] == [True] * copies + [False] * copies
+    assert [text.count("seek nut") for text in last] == [1] * copies + [2] * copies
     exe = result.groups["planner"][1].components["exe"].tolist()
     assert exe == [1.0, 0.5]
     ids = [g.comparison_id for g in result.groups["executor"]]
-    assert len(set(ids)) == 5
+    assert len(set(ids)) == 2 + 4
 
 
 class Moody(Environment):
