@@ -194,6 +194,7 @@ class RolloutDataModule(LightningDataModule):
             copies = {id(reward): copy.copy(reward) for reward in map(self.reward_of, ROLES)}
             self._rewards_ahead = {role: copies[id(self.reward_of(role))] for role in ROLES}
         self.inference.check_training(self.rollout.config)
+        self.rollout.config.check_replans(self.single_level, map(self.reward_of, ROLES))
         self.stream.generator.manual_seed(self.seed + self._attached.global_rank)  # processes must not sample the same
         # a schedule's epochs may differ in length
         self._attached.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ Nothing here knows of models, files or Lightning.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -140,6 +140,8 @@ class Task:
         outcome: what its fulfilment can be checked by; None where nobody has said it.
         alternatives: other lists of gold calls, each as right as `gold`: what is scored against is the one that a plan or the
             calls are nearest to (`cahl_pl.rewards.ways`).
+        foreseen: how many of the gold calls, from the first on, can be planned before anything has been seen; None: all. The
+            others are what earlier calls' errors ask for, so that a further plan has them (`rollout.left_over`).
         tags: labels to group results by, such as `{"kind": "nested"}`.
     """
 
@@ -152,12 +154,18 @@ class Task:
     state: Mapping[str, Any] | None = None
     outcome: Outcome | None = None
     alternatives: tuple[tuple[GoldCall, ...], ...] = ()
+    foreseen: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ways(self) -> tuple[tuple[GoldCall, ...], ...]:
         """All lists of gold calls that are right, `gold` first."""
         return (self.gold, *self.alternatives)
+
+    @property
+    def foreseeable(self) -> Task:
+        """The part of the task that a plan can do which is made before anything has been seen: what it is scored against."""
+        return self if self.foreseen is None else replace(self, gold=self.gold[: self.foreseen], foreseen=None)
 
     @property
     def request(self) -> str:

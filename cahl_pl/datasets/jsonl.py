@@ -2,8 +2,8 @@
 
     {"id": "...", "messages": [{"role", "content"}, ...], "tools": [{"type": "function", "function": {"name",
      "description", "parameters": JSON Schema}}], "gold": [{"name", "arguments", "result", "references"}],
-     "alternatives": [[...], ...], "ordered": false, "answer": "...", "state": {}, "outcome": {"results": [...], "state": {}},
-     "tags": {}}
+     "alternatives": [[...], ...], "foreseen": 1, "ordered": false, "answer": "...", "state": {},
+     "outcome": {"results": [...], "state": {}}, "tags": {}}
 
 Every converter writes it, and `JsonlDataset` reads it back without keeping the tasks in memory.
 """
@@ -11,6 +11,7 @@ Every converter writes it, and `JsonlDataset` reads it back without keeping the 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +29,10 @@ from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
+from cahl_pl.environments.base import is_failure
 from cahl_pl.environments.tool_sources import tools_of
 from cahl_pl.errors import DataError
+from cahl_pl.plurals import counted
 from cahl_pl.types import NO_RESULT, GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
@@ -146,6 +149,7 @@ def task_to_row(task: Task) -> dict[str, Any]:
     }
     optional = {
         "alternatives": [[_gold_to_row(call) for call in way] for way in task.alternatives],
+        "foreseen": task.foreseen,
         "ordered": task.ordered,
         "answer": task.answer,
         "state": task.state,
@@ -258,6 +262,7 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         state=_optional(row, "state", dict, None),
         outcome=outcome,
         alternatives=_alternatives(row, gold, offered),
+        foreseen=_foreseen(row, gold),
         tags={"kind": "outcome" if untraced else kind_of_gold(gold)} | tags,
     )
 
@@ -272,6 +277,29 @@ def _alternatives(
             "the field 'alternatives' holds other ways to what 'gold' does; each of them, and 'gold', needs a call"
         )
     return read
+
+
+def _foreseen(row: Mapping[str, Any], gold: tuple[GoldCall, ...]) -> int | None:
+    foreseen: int | None = _optional(row, "foreseen", int, None)
+    if foreseen is None:
+        return None
+    if isinstance(foreseen, bool) or not 1 <= foreseen <= len(gold):
+        raise DataError(
+            f"the field 'foreseen' is {json.dumps(foreseen)}, and there {'is' if len(gold) == 1 else 'are'} "
+            f"{counted(len(gold), 'gold call')}: it says how many of them, at least 1, can be planned before anything has been "
+            "seen; leave it out where all can"
+        )
+    if row.get("alternatives"):
+        raise DataError(
+            "the fields 'foreseen' and 'alternatives' are both given: of another way nobody says what can be foreseen"
+        )
+    first = [one.result for one in gold[:foreseen]]
+    if foreseen < len(gold) and NO_RESULT not in first and not any(map(is_failure, first)):
+        raise DataError(
+            f"the field 'foreseen' is {foreseen}, but none of these calls fails, after which alone there is a further plan: a "
+            'result that is a failure is written {"error": "why"}'
+        )
+    return foreseen
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

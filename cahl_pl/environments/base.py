@@ -121,3 +121,8 @@ def refusal(call: ToolCall, task: Task) -> Feedback | None:
 def failure(message: str, error: FeedbackError) -> Feedback:
     """Return the feedback `{"error": message}`."""
     return Feedback(json_text({"error": message}), error)
+
+
+def is_failure(result: Any) -> bool:
+    """Return whether a stored result is what `failure` writes: `{"error": message}`, with a message and nothing else."""
+    return isinstance(result, Mapping) and result.keys() == {"error"} and bool(result["error"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cahl_pl.environments.base import Environment, Session, failure, refusal
+from cahl_pl.environments.base import Environment, Session, failure, is_failure, refusal
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import call_key
 from cahl_pl.types import NO_RESULT, Feedback, Task, ToolCall
@@ -13,7 +13,8 @@ from cahl_pl.types import NO_RESULT, Feedback, Task, ToolCall
 class RecordedEnvironment(Environment):
     """Environment that answers a gold call with its stored result, each once, and any other call with the error `unmatched`.
 
-    A gold call with no stored result is answered `{"status": "ok"}`.
+    A gold call with no stored result is answered `{"status": "ok"}`. One whose result is an error as environments write
+    it, `{"error": "why"}` and nothing else, fails with the error `tool`, as it did when it was recorded.
     """
 
     def start(self, task: Task) -> Session:
@@ -42,5 +43,6 @@ class _RecordedSession(Session):
         for i, (gold_key, result) in enumerate(self._open):
             if gold_key == key:
                 del self._open[i]
-                return Feedback(json_text({"status": "ok"} if result is NO_RESULT else result))
+                text = json_text({"status": "ok"} if result is NO_RESULT else result)
+                return Feedback(text, "tool" if is_failure(result) else None)
         return failure("there is no result for this call", "unmatched")

@@ -20,9 +20,11 @@ class BaseReward(ABC):
 
     Attributes:
         environment: what the rollouts' calls are answered by, for rewards that carry calls out; set by the rollout.
+        reads_outcome: it judges whole episodes by `Task.outcome`, which what is left of a task does not have.
     """
 
     environment: Environment | None = None
+    reads_outcome: bool = False
 
     @abstractmethod
     def total(self, components: Mapping[str, float | None]) -> float:

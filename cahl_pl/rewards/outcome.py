@@ -29,6 +29,8 @@ _NOTHING: Final = object()  # equals no value: where a state has no entry
 class OutcomePlannerReward(BasePlannerReward):
     """R_h = R_out: what this plan's executions achieve (`outcome_reward`), averaged over them. It needs no gold calls."""
 
+    reads_outcome = True
+
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
         """`outcome`."""
         # without steps an unreadable plan earns 0; a task that cannot be judged is refused even so
@@ -59,6 +61,8 @@ class OutcomeExecutorReward(BaseExecutorReward):
     Raises:
         ValueError: a weight is negative or not finite, or all are zero.
     """
+
+    reads_outcome = True
 
     def __init__(self, w_form: float = 0.1, w_syn: float = 0.2, w_out: float = 0.7) -> None:
         self.weights = check_weights(form=w_form, syn=w_syn, outcome=w_out)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError
+from cahl_pl.rewards.base import BaseReward
 from cahl_pl.rollout.prompt_limit import TooLong
 from cahl_pl.types import Role
 
@@ -105,6 +106,11 @@ class RolloutConfig:
         after_error: without a planner, what becomes of an episode in training after an output that could not be read or made a
             call that no gold call asks for. `stop` ends it: success is out of reach there and the gold call stays due, so that
             each answer would earn 0 and the policy would learn never to answer. `train` goes on and trains on what follows.
+        replans: how often a request may be planned again in training after a failed call. One of its failed episodes, drawn
+            uniformly, goes on from its first failed call: G_h new plans are written from what was seen by then, with a group
+            and a reward of their own, for what is left to do. Each is carried out in a session of its own, in which the calls
+            made so far are made again: tools run more often. Where one is then answered otherwise, the episode is left out and
+            counted (`replan/left_out`). At test time `data.inference.replans` says how often.
         max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
         max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
         too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
@@ -115,7 +121,7 @@ class RolloutConfig:
         executor: how executor outputs are sampled.
 
     Raises:
-        ValueError: a size is below 1.
+        ValueError: a size is below 1, or `replans` below 0.
     """
 
     planner_group_size: int = 2
@@ -123,6 +129,7 @@ class RolloutConfig:
     branching: Literal["step", "trajectory"] = "step"
     credit: Literal["unbiased", "sampled_mean"] = "unbiased"
     after_error: Literal["stop", "train"] = "stop"
+    replans: int = 0
     max_steps: int = 6
     max_prompt_tokens: int = 4096
     too_long: TooLong = "drop"
@@ -133,6 +140,8 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if min(self.planner_group_size, self.executor_group_size, self.max_steps, self.max_prompt_tokens) < 1:
             raise ValueError("rollout: group sizes, max_steps and max_prompt_tokens must be at least 1")
+        if self.replans < 0:
+            raise ValueError(f"data.rollout.replans must be at least 0, not {self.replans}")
 
     @property
     def longest(self) -> int:
@@ -156,6 +165,31 @@ class RolloutConfig:
                 raise ConfigError(
                     f"data.rollout.constrained is true, but grammars do not limit thoughts: leave out it or data.rollout.{role}"
                     ".max_thinking_tokens"
+                )
+
+    def check_replans(self, single_level: bool, rewards: Iterable[BaseReward]) -> None:
+        """Check that further plans can be made and paid.
+
+        Args:
+            single_level: whether training goes without a planner.
+            rewards: of both roles.
+
+        Raises:
+            ConfigError: there is no planner, or a reward judges what is achieved from the beginning on.
+        """
+        if not self.replans:
+            return
+        if single_level:
+            raise ConfigError(
+                "data.rollout.replans is above 0, but data.single_level trains without plans: an executor that works alone "
+                "sees every answer anyway; leave out one of the two"
+            )
+        for reward in rewards:
+            if reward.reads_outcome:
+                raise ConfigError(
+                    f"data.rollout.replans is above 0, but {type(reward).__name__} judges whole episodes by their outcome, "
+                    "which a further plan does not begin; leave out one of the two, or use rewards that read gold calls "
+                    "(cahl_pl.rewards.PlannerReward and ExecutorReward)"
                 )
 
     def check_groups(self, roles: Collection[Role]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -56,6 +56,23 @@ class Episode:
     call_probabilities: dict[int, float] | None = None  # as those of a Trajectory
 
 
+@dataclass(frozen=True)
+class Played:
+    """What was sampled for some tasks.
+
+    Attributes:
+        planner: a group of plans for each task.
+        executor: the executor's groups.
+        episodes: of each task, as many for one as for another.
+        tokens: that were sampled.
+    """
+
+    planner: list[Group]
+    executor: list[Group]
+    episodes: list[Episode]
+    tokens: int
+
+
 def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
     """Return the episode's trajectory with these steps."""
     return Trajectory(
@@ -67,6 +84,11 @@ def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
         plan_thinking_tokens=episode.plan_thinking_tokens,
         call_probabilities=episode.call_probabilities,
     )
+
+
+def scored_of(episode: Episode) -> Trajectory:
+    """Return the episode's trajectory as rewards see it: what its plan could not foresee is not asked of it."""
+    return replace(trajectory_of(episode, episode.steps), task=episode.task.foreseeable)
 
 
 def count_tokens(groups: Sequence[Group]) -> int:

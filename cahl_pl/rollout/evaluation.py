@@ -34,6 +34,7 @@ def greedy(config: RolloutConfig, constrained: bool | None = None) -> RolloutCon
         planner_group_size=1,
         executor_group_size=1,
         branching="step",
+        replans=0,  # `InferenceConfig.replans` says how often here
         constrained=config.constrained if constrained is None else constrained,
         after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
         planner=replace(config.planner, temperature=0.0, top_p=1.0),

@@ -13,9 +13,10 @@ from cahl_pl.parsing import format_answer, format_plan
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.rollout.calls import call_ids
+from cahl_pl.rollout.left_over import has_failed, left_over
 from cahl_pl.schema import call_key
 from cahl_pl.schema.references import references_in
-from cahl_pl.types import GoldCall, Group, Role, SubTask, Task, ToolCall
+from cahl_pl.types import Action, GoldCall, Group, Role, Step, SubTask, Task, ToolCall
 
 _INSTRUCTION_WORDS = 12
 _DEFAULT_ANSWER = "No tool is needed here."
@@ -34,22 +35,50 @@ def gold_plan(task: Task, in_words: bool = False) -> tuple[SubTask, ...]:
 
     With `in_words` the sub-tasks map no parameters, which a planner that reads the tools' names alone does not know: each says
     what it asks for in the gold call's own words (`GoldCall.instruction`) or, where it has none, lists the values behind the
-    description. A task without gold calls gives one sub-task without a tool.
+    description. A task without gold calls gives one sub-task without a tool. What cannot be foreseen is not planned.
     """
-    if not task.gold:
+    calls = task.foreseeable.gold
+    if not calls:
         return (SubTask("Answer the user", None),)
     if in_words:
-        return tuple(SubTask(gold.instruction or _in_words(task, gold), gold.name) for gold in task.gold)
-    return tuple(SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in task.gold)
+        return tuple(SubTask(gold.instruction or _in_words(task, gold), gold.name) for gold in calls)
+    return tuple(SubTask(_instruction(task, gold.name), gold.name, gold.planned.arguments) for gold in calls)
+
+
+def gold_parts(task: Task) -> list[Task]:
+    """Return the task as its first plan meets it and, where not all is foreseen, as a further plan does.
+
+    That one is made as soon as a gold call has failed; where none is known to fail, after all that can be foreseen.
+    """
+    if task.foreseen is None or task.foreseen >= len(task.gold):
+        return [task]
+    session, steps = RecordedEnvironment().start(task), list[Step]()
+    for subtask, gold in zip(gold_plan(task), task.foreseeable.gold, strict=True):
+        steps.append(Step(subtask, "", Action(call=gold.call), session.call(gold.call)))
+        if has_failed(steps[-1]):
+            break
+    return [task.foreseeable, left_over(task, steps)]
 
 
 def planner_example(builder: PromptBuilder, task: Task) -> Example:
-    """Return the planner's prompt and the gold plan."""
+    """Return the planner's first prompt and the gold plan."""
     return Example(builder.planner(task), builder.completion(format_plan(gold_plan(task, builder.plans_in_words))))
 
 
+def planner_examples(builder: PromptBuilder, task: Task) -> list[Example]:
+    """Return the planner's prompt and the gold plan, and those of a further plan where not all is foreseen."""
+    return [planner_example(builder, part) for part in gold_parts(task)]
+
+
 def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
-    """Return the executor's prompt at each step of the gold trajectory, and the gold call. Each prompt extends the last one."""
+    """Return the executor's prompt at each step of the gold trajectory, and the gold call.
+
+    Each prompt extends the last one; where not all is foreseen, those of the further plan begin anew.
+    """
+    return [example for part in gold_parts(task) for example in _executor_examples(builder, part)]
+
+
+def _executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     examples: list[Example] = []
     prompt: list[int] = []
     session = RecordedEnvironment().start(task)
@@ -94,7 +123,7 @@ def supervised_groups(builder: PromptBuilder, task: Task, role: Role, single_lev
     if single_level:
         examples = single_examples(builder, task)
     else:
-        examples = [planner_example(builder, task)] if role == "planner" else executor_examples(builder, task)
+        examples = planner_examples(builder, task) if role == "planner" else executor_examples(builder, task)
     return [
         Group(
             prompt_ids=torch.tensor(example.prompt),
@@ -124,7 +153,8 @@ def _in_words(task: Task, gold: GoldCall) -> str:
 def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
     """Return the gold calls that a right output makes now: those that have not been made and wait for no other's result.
 
-    Of ordered gold calls without references nobody knows which wait for which: they come one at a time.
+    Of ordered gold calls without references nobody knows which wait for which: they come one at a time. What cannot be foreseen
+    waits for all that can be.
 
     Args:
         task: the task.
@@ -141,6 +171,8 @@ def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
             done[key] -= 1
         else:
             left.append((number, gold))
+    if task.foreseen is not None:
+        left = [one for one in left if one[0] <= task.foreseen] or left
     if task.ordered and not any(gold.references for gold in task.gold):
         return tuple(gold for _, gold in left[:1])
     waiting = {number for number, _ in left}

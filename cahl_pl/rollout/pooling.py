@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from cahl_pl.rollout.episode import Round
+import torch
+from torch import Tensor
+
 from cahl_pl.schema import canonical
 from cahl_pl.types import Plan
 
 
-def mark_equal_plans(result: Round) -> None:
-    """Set `Group.alike` of each planner group: equal plans get equal numbers. A plan that cannot be read is like none."""
-    total = sum(len(group.completion_ids) for group in result.groups["planner"])
-    if not total:
-        return
-    copies = len(result.trajectories) // total  # with trajectory branching, executions of each plan
-    plans = iter(result.trajectories[::copies])  # in the order of the groups
-    for group in result.groups["planner"]:
-        numbers: dict[str, int] = {}
-        alike = []
-        for i in range(len(group.completion_ids)):
-            episode = next(plans)
-            key = _said(episode.plan) if episode.plan.error is None else f"unreadable {i}"
-            alike.append(numbers.setdefault(key, i))
-        group.alike = torch.tensor(alike)
+def equal_plans(plans: Sequence[Plan]) -> Tensor:
+    """Return `Group.alike` of a group of plans, [G]: equal plans get equal numbers; an unreadable one is like none."""
+    numbers: dict[str, int] = {}
+    keys = [_said(plan) if plan.error is None else f"unreadable {i}" for i, plan in enumerate(plans)]
+    return torch.tensor([numbers.setdefault(key, i) for i, key in enumerate(keys)])
 
 
 def _said(plan: Plan) -> str:

@@ -12,15 +12,16 @@ from cahl_pl.engines.base import Completion, Engine
 from cahl_pl.environments.base import Environment
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
-from cahl_pl.prompts import PromptBuilder, dialogue
+from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward
 from cahl_pl.rewards.ways import way_of_calls
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.rollout.episode import Episode
+from cahl_pl.rollout.left_over import after, has_failed
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.schema import canonical, coerce_call
 from cahl_pl.schema.references import references_in
-from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall, Trajectory
+from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall
 
 
 class VotingRollout(Rollout):
@@ -96,7 +97,11 @@ class ReplanningRollout(VotingRollout):
         latest = list(episodes)  # what became of each episode's last plan
         while self._left:
             self._left -= 1
-            asked = {i: _after(episodes[i]) for i, part in enumerate(latest) if _has_failed(part)}
+            asked = {
+                i: after(episodes[i].asked, episodes[i].steps)  # another plan may go another way
+                for i, part in enumerate(latest)
+                if part.steps and has_failed(part.steps[-1])
+            }
             prompts = {i: builder.planner(task) for i, task in asked.items()}
             kept = [i for i, prompt in prompts.items() if len(prompt) <= self.config.max_prompt_tokens]
             for i in asked:
@@ -120,22 +125,6 @@ class ReplanningRollout(VotingRollout):
         if self._left and action.call is not None and feedback is not None and feedback.error is not None:
             episode.plan = Plan(episode.plan.subtasks[: len(episode.steps) + 1])  # the rest is planned again
         return feedback
-
-
-def _has_failed(episode: Episode) -> bool:
-    """Return whether the last thing that an episode did was a call that failed."""
-    if not episode.steps or episode.steps[-1].action.call is None:
-        return False
-    feedback = episode.steps[-1].feedback
-    return feedback is not None and feedback.error is not None
-
-
-def _after(episode: Episode) -> Task:
-    """Return the episode's task, its dialogue extended by what was done and answered."""
-    done = Trajectory(episode.task, episode.plan_text, episode.plan, tuple(episode.steps))
-    return replace(
-        episode.asked, messages=(*episode.asked.messages, *dialogue(done))
-    )  # another plan may go another way
 
 
 def _append(episode: Episode, part: Episode) -> None:

@@ -15,7 +15,6 @@ from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseReward, BaseTurnReward
 from cahl_pl.rollout.dynamic_sampling import refilled
 from cahl_pl.rollout.episode import Round
-from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.rollout.scoring import round_metrics
 from cahl_pl.rollout.single_level import SingleLevelRollout
 from cahl_pl.rollout.two_level import Rollout
@@ -145,10 +144,7 @@ def play_round(
 
     def play(drawn: Sequence[Task]) -> Round:
         policy.prefixes.forget()  # other tasks
-        result = player.run(policy, builder, drawn, generator)
-        if isinstance(player, Rollout):
-            mark_equal_plans(result)
-        return result
+        return player.run(policy, builder, drawn, generator)
 
     def play_more(attempt: int, share: float) -> Round | None:
         more = tasks.draw_more(attempt, share)

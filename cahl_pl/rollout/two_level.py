@@ -2,6 +2,7 @@
 
 For every task G_h plans are sampled in one batch. Then, step by step, G_l outputs are sampled for every plan of every
 task in one batch, one of them is carried out, and its feedback is appended to that plan's prompt, until the plan ends.
+With `replans`, some requests are then planned again from where a call failed, as if they were new ones.
 A plan that cannot be read, an unknown tool or a failing call is an outcome with its reward, not an error.
 """
 
@@ -20,6 +21,7 @@ from cahl_pl.environments.base import Environment, Session, answered, started
 from cahl_pl.errors import ConfigError
 from cahl_pl.grammars import Grammars
 from cahl_pl.grammars.outputs import Output
+from cahl_pl.metrics import is_success
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
@@ -30,7 +32,19 @@ from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.calls import call_ids, read_action
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.rollout.credit import sampled_mean_credit, unbiased_credit
-from cahl_pl.rollout.episode import Episode, Round, Watch, count_tokens, make_group, speed, trajectory_of
+from cahl_pl.rollout.episode import (
+    Episode,
+    Played,
+    Round,
+    Watch,
+    count_tokens,
+    make_group,
+    scored_of,
+    speed,
+    trajectory_of,
+)
+from cahl_pl.rollout.failures import Failure, failures_of, reopened
+from cahl_pl.rollout.pooling import equal_plans
 from cahl_pl.rollout.probability import Due, call_probabilities
 from cahl_pl.rollout.prompt_limit import fit_prompts
 from cahl_pl.rollout.scoring import with_outcome
@@ -84,29 +98,114 @@ class Rollout:
         """
         config, start = self.config, time.perf_counter()
         tasks, prompts, metrics = fit_prompts(tasks, builder.planner, config.max_prompt_tokens, config.too_long)
-        groups: dict[Role, list[Group]] = {"planner": [], "executor": []}
         if not tasks:
-            return Round(groups, [], metrics)
+            return Round({"planner": [], "executor": []}, [], metrics)
+        parts = [self._play(policy, builder, tasks, prompts, generator)]
+        if config.replans:
+            again, counts = self._play_again(policy, builder, tasks, parts[0], generator)
+            parts, metrics = parts + again, metrics | counts
+        groups: dict[Role, list[Group]] = {
+            "planner": [group for part in parts for group in part.planner],
+            "executor": [group for part in parts for group in part.executor],
+        }
+        metrics |= speed(sum(part.tokens for part in parts), time.perf_counter() - start)
+        rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=False)}
+        trajectories = [with_outcome(trajectory_of(e, e.steps), self.environment) for e in parts[0].episodes]
+        return Round(groups, trajectories, metrics, rewards)
+
+    def _play(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        tasks: Sequence[Task],
+        prompts: Sequence[list[int]],
+        generator: torch.Generator,
+        before: int = 0,
+        sessions: Sequence[Sequence[Session]] = (),
+    ) -> Played:
+        """Sample and score plans of each task, and executions of these.
+
+        Args:
+            policy: as for `run`.
+            builder: as for `run`.
+            tasks: the tasks.
+            prompts: of the planner.
+            generator: as for `run`.
+            before: tasks that have been played in this round: comparisons are numbered on from there.
+            sessions: to carry out each task's executions in, in their order; none: fresh ones.
+        """
+        config = self.config
         plans, tokens = self._plan(policy, builder, tasks, prompts, generator)
         copies = config.executor_group_size if config.branching == "trajectory" else 1
         episodes: list[Episode] = []
-        for task, written in zip(tasks, plans, strict=True):
-            for completion in written:
-                plan_index = len(episodes) // copies
-                episodes += [self._start(builder, task, plan_index, completion) for _ in range(copies)]
+        for t, (task, written) in enumerate(zip(tasks, plans, strict=True)):
+            open_sessions = iter(sessions[t]) if sessions else None
+            for i, completion in enumerate(written):
+                index = (before + t) * config.planner_group_size + i
+                for _ in range(copies):
+                    session = next(open_sessions) if open_sessions else None
+                    episodes.append(self._start(builder, task, index, completion, session))
 
-        groups["executor"], tokens_executing = self._execute(policy, builder, episodes, generator, copies)
+        executor, tokens_executing = self._execute(policy, builder, episodes, generator, copies)
 
         per_plan = [episodes[j : j + copies] for j in range(0, len(episodes), copies)]
         components = [self._plan_components(executions) for executions in per_plan]
+        planner: list[Group] = []
         for g, group in enumerate(plans):
-            scored = components[g * len(group) : (g + 1) * len(group)]
-            totals = [checked_total(self.planner_reward, c, tasks[g]) for c in scored]
-            groups["planner"].append(make_group(prompts[g], group, totals, scored, comparison_id=g))
-        metrics |= speed(tokens + tokens_executing, time.perf_counter() - start)
-        rewards = {task.id: group.rewards.tolist() for task, group in zip(tasks, groups["planner"], strict=True)}
-        trajectories = [with_outcome(trajectory_of(e, e.steps), self.environment) for e in episodes]
-        return Round(groups, trajectories, metrics, rewards)
+            own = slice(g * len(group), (g + 1) * len(group))
+            totals = [checked_total(self.planner_reward, c, tasks[g]) for c in components[own]]
+            planner.append(make_group(prompts[g], group, totals, components[own], comparison_id=before + g))
+            planner[g].alike = equal_plans([executions[0].plan for executions in per_plan[own]])
+        return Played(planner, executor, episodes, tokens + tokens_executing)
+
+    def _play_again(
+        self,
+        policy: Policy,
+        builder: PromptBuilder,
+        tasks: Sequence[Task],
+        first: Played,
+        generator: torch.Generator,
+    ) -> tuple[list[Played], dict[str, float]]:
+        """Plan the tasks again after a failed call, see `RolloutConfig.replans`; returns what was played and its metrics.
+
+        The episodes of the plans before are left as they are, the steps after the failure among them: what those plans earn
+        and what their executor learns is the same with and without further plans. A further plan goes on from the
+        first failure, as it does at test time, where the rest of the plan before is not carried out.
+        """
+        played: list[Played] = []
+        groups, left_out = len(tasks), 0
+        successes: list[bool] = []
+        count = len(first.episodes) // len(tasks)  # episodes of a task
+        latest = [
+            (Failure(task, (), task), first.episodes[t * count : (t + 1) * count]) for t, task in enumerate(tasks)
+        ]
+        for _ in range(self.config.replans):
+            failures: list[Failure] = []
+            sessions: list[list[Session]] = []
+            for since, episodes in latest:
+                found = failures_of(since, episodes, builder, self.config.max_prompt_tokens)
+                if not found:
+                    continue
+                drawn = found[int(torch.randint(len(found), (), generator=generator)) if len(found) > 1 else 0]
+                opened = reopened(self.environment, drawn, count)
+                if opened is None:
+                    left_out += 1
+                    continue
+                failures.append(drawn)
+                sessions.append(opened)
+            if not failures:
+                break
+            left = [failure.task for failure in failures]
+            prompts = [builder.planner(task) for task in left]
+            part = self._play(policy, builder, left, prompts, generator, groups, sessions)
+            groups += len(left)
+            played.append(part)
+            successes += [is_success(trajectory_of(e, e.steps)) for e in part.episodes]
+            latest = [(f, part.episodes[i * count : (i + 1) * count]) for i, f in enumerate(failures)]
+        metrics = {"replan/groups": float(groups - len(tasks)), "replan/left_out": float(left_out)}
+        if successes:
+            metrics["replan/success"] = sum(successes) / len(successes)
+        return played, metrics
 
     def _plan(
         self,
@@ -135,7 +234,7 @@ class Rollout:
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
         session = session or started(self.environment, asked)  # which answers calls of every way
         thought = written.thinking_tokens
-        targets = assign_gold(plan, task)
+        targets = assign_gold(plan, task.foreseeable)
         return Episode(asked, task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=thought)
 
     def _execute(
@@ -180,7 +279,7 @@ class Rollout:
         # only now: a reward may depend on how the episode ends
         groups = []
         for episode, k, prompt, group in sampled:
-            carried_out = trajectory_of(episode, episode.steps)
+            carried_out = scored_of(episode)
             scored = [
                 self.executor_reward.components(step, episode.targets[k], carried_out, k) for step in episode.samples[k]
             ]
@@ -223,7 +322,7 @@ class Rollout:
 
     def _plan_components(self, episodes: list[Episode]) -> dict[str, float | None]:
         """R_h's components for one plan, from all that was sampled under it."""
-        executions = [trajectory_of(episode, episode.steps) for episode in episodes]
+        executions = [scored_of(episode) for episode in episodes]
         if self.config.branching == "trajectory" or self.config.executor_group_size == 1:
             return self.planner_reward.components(episodes[0].plan, executions)
         credit = unbiased_credit if self.config.credit == "unbiased" else sampled_mean_credit

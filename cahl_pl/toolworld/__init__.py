@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from cahl_pl.toolworld.dataset import ToolWorld, ToolWorld2
+from cahl_pl.toolworld.dataset import ToolWorld, ToolWorld2, ToolWorldRecover
 from cahl_pl.toolworld.generate import PROPORTIONS, SPLITS, generate_tasks
 from cahl_pl.toolworld.offers import toolkit
 from cahl_pl.toolworld.registry import ToolError
 
-__all__ = ["PROPORTIONS", "SPLITS", "ToolError", "ToolWorld", "ToolWorld2", "generate_tasks", "toolkit"]
+__all__ = [
+    "PROPORTIONS",
+    "SPLITS",
+    "ToolError",
+    "ToolWorld",
+    "ToolWorld2",
+    "ToolWorldRecover",
+    "generate_tasks",
+    "toolkit",
+]

@@ -9,6 +9,7 @@ from cahl_pl.datasets.base import TaskSource
 from cahl_pl.plurals import counted
 from cahl_pl.toolworld.generate import PROPORTIONS, SPLITS, generate_tasks
 from cahl_pl.toolworld.granularity import PROPORTIONS_2, Habit, generate_choices
+from cahl_pl.toolworld.recover import PROPORTIONS_RECOVER, generate_recoveries
 from cahl_pl.types import Task
 
 
@@ -76,3 +77,23 @@ class ToolWorld2(ToolWorld):
 
     def _generate(self, index: int) -> Task:
         return next(generate_choices(self.split, self.seed, index, self.proportions, self.habit))
+
+
+class ToolWorldRecover(ToolWorld):
+    """The first `size` tasks of a split whose first call fails or does not fail, which nobody can tell (`generate_recoveries`).
+
+    Args:
+        split, size, seed: as in `ToolWorld`.
+        proportions: relative weight of each kind of task, see `generate_recoveries`.
+
+    Raises:
+        ValueError: no such split or kind, or a size below 1.
+    """
+
+    def __init__(
+        self, split: str = "train", size: int = 1024, seed: int = 0, proportions: dict[str, float] | None = None
+    ) -> None:
+        super().__init__(split, size, seed, proportions or dict(PROPORTIONS_RECOVER))
+
+    def _generate(self, index: int) -> Task:
+        return next(generate_recoveries(self.split, self.seed, index, self.proportions))

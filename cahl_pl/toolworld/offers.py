@@ -47,8 +47,8 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
     """Return the tools of a task, ready to run on its state, which they share and change.
 
     Args:
-        state: `Task.state`; `state["aliases"]` says which tools are offered under which names. With None
-            there are no tools.
+        state: `Task.state`; `state["aliases"]` says which tools are offered under which names, and `state["refused"]`, if it is
+            there, which calls are answered with which errors. With None there are no tools.
 
     Returns:
         Tool name as offered -> callable, which takes the parameters as offered, by keyword, and returns one
@@ -58,12 +58,12 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
         return {}
     own: State = state  # type: ignore[assignment]  # whoever starts a session gives a copy of its own
     return {
-        name: _bind(find_tool(alias["tool"]), alias["parameters"], own, alias.get("code"))
+        name: _bind(name, find_tool(alias["tool"]), alias["parameters"], own, alias.get("code"))
         for name, alias in state["aliases"].items()
     }
 
 
-def _bind(tool: Tool, aliases: Mapping[str, str], state: State, code: str | None) -> Callable[..., Scalar]:
+def _bind(name: str, tool: Tool, aliases: Mapping[str, str], state: State, code: str | None) -> Callable[..., Scalar]:
     def call(**arguments: Any) -> Scalar:
         for alias in aliases:
             if alias not in arguments:
@@ -73,7 +73,11 @@ def _bind(tool: Tool, aliases: Mapping[str, str], state: State, code: str | None
                 raise ToolError(f"unknown {alias}")
         if code is not None and arguments[CODE] != code:
             raise ToolError(f"wrong {CODE}")
-        values = {name: _checked(tool.parameters[name], alias, arguments[alias]) for alias, name in aliases.items()}
+        given = {alias: _checked(tool.parameters[own], alias, arguments[alias]) for alias, own in aliases.items()}
+        for refused in state.get("refused", ()):
+            if refused["tool"] == name and refused["arguments"] == given:
+                raise ToolError(refused["error"])
+        values = {own: given[alias] for alias, own in aliases.items()}
         return tool.function(state, **values) if tool.stateful else tool.function(**values)
 
     return call

@@ -18,6 +18,7 @@ from cahl_pl.metrics import ToolUse
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.rewards import TurnReward
+from cahl_pl.rewards.outcome import OutcomeExecutorReward, OutcomePlannerReward
 from cahl_pl.rollout.config import InferenceConfig, RolloutConfig
 from cahl_pl.sampling import RewardSampler
 from cahl_pl.schedules import Alternate, ExecutorOnly, PlannerOnly, Ratio
@@ -291,6 +292,18 @@ def test_plans_of_no_planner_are_refused(make, choice):
     with pytest.raises(ValueError, match=r"^data\.inference has plans or replans"):
         make(inference=InferenceConfig(single_level=True, **choice))
     make(single_level=True, inference=InferenceConfig(single_level=False, **choice))
+
+
+def test_further_plans_in_training_need_plans_and_gold_calls(make):
+    again = RolloutConfig(2, 2, replans=1)
+    make(rollout=again).setup("fit")
+    with pytest.raises(
+        ConfigError, match=r"data\.rollout\.replans is above 0, but data\.single_level trains without plans"
+    ):
+        make(rollout=again, single_level=True).setup("fit")
+    for key, reward in {"planner_reward": OutcomePlannerReward(), "executor_reward": OutcomeExecutorReward()}.items():
+        with pytest.raises(ConfigError, match=rf"but {type(reward).__name__} judges whole episodes by their outcome"):
+            make(rollout=again, **{key: reward}).setup("fit")
 
 
 def test_a_stop_while_sampling_saves_the_sampler_as_it_was(make, monkeypatch):

@@ -65,3 +65,21 @@ def test_other_calls_are_errors(session, call, error):
     assert feedback.error == error
     assert list(json.loads(feedback.text)) == ["error"]
     assert len(feedback.text.encode()) < 300
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ({"error": "no such city"}, "tool"),
+        ({"error": {"code": 404}}, "tool"),
+        ({"error": None}, None),
+        ({"error": ""}, None),
+        ({"error": "", "response": "ok"}, None),
+        ({"error": "slow", "response": "ok"}, None),  # other tools' notes
+        ('{"error": "text"}', None),
+        ("error", None),
+    ],
+)
+def test_a_failure_that_was_recorded_fails_again(result, error):
+    task = Task("t", (Message("user", "go"),), (TOOL,), (GoldCall("f", {"a": 1}, result),))
+    assert RecordedEnvironment().start(task).call(ToolCall("f", {"a": 1})) == Feedback(json.dumps(result), error)

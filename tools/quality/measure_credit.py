@@ -33,7 +33,6 @@ from cahl_pl.policy import Policy, PolicyConfig
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards import ExecutorReward, PlannerReward
 from cahl_pl.rollout.config import RolloutConfig
-from cahl_pl.rollout.pooling import mark_equal_plans
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.startup.library_warnings import quiet_libraries
 from cahl_pl.toolworld import ToolWorld, toolkit
@@ -106,7 +105,6 @@ def measure(tasks: list[Task], executions: int, repeats: int, seed: int) -> dict
     def play(rollout: GivenPlans) -> tuple[Tensor, list[Group]]:
         rollout.plans = plans
         found = rollout.run(policy, builder, tasks, generator)
-        mark_equal_plans(found)
         return torch.stack([group.rewards for group in found.groups["planner"]]), found.groups["planner"]
 
     judge = build(branching="trajectory", executor_group_size=executions)

@@ -48,7 +48,9 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 """Name -> format. A row is of the first format that it has the form of."""
 
-OWN_FIELDS: Final = ("id", "messages", "tools", "gold", "alternatives", "ordered", "answer", "state", "outcome", "tags")
+OWN_FIELDS: Final = (
+    "id", "messages", "tools", "gold", "alternatives", "foreseen", "ordered", "answer", "state", "outcome", "tags",
+)  # fmt: skip
 """Fields of this project's own rows."""
 
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
