@@ -26,6 +26,10 @@ class MissingToolsError(ConfigError):
         self.names = tuple(names)
 
 
+class LeavesEpisode(Exception):
+    """An environment of ours ends the episode that it is asked in; whoever plays it lets this pass."""
+
+
 class Session(ABC):
     """One execution of one plan: its calls see each other's effects, those of other sessions do not."""
 
@@ -95,7 +99,7 @@ def answered(session: Session, call: ToolCall, task: Task) -> Feedback:
     return feedback
 
 
-_OF_THE_RUN = (Interrupted, KeyboardInterrupt)  # whatever was running when the signal came
+_OF_THE_RUN = (Interrupted, KeyboardInterrupt, LeavesEpisode)  # a signal comes whatever is running
 
 
 def _path_of(own: object) -> str:

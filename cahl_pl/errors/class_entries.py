@@ -7,6 +7,7 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Iterable, Sequence
+from inspect import isabstract
 from types import ModuleType
 from typing import Any, Final
 
@@ -137,7 +138,16 @@ def _of_no_module(class_path: str, parent: ModuleType, part: str, name: str) -> 
 
 
 def _classes(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if isinstance(value, type) and not name.startswith("_")]
+    """Return the classes that can be made from what a module or package holds of its own, not from what it imports."""
+    own = (module.__name__, f"{module.__name__}.")
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and not name.startswith("_")
+        and not isabstract(value)
+        and (value.__module__ == own[0] or value.__module__.startswith(own[1]))
+    ]
 
 
 def _some(names: Iterable[str]) -> str:

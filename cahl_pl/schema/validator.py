@@ -32,6 +32,10 @@ CHECK_SECONDS = 0.5
 """Processor time that a search for a pattern, and following references, may take: some patterns need ages on 30 characters,
 and where schemas refer to themselves each level of a value may double the time."""
 
+MAX_REFERENCES = 50
+"""References that may be followed within one another. Well before Python's own limit, at which the Rust beneath jsonschema
+panics, and which lies nearer the deeper the caller is."""
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledSchema:
@@ -109,7 +113,8 @@ def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JS
     yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, extra, instance, schema)
 
 
-_deadline = threading.local()  # `at`: when the check that this thread is busy with has to end
+# Of the check that this thread is busy with: `at`, when it has to end; `depth`, references that are being followed
+_deadline = threading.local()
 
 
 def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[ValidationError]]:
@@ -119,7 +124,13 @@ def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[Val
     def check(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
         if time.thread_time() > _deadline.at:
             raise TimeoutError
-        yield from follow(validator, reference, instance, schema)
+        if _deadline.depth >= MAX_REFERENCES:
+            raise RecursionError
+        _deadline.depth += 1
+        try:
+            yield from follow(validator, reference, instance, schema)
+        finally:
+            _deadline.depth -= 1
 
     return check
 
@@ -159,7 +170,7 @@ def first_error(validator: Validator, value: Any) -> tuple[str, str | None] | No
 
     Never raises. None for a valid value; no keyword where the value could not be checked.
     """
-    _deadline.at = time.thread_time() + CHECK_SECONDS
+    _deadline.at, _deadline.depth = time.thread_time() + CHECK_SECONDS, 0
     try:
         # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
         error = best_match(islice(validator.iter_errors(value), 1))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
-from cahl_pl.environments.base import Environment, Session, refusal
+from cahl_pl.environments.base import Environment, LeavesEpisode, Session, refusal
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.calls import call_ids, read_action
@@ -22,7 +22,7 @@ from cahl_pl.serving.shared_engine import Order
 from cahl_pl.types import Feedback, Role, Task, ToolCall
 
 
-class PausedError(Exception):
+class PausedError(LeavesEpisode):
     """The episode has come to a call that is the client's to carry out."""
 
     def __init__(self, call: ToolCall) -> None:
@@ -30,7 +30,7 @@ class PausedError(Exception):
         self.call = call
 
 
-class DivergedError(Exception):
+class DivergedError(LeavesEpisode):
     """The calls that the client made are not those of an episode of ours."""
 
 

@@ -232,7 +232,7 @@ def test_what_both_roles_have_is_refused_with_the_roles_name(key, value, said):
         (
             "data.schedule",
             "cahl_pl.schedules.No",
-            "data.schedule: cahl_pl.schedules.No: module .* has no attribute 'No'",
+            "data.schedule: the module cahl_pl.schedules has no class 'No'; it has Alternate, ExecutorOnly, PlannerOnly, Ratio",
         ),
         ("config", "no.yaml", r"the configuration no\.yaml is neither a file nor one that ships; .*"),
         ("trainer.accelerator", "abacus", ".*invalid accelerator name.*abacus.*"),

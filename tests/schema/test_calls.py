@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cahl_pl.schema import Problem, canonical, coerce_call, find_problems
+from cahl_pl.schema.validator import MAX_REFERENCES
 from cahl_pl.types import ToolCall, ToolSpec
 
 
@@ -182,6 +183,29 @@ def test_hostile_values_never_raise(hostile: Any) -> None:
         coerce_call(call, offered)
     assert find_problems(ToolCall(hostile, {}), offered)[0].cause == "unknown_tool"
     assert find_problems(ToolCall("f", {"\ud800": hostile}), offered)[0].cause == "undeclared"
+
+
+@pytest.mark.parametrize("frames", [0, 200, 500])
+def test_a_schema_that_is_its_own_reference_is_no_trouble_wherever_the_caller_stands(frames: int) -> None:
+    """Near Python's limit, jsonschema's Rust would panic, which no `except Exception` catches."""
+    offered = [tool({"self": {"$ref": "#/properties/self", "items": {"$ref": "#/properties/self"}}})]
+
+    def deeper(left: int) -> list[Problem]:
+        return deeper(left - 1) if left else find_problems(ToolCall("f", {"self": [[1]]}), offered)
+
+    (problem,) = deeper(frames)
+    assert problem.message == "parameter 'self' of f: this value cannot be checked: too deep, too long or out of range"
+
+
+def test_a_value_that_follows_references_is_checked_down_to_fifty_levels() -> None:
+    offered = [tool({"tree": {"type": "array", "items": {"$ref": "#/properties/tree"}}})]
+
+    def nested(levels: int) -> list[Any]:
+        return [nested(levels - 1)] if levels else []
+
+    assert not find_problems(ToolCall("f", {"tree": nested(MAX_REFERENCES)}), offered)
+    (problem,) = find_problems(ToolCall("f", {"tree": nested(MAX_REFERENCES + 1)}), offered)
+    assert "too deep" in problem.message
 
 
 JSON_VALUES = st.recursive(
