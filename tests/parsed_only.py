@@ -82,6 +82,8 @@ PARSED_ONLY = {
     ("log.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",
     ("learning.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",
     ("learning.md", "python -m tools.make.learning_figures"): "draws; tests/tools/make/test_learning_figures.py",
+    ("results.md", "python -m cahl_pl compare"): "13 minutes a run; tests/commands/test_compare.py",
+    ("results.md", "python -m tools.make.results_figures"): "draws; tests/tools/make/test_results_figures.py",
     ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
     ("sandbox.md", "python -m tools.robustness.attack_sandbox"): "needs Landlock, and attacks the machine",
     ("hardware.md", "torchrun"): "needs two machines; tests/engines/test_lag_of_processes.py has two of one host",

@@ -100,27 +100,30 @@ def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | 
         values = {**call.arguments, **results}
         if in_words:
             values = {n: v for n, v in values.items() if not isinstance(v, bool) and not _is_fixed(task, call.name, n)}
-        wanted += [(call.name, _Value(value)) for value in values.values()]
+        wanted += [(call.name, _Value(value), name in call.references) for name, value in values.items()]
     places = [(k, subtask) for k, subtask in enumerate(plan.subtasks) if subtask.tool is not None]
     match = align_plan(plan, task) if any(call.references for call in task.gold) else {}
     planned = [
-        (subtask.tool, _Value(read_references(value, k, match)))
+        (subtask.tool, _Value(value), _Value(read_references(value, k, match)))
         for k, subtask in places
         for value in subtask.parameters.values()
     ]
     if in_words:
         for k, subtask in places:
             if not subtask.parameters:
-                words = _Value(read_references(subtask.instruction, k, match))
+                words, read = _Value(subtask.instruction), _Value(read_references(subtask.instruction, k, match))
                 held = [
                     gold
-                    for name, gold in wanted
-                    if name == subtask.tool and gold.length and gold.tokens in words.tokens
+                    for name, gold, refers in wanted
+                    if name == subtask.tool and gold.length and gold.tokens in (read if refers else words).tokens
                 ]
-                planned += [(subtask.tool, gold) for gold in held or [_NO_VALUE]]
+                planned += [(subtask.tool, gold, gold) for gold in held or [_NO_VALUE]]
     if not wanted and not planned:
         return None
-    credits = [[_credit(value, gold) if tool == name else 0.0 for name, gold in wanted] for tool, value in planned]
+    credits = [
+        [_credit(read if refers else value, gold) if tool == name else 0.0 for name, gold, refers in wanted]
+        for tool, value, read in planned
+    ]
     credit = sum(credits[i][j] for i, j in align(credits)) if wanted else 0.0
     return credit / max(len(wanted), len(planned))
 

@@ -400,3 +400,20 @@ def test_a_value_is_found_in_text_without_spaces():
     assert holds("\u5317\u4eac\u5e02", "\u5317\u4eac")
     assert not holds("\u5317\u4eac\u5e02", "\u4e1c\u4eac")
     assert not holds("Osloer", "Oslo")
+
+
+@pytest.mark.parametrize("text", ["The fee is $1", "$1 million", "SELECT $1", "awk '{print $1}'", "a\0b"])
+@pytest.mark.parametrize("in_words", [False, True])
+def test_a_plain_value_that_looks_like_a_reference_is_a_value(text, in_words):
+    calls = (GoldCall("send", {"to": "Ann", "body": "hi"}, "ok"), GoldCall("send", {"to": "Bob", "body": text}, "ok"))
+    task = Task("t", (Message("user", "q"),), (), calls)
+    planned = Plan(tuple(SubTask("send it", call.name, call.planned.arguments) for call in calls))
+    assert parameter_reward(planned, task, in_words) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("text", ["The fee is $1", "awk '{print $1}'"])
+def test_so_it_is_in_words(text):
+    calls = (GoldCall("send", {"body": "hi"}, "ok"), GoldCall("send", {"body": text}, "ok"))
+    task = Task("t", (Message("user", "q"),), (), calls)
+    planned = Plan((SubTask("send hi", "send"), SubTask(f"send {text}", "send")))
+    assert parameter_reward(planned, task, in_words=True) == pytest.approx(1.0)
