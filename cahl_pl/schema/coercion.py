@@ -70,12 +70,13 @@ def _options(schema: Any, root: Mapping[str, Any]) -> list[Any]:
     if not isinstance(schema, Mapping):
         return []
     options = schema.get("anyOf") or schema.get("oneOf")
-    return [dereference(option, root) for option in options] if options else [schema]
+    # a reference may lead to what is no schema, such as a default, which no check of the tool has seen
+    return [dereference(option, root) for option in options] if options and isinstance(options, list) else [schema]
 
 
 def _types(schema: Mapping[str, Any]) -> Sequence[str]:
-    kinds = schema.get("type", ())
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    given = schema.get("type")
+    kinds = [kind for kind in (given if isinstance(given, list | tuple) else [given]) if isinstance(kind, str)]
     return (*kinds, "null") if is_nullable(schema) else kinds
 
 

@@ -185,6 +185,16 @@ def test_hostile_values_never_raise(hostile: Any) -> None:
     assert find_problems(ToolCall("f", {"\ud800": hostile}), offered)[0].cause == "undeclared"
 
 
+@pytest.mark.parametrize(
+    "place", [{"type": 5}, {"anyOf": 5}, {"type": None}, {"type": [5, "null"]}, {"oneOf": {"a": 1}}, 7]
+)
+def test_a_reference_to_what_is_no_schema_raises_nothing(place: Any) -> None:
+    offered = [tool({"a": {"$ref": "#/properties/b/default"}, "b": {"default": place}})]
+    call = ToolCall("f", {"a": "1"})
+    assert all(isinstance(problem.message, str) for problem in find_problems(call, offered))
+    assert coerce_call(call, offered) == call
+
+
 @pytest.mark.parametrize("frames", [0, 200, 500])
 def test_a_schema_that_is_its_own_reference_is_no_trouble_wherever_the_caller_stands(frames: int) -> None:
     """Near Python's limit, jsonschema's Rust would panic, which no `except Exception` catches."""
