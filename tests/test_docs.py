@@ -251,7 +251,8 @@ def start(workplace, tiny_model, qwen, monkeypatch):
             else:
                 pytest.fail("the arguments have not been read")
         if left:  # what is none of the program's belongs to the configuration
-            only_read(["fit", *left], monkeypatch)
+            own = [] if "-c" in left else words[words.index("-c") :][:2] if "-c" in words else []
+            only_read(["fit", *own, *left], monkeypatch)
 
     def begin(words: list[str], parsed_only: bool) -> None:
         while re.match(r"[A-Z_]+=", words[0]):
