@@ -28,7 +28,7 @@ from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
 from cahl_pl.errors.class_entries import fault_of_classes
 from cahl_pl.errors.encodings import decoded
-from cahl_pl.errors.options import cause, fault_of_groups, fault_of_mapping, line_of, sentence
+from cahl_pl.errors.options import cause, fault_of_groups, fault_of_mapping, line_of, sentence, unreadable
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
@@ -87,8 +87,7 @@ class Parser(LightningArgumentParser):
             text = decoded(Path(path).read_bytes(), path)
             content = yaml.safe_load(text)
         except (DataError, RecursionError, yaml.YAMLError) as error:
-            cure = "; indent with spaces, not with tabs" if "'\\t'" in str(error) else ""
-            self.error(f"the configuration {path} cannot be read: {error}{cure}", error)
+            self.error(f"the configuration {path}{unreadable(error)}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
         if fault := fault_of_mapping(text) or fault_of_classes(text):

@@ -85,6 +85,18 @@ def cause(message: str) -> str:
     return told[-1] if told else message
 
 
+def unreadable(error: Exception) -> str:
+    """Return what to say behind the path of a configuration that is no YAML: the line, and what is likely to be wrong there."""
+    cure = "; indent with spaces, not with tabs" if "'\\t'" in str(error) else ""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None or cure:
+        return f" cannot be read: {error}{cure}"
+    return (
+        f", line {mark.line + 1}: the YAML cannot be read ({getattr(error, 'problem', error)}): keys of one group begin in the "
+        "same column, and what is opened there or above, a quotation mark or a bracket, is closed"
+    )
+
+
 def fault_of_mapping(text: str) -> str | None:
     """Return what is wrong with YAML that can be read all the same, with its line: a key twice, no space behind a colon.
 

@@ -232,7 +232,8 @@ class Rollout:
         task = way_of_plan(asked, plan)
         self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
-        session = session or started(self.environment, asked)  # which answers calls of every way
+        if session is None:
+            session = started(self.environment, asked)  # which answers calls of every way
         thought = written.thinking_tokens
         targets = assign_gold(plan, task.foreseeable)
         return Episode(asked, task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=thought)

@@ -61,7 +61,10 @@ def check_package(class_path: str) -> None:
         ConfigError: it is not.
     """
     tracker = tracker_of(class_path)
-    if tracker is not None and class_path.startswith("lightning.") and find_spec(tracker.package) is None:
+    module, _, name = class_path.rpartition(".")
+    own = getattr(sys.modules.get(module), name, None)
+    makes_itself = isinstance(own, type) and not class_path.startswith("lightning.") and "__init__" in vars(own)
+    if tracker is not None and not makes_itself and find_spec(tracker.package) is None:
         raise ConfigError(
             f"trainer.logger is a {class_path.rpartition('.')[2]}, which needs the package {tracker.package}: "
             f"pip install {tracker.package}, or leave the logger out"

@@ -11,7 +11,7 @@ import pytest
     ("content", "reason"),
     [
         (b"data: \xff", "cannot be read: .*not UTF-8; convert .* to UTF-8.*"),
-        (b"data: [1", "cannot be read: .*line 1, column 9"),
+        (b"data: [1", r", line 1: the YAML cannot be read \(.*\): keys of one group .* a bracket, is closed"),
         (b"data:\n\tseed: 1", "cannot be read: .*indent with spaces, not with tabs"),
         (b"data:\n  seed: 1\n  seed: 2", ", line 3: the key 'seed' stands in line 2 already: leave one of them"),
         (b"data: {seed: 1}\nmodel:\n  planner:\n    lr:1", ", line 4: write a space behind 'lr:'"),
@@ -81,3 +81,18 @@ def test_a_file_that_is_not_there_is_told_with_the_line_that_names_it(fail, tmp_
     # of a file that the command line names, nothing is said
     train = ("--data.train", "cahl_pl.datasets.JsonlDataset", "--data.train.path", "other.jsonl")
     assert fail(*train).startswith("error: other.jsonl: there is no such file; ")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("data:\n  rollout:\n    planner_group_size: 4\n   executor_group_size: 2\n", 4),
+        ("data:\n  a: [1, 2\n  b: 3\n", 3),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_told_with_its_line(fail, tmp_path, text, line):
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    said = fail("-c", str(other))
+    assert said.startswith(f"error: the configuration {other}, line {line}: the YAML cannot be read (")
+    assert "unicode string" not in said
