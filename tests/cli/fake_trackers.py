@@ -82,3 +82,11 @@ class KeepingMLFlow(_Keeping, loggers.MLFlowLogger):
         known = {name: value for logger in MADE if logger.run == self.run for name, value in logger.settings.items()}
         run = SimpleNamespace(data=SimpleNamespace(params=known))
         return SimpleNamespace(log_text=log_text, get_run=lambda run_id: run)
+
+
+class DerivedWandb(loggers.WandbLogger):
+    """A user's, made as Lightning makes it: it needs the package."""
+
+
+class DerivedMLFlow(loggers.MLFlowLogger):
+    """A user's, made as Lightning makes it: it needs the package."""

@@ -123,11 +123,16 @@ def test_numbers_that_are_no_numbers_and_odd_texts_reach_a_table(tracked, monkey
     assert "half ? of one" in rows[0][5]
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_package_that_is_missing_is_one_sentence(tracked, tmp_path, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "logger"),
+    [(name, class_path) for name, (class_path, *_) in REAL.items()]
+    + [("wandb", "tests.cli.fake_trackers.DerivedWandb"), ("mlflow", "tests.cli.fake_trackers.DerivedMLFlow")],
+)
+def test_a_package_that_is_missing_is_one_sentence(tracked, tmp_path, name, logger, monkeypatch):
     monkeypatch.setattr("cahl_pl.runs.trackers.find_spec", lambda package: None)
-    with pytest.raises(ConfigError, match=rf"Logger, which needs the package {name}: pip install {name}, or leave"):
-        tracked("fit", REAL[name])
+    own = logger.rpartition(".")[2]
+    with pytest.raises(ConfigError, match=rf"is a {own}, which needs the package {name}: pip install {name}, or leave"):
+        tracked("fit", (logger, *REAL[name][1:]))
     assert not (tmp_path / "shop").exists()
 
 
