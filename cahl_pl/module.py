@@ -308,9 +308,9 @@ class CAHLModule(LightningModule):
         settings = self._benchmark_settings(*data.benchmarks) if data.benchmarks else None
         self._evaluation = Evaluation(data, data.test_tasks, data.benchmarks, folder, settings, self.device)
 
-    def test_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: list[Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[bool]]:
         """Play greedy episodes of one test set's tasks, or of the tasks at a benchmark's indices."""
-        self._running_evaluation.step(batch, dataloader_idx)
+        return {"solved": self._running_evaluation.step(batch, dataloader_idx)}
 
     def on_test_epoch_end(self) -> None:
         """Log `<test set>/...`."""

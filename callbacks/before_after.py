@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -31,10 +32,11 @@ class BeforeAfter(Callback):
     Writes `summary.json` into the run's folder, `{"test": {"before": 0.41, "after": 0.63}, ...}` (task success), with
     every other value under `"details"`, and prints a table. `details[<test set>]["solved"]` says of each task, in order,
     whether it was solved after training: 1 or 0, for intervals over tasks. `details["training"]` holds `steps`, the
-    optimiser steps of both roles, and `tokens`, what the rounds have sampled, if a `TokenBudget` counts them, else null.
+    optimiser steps of both roles, and `tokens`, what the rounds have sampled (a run that only imitates: imitated), if a
+    `TokenBudget` counts them, else null.
 
-    After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them, and
-    `<test set>/tokens_per_task`, the tokens sampled for a task.
+    After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them,
+    `<test set>/tokens_per_task`, the tokens sampled for a task, and under `"solved"` the same of each set.
 
     Several processes share the tasks out, each is run once.
 
@@ -49,7 +51,7 @@ class BeforeAfter(Callback):
         self._before: dict[str, dict[str, float]] = {}
         self._counts: dict[str, int] = {}  # tasks of each test set that `_before` is of
         self._solved: dict[str, str] = {}  # of each test set what was measured last
-        self._tested: dict[str, tuple[int, int]] = {}  # test set -> tokens and tasks
+        self._tested: dict[str, tuple[int, list[bool]]] = {}  # test set -> tokens, and whether each task of this process is solved
         self._evaluated_tokens = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,7 +93,7 @@ class BeforeAfter(Callback):
             for name, values in after.items()
         }
         budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
-        details["training"] = {"steps": trainer.global_step, "tokens": None if budget is None else budget.tokens}
+        details["training"] = {"steps": trainer.global_step, "tokens": None if budget is None else budget.tokens or budget.imitated}
         path = run_folder(trainer) / "summary.json"
         write_json(path, {**summary, "details": details})
         print(f"written: {path}")
@@ -115,20 +117,25 @@ class BeforeAfter(Callback):
         spent, self._evaluated_tokens = data.evaluated_tokens - self._evaluated_tokens, data.evaluated_tokens
         if dataloader_idx < len(data.test_tasks):  # benchmarks come after them, and write reports of their own
             name = list(data.test_tasks)[dataloader_idx]
-            tokens, tasks = self._tested.get(name, (0, 0))
-            self._tested[name] = (tokens + spent, tasks + len(batch))
+            tokens, solved = self._tested.get(name, (0, []))
+            self._tested[name] = (tokens + spent, solved + outputs["solved"])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the values of the test sets; only now has Lightning gathered what the module logged."""
         values: dict[str, float] = {}
+        solved: dict[str, str] = {}
         for name in _data(trainer).test_tasks:
             logged = {tag: value for tag, value in trainer.callback_metrics.items() if tag.startswith(f"{name}/")}
-            tokens, tasks = sum_over_processes([float(count) for count in self._tested.get(name, (0, 0))])
+            tokens, done = self._tested.get(name, (0, []))
+            (tokens_everywhere,) = sum_over_processes([float(tokens)])
+            shares = gather_over_processes(done)  # each of every world_size-th task
+            in_order = [d for row in zip_longest(*shares) for d in row if d is not None]
             values |= {tag: float(value) for tag, value in logged.items()}
-            values[f"{name}/tokens_per_task"] = tokens / max(tasks, 1.0)
+            values[f"{name}/tokens_per_task"] = tokens_everywhere / max(len(in_order), 1)
+            solved[name] = "".join(str(int(d)) for d in in_order)
         if trainer.is_global_zero and values:
             path = run_folder(trainer) / "test.json"
-            write_json(path, values)
+            write_json(path, {**values, "solved": solved})
             print(f"written: {path}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -70,13 +70,13 @@ class ProgressLines(Callback):
 
 
 def _progress(trainer: Trainer) -> tuple[int, int | None]:
-    """Return how far the run is, and how far it goes: in optimiser steps, or in sampled tokens where these are limited.
+    """Return how far the run is, and how far it goes: in optimiser steps, or in tokens where these are limited.
 
     None where nothing says how far it goes.
     """
     budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
     if budget is not None:
-        return budget.tokens, budget.max_tokens
+        return budget.reached, budget.max_tokens
     total = trainer.estimated_stepping_batches
     return trainer.global_step, int(total) if math.isfinite(total) else None
 

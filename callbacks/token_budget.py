@@ -1,4 +1,4 @@
-"""A training budget in sampled tokens, so that systems can be compared at equal cost."""
+"""A training budget in tokens, so that systems can be compared at equal cost."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from cahl_pl.types import RolloutBatch
 
 
 class TokenBudget(Callback):
-    """Ends training with the round in which the rounds so far have sampled `max_tokens` tokens, over all processes.
+    """Ends training with the round in which the rounds so far have sampled, or imitated, `max_tokens` tokens, over all processes.
 
-    That round is finished: every role whose turn it is takes its steps. Tokens of evaluations do not count, and
-    warm-start rounds sample none. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops
+    That round is finished: every role whose turn it is takes its steps. Tokens of evaluations do not count. The gold tokens that
+    warm-start rounds imitate are counted apart: they end a run that imitates for so long, and take nothing from what may be
+    sampled. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops
     at `trainer.max_steps` or `max_epochs` if they come first. A learning rate that falls with the run falls with the tokens
-    that are spent. Once a round, with its first batch,
-    `rollout/tokens_total` is logged, the count so far; the x-axis is `trainer.global_step`.
+    that are sampled. Once a round, with its first batch, `rollout/tokens_total` is logged, the count so far, and with every batch
+    of the warm start `warm_start/tokens_total`; the x-axis is `trainer.global_step`.
 
     Args:
-        max_tokens: tokens to sample.
+        max_tokens: tokens to sample, or to imitate.
 
     Raises:
         ValueError: the budget is below 1.
@@ -33,11 +34,17 @@ class TokenBudget(Callback):
             raise ValueError(f"TokenBudget.max_tokens is {max_tokens}: give 1 or more tokens")
         self.max_tokens = max_tokens
         self.tokens = 0  # sampled by the rounds so far, over all processes
+        self.imitated = 0  # gold tokens of the warm start so far, over all processes
 
     @property
     def spent(self) -> float:
-        """The share of the budget that is spent, at most 1."""
+        """The share of what may be sampled that is sampled, at most 1."""
         return min(1.0, self.tokens / self.max_tokens)
+
+    @property
+    def reached(self) -> int:
+        """The tokens that end the run once they are `max_tokens`: sampled, or imitated."""
+        return max(self.tokens, self.imitated)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take no step when a resumed run had ended already."""
@@ -49,20 +56,29 @@ class TokenBudget(Callback):
         """Count the round that `batch` is the first of; stop after the last one of the round that spends the budget."""
         if batch.trajectories is not None:  # the round's other batches carry the same metrics
             self.tokens += int(sum_over_processes([batch.metrics.get("rollout/tokens", 0.0)])[0])
-            for logger in trainer.loggers:
-                logger.log_metrics({"rollout/tokens_total": float(self.tokens)}, step=trainer.global_step)
+            self._log(trainer, {"rollout/tokens_total": float(self.tokens)})
+        elif batch.objective == "supervised":
+            gold = sum(len(ids) for group in batch.groups for ids in group.completion_ids)
+            self.imitated += int(sum_over_processes([float(gold)])[0])
+            self._log(trainer, {"warm_start/tokens_total": float(self.imitated)})
         self._stop_if_spent(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the tokens sampled so far."""
-        return {"tokens": self.tokens}
+        """Return the tokens sampled and imitated so far."""
+        return {"tokens": self.tokens, "imitated": self.imitated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.tokens = state_dict["tokens"]
+        self.imitated = state_dict.get("imitated", 0)  # older checkpoints do not have it
+
+    def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
 
     def _stop_if_spent(self, trainer: Trainer) -> None:
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.tokens >= self.max_tokens and not data.stream.pending and not trainer.should_stop:
-            rank_zero_info(f"TokenBudget: {self.tokens:,} of {self.max_tokens:,} tokens are sampled: training ends.")
+        if self.reached >= self.max_tokens and not data.stream.pending and not trainer.should_stop:
+            how = "sampled" if self.tokens >= self.max_tokens else "imitated"
+            rank_zero_info(f"TokenBudget: {self.reached:,} of {self.max_tokens:,} tokens are {how}: training ends.")
             trainer.should_stop = True

@@ -73,6 +73,13 @@ def test_it_builds_and_trains(path, small, monkeypatch):
     assert sum(cli.model.policy.version.values()) == 2
 
 
+def test_supervised_alone_samples_nothing(small, monkeypatch):
+    cli = main(small(FOLDER / "ablations" / "supervised.yaml"), run=False)
+    monkeypatch.setattr(cli.datamodule, "_play", lambda *args: pytest.fail("a round is sampled"))
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert sum(cli.model.policy.version.values()) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "roles", "planner", "executor"),
     [

@@ -10,7 +10,7 @@ import torch
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.benchmarks.runs import BenchmarkRun, Evaluator
-from cahl_pl.metrics import ToolUse
+from cahl_pl.metrics import ToolUse, is_success
 
 
 class Evaluation:
@@ -45,17 +45,19 @@ class Evaluation:
             for name, benchmark in (benchmarks or {}).items()
         ]
 
-    def step(self, batch: Sequence[Any], loader: int = 0) -> None:
-        """Play greedy episodes of a batch, and count them.
+    def step(self, batch: Sequence[Any], loader: int = 0) -> list[bool]:
+        """Play greedy episodes of a batch, and count them; return which of a set's tasks are solved.
 
         Args:
             batch: tasks of a set, or indices of a benchmark's tasks.
             loader: which of the sets and benchmarks it is of, counted through both.
         """
         if loader < len(self.metrics):
-            list(self.metrics.values())[loader].update(self.evaluator.evaluate(batch))
-        else:
-            self.runs[loader - len(self.metrics)].step(batch)
+            episodes = self.evaluator.evaluate(batch)
+            list(self.metrics.values())[loader].update(episodes)
+            return [is_success(episode) for episode in episodes]
+        self.runs[loader - len(self.metrics)].step(batch)
+        return []
 
     def results(self) -> Iterator[dict[str, Any]]:
         """Yield the values of each benchmark, which ends with it, and of each set: `<name>/<tag>` -> value."""

@@ -132,7 +132,7 @@ def _of_summary(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _of_test(tested: dict[str, Any]) -> dict[str, dict[str, float]]:
     after: dict[str, dict[str, float]] = {}
-    for tag, value in _numbers(tested).items():
+    for tag, value in _numbers({tag: value for tag, value in tested.items() if tag != "solved"}).items():
         name, _, rest = tag.partition("/")
         after.setdefault(name, {})[rest] = value
     return after

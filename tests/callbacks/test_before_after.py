@@ -123,18 +123,29 @@ def test_a_test_writes_its_values(data, trainer, tmp_path):
     callback = BeforeAfter()
     data.evaluated_tokens = 1000
     callback.on_test_start(trainer, None)
-    for loader, batch in ((0, [1, 2]), (0, [3]), (1, [4])):
+    for loader, batch, solved in ((0, [1, 2], [True, False]), (0, [3], [True]), (1, [4], [False])):
         data.evaluated_tokens += 50 * len(batch)
-        callback.on_test_batch_end(trainer, None, None, batch, 0, loader)
+        callback.on_test_batch_end(trainer, None, {"solved": solved}, batch, 0, loader)
     data.evaluated_tokens += 9
-    callback.on_test_batch_end(trainer, None, None, [5], 0, 2)
+    callback.on_test_batch_end(trainer, None, {"solved": []}, [5], 0, 2)
     trainer.callback_metrics = {"test/task/success": torch.tensor(0.5), "test2/x": torch.tensor(1.0), "step": 3.0}
     callback.on_test_end(trainer, None)
     assert json.loads((tmp_path / "run" / "test.json").read_text()) == {
         "test/task/success": 0.5,
         "test/tokens_per_task": 50.0,
         "odd/tokens_per_task": 50.0,
+        "solved": {"test": "101", "odd": "0"},
     }
+
+
+def test_what_several_processes_have_solved_is_in_the_order_of_the_tasks(data, trainer, tmp_path, monkeypatch):
+    callback = BeforeAfter()
+    callback.on_test_start(trainer, None)
+    callback.on_test_batch_end(trainer, None, {"solved": [True, True, False]}, [0, 2, 4], 0, 0)
+    other = iter([[False, True], []])  # tasks 1 and 3 of `test`, none of `odd`
+    monkeypatch.setattr(before_after, "gather_over_processes", lambda own: [own, next(other)])
+    callback.on_test_end(trainer, None)
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["solved"]["test"] == "10110"
 
 
 @pytest.mark.parametrize("name", ["summary.json", "test.json"])

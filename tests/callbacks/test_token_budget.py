@@ -119,12 +119,24 @@ def test_the_tokens_of_all_processes_count_and_the_total_is_logged(monkeypatch, 
     assert trainer.scalars() == {"rollout/tokens_total": [(1, 120.0), (3, 240.0)]}
 
 
-def test_a_warm_start_costs_nothing(module, trainer):
+def test_a_warm_start_takes_nothing_of_what_may_be_sampled_and_ends_at_as_much(module, trainer):
     trainer.datamodule = SimpleNamespace(stream=SimpleNamespace(pending=[]))
-    callback = TokenBudget(1)
-    callback.on_train_batch_end(trainer, module, None, RolloutBatch("planner", [], 0, objective="supervised"), 0)
-    assert callback.tokens == 0
-    assert not trainer.should_stop
+    callback = TokenBudget(20)
+    groups = [SimpleNamespace(completion_ids=[[3, 4, 5], [6]]), SimpleNamespace(completion_ids=[[7, 8]])]
+    gold = RolloutBatch("planner", groups, 0, objective="supervised")
+    for step in (1, 2, 3):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, gold, step)
+        assert not trainer.should_stop
+    assert (callback.tokens, callback.imitated, callback.spent) == (0, 18, 0.0)
+    sampled = RolloutBatch("planner", [], 0, metrics={"rollout/tokens": 19.0}, trajectories=[])
+    callback.on_train_batch_end(trainer, module, None, sampled, 4)
+    assert not trainer.should_stop  # 18 and 19 are not added up
+    resumed = TokenBudget(20)
+    resumed.load_state_dict(callback.state_dict())
+    resumed.on_train_batch_end(trainer, module, None, gold, 5)
+    assert (resumed.imitated, resumed.reached, trainer.should_stop) == (24, 24, True)
+    assert trainer.scalars()["warm_start/tokens_total"] == [(1, 6.0), (2, 12.0), (3, 18.0), (3, 24.0)]
 
 
 def test_an_empty_budget_is_refused():

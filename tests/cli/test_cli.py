@@ -322,6 +322,7 @@ def test_other_verbs_have_folders_of_their_own_and_show_the_step_of_the_checkpoi
     main(["test", *testing, "--ckpt_path", "last"])
     out = capsys.readouterr().out
     assert f"written: {tmp_path}/run/test_0/test.json\n" in out
+    assert json.loads((tmp_path / "run" / "test_0" / "test.json").read_text())["solved"] == {"small": "0"}
     assert "checkpoint of step 2" in out
     assert out.count("task/success") == 1
     assert "0.0 " not in out

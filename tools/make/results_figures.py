@@ -44,7 +44,7 @@ Solved = NDArray[np.float64]
 
 
 def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Read runs of `cahl-pl compare`: system -> seed -> values.
+    """Read runs of `cahl-pl compare`, trained and only tested: system -> seed -> values.
 
     Args:
         folder: its `--out`, with a folder SYSTEM-SEED for each run.
@@ -60,8 +60,9 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
         details = json.loads(path.read_text(encoding="utf-8"))["details"]
         training = details.pop("training")
         events = EventAccumulator(str(path.parent), size_guidance={"scalars": 0}).Reload()
-        sampled = {event.step: event.value for event in events.Scalars("rollout/tokens")}
-        rounds = [(sampled[event.step], event.value) for event in events.Scalars("task/success")]
+        logged = {"rollout/tokens", "task/success"} <= set(events.Tags()["scalars"])  # not of a run that only imitates
+        sampled = {event.step: event.value for event in events.Scalars("rollout/tokens")} if logged else {}
+        rounds = [(sampled[event.step], event.value) for event in events.Scalars("task/success")] if logged else []
         tokens = np.cumsum([spent for spent, _ in rounds]).astype(int).tolist()
         found.setdefault(system, {})[seed] = {
             "tokens": tokens,
@@ -70,6 +71,17 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
             "solved": {name: values["solved"] for name, values in details.items()},
             "start": {n: v["before"]["task/success"] for n, v in details.items() if v["before"] is not None},
             "test": {tag: round(details["test"]["after"][tag], 6) for tag, _, _ in COLUMNS.values()},
+        }
+    for path in sorted(folder.glob("*/**/test.json")):  # of a system that is only tested
+        system, seed = path.relative_to(folder).parts[0].rsplit("-", 1)
+        tested = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(system, {})[seed] = {
+            "tokens": [],
+            "success": [],
+            "training": {"steps": None, "tokens": None},
+            "solved": tested["solved"],
+            "start": {},
+            "test": {tag: round(tested[f"test/{tag}"], 6) for tag, _, _ in COLUMNS.values()},
         }
     if not found:
         raise ConfigError(f"{folder} holds no finished run, SYSTEM-SEED/.../summary.json: give the --out of `compare`")
@@ -148,7 +160,7 @@ def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9, 3.6), sharey=True, gridspec_kw={"width_ratios": (2, 1)}, layout="constrained"
     )
-    shown = [name for name in DRAWN if name in systems]
+    shown = [name for name in DRAWN if name in systems and all(run["success"] for run in systems[name].values())]
     for place, name in enumerate(shown):
         runs = list(systems[name].values())
         rounds = min(len(run["success"]) for run in runs)
@@ -190,12 +202,18 @@ def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
 def main() -> None:
     """Parse, collect, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collect", nargs="+", default=[], metavar="WORLD=FOLDER", help="store these before drawing")
+    parser.add_argument(
+        "--collect", nargs="+", default=[], metavar="WORLD=FOLDER[,FOLDER...]", help="store these before drawing"
+    )
     args = parser.parse_args()
     for text in args.collect:
-        world, _, folder = text.partition("=")
+        world, _, folders = text.partition("=")
         DATA.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(collect(Path(folder)), separators=(",", ":")).replace('},"', '},\n"')
+        systems: dict[str, dict[str, dict[str, Any]]] = {}
+        for folder in folders.split(","):
+            for name, runs in collect(Path(folder)).items():
+                systems.setdefault(name, {}).update(runs)
+        content = json.dumps(systems, separators=(",", ":")).replace('},"', '},\n"')
         (DATA / f"{world}.json").write_text(content + "\n", encoding="utf-8")
     for path in sorted(DATA.glob("*.json")):
         systems = json.loads(path.read_text(encoding="utf-8"))

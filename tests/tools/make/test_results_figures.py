@@ -83,6 +83,27 @@ def test_runs_are_read_from_their_folders(tmp_path):
         collect(tmp_path / "none")
 
 
+def test_systems_that_imitate_or_are_only_tested_are_read_too(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = tmp_path / "supervised-0" / "version_0"
+    writer = SummaryWriter(str(folder))
+    writer.add_scalar("planner/warm_start/loss", 0.5, 1)
+    writer.close()
+    details = {"test": {"before": None, "after": TAGS, "solved": "11"}, "training": {"steps": 4, "tokens": 90}}
+    (folder / "summary.json").write_text(json.dumps({"details": details}))
+    (tmp_path / "low_only-0" / "version_0").mkdir(parents=True)
+    tested = {**{f"test/{tag}": value for tag, value in TAGS.items()}, "solved": {"test": "01"}}
+    (tmp_path / "low_only-0" / "version_0" / "test.json").write_text(json.dumps(tested))
+    found = collect(tmp_path)
+    assert found["supervised"]["0"]["success"] == []
+    assert found["low_only"]["0"]["solved"] == {"test": "01"}
+    assert [line.split(" | ")[:2] for line in table(found).splitlines()[2:]] == [
+        ["| supervised", "100.0 [100.0, 100.0]"],
+        ["| low_only", "50.0 [0.0, 100.0]"],
+    ]
+
+
 def test_what_is_stored_makes_a_table(monkeypatch):
     root = Path(__file__).resolve().parents[3]
     monkeypatch.setattr(results_figures, "DRAWS", 20)
