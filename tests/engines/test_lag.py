@@ -29,7 +29,7 @@ from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.sampling import RewardSampler
 from cahl_pl.toolworld import ToolWorld, toolkit
 from cahl_pl.toolworld.prompts import PROMPTS
-from cahl_pl.types import ROLES, Plan, SubTask
+from cahl_pl.types import ROLES, Action, Plan, SubTask, ToolCall
 
 
 class Length(BasePlannerReward, BaseExecutorReward):
@@ -71,7 +71,7 @@ class Watch(Callback):
 class Run:
     """A run on servers: `fit` trains it to a step, from a checkpoint or the beginning."""
 
-    def __init__(self, engine, model, folder, lag=1, callbacks=(), **settings):
+    def __init__(self, engine, model, folder, lag=1, callbacks=(), replans=0, **settings):
         seed_everything(3, verbose=False)
         self.folder = folder
         self.module = CAHLModule(
@@ -88,7 +88,7 @@ class Run:
             prompts=PROMPTS,
             planner_reward=reward,
             executor_reward=reward,
-            rollout=RolloutConfig(2, 2, planner=sampling, executor=sampling),
+            rollout=RolloutConfig(2, 2, planner=sampling, executor=sampling, replans=replans),
             sampler=RewardSampler(),
             tasks_per_round=2,  # three rounds an epoch, the last one of one task
             lag=lag,
@@ -229,6 +229,18 @@ def test_a_stopped_run_is_the_one_that_was_not_stopped(run, stop):
     resumed = run("stopped")
     resumed.fit(10, checkpoint_of(resumed, stop))
     assert resumed.watch.rows == whole.watch.rows[stop:]
+    assert torch.equal(resumed.adapters, whole.adapters)
+
+
+@pytest.mark.parametrize("settings", [{"lag": 0}, {"lag": 1}, {"lag": 1, "refills_per_round": 1}])
+def test_further_plans_are_sampled_ahead_too_and_again_after_a_stop(run, settings, monkeypatch):
+    """Every call fails here, since no tool has such a name: each request is planned again."""
+    monkeypatch.setattr("cahl_pl.rollout.calls.parse_action", lambda text: Action(ToolCall("missing", {})))
+    whole = run("whole", replans=1, **settings).fit(6)
+    assert whole.metrics["replan/groups"] >= 1
+    first = run("stopped", replans=1, **settings).fit(3)
+    resumed = run("stopped", replans=1, **settings).fit(6, checkpoint_of(first, 3))
+    assert resumed.watch.rows == whole.watch.rows[3:]
     assert torch.equal(resumed.adapters, whole.adapters)
 
 

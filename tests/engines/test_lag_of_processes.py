@@ -88,6 +88,7 @@ def run(tiny_model, tmp_path, stub):
             "model.policy.model": tiny_model,
             "data.train.init_args.size": 8,
             "data.tasks_per_round": 4,
+            "data.rollout.replans": 1,  # every call fails
             "data.rollout.planner.max_new_tokens": 5,
             "data.rollout.executor.max_new_tokens": 5,
             "data.test": "null",
