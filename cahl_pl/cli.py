@@ -26,9 +26,18 @@ from cahl_pl.config_files import find_configs_in
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
-from cahl_pl.errors.class_entries import fault_of_classes
+from cahl_pl.errors.class_entries import fault_of_classes, place_of
 from cahl_pl.errors.encodings import decoded
-from cahl_pl.errors.options import cause, fault_of_groups, fault_of_mapping, line_of, sentence, unreadable
+from cahl_pl.errors.options import (
+    cause,
+    fault_of_anchors,
+    fault_of_groups,
+    fault_of_mapping,
+    line_of,
+    sentence,
+    unreadable,
+)
+from cahl_pl.errors.own_code import of_constructor
 from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
@@ -90,7 +99,7 @@ class Parser(LightningArgumentParser):
             self.error(f"the configuration {path}{unreadable(error)}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
-        if fault := fault_of_mapping(text) or fault_of_classes(text):
+        if fault := fault_of_anchors(text) or fault_of_mapping(text) or fault_of_classes(text):
             self.error(f"the configuration {path}, {fault}")
         warn_of_moved_names(text, str(path))
         Parser.reading = str(path), text
@@ -298,10 +307,18 @@ class CAHLCLI(ConfigurationWinsCLI):
             super().instantiate_classes()
             if self.folder is not None:
                 give_folder(self.trainer, self.folder)
-        except UserError:
-            raise
-        except (ValueError, MisconfigurationException) as error:
-            message = cause(str(error))
+        except Exception as error:
+            made, first = self.refused or (CAHLModule, error)
+            if (str(first).splitlines() or [""])[0] not in str(error):  # another value of the same key took its place
+                made, first = CAHLModule, error
+            if isinstance(first, UserError):
+                raise first from error
+            if (told := of_constructor(made, first)) is not None:
+                class_path = f"{made.__module__}.{made.__qualname__}"
+                raise ConfigError(f"{place_of(f'{class_path}: ', Parser.read)}{told}") from first
+            if not isinstance(first, ValueError | MisconfigurationException):
+                raise
+            message = cause(str(first))
             raise ConfigError(_role_of(self.config, message) + message) from error
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from cahl_pl.benchmarks.base import Benchmark
 from cahl_pl.datasets.base import TaskSource, changes, fingerprints
+from cahl_pl.datasets.own_tasks import checked
 from cahl_pl.datasets.requests import Requests
 from cahl_pl.engines.base import Engine
 from cahl_pl.engines.local import TransformersEngine
@@ -129,12 +130,12 @@ class RolloutDataModule(LightningDataModule):
             )
         if turn_reward is not None and not single_level:  # the other way round is an overlay over a usual configuration
             raise ValueError("data.single_level is false, so that nothing would use data.turn_reward: leave that out")
-        self.train_tasks = train
-        self.validation_tasks = validation if isinstance(validation, TaskSource) else None
+        self.train_tasks = checked(train)
+        self.validation_tasks = checked(validation) if isinstance(validation, TaskSource) else None
         self.validation_benchmark = validation if isinstance(validation, Benchmark) else None
-        self.test_tasks = {name: source for name, source in (test or {}).items() if isinstance(source, TaskSource)}
+        self.test_tasks = {name: checked(one) for name, one in (test or {}).items() if isinstance(one, TaskSource)}
         self.benchmarks = {name: source for name, source in (test or {}).items() if isinstance(source, Benchmark)}
-        self.requests = requests
+        self.requests = requests if requests is None else checked(requests)
         self.watch: Watch | None = None
         self.results = None if results is None else Path(results)
         self.prompts = prompts

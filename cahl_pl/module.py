@@ -31,7 +31,7 @@ from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.precision import check_attention, check_precision
 from cahl_pl.policy.reference import keep_reference
-from cahl_pl.rewards.base import BaseReward
+from cahl_pl.rewards.base import BaseReward, weights_of
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.runs.folder import run_folder
 from cahl_pl.runs.records import record
@@ -234,10 +234,12 @@ class CAHLModule(LightningModule):
         spent = max((budget.spent for budget in self._budgets), default=0.0)
         rate = scheduled_rate(scheduler, config, self._num_steps[role], spent)
         optimizer = self.optimizers()[index]  # type: ignore[index]
-        metrics = self.updates.take(batch, optimizer, scheduler, config, rate, self.scoring(role), self.manual_backward)
-        if self._data.lag:
-            metrics[f"{role}/lag"] = float(self.policy.version[role] - batch.version)
-        self.policy.version[role] += 1
+        scoring = self.scoring(role)
+        with self._data.stream.update():
+            metrics = self.updates.take(batch, optimizer, scheduler, config, rate, scoring, self.manual_backward)
+            if self._data.lag:
+                metrics[f"{role}/lag"] = float(self.policy.version[role] - batch.version)
+            self.policy.version[role] += 1
         metrics[f"{role}/version"] = float(self.policy.version[role])
         self._log_step(role, metrics)
         if metrics.get(f"{role}/skipped"):
@@ -276,7 +278,8 @@ class CAHLModule(LightningModule):
         if reward is None:
             reward = data.reward_of(role)
         sampling = data.rollout.config.planner if role == "planner" else data.rollout.config.executor
-        return Scoring(self.grpo[role], getattr(reward, "weights", {}), sampling.max_new_tokens)
+        weights = {} if self.grpo[role].aggregate_rewards == "sum_then_normalize" else weights_of(reward)
+        return Scoring(self.grpo[role], weights, sampling.max_new_tokens)
 
     def comparisons_with_signal(self, role: Role, groups: list[Group], reward: BaseReward | None = None) -> set[int]:
         """Return the comparisons among these groups that the role could learn from; `reward` as in `scoring`."""

@@ -18,8 +18,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
-from cahl_pl.errors import ConfigError, DataError, Interrupted, NothingLearnedError, SchemaError, UserError
-from cahl_pl.lightning_internals import requeue_signals
+from cahl_pl.errors import ConfigError, Interrupted, NonFiniteError, NothingLearnedError, StaleBatchError, UserError
+from cahl_pl.lightning_internals import requeue_signals, settle_progress
+from cahl_pl.runs.checkpoints import paths_by_step
 from cahl_pl.runs.event_files import hide_later_events, survive_full_disk
 from cahl_pl.runs.files import lock
 from cahl_pl.runs.folder import run_folder
@@ -38,8 +39,8 @@ class Checkpoints(Checkpoint):
     Once training has begun, a checkpoint is written on SIGTERM and SIGINT, and the process exits with 128 + the signal's
     number: at once while sampling or evaluating (of one process), else at the end of the training step, which is the
     longest that it can take. A second signal stops without saving. SIGKILL loses what came after the last checkpoint:
-    time, nothing else. A data file or a setting that stops the run while sampling (of one process) is an error too, but
-    what was reached is saved first.
+    time, nothing else. Whatever else stops a run of one process between two steps, such as an error in a reward, a callback
+    or a logger of a user's own, what was reached is saved first. How to go on is printed.
 
     In a job of SLURM whose environment has `auto_requeue` (Lightning's default), the signal for it (SIGUSR1 unless said
     otherwise) does the same and has SLURM start the job again. Lightning's own handler, which this one replaces, would
@@ -63,6 +64,7 @@ class Checkpoints(Checkpoint):
         self._requeue = False  # SLURM shall start the job again
         self._claimed = False  # the run's folder is this run's
         self._unlock: Callable[[], object] | None = None
+        self._training = False  # from its start on, until it ends or fails
 
     def claim(self, trainer: Trainer) -> None:
         """Keep other runs out of the run's folder until this one ends; whose folder it is already, keeps it.
@@ -111,6 +113,7 @@ class Checkpoints(Checkpoint):
         """
         for number in (*SIGNALS, *requeue_signals(trainer)):
             signal.signal(number, self._on_signal)
+        self._training = True
         if trainer.is_global_zero:
             hide_later_events(trainer)
 
@@ -136,18 +139,23 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
         self._save(trainer)
+        self._training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where sampling began, when it was interrupted or a user can put right what stopped it; requeue if asked.
+        """Save what was reached, unless it is half done, and say how to go on; requeue if asked.
 
-        Nothing is half done while sampling. Any other error is no point to go on from. Of several processes, the others
-        may not be here to save with.
+        Of several processes, the others may not be here to save with.
         """
         self._trainer = trainer  # something may have failed before `setup`
-        recoverable = isinstance(exception, (Interrupted, ConfigError, DataError, SchemaError))
-        at_sampling = recoverable and self._data.stream.sampling and trainer.world_size == 1
-        if at_sampling or isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
-            self._save(trainer)
+        if self._training:
+            if isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
+                self._save(trainer)
+            elif trainer.world_size == 1 and self._is_whole(exception):
+                self._settle(trainer)
+                self._save(trainer)
+            if trainer.is_global_zero and not self._requeue:
+                self._tell_kept(trainer)
+        self._training = False
         if self._requeue and trainer.is_global_zero:
             _requeue()
         if isinstance(exception, UserError) and trainer.is_global_zero:
@@ -159,6 +167,25 @@ class Checkpoints(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let another run use the folder."""
         self._release()
+
+    def _is_whole(self, exception: BaseException) -> bool:
+        """Return whether what a checkpoint would hold is the state after a step, and one to go on from."""
+        stream = self._data.stream
+        if isinstance(exception, Exception):
+            return not (stream.updating or isinstance(exception, NonFiniteError | StaleBatchError))
+        return stream.sampling  # a signal; a second one, in a step, is not to save
+
+    def _settle(self, trainer: Trainer) -> None:
+        """Put what was begun after the last step back to where it began."""
+        stream = self._data.stream
+        settle_progress(trainer, trained=not stream.take_back())
+
+    def _tell_kept(self, trainer: Trainer) -> None:
+        paths = paths_by_step(run_folder(trainer))
+        if not paths:
+            print("no checkpoint has been written yet: start again from the beginning", flush=True)
+        else:
+            print(f"kept: {paths[-1]}; the same command goes on from there with --ckpt_path last", flush=True)
 
     @property
     def _data(self) -> RolloutDataModule:

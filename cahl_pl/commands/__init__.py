@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from cahl_pl import __version__
 from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.errors import ConfigError, ToolWarning, UserError
+from cahl_pl.errors.own_code import sentence_of_own_code
 
 VERBS = {
     "fit": ("trainer:fit", "train the planner and the executor"),
@@ -75,6 +76,11 @@ def console(words: Sequence[str] | None = None) -> None:
                 raise
             print(f"error: {_place(sentence)}{sentence}", file=sys.stderr)
             status = 2
+        except KeyboardInterrupt:  # before a run listens to signals, and in verbs that have none
+            if os.environ.get("CAHL_TRACEBACK"):
+                raise
+            print("error: interrupted", file=sys.stderr)
+            status = 130
         if status:
             sys.exit(status)
 
@@ -182,6 +188,8 @@ def _sentence(error: Exception) -> str | None:
     """Return what to tell of an error that a user can put right; None of any other."""
     if isinstance(error, UserError):
         return str(error)
+    if (own := sentence_of_own_code(error)) is not None:
+        return own
     if isinstance(error, OSError) and error.filename:  # the disk, permissions, something in its way
         return f"{os.fsdecode(error.filename)}: {error.strerror}; put that right and start again"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:

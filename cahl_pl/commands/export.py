@@ -180,7 +180,7 @@ The {role} of a pair of adapters ({policy.config.adapter}, rank {policy.config.l
 {_training(role, content)}.
 The planner splits a request into sub-tasks, the executor carries each of them out.
 
-- Data: {type(data.train_tasks).__name__}, {counted(len(data.train_tasks), "task")}
+- Data: {type(getattr(data.train_tasks, 'source', data.train_tasks)).__name__}, {counted(len(data.train_tasks), "task")}
 - Reward: {type(reward).__name__}
 - Optimiser steps of this role: {policy.version[role]}
 - Task success, greedy: {scores}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from cahl_pl.errors import ConfigError, Interrupted, UserError
+from cahl_pl.errors.own_code import path_of, raised_by
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.schema import find_problems
-from cahl_pl.schema.wording import kind_word
+from cahl_pl.schema.wording import kind_word, show
 from cahl_pl.types import Feedback, FeedbackError, Task, ToolCall
 
 
@@ -75,7 +75,7 @@ def started(environment: Environment, task: Task) -> Session:
         raise _fault_of(environment, "start", task, error) from error
     if not callable(getattr(session, "call", None)):
         raise ConfigError(
-            f"{_path_of(environment)}.start gives {kind_word(session)} for task {task.id!r}: give a Session"
+            f"{path_of(environment)}.start gives {kind_word(session)} for task {task.id!r}: give a Session"
         )
     return session
 
@@ -94,25 +94,45 @@ def answered(session: Session, call: ToolCall, task: Task) -> Feedback:
         raise _fault_of(session, "call", task, error) from error
     if not isinstance(feedback, Feedback):
         raise ConfigError(
-            f"{_path_of(session)}.call answers {call.name} in task {task.id!r} by {kind_word(feedback)}: give a Feedback"
+            f"{path_of(session)}.call answers {call.name} in task {task.id!r} by {kind_word(feedback)}: give a Feedback"
+        )
+    if not isinstance(feedback.text, str) or feedback.error not in (None, *get_args(FeedbackError)):
+        what = "error" if isinstance(feedback.text, str) else "text"
+        right = "text, such as json.dumps makes of any result" if what == "text" else "None or one of its kinds, such as 'tool'"
+        raise ConfigError(
+            f"{path_of(session)}.call answers {call.name} in task {task.id!r} by a Feedback whose {what} is "
+            f"{show(getattr(feedback, what))}: give it {right}"
         )
     return feedback
+
+
+def state_of(session: Session, task: Task) -> Mapping[str, Any] | None:
+    """Return what the calls of a session, which may be a user's own, have left behind.
+
+    Raises:
+        ConfigError: as `started`.
+    """
+    try:
+        state = session.state()
+    except (UserError, *_OF_THE_RUN):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{raised_by(session, 'state', f'task {task.id!r}', error, __file__)}: correct it") from error
+    if state is not None and not isinstance(state, Mapping):
+        raise ConfigError(
+            f"{path_of(session)}.state gives {kind_word(state)} for task {task.id!r}: give a mapping, or None where it is "
+            "not known"
+        )
+    return state
 
 
 _OF_THE_RUN = (Interrupted, KeyboardInterrupt, LeavesEpisode)  # a signal comes whatever is running
 
 
-def _path_of(own: object) -> str:
-    return f"{type(own).__module__}.{type(own).__qualname__}"
-
-
 def _fault_of(own: object, method: str, task: Task, error: BaseException) -> ConfigError:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-    told = " ".join(str(error).split())[:200]
     return ConfigError(
-        f"{_path_of(own)}.{method} raised {type(error).__name__}{told and f' ({told})'} for task {task.id!r}{where}: correct "
-        "it; what a model writes and a tool cannot do is answered, by cahl_pl.environments.base.failure(MESSAGE, 'tool')"
+        f"{raised_by(own, method, f'task {task.id!r}', error, __file__)}: correct it; what a model writes and a tool cannot do "
+        "is answered, by cahl_pl.environments.base.failure(MESSAGE, 'tool')"
     )
 
 

@@ -7,11 +7,12 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from jsonargparse import Namespace
 
+from cahl_pl.errors import ConfigError
 from cahl_pl.errors.class_entries import line_of_value, no_such_class
 
 CLASSES = {
@@ -95,6 +96,41 @@ def unreadable(error: Exception) -> str:
         f", line {mark.line + 1}: the YAML cannot be read ({getattr(error, 'problem', error)}): keys of one group begin in the "
         "same column, and what is opened there or above, a quotation mark or a bracket, is closed"
     )
+
+
+MAX_VALUES: Final = 100_000
+"""Values of a configuration, those of aliases counted each time: a few lines of them may stand for a billion."""
+
+
+def fault_of_anchors(text: str) -> str | None:
+    """Return what is wrong with YAML's anchors and aliases: a value that holds itself, or stands for too many.
+
+    Args:
+        text: of a configuration, whose YAML is sound.
+    """
+    sizes: dict[int, int] = {}  # of nodes that are done; 0 while it is within
+
+    def size_of(node: Any) -> int:
+        if node is None or isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = 0
+            parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(node)] = 1 + sum(map(size_of, parts))
+        if not sizes[id(node)]:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: what is anchored here (&NAME) holds itself by an alias (*NAME): write out "
+                "what is meant"
+            )
+        return sizes[id(node)]
+
+    try:
+        count = size_of(yaml.compose(text, Loader=yaml.SafeLoader))
+    except ConfigError as error:
+        return str(error)
+    if count > MAX_VALUES:
+        return f"its aliases (*NAME) stand for {count:,} values, and {MAX_VALUES:,} are the most: write out what is meant"
+    return None
 
 
 def fault_of_mapping(text: str) -> str | None:

@@ -12,6 +12,7 @@ from cahl_pl.errors import PolicyError
 from cahl_pl.policy.bases import auto_class, check_base
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.four_bit import keep_cpu_gradients
+from cahl_pl.policy.hub import check_hub
 from cahl_pl.policy.tokenizers import check_vocabulary, end_and_pad, tokenizer_of
 from cahl_pl.policy.weights import check_weights
 
@@ -135,7 +136,7 @@ def model_folder(config: PolicyConfig) -> str:
     """Return the folder or hub id that `config.model` means.
 
     Raises:
-        PolicyError: it looks like a folder that does not exist.
+        PolicyError: it looks like a folder that does not exist, or the hub does not have it either.
     """
     if config.model == "toolworld":
         return str(Path(__file__).parents[1] / "toolworld" / "model")
@@ -154,4 +155,7 @@ def model_folder(config: PolicyConfig) -> str:
         from cahl_pl.policy.gguf import safetensors_of
 
         return str(safetensors_of(folder, config.gguf_file))
-    return str(folder) if folder.is_dir() else config.model
+    if folder.is_dir():
+        return str(folder)
+    check_hub(config.model)
+    return config.model

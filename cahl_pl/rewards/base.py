@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cahl_pl.errors import ConfigError
+from cahl_pl.errors.own_code import own_code, path_of
+from cahl_pl.schema.wording import show
 from cahl_pl.types import GoldCall, Plan, Step, Task, Trajectory, Turn
 
 if TYPE_CHECKING:
     from cahl_pl.environments.base import Environment
     from cahl_pl.rewards.targets import Target
+
+
+LARGEST: Final = 1e15
+"""The largest reward: what it is compared by holds its square, in float32."""
 
 
 class BaseReward(ABC):
@@ -82,37 +88,81 @@ class BaseTurnReward(BaseReward):
         """
 
 
+def components_of(reward: Any, task: Task, *output: Any) -> dict[str, float | None]:
+    """Return the components that a reward, which may be a user's own, gives for an output.
+
+    Of NaN nothing could be learned: every step of its role would be skipped.
+
+    Args:
+        reward: of any of the three kinds.
+        task: that the output is of.
+        output: what the reward's `components` takes.
+
+    Raises:
+        ConfigError: the reward raises something, or gives no mapping of texts to finite numbers or None, or not the tags that
+            it gave before. What was reached of a run is saved.
+    """
+    with own_code(reward, "components", f"an output of task {task.id!r}"):
+        found = reward.components(*output)
+        if isinstance(found, Mapping):
+            found = dict(found)
+    if not isinstance(found, dict) or not all(isinstance(tag, str) for tag in found):
+        raise _refused(reward, found, "components", task, "a mapping of tags to numbers, such as {'right': 1.0}")
+    known = getattr(reward, "_tags", None)
+    if known is None:
+        object.__setattr__(reward, "_tags", frozenset(found))  # a user's own may be a frozen dataclass
+    elif known != found.keys():
+        names = ", ".join(sorted(known)) or "none"
+        raise _refused(reward, found, "components", task, f"the same tags for every output, here {names}, None where undefined")
+    return {
+        tag: None if value is None else _finite(value, reward, f"component {tag!r}", task) for tag, value in found.items()
+    }
+
+
 def checked_total(reward: BaseReward, components: Mapping[str, float | None], task: Task) -> float:
-    """Return the reward made of these components.
+    """Return the reward made of these components, which `components_of` has given.
 
     Raises:
-        ConfigError: it is no finite number, or a component is neither that nor None.
+        ConfigError: it is no finite number, or the reward raises something.
     """
-    check_components(reward, components, task)
-    return _finite(reward.total(components), reward, "total", task)
-
-
-def check_components(reward: BaseReward, components: Mapping[str, float | None], task: Task) -> None:
-    """Check what a reward gives for an output. Of NaN nothing could be learned: every step of its role would be skipped.
-
-    Raises:
-        ConfigError: a component is neither a finite number nor None.
-    """
-    for tag, component in components.items():
-        if component is not None:
-            _finite(component, reward, f"component {tag!r}", task)
+    with own_code(reward, "total", f"an output of task {task.id!r}"):
+        total = reward.total(components)
+    return _finite(total, reward, "total", task)
 
 
 def _finite(value: Any, reward: BaseReward, what: str, task: Task) -> float:
+    """Return a number, such as one of numpy's or a tensor of one element, as one of Python's."""
+    right = "a finite number"
     try:
-        if math.isfinite(value):
-            return float(value)
-    except (TypeError, ValueError, OverflowError):
+        number = float(value) if not isinstance(value, str | bytes) else math.nan
+        if abs(number) <= LARGEST:
+            return number
+        if math.isfinite(number):
+            right = f"a number from -{LARGEST:g} to {LARGEST:g}"
+    except Exception:  # a value of a user's own may raise anything
         pass
-    name = f"{type(reward).__module__}.{type(reward).__qualname__}"
-    raise ConfigError(
-        f"the reward {name} gives {value!r} as its {what} for an output of task {task.id!r}: let it give a finite number"
-    )
+    raise _refused(reward, value, what, task, right)
+
+
+def _refused(reward: object, value: Any, what: str, task: Task, right: str) -> ConfigError:
+    told = f"{' '.join(show(value).split())} as its {what} for an output of task {task.id!r}"
+    return ConfigError(f"the reward {path_of(reward)} gives {told}: let it give {right}")
+
+
+def weights_of(reward: object) -> Mapping[str, float]:
+    """Return what each component of a reward weighs, by its attribute `weights`; those that it does not name weigh 1.
+
+    Raises:
+        ConfigError: it has such an attribute, and it is no mapping of tags to finite numbers.
+    """
+    weights = getattr(reward, "weights", {})
+    numbers = weights.values() if isinstance(weights, Mapping) else [None]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ConfigError(
+            f"the attribute weights of the reward {path_of(reward)} is {show(weights)}: give a mapping of its components' tags "
+            "to finite numbers"
+        )
+    return dict(weights)
 
 
 def check_weights(**weights: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from cahl_pl.environments.base import Environment, answered, started
+from cahl_pl.environments.base import Environment, answered, started, state_of
 from cahl_pl.errors import ConfigError
 from cahl_pl.python_tools.results import json_text
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, check_weights, weighted_total
@@ -168,7 +168,7 @@ def _judge(
             "data.environment.max_characters"
         )
     session = started(environment, task)
-    before = _entries(session.state())
+    before = _entries(state_of(session, task))
     wanted_state = _wanted_state(task.outcome, before, task)
     open_results = [canonical(result) for result in task.outcome.results]
     calls: list[_ReplayedCall] = []
@@ -182,7 +182,7 @@ def _judge(
         if taken and place in taken:
             call = ToolCall(call.name, {**call.arguments, **dict.fromkeys(taken[place], result)})
         feedback = answered(session, call, task)
-        after = _entries(session.state())
+        after = _entries(state_of(session, task))
         made = _ReplayedCall(call, feedback)
         if feedback.error == "tool" and not _stands_in(said, call, task):
             made.key = ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from cahl_pl.rewards.base import BasePlannerReward, check_components
+from cahl_pl.rewards.base import BasePlannerReward, components_of
 from cahl_pl.types import Step, Trajectory
 
 Components: TypeAlias = dict[str, float | None]
@@ -34,9 +34,8 @@ def unbiased_credit(reward: BasePlannerReward, episode: Trajectory, samples: Seq
     """
 
     def worth(executions: Sequence[Sequence[Step]]) -> Components:
-        found = reward.components(episode.plan, [replace(episode, steps=tuple(steps)) for steps in executions])
-        check_components(reward, found, episode.task)
-        return found
+        played = [replace(episode, steps=tuple(steps)) for steps in executions]
+        return components_of(reward, episode.task, episode.plan, played)
 
     total = worth([episode.steps])
     for k, outputs in enumerate(samples):
@@ -60,7 +59,7 @@ def sampled_mean_credit(
         samples: of each step all outputs, shape [K][G_l]; their feedback is not known.
     """
     executions = [replace(episode, steps=steps) for steps in zip(*samples, strict=True)]
-    return reward.components(episode.plan, executions or [episode])
+    return components_of(reward, episode.task, episode.plan, executions or [episode])
 
 
 def _sum(total: float | None, sampled: float | None, carried_out: float | None) -> float | None:

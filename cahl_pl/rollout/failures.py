@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cahl_pl.environments.base import Environment, Session
+from cahl_pl.environments.base import Environment, Session, answered, started
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rollout.episode import Episode
 from cahl_pl.rollout.left_over import has_failed, left_over
@@ -64,9 +64,10 @@ def reopened(environment: Environment, failure: Failure, count: int) -> list[Ses
     """
     sessions = []
     for _ in range(count):
-        session = environment.start(failure.asked)
+        session = started(environment, failure.asked)
         for step in failure.made:
-            if step.action.call is not None and session.call(step.action.call) != step.feedback:
+            call = step.action.call
+            if call is not None and answered(session, call, failure.asked) != step.feedback:
                 return None
         sessions.append(session)
     return sessions

@@ -18,7 +18,7 @@ from cahl_pl.environments.base import Environment, Session, answered, started
 from cahl_pl.grammars import Grammars
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseTurnReward, checked_total
+from cahl_pl.rewards.base import BaseTurnReward, checked_total, components_of
 from cahl_pl.rewards.ways import way_of_calls
 from cahl_pl.rollout.asking import ask
 from cahl_pl.rollout.calls import read_turn
@@ -127,7 +127,7 @@ class SingleLevelRollout:
         turns = [read_turn(builder, completion.ids.tolist(), episode.task.tools) for completion in sampled]
         tasks = [way_of_calls(episode.task, [*episode.calls, *turn.calls]) for turn in turns]
         scored = [
-            self.reward.components(turn, next_calls(task, episode.calls), task)
+            components_of(self.reward, task, turn, next_calls(task, episode.calls), task)
             for turn, task in zip(turns, tasks, strict=True)
         ]
         totals = [checked_total(self.reward, components, episode.task) for components in scored]

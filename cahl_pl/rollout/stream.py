@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ class BatchStream:
         round: rounds of this epoch that are sampled.
         pending: batches of the current round that are still to be trained on.
         sampling: a round is being sampled: nothing that a checkpoint holds is changing.
+        updating: a step is being taken: what a checkpoint holds is half changed.
         interruption: raised before the next round, where nothing is half done; None to go on.
         generator: the only source of randomness of the rounds. While a round is sampled ahead, its thread's.
         ahead: the round that is sampled while the one before is trained on; None where there is none.
@@ -42,11 +44,13 @@ class BatchStream:
         self.round = 0
         self.pending: list[RolloutBatch] = []
         self.sampling = False
+        self.updating = False
         self.interruption: BaseException | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self.ahead: RoundAhead | None = None
         self._ahead_before: RoundStart | None = None  # what a checkpoint says of such a round
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
+        self._given: tuple[RolloutBatch, int, int] | None = None  # not trained on yet, with epoch and round before it
 
     def batches(
         self,
@@ -80,10 +84,27 @@ class BatchStream:
                 self.sampling, self.pending, self.round, self.ahead = False, batches, self.round + 1, None
                 self._begin(begin, self.epoch * rounds_per_epoch + self.round, None)
             batch = self.pending.pop(0)
+            self._given = batch, self.epoch, self.round
             last = not self.pending and self.round == rounds_per_epoch
             if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
                 self.epoch, self.round = self.epoch + 1, 0
             yield batch
+
+    @contextlib.contextmanager
+    def update(self) -> Iterator[None]:
+        """Take the step of the batch that was given last, within; what raises there leaves `updating` true."""
+        self.updating = True
+        yield
+        self.updating, self._given = False, None
+
+    def take_back(self) -> bool:
+        """Have a batch that was given, and not trained on, wait again, as a checkpoint is to hold it; whether there is one."""
+        if self._given is None:
+            return False
+        batch, self.epoch, self.round = self._given
+        self.pending.insert(0, batch)
+        self._given = None
+        return True
 
     def _begin(self, begin: Begin, index: int, start: RoundStart | None) -> None:
         before = self.generator.get_state()

@@ -10,6 +10,7 @@ import torch
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Engine
+from cahl_pl.errors.own_code import own_code
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseReward, BaseTurnReward
@@ -112,7 +113,8 @@ def player_of(
 def start_round(rewards: Mapping[Role, BaseReward], index: int) -> None:
     """Tell each reward, once, which round it is to score."""
     for reward in {id(reward): reward for reward in rewards.values()}.values():
-        reward.start_round(index)
+        with own_code(reward, "start_round", f"round {index}"):
+            reward.start_round(index)
 
 
 def play_round(

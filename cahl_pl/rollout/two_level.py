@@ -25,7 +25,7 @@ from cahl_pl.metrics import is_success
 from cahl_pl.parsing import parse_plan
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
-from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total
+from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, checked_total, components_of
 from cahl_pl.rewards.targets import assign_gold
 from cahl_pl.rewards.ways import way_of_plan
 from cahl_pl.rollout.asking import ask
@@ -282,7 +282,8 @@ class Rollout:
         for episode, k, prompt, group in sampled:
             carried_out = scored_of(episode)
             scored = [
-                self.executor_reward.components(step, episode.targets[k], carried_out, k) for step in episode.samples[k]
+                components_of(self.executor_reward, episode.task, step, episode.targets[k], carried_out, k)
+                for step in episode.samples[k]
             ]
             totals = [checked_total(self.executor_reward, c, episode.task) for c in scored]
             groups.append(make_group(prompt, group, totals, scored, episode.plan_index * config.max_steps + k))
@@ -325,7 +326,7 @@ class Rollout:
         """R_h's components for one plan, from all that was sampled under it."""
         executions = [scored_of(episode) for episode in episodes]
         if self.config.branching == "trajectory" or self.config.executor_group_size == 1:
-            return self.planner_reward.components(episodes[0].plan, executions)
+            return components_of(self.planner_reward, executions[0].task, episodes[0].plan, executions)
         credit = unbiased_credit if self.config.credit == "unbiased" else sampled_mean_credit
         return credit(self.planner_reward, executions[0], episodes[0].samples)
 

@@ -26,7 +26,7 @@ import torch
 
 def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
     """Return the newest whole checkpoint of a run's folder; damaged ones are named on the way."""
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(paths_by_step(folder)):
         fault = fault_of(path)
         if fault is None and is_checkpoint(path):
             return path
@@ -36,7 +36,7 @@ def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
     return None
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def paths_by_step(folder: Path) -> list[Path]:
     """Return checkpoints of a run's folder by their steps."""
     paths = [path for path in (folder / "checkpoints").glob("step-*.ckpt") if path.stem[5:].isdecimal()]
     return sorted(paths, key=lambda path: int(path.stem[5:]))

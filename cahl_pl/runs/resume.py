@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from cahl_pl.errors import ConfigError
 from cahl_pl.import_path import import_function
-from cahl_pl.runs.checkpoints import _checkpoints, newest
+from cahl_pl.runs.checkpoints import newest, paths_by_step
 from cahl_pl.runs.trackers import TRACKERS, Tracker, check_package, noted_run, tracker_of
 
 _RANKS = ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
@@ -60,7 +60,7 @@ def resume_last(config: Namespace, training: bool = True) -> None:
     if training and (tracker := _tracker(config)) and (run := noted_run(folder)) is not None:
         first_logger(config).init_args[tracker.run] = run
     checkpoint = newest(folder, is_rank_zero)
-    if checkpoint is None and _checkpoints(folder):
+    if checkpoint is None and paths_by_step(folder):
         raise ConfigError(
             f"no checkpoint in {folder / 'checkpoints'} is whole: move them away to start from the beginning, or give "
             "--ckpt_path another run's"

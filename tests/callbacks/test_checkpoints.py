@@ -11,27 +11,17 @@ from zipfile import ZipFile
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cahl_pl.callbacks import Checkpoints, ExecutionFeedback
-from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.datasets.jsonl import task_to_row
 from cahl_pl.engines import TransformersEngine
-from cahl_pl.engines.base import Sampling
-from cahl_pl.environments import ExecutableEnvironment
 from cahl_pl.errors import ConfigError, Interrupted
-from cahl_pl.module import CAHLModule
-from cahl_pl.optimizers import OptimizerConfig
-from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.prompts import PromptConfig
-from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.runs.checkpoints import newest
 from cahl_pl.runs.files import lock
-from cahl_pl.toolworld import ToolWorld, toolkit
-
-PROMPTS = PromptConfig(tool_format="compact", system="Tools:", planner="Plan", executor="{subtask}")
+from cahl_pl.toolworld import ToolWorld
 
 
 class Interrupting(TransformersEngine):
@@ -72,45 +62,6 @@ class InUpdate(Callback):
         if trainer.global_step == self.step:
             for number in self.numbers:
                 os.kill(os.getpid(), number)
-
-
-@pytest.fixture
-def run(tiny_model, tmp_path):
-    """Trains for six steps, from the newest checkpoint of the folder if there is one."""
-
-    def start(name, engine=None, extra=(), checkpoints=None, train=None, logger=False, **data):
-        folder = tmp_path / name
-        seed_everything(3, verbose=False)
-        fast = OptimizerConfig(lr=1e-2)
-        module = CAHLModule(PolicyConfig(model=str(tiny_model), lora_rank=2), planner=fast, executor=fast)
-        sampling = Sampling(max_new_tokens=6)
-        options = {"tasks_per_round": 2, "rollout": RolloutConfig(2, 2, planner=sampling, executor=sampling), **data}
-        datamodule = RolloutDataModule(
-            train or ToolWorld(size=6),
-            ExecutableEnvironment(toolkit),
-            prompts=PROMPTS,
-            engine=engine or TransformersEngine(),
-            test={"test": ToolWorld("test", 2)},
-            **options,
-        )
-        trainer = Trainer(
-            default_root_dir=folder,
-            accelerator="cpu",
-            max_steps=6,
-            logger=logger,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[checkpoints or Checkpoints(every_n_steps=100), *extra],
-        )
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        before = [signal.getsignal(number) for number in numbers]
-        try:
-            trainer.fit(module, datamodule, ckpt_path=newest(folder), weights_only=True)
-        finally:
-            assert [signal.getsignal(number) for number in numbers] == before
-        return {name: tensor.clone() for name, tensor in module.policy.adapter_state().items()}
-
-    return start
 
 
 def saved(tmp_path, name):

@@ -1,0 +1,108 @@
+"""Code of a user's own, such as a reward or a source of tasks: what it raises is told in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cahl_pl.errors import ConfigError, Interrupted, UserError
+
+_PLACES: Final = {
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),  # not resolved: a folder of the package may be a link
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")),
+}
+"""Folders whose files are no user's: this package, Python and what is installed."""
+
+
+def path_of(own: object) -> str:
+    """Return the import path of an object's class."""
+    return f"{type(own).__module__}.{type(own).__qualname__}"
+
+
+def is_ours(own: object) -> bool:
+    """Return whether an object's class is one of this package, whose faults are ours and keep their traceback."""
+    return type(own).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def raised_by(own: object, method: str, of: str, error: BaseException, skip: str = __file__) -> str:
+    """Return that a method of an object has raised an error, of which task or the like, and in which line; without a full stop.
+
+    Args:
+        own: the object.
+        method: that was called.
+        of: what it was called for, such as `"task 'a'"`; empty where that says nothing.
+        error: what it has raised.
+        skip: the file whose lines do not count, since it calls the method.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in (skip, __file__)]
+    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{path_of(own)}.{method} raised {_told(error)}{of and f' for {of}'}{where}"
+
+
+def of_constructor(made: type, error: Exception) -> str | None:
+    """Return a sentence on what a class's constructor has raised; None for a class of this package, which says it itself."""
+    if made.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    cure = "correct it, or its init_args" if frames else "correct its init_args"
+    return f"{made.__module__}.{made.__qualname__} cannot be made: its constructor raised {_told(error)}{where}: {cure}"
+
+
+@contextlib.contextmanager
+def own_code(own: object, method: str, of: str = "") -> Iterator[None]:
+    """Have what a method of a user's own class raises told in one sentence; that of a class of this package passes.
+
+    Args:
+        own: the object.
+        method: of it, which is called within.
+        of: see `raised_by`.
+
+    Raises:
+        ConfigError: the method raises something that is not for its user to read. What was reached of a run is saved.
+    """
+    try:
+        yield
+    except (UserError, Interrupted, KeyboardInterrupt):  # a signal comes whatever is running
+        raise
+    except (Exception, SystemExit) as error:
+        if is_ours(own):
+            raise
+        caller = sys._getframe(2).f_code.co_filename  # above contextlib's
+        raise ConfigError(f"{raised_by(own, method, of, error, caller)}: correct it") from error
+
+
+def sentence_of_own_code(error: BaseException) -> str | None:
+    """Return a sentence on an error that was raised in, or below, a file of a user's own; None for any other.
+
+    Such a file is none of Python's, of installed packages and of this one.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = next((frame for frame in reversed(frames) if _is_users(frame.filename)), None)
+    if own is None:
+        return None
+    where = f"{own.filename}, line {own.lineno}: {own.name}"
+    return f"{where} raised {_told(error)}: correct it (CAHL_TRACEBACK=1 shows the traceback)"
+
+
+def _told(error: BaseException) -> str:
+    """Return the type of an error and what it says, in one line."""
+    try:
+        text = " ".join(str(error).split())[:200]
+    except Exception:  # an error of a user's own may have a __str__ of its own
+        text = ""
+    return f"{type(error).__name__}{text and f' ({text})'}"
+
+
+def _is_users(file: str) -> bool:
+    if file.startswith("<"):
+        return False
+    path = Path(os.path.abspath(file))
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    return not installed and not any(one.is_relative_to(place) for one in (path, path.resolve()) for place in _PLACES)
