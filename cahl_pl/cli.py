@@ -43,7 +43,7 @@ from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
 from cahl_pl.optimizers import OptimizerConfig
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
-from cahl_pl.runs.files import check_writable, remove_empty_run
+from cahl_pl.runs.files import check_checkpoint, check_writable, remove_empty_run
 from cahl_pl.runs.folder import give_folder, given_folder, run_folder
 from cahl_pl.runs.resume import (
     VERBS,
@@ -204,15 +204,7 @@ class CAHLCLI(ConfigurationWinsCLI):
         if checkpoint == "last":
             resume_last(config, training=self.subcommand == "fit")
         elif checkpoint:
-            if not Path(checkpoint).exists():
-                raise ConfigError(
-                    f"--ckpt_path names {str(checkpoint)!r}, which does not exist: give a checkpoint that a run has written, "
-                    "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt, or `last`"
-                )
-            if Path(checkpoint).is_dir():
-                raise ConfigError(
-                    f"--ckpt_path names {str(checkpoint)!r}, which is a folder: give a checkpoint in it, or `last`"
-                )
+            check_checkpoint(str(checkpoint))
             if fault := fault_of(Path(checkpoint)):
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` "

@@ -128,7 +128,8 @@ def _run(trainer: Trainer, data: RolloutDataModule) -> Iterator[str]:
             rounds = index + 1
         parts = ", ".join(f"{role} {number:,}" for role, number in taken.items())
         warm = min(rounds, data.warm_start_rounds)
-        imitating = f"; {counted(warm, 'round')} of these imitate{'s' * (warm == 1)} gold" if warm else ""
+        which = "all of them" if warm == rounds > 1 else "the first round" if warm == 1 else f"the first {warm:,} rounds"
+        imitating = f"; {which} imitate{'s' * (warm == 1)} gold" if warm else ""
         yield f"run        {counted(taken.total(), 'optimiser step')} in {counted(rounds, 'round')}: {parts}{imitating}"
 
 

@@ -114,9 +114,10 @@ class StopIfNothingLearned(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn where a run was too short to be stopped."""
         if self._tried and not self._learned and trainer.is_global_zero:
-            reason = "no plan could be read" if self._rounds["plans"] else "all samples of each prompt earned the same"
+            same = "in every round all samples of each prompt earned the same"
+            reason = "in none of its rounds could a plan be read" if self._rounds["plans"] else same
             print(
-                f"warning: this run has learned nothing: {reason} in every round; more rounds alone may not help "
+                f"warning: this run has learned nothing: {reason}; more rounds alone may not help "
                 "(docs/troubleshooting.md, Training)",
                 flush=True,
             )

@@ -15,9 +15,10 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from cahl_pl import __version__
 from cahl_pl.commands.pipes import reader_may_leave
@@ -47,6 +48,9 @@ VERBS = {
 
 EXTRAS = {"matplotlib": "report", "starlette": "serve", "uvicorn": "serve", "llguidance": "constrained"}
 """Optional packages that verbs import, and the extra of this package that brings them."""
+
+PATIENCE_S: Final = 4.0
+"""Seconds that libraries may take to load before that is said."""
 
 HELP = """\
 usage: cahl-pl VERB [OPTION...]
@@ -161,8 +165,26 @@ def _run(words: list[str]) -> int | None:
         near = difflib.get_close_matches(verb, VERBS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
         raise ConfigError(f"there is no verb {verb!r}; {hint}")
-    status: int | None = pkgutil.resolve_name(f"{__name__}.{VERBS[verb][0]}")(arguments)
+    with notice_of_loading():
+        run = pkgutil.resolve_name(f"{__name__}.{VERBS[verb][0]}")
+    status: int | None = run(arguments)
     return status
+
+
+@contextlib.contextmanager
+def notice_of_loading() -> Iterator[None]:
+    """Say what is waited for where libraries take long to load: nothing of a command is looked at before."""
+
+    def tell() -> None:
+        print("loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE_S, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _help() -> str:

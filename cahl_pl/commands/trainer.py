@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from cahl_pl.commands import VERBS
+from cahl_pl.commands import VERBS, notice_of_loading
+from cahl_pl.config_files import find_configs_in
+from cahl_pl.runs.files import check_checkpoint
 
 HELP = """\
 usage: cahl-pl {verb} -c CONFIG [-c CONFIG...] [--KEY VALUE...]
@@ -70,11 +72,27 @@ def run(verb: str, arguments: list[str]) -> None:
         keys = "".join(f"  --{key:40} {meaning}\n" for key, meaning in KEYS[verb])
         print(HELP.format(verb=verb, what=VERBS[verb][1].capitalize(), keys=keys), end="")
         return
-    from cahl_pl.cli import main
-    from cahl_pl.startup.library_warnings import quiet_libraries
+    _refuse_early(arguments)
+    with notice_of_loading():
+        from cahl_pl.cli import main
+        from cahl_pl.startup.library_warnings import quiet_libraries
 
     quiet_libraries()
     main([verb, *("--help" if word == "--help-all" else word for word in arguments)])
+
+
+def _refuse_early(arguments: list[str]) -> None:
+    """Refuse files that are not there before the libraries are loaded, which takes seconds, on a busy machine minutes.
+
+    Raises:
+        ConfigError: a configuration is neither a file nor shipped, or there is no such checkpoint.
+    """
+    find_configs_in(arguments)
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, _, given = word.partition("=")
+        given = given if "=" in word else following
+        if option == "--ckpt_path" and given not in ("last", "null", ""):
+            check_checkpoint(given)
 
 
 fit, validate, test, predict = (partial(run, verb) for verb in ("fit", "validate", "test", "predict"))

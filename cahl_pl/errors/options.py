@@ -67,9 +67,11 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
         if (no_class_there := no_such_class(problem[1])) is not None:
             return f"{key[1]}: {no_class_there}"
         rest = f"{problem[1]}: {problem[2]}"
-    no_class = re.search(r"Expected a dot import path string: (.+)", rest)
+    if key and key[1].endswith("data.test") and (said := _of_test_sets(rest)):
+        return f"{key[1]}: {said}"
+    no_class = re.search(r"Expected a dot import path string: (.+)|Config file loop detected: .* -> (.+)", rest)
     if no_class and key:
-        return _no_class(key[1], no_class[1].strip())
+        return _no_class(key[1], (no_class[1] or no_class[2]).strip())
     if key and (said := _of_several_types(rest)):
         return f"{key[1]}: {said}"
     rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
@@ -214,12 +216,27 @@ def _what_is_missing(keys: Sequence[str], verbs: Collection[str]) -> str:
     )
 
 
+def _of_test_sets(text: str) -> str | None:
+    """Return what to say where `data.test`, which holds named sets, is one class, a list or a path; None for another fault."""
+    given = re.search(r"Given value: (.*)\Z", text, re.DOTALL)
+    value = given[1].strip() if given else ""
+    one = "is one class" if value.startswith("{'class_path'") else "is a list" if value.startswith("[") else None
+    if one is None and value.startswith("{"):
+        return None
+    return (
+        f"it {one or f'is {value!r}'}, and takes named sets: write a name above the class, such as test: {{mine: {{class_path: "
+        "cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}}"
+    )
+
+
 def _no_class(key: str, given: str) -> str:
     """Say of a value in a class's place what belongs there."""
     known, option = CLASSES.get(key, ("MODULE.CLASS", None))
     sentence = f"--{key} takes the import path of a class, such as {known}, and {given!r} is none"
     if option:
-        sentence += f"; what its class reads is an option of it: --{key} {known} --{key}.{option} VALUE"
+        value = given if re.search(r"[./\\]", given) else "VALUE"
+        sentence += f"; what its class reads is an option of it: --{key} {known} --{key}.{option} {value}, or in YAML "
+        sentence += f"{key.rpartition('.')[2]}: {{class_path: {known}, init_args: {{{option}: {value}}}}}"
     return sentence
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cahl_pl.errors import ConfigError
+
 
 @dataclass
 class PolicyConfig:
@@ -61,6 +63,24 @@ class PolicyConfig:
     prefix_cache_tokens: int = 65536
     check_base: bool = True
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is out of range, or no base is named.
+        """
+        for name in ("lora_rank", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"model.policy.{name} is {getattr(self, name)}, so that adapters would change nothing: give 1 or more"
+                )
+        if self.prefix_cache_tokens < 0:
+            raise ConfigError(f"model.policy.prefix_cache_tokens is {self.prefix_cache_tokens}: give 0 or more")
+        if not self.model.strip():
+            raise ConfigError("model.policy.model is blank: give a hub id or a folder, or `toolworld`")
+        if not self.lora_targets:
+            raise ConfigError("model.policy.lora_targets names nothing: give all-linear, or names of modules")
 
     def decide_quantization(self, otherwise: Literal["none", "nf4"]) -> None:
         """Take this quantization, unless the configuration itself names one; the callback `FourBitMemory` asks for it."""

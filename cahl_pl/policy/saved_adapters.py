@@ -104,6 +104,12 @@ def check_adapters(config: PolicyConfig) -> None:
     if config.adapters is None:
         return
     _refuse_other(config.adapters)
+    if not Path(config.adapters).is_dir():
+        kind = "is no folder" if Path(config.adapters).exists() else "does not exist"
+        raise ConfigError(
+            f"model.policy.adapters names {config.adapters!r}, which {kind}: give a folder that "
+            "`python -m cahl_pl export --out FOLDER` has written"
+        )
     for role in ROLES:
         where = _where(config, role)
         try:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Final, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Union, Unpack, get_args, get_origin, get_type_hints, is_typeddict
 
+import typing_extensions
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from cahl_pl.errors import ArgumentError
 from cahl_pl.python_tools.docstrings import Documentation
 from cahl_pl.python_tools.hints import hint_in_docstring, resolved
-from cahl_pl.python_tools.schemas import readable, schema_of, schema_of_adapter
+from cahl_pl.python_tools.recursive import OWNER
+from cahl_pl.python_tools.schemas import optional_keys, readable, schema_of, schema_of_adapter
+from cahl_pl.python_tools.simplify import is_finite
 
 STATE: Final = "state"
 """The parameter that is not offered: it is the session's own state."""
@@ -46,8 +50,13 @@ class Parameters:
             for name, parameter in self._signature.parameters.items()
             if name != STATE and name not in fixed and parameter.kind != parameter.VAR_KEYWORD
         }
-        self.has_state = STATE in self._signature.parameters and STATE not in fixed
         scope = _globals(function)
+        self._options, self._keys = "", dict[str, inspect.Parameter]()  # `**options: Unpack[Options]`, and its keys
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                self._options, self._keys = name, _unpacked(parameter, scope)
+        offered |= self._keys
+        self.has_state = STATE in self._signature.parameters and STATE not in fixed
         fields: dict[str, Any] = {}
         self._names: dict[str, str] = {}  # of the model's fields: a parameter may be named as a method of it
         for i, (name, parameter) in enumerate(offered.items()):
@@ -79,6 +88,9 @@ class Parameters:
         schema = schema_of_adapter(TypeAdapter(self._model))
         schema.pop("description", None)
         self.schema = {"type": "object", "properties": {}, **schema}
+        for field, (_, default) in fields.items():
+            if not is_finite(getattr(default, "default", default)):  # JSON has no infinities: pydantic writes null
+                self.schema["properties"][self._names[field]].pop("default", None)
 
     def read(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
         """Return the arguments in their declared types, bound to the signature, without the state.
@@ -94,10 +106,17 @@ class Parameters:
             raise ArgumentError(f"parameter {place!r}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
         given = values.model_fields_set
         bound = inspect.BoundArguments(self._signature, {})
+        options: dict[str, Any] = {}
         for field, name in self._names.items():
+            if name in self._keys:
+                if field in given:
+                    options[name] = getattr(values, field)
+                continue
             default = self._signature.parameters[name].default
             if field in given or isinstance(default, FieldInfo):
                 bound.arguments[name] = getattr(values, field)
+        if options:
+            bound.arguments[self._options] = options
         bound.arguments = {
             name: bound.arguments[name] for name in self._signature.parameters if name in bound.arguments
         }
@@ -147,8 +166,29 @@ def _hint(parameter: inspect.Parameter, documentation: Documentation, scope: Map
     return hint
 
 
+def _unpacked(parameter: inspect.Parameter, scope: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    """Return the keys of `**options: Unpack[Options]`, each as a parameter; none of other `**options`."""
+    try:
+        hint = resolved(parameter.annotation, scope)
+    except Exception:  # no annotation, or one that cannot be read
+        return {}
+    if get_origin(hint) not in (Unpack, typing_extensions.Unpack) or not is_typeddict(get_args(hint)[0]):
+        return {}
+    (options,) = get_args(hint)
+    hints = get_type_hints(options, include_extras=True)
+    optional = optional_keys(options, hints)
+    return {
+        name: inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=of, default=None if name in optional else inspect.Parameter.empty
+        )
+        for name, of in hints.items()
+    }
+
+
 def _remark(hint: Any) -> str | None:
-    """Return the text of `Annotated[int, "How many."]`, or of a `Doc` in its place."""
+    """Return the text of `Annotated[int, "How many."]`, or of a `Doc` in its place; also of `Annotated[...] | None`."""
+    if get_origin(hint) in (Union, UnionType):
+        return next((remark for one in get_args(hint) if (remark := _remark(one))), None)
     if get_origin(hint) is not Annotated:
         return None
     for extra in get_args(hint)[1:]:
@@ -165,4 +205,7 @@ def _globals(function: Any) -> Mapping[str, Any]:
     function = inspect.unwrap(function)
     if not hasattr(function, "__globals__") and not hasattr(function, "__func__"):
         function = inspect.unwrap(type(function).__call__)
-    return getattr(getattr(function, "__func__", function), "__globals__", {})
+    function = getattr(function, "__func__", function)
+    names: Mapping[str, Any] = getattr(function, "__globals__", {})
+    owner = names.get(getattr(function, "__qualname__", "").rpartition(".")[0])
+    return {**names, OWNER: owner} if isinstance(owner, type) else names

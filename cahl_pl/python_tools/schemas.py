@@ -7,10 +7,11 @@ import sys
 import types
 import typing
 import warnings
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typing_extensions
-from pydantic import PydanticUserError, TypeAdapter, WithJsonSchema
+from pydantic import Field, PydanticUserError, TypeAdapter, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
 
 from cahl_pl.python_tools.simplify import simplified
@@ -24,10 +25,11 @@ def readable(hint: Any) -> Any:
     """
     if sys.version_info < (3, 12) and typing.is_typeddict(hint):
         hints = get_type_hints(hint, include_extras=True)
-        optional = hint.__optional_keys__
+        optional = optional_keys(hint, hints)
+        fields = {name: _without_marks(of) for name, of in hints.items()}
         fields = {
             name: typing_extensions.NotRequired[readable(of)] if name in optional else readable(of)
-            for name, of in hints.items()
+            for name, of in fields.items()
         }
         return typing_extensions.TypedDict(hint.__name__, fields)  # type: ignore[operator]
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
@@ -36,13 +38,40 @@ def readable(hint: Any) -> Any:
     if origin is None or origin is Literal or not arguments:
         return hint
     if origin is Annotated:
-        return Annotated[(readable(arguments[0]), *arguments[1:])]
+        return Annotated[(readable(arguments[0]), *map(_said, arguments[1:]))]
     new = tuple(list(map(readable, one)) if isinstance(one, list) else readable(one) for one in arguments)
     if new == arguments:
         return hint
     if origin in (Union, types.UnionType):
         return Union[new]  # noqa: UP007
     return origin[new if len(new) > 1 else new[0]]
+
+
+def optional_keys(hint: Any, hints: Mapping[str, Any]) -> set[str]:
+    """Return the keys that a TypedDict may leave out.
+
+    Args:
+        hint: the TypedDict. What it says itself is wrong where its annotations are texts.
+        hints: its annotations, read, with `Required` and `NotRequired`.
+    """
+    marks = {name: get_origin(of) for name, of in hints.items()}
+    return {
+        name
+        for name, mark in marks.items()
+        if mark is typing.NotRequired or (mark is not typing.Required and name in hint.__optional_keys__)
+    }
+
+
+def _without_marks(hint: Any) -> Any:
+    while get_origin(hint) in (typing.Required, typing.NotRequired, typing_extensions.ReadOnly):
+        (hint,) = get_args(hint)
+    return hint
+
+
+def _said(extra: Any) -> Any:
+    """Return a text, or a `Doc`, in `Annotated` as the description that it is."""
+    text = getattr(extra, "documentation", extra)
+    return Field(description=text) if isinstance(text, str) else extra
 
 
 def _schema_of_named_tuple(hint: Any) -> dict[str, Any]:

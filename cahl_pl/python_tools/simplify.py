@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 _PREFIX = "#/$defs/"
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether there is no NaN and no infinity in a value, at any depth."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(is_finite, value))
+    fields = getattr(value, "__dataclass_fields__", None) or getattr(type(value), "model_fields", None)
+    return isinstance(value, type) or all(is_finite(getattr(value, name, None)) for name in fields or ())
 
 
 def simplified(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,8 +49,8 @@ def _simple(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]
             del schema["$ref"]
             schema = {**definitions[name], **schema}
     schema.pop("title", None)
-    if schema.get("default", 0) is None:
-        del schema["default"]  # says nothing: it can be left out
+    if "default" in schema and (schema["default"] is None or not is_finite(schema["default"])):
+        del schema["default"]  # None says nothing: it can be left out; JSON has no infinities
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
     if isinstance(schema.get("additionalProperties"), bool):

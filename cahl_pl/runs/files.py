@@ -15,6 +15,21 @@ from typing import Any
 from cahl_pl.errors import ConfigError
 
 
+def check_checkpoint(path: str) -> None:
+    """Check that there is a file of this name to go on from; what is in it is not looked at.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not Path(path).exists():
+        raise ConfigError(
+            f"--ckpt_path names {path!r}, which does not exist: give a checkpoint that a run has written, "
+            "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt, or `last`"
+        )
+    if Path(path).is_dir():
+        raise ConfigError(f"--ckpt_path names {path!r}, which is a folder: give a checkpoint in it, or `last`")
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder, and see that files can be written to it, before anything is computed for them.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError as InvalidSchema
@@ -12,11 +13,17 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from cahl_pl.errors import SchemaError
-from cahl_pl.schema.wording import shorten
+from cahl_pl.schema.wording import kind_word, shorten
 from cahl_pl.types import ToolSpec
 
 _SOUND_SCHEMAS = 1024
 """Schemas that have been found to be valid and are known again; where there are more, all are forgotten."""
+
+_VALUES: Final = frozenset({"default", "const", "enum", "examples"})
+"""Keywords whose content is no schema, whatever it looks like."""
+
+_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords whose content is schemas by names, which may be those of keywords."""
 
 _sound: set[str] = set()
 
@@ -44,7 +51,9 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
         resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
         for reference in _texts(schema, "$ref"):
-            resolver.lookup(reference)
+            _check_target(reference, resolver, place)
+        for item in _objects(schema):
+            _refuse_infinities(item, place)
         _refuse_unlimited(schema, place)
         if len(_sound) == _SOUND_SCHEMAS:
             _sound.clear()
@@ -65,15 +74,49 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         raise SchemaError(f"{place}: parameters are not valid JSON Schema: {shorten(str(error))}") from None
 
 
+def _check_target(reference: str, resolver: Any, place: str) -> None:
+    """Refuse a reference to what is no schema, and one that leads back to itself by references alone."""
+    seen: set[str] = set()
+    target = reference
+    while isinstance(target, str):
+        if target in seen:
+            raise SchemaError(f"{place}: parameters are not valid JSON Schema: $ref {reference!r} leads back to itself")
+        seen.add(target)
+        found = resolver.lookup(target).contents
+        if not isinstance(found, Mapping | bool):
+            raise SchemaError(
+                f"{place}: parameters are not valid JSON Schema: $ref {reference!r} leads to {kind_word(found)}, not to a "
+                "schema"
+            )
+        Draft202012Validator.check_schema(found, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        target = found.get("$ref") if isinstance(found, Mapping) else None
+
+
+def _refuse_infinities(schema: Mapping[str, Any], place: str) -> None:
+    for key, value in schema.items():
+        stack = [value] if key in _VALUES or isinstance(value, float) else []
+        while stack:
+            item = stack.pop()
+            if isinstance(item, float) and not math.isfinite(item):
+                raise SchemaError(
+                    f"{place}: parameters are not valid JSON Schema: {key} holds {item}, which JSON does not have: leave it out"
+                )
+            stack += item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
+
+
 def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
-    stack = [schema]
+    """Yield the schemas within a schema, itself first; not what values and names look like."""
+    stack = [(schema, False)]
     while stack:
-        item = stack.pop()
+        item, named = stack.pop()
         if isinstance(item, Mapping):
-            yield item
-            stack += item.values()
+            if not named:
+                yield item
+            stack += [
+                (value, not named and key in _NAMED) for key, value in item.items() if named or key not in _VALUES
+            ]
         elif isinstance(item, list):
-            stack += item
+            stack += [(one, False) for one in item]
 
 
 def _texts(schema: Any, keyword: str) -> Iterator[str]:
@@ -82,8 +125,7 @@ def _texts(schema: Any, keyword: str) -> Iterator[str]:
 
 def _refuse_unlimited(schema: Mapping[str, Any], place: str) -> None:
     """Refuse what makes jsonschema use its own validator, whose search for patterns may take ages."""
-    below = [value for key, value in schema.items() if key != "$schema"]
-    if any(True for _ in _texts(below, "$schema")):
+    if any("$schema" in item for item in _objects(schema) if item is not schema):
         raise SchemaError(f"{place}: $schema may only stand at the top of the parameters; leave the others out")
     keys = {key for item in _objects(schema) for key in item}
     if {"patternProperties", "unevaluatedProperties"} <= keys:

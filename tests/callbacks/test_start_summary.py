@@ -95,7 +95,7 @@ def test_the_round_is_the_one_that_will_be(trainer, module, capsys):
     assert lines(tasks_per_round=64) == ["round      20 tasks x 2 plans x 4 outputs a step, 1 round an epoch"]
     assert lines(tasks_per_round=5, max_steps=3, warm_start_rounds=1) == [
         "round      5 tasks x 2 plans x 4 outputs a step, 4 rounds an epoch",
-        "run        3 optimiser steps in 2 rounds: planner 2, executor 1; 1 round of these imitates gold",
+        "run        3 optimiser steps in 2 rounds: planner 2, executor 1; the first round imitates gold",
     ]
     assert lines(single_level=True)[0].startswith("round      8 tasks x 4 outputs a turn, ")
     assert lines(branching="trajectory", planner_group_size=1)[0].startswith(
