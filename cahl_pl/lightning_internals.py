@@ -64,6 +64,7 @@ def settle_progress(trainer: Trainer, trained: bool) -> None:
         trained: whether the step of the last batch that was fetched has been taken; else it is fetched again.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
+    counts: Any
     for counts in (progress.total, progress.current):
         if trained:
             counts.started = counts.processed = counts.ready

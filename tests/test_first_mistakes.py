@@ -51,7 +51,8 @@ def test_verbs_that_read_a_configuration_ask_for_one_too(told, verb):
             "data.train",
             "/nowhere",
             "--data.train takes the import path of a class, such as cahl_pl.datasets.JsonlDataset, and '/nowhere' is none; "
-            "what its class reads is an option of it: --data.train cahl_pl.datasets.JsonlDataset --data.train.path VALUE",
+            "what its class reads is an option of it: --data.train cahl_pl.datasets.JsonlDataset --data.train.path /nowhere, "
+            "or in YAML train: {class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: /nowhere}}",
         ),
         (
             "trainer.callbacks",

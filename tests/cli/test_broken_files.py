@@ -96,3 +96,77 @@ def test_yaml_that_cannot_be_read_is_told_with_its_line(fail, tmp_path, text, li
     said = fail("-c", str(other))
     assert said.startswith(f"error: the configuration {other}, line {line}: the YAML cannot be read (")
     assert "unicode string" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data: &d\n  train: *d\n", ", line 1: what is anchored here (&NAME) holds itself by an alias (*NAME): write out what"),
+        ("a: 1\ntrainer:\n  callbacks: &c\n    - *c\n", ", line 3: what is anchored here (&NAME) holds itself by an alias"),
+        ("a: &a [x, x, x]\nb: &b {c: *a, d: &e [*a, *e]}\n", ", line 2: what is anchored here (&NAME) holds itself by an"),
+        (
+            "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("zabcdef", "abcdefg", strict=True)),
+            ", its aliases (*NAME) stand for 5,978,721 values, and 100,000 are the most: write out what is meant",
+        ),
+    ],
+)
+def test_aliases_that_hold_themselves_or_stand_for_too_much(fail, tmp_path, text, said):
+    other = tmp_path / "other.yaml"
+    other.write_text(text if "z" not in text else "z: &z x\n" + text)
+    assert fail("-c", str(other)).startswith(f"error: the configuration {other}{said}")
+
+
+def test_aliases_as_they_are_meant_pass(config, build, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("model:\n  planner: &rates {lr: 0.25}\n  executor: *rates\n")
+    assert build("-c", str(other)).model.optimizer_config["executor"].lr == 0.25
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("key", ["train", "validation"])
+def test_a_bare_path_in_the_place_of_a_class_is_told_with_what_to_write(fail, tmp_path, monkeypatch, key, exists):
+    monkeypatch.chdir(tmp_path)
+    if exists:
+        (tmp_path / "rows.jsonl").write_text('{"id": 1}\n')
+    (tmp_path / "other.yaml").write_text(f"data:\n  {key}: rows.jsonl\n")
+    said = (
+        f"--data.{key} takes the import path of a class, such as cahl_pl.datasets.JsonlDataset, and 'rows.jsonl' is none; what "
+        f"its class reads is an option of it: --data.{key} cahl_pl.datasets.JsonlDataset --data.{key}.path rows.jsonl, or in "
+        f"YAML {key}: {{class_path: cahl_pl.datasets.JsonlDataset, init_args: {{path: rows.jsonl}}}}"
+    )
+    assert fail("-c", "other.yaml") == f"error: other.yaml, line 2: {said}"
+    assert fail(f"--data.{key}", "rows.jsonl") == f"error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("{class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}", "is one class"),
+        ("[{class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}]", "is a list"),
+        ("rows.jsonl", "is 'rows.jsonl'"),
+        ("5", "is '5'"),
+    ],
+)
+def test_test_sets_have_names(fail, tmp_path, value, what):
+    other = tmp_path / "other.yaml"
+    other.write_text(f"data:\n  test: {value}\n")
+    assert fail("-c", str(other)) == (
+        f"error: {other}, line 2: data.test: it {what}, and takes named sets: write a name above the class, such as test: "
+        "{mine: {class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("lora_rank", "0", "is 0, so that adapters would change nothing: give 1 or more"),
+        ("lora_rank", "-3", "is -3, so that adapters would change nothing: give 1 or more"),
+        ("lora_alpha", "0", "is 0, so that adapters would change nothing: give 1 or more"),
+        ("prefix_cache_tokens", "-1", "is -1: give 0 or more"),
+        ("model", "", "is blank: give a hub id or a folder, or `toolworld`"),
+        ("lora_targets", "[]", "names nothing: give all-linear, or names of modules"),
+        ("adapters", "nowhere", "names 'nowhere', which does not exist: give a folder that `python -m cahl_pl export "),
+    ],
+)
+def test_values_of_the_policy_that_cannot_be(fail, key, value, said):
+    assert fail(f"--model.policy.{key}={value}").startswith(f"error: model.policy.{key} {said}")

@@ -1,0 +1,94 @@
+"""A base that is no folder: whether the hub has it is said within seconds."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from cahl_pl.errors import PolicyError
+from cahl_pl.policy.config import PolicyConfig
+from cahl_pl.policy.hub import SECONDS, check_hub
+from cahl_pl.policy.loading import model_folder
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch, tmp_path):
+    check_hub.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    yield
+    check_hub.cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that answers with, or by raising, what it is told; gives the names that it was asked for."""
+    asked = []
+
+    def answer(error=None):
+        def model_info(self, name, timeout=None):
+            asked.append((name, timeout))
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(HfApi, "model_info", model_info)
+        return asked
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return answer
+
+
+def told(model):
+    with pytest.raises(PolicyError) as raised:
+        model_folder(PolicyConfig(model=model))
+    start, end = f"model.policy.model names {model!r}, which is no folder here and ", "; give a folder that is there, or the id"
+    assert str(raised.value).startswith(start)
+    assert "\n" not in str(raised.value)
+    return str(raised.value).removeprefix(start).partition(end)[0]
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(hub):
+    asked = hub(ConnectionError("[Errno -2] Name or service not known\nmore"))
+    began = time.monotonic()
+    assert told("qwen4") == (
+        "is not in the hub's cache, and the hub cannot be reached ([Errno -2] Name or service not known)"
+    )
+    assert asked == [("qwen4", SECONDS)]
+    assert time.monotonic() - began < 5
+
+
+def test_a_model_that_the_hub_does_not_have(hub):
+    hub(RepositoryNotFoundError.__new__(RepositoryNotFoundError))
+    assert told("Qwen/Qwen4") == (
+        "no model that the Hugging Face Hub has, or shows to you (`hf auth login` shows private ones)"
+    )
+
+
+@pytest.mark.parametrize("name", ["my model", "a/b/c", "x" * 200, "--"])
+def test_what_is_no_name(hub, name):
+    asked = hub()
+    assert told(name) == "no id of the Hugging Face Hub"
+    assert asked == []
+
+
+def test_a_hub_that_is_switched_off(hub, monkeypatch):
+    asked = hub()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert told("qwen4") == "is not in the hub's cache, and the hub is not asked, since HF_HUB_OFFLINE is set"
+    assert asked == []
+
+
+def test_what_the_hub_has_is_asked_for_once(hub):
+    asked = hub()
+    for _ in range(3):
+        assert model_folder(PolicyConfig(model="Qwen/Qwen3")) == "Qwen/Qwen3"
+    assert len(asked) == 1
+
+
+def test_what_is_in_the_cache_is_not_asked_for(hub, monkeypatch):
+    asked = hub(ConnectionError())
+    monkeypatch.setattr("transformers.utils.cached_file", lambda name, file, local_files_only: "config.json")
+    assert model_folder(PolicyConfig(model="Qwen/Qwen3")) == "Qwen/Qwen3"
+    assert asked == []
