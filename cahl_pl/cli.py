@@ -33,6 +33,8 @@ from cahl_pl.errors.options import (
     fault_of_anchors,
     fault_of_groups,
     fault_of_mapping,
+    fault_of_value,
+    fault_of_values,
     line_of,
     sentence,
     unreadable,
@@ -42,6 +44,7 @@ from cahl_pl.lightning_internals import ConfigurationWinsCLI
 from cahl_pl.module import CAHLModule
 from cahl_pl.moved import warn_of_moved_names
 from cahl_pl.optimizers import OptimizerConfig
+from cahl_pl.plurals import counted
 from cahl_pl.runs.checkpoints import fault_of, is_checkpoint
 from cahl_pl.runs.files import check_checkpoint, check_writable, remove_empty_run
 from cahl_pl.runs.folder import give_folder, given_folder, run_folder
@@ -99,7 +102,7 @@ class Parser(LightningArgumentParser):
             self.error(f"the configuration {path}{unreadable(error)}", error)
         if not isinstance(content, dict):
             self.error(f"the configuration {path} holds no keys: write KEY: VALUE lines, or leave it out")
-        if fault := fault_of_anchors(text) or fault_of_mapping(text) or fault_of_classes(text):
+        if fault := _fault_of(text):
             self.error(f"the configuration {path}, {fault}")
         warn_of_moved_names(text, str(path))
         Parser.reading = str(path), text
@@ -118,6 +121,11 @@ class Parser(LightningArgumentParser):
                 content = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
         parsed: Namespace = super().parse_string(content, *args, **kwargs)
         return parsed
+
+
+def _fault_of(text: str) -> str | None:
+    """Return what is wrong with a configuration whose YAML is sound, with the line; None where nothing is that can be seen yet."""
+    return fault_of_anchors(text) or fault_of_mapping(text) or fault_of_classes(text) or fault_of_values(text)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -195,6 +203,7 @@ class CAHLCLI(ConfigurationWinsCLI):
                 f"trainer.accelerator is {config.trainer.accelerator!r} but no CUDA device is visible: run with "
                 "--trainer.accelerator cpu, or on a machine with a GPU and a CUDA build of torch"
             )
+        _check_processes(config.trainer)
         if "weights_only" in config and config.weights_only is None:
             config.weights_only = True  # Lightning would unpickle whatever the file holds
         check_loggers(config)
@@ -205,12 +214,13 @@ class CAHLCLI(ConfigurationWinsCLI):
             resume_last(config, training=self.subcommand == "fit")
         elif checkpoint:
             check_checkpoint(str(checkpoint))
-            if fault := fault_of(Path(checkpoint)):
+            fault = fault_of(Path(checkpoint))
+            if fault and Path(checkpoint).suffix == ".ckpt":
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which is damaged ({fault}): give an older checkpoint, or `last` "
                     "to go on from the newest whole one"
                 )
-            if not is_checkpoint(Path(checkpoint)):
+            if fault or not is_checkpoint(Path(checkpoint)):
                 raise ConfigError(
                     f"--ckpt_path names {str(checkpoint)!r}, which is no checkpoint of this trainer: give one that a run "
                     "has written"
@@ -240,12 +250,18 @@ class CAHLCLI(ConfigurationWinsCLI):
         words = sys.argv[1:] if args is None else args
         Parser.reading = None
         Parser.read.clear()
-        for word in words if isinstance(words, list) else []:
+        given = words if isinstance(words, list) else []
+        for word, following in zip(given, [*given[1:], ""], strict=False):
             warn_of_moved_names(word, "command line")
+            option, equals, value = word.partition("=")
+            key = option.removeprefix("--")
+            if option.startswith("--") and (fault := fault_of_value(key, value if equals else following)):
+                raise ConfigError(fault)
         argv, sys.argv = sys.argv, sys.argv[:1]
         try:
             super().parse_arguments(parser, mark_text(find_configs_in(words)) if isinstance(words, list) else words)
             plain_text(self.config)
+            _check_seed(self.config)
         finally:  # Lightning starts the processes of other devices by it
             sys.argv = argv
 
@@ -312,6 +328,33 @@ class CAHLCLI(ConfigurationWinsCLI):
                 raise
             message = cause(str(first))
             raise ConfigError(_role_of(self.config, message) + message) from error
+
+
+def _check_seed(config: Namespace) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        ConfigError: it is below 0, or has more than 32 bits.
+    """
+    whole = config.get(config.subcommand) if config.get("subcommand") else config
+    seed = whole.get("seed_everything")
+    if not isinstance(seed, bool) and isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise ConfigError(f"seed_everything is {seed}: give a number from 0 to {2**32 - 1}")
+
+
+def _check_processes(trainer: Namespace) -> None:
+    """Refuse many more processes than there are cores to run them: they would be started before anything else is looked at.
+
+    Raises:
+        ConfigError: there are.
+    """
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    wanted, cores = str(trainer.devices), os.cpu_count() or 1
+    if on_cpu and wanted.isdecimal() and int(wanted) > max(8, cores):
+        raise ConfigError(
+            f"trainer.devices is {wanted}: on a CPU that many processes would be started, and this machine has "
+            f"{counted(cores, 'core')}: use --trainer.devices 1, or a machine with GPUs"
+        )
 
 
 def _check_trainer(trainer: Namespace) -> None:

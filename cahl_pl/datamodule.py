@@ -38,7 +38,7 @@ from cahl_pl.rollout.stream import BatchStream
 from cahl_pl.rollout.training_round import RoundTasks, play_round, player_of, start_round
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import Shuffled, TaskSampler
-from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule
+from cahl_pl.schedules import Alternate, ExecutorOnly, Schedule, roles_of
 from cahl_pl.types import ROLES, Role, RolloutBatch, Task, Trajectory
 
 
@@ -347,7 +347,7 @@ class RolloutDataModule(LightningDataModule):
 
     def _roles_of_round(self, index: int) -> tuple[Role, ...]:
         """Return the role of each step after a round, counted from the run's first."""
-        return self.schedule.roles(index) * self.updates_per_round
+        return roles_of(self.schedule, index) * self.updates_per_round
 
     def batches(self) -> Iterator[RolloutBatch]:
         """Yield the rest of the current epoch."""

@@ -245,6 +245,18 @@ class CAHLModule(LightningModule):
         if metrics.get(f"{role}/skipped"):
             self._tell_skipped(role, batch)
 
+    def on_train_epoch_end(self) -> None:
+        """Check that the epoch was not left in the middle, which Lightning does without a word.
+
+        Raises:
+            ConfigError: it was; the next one would be left too.
+        """
+        if self._data.stream.is_waiting:
+            raise ConfigError(
+                "a callback has raised StopIteration (as next() does at an end), by which Lightning skips the rest of an epoch "
+                "without a word: a batch would never be trained on; catch it"
+            )
+
     def _log_step(self, role: Role, metrics: dict[str, float]) -> None:
         """Write a step's values; the x-axis is `trainer.global_step`, optimiser steps of both roles.
 

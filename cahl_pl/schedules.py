@@ -6,6 +6,8 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+from cahl_pl.errors import ConfigError
+from cahl_pl.errors.own_code import own_code, path_of
 from cahl_pl.types import ROLES, Role
 
 
@@ -35,8 +37,25 @@ class Schedule(ABC):
         if max_rounds is None and max_steps is None:
             return None
         rounds = itertools.count() if max_rounds is None else range(max_rounds)
-        steps = ((i, role) for i in rounds for role in self.roles(i) * updates_per_round)
+        steps = ((i, role) for i in rounds for role in roles_of(self, i) * updates_per_round)
         return itertools.islice(steps, max_steps)
+
+
+def roles_of(schedule: Schedule, round_index: int) -> tuple[Role, ...]:
+    """Return the roles of a schedule, which may be a user's own, that step in a round.
+
+    Raises:
+        ConfigError: it raises something, or gives something else than one role or both, each once.
+    """
+    with own_code(schedule, "roles", f"round {round_index}"):
+        found = schedule.roles(round_index)
+    is_list = isinstance(found, tuple | list)
+    if not is_list or not found or any(role not in ROLES for role in found) or len(found) > len({*map(str, found)}):
+        raise ConfigError(
+            f"{path_of(schedule)}.roles gives {found!r} for round {round_index}: give a tuple of 'planner' or 'executor' or of "
+            "both, each once"
+        )
+    return tuple(found)
 
 
 class Alternate(Schedule):

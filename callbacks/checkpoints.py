@@ -20,7 +20,7 @@ from cahl_pl.datamodule import RolloutDataModule
 from cahl_pl.distributed import sum_over_processes
 from cahl_pl.errors import ConfigError, Interrupted, NonFiniteError, NothingLearnedError, StaleBatchError, UserError
 from cahl_pl.lightning_internals import requeue_signals, settle_progress
-from cahl_pl.runs.checkpoints import paths_by_step
+from cahl_pl.runs.checkpoints import check_state, paths_by_step
 from cahl_pl.runs.event_files import hide_later_events, survive_full_disk
 from cahl_pl.runs.files import lock
 from cahl_pl.runs.folder import run_folder
@@ -113,6 +113,7 @@ class Checkpoints(Checkpoint):
         """
         for number in (*SIGNALS, *requeue_signals(trainer)):
             signal.signal(number, self._on_signal)
+        self._check_states(trainer)  # before anything is learned that could not be saved
         self._training = True
         if trainer.is_global_zero:
             hide_later_events(trainer)
@@ -127,6 +128,7 @@ class Checkpoints(Checkpoint):
             stop = stop or (Interrupted(128 + signal.SIGTERM) if stopping else None)
             self._requeue = requeue > 0
         if stop is not None or trainer.global_step % self.every_n_steps == 0:
+            self._check_states(trainer)
             self._save(trainer)
         if stop is not None:
             raise stop
@@ -152,7 +154,10 @@ class Checkpoints(Checkpoint):
                 self._save(trainer)
             elif trainer.world_size == 1 and self._is_whole(exception):
                 self._settle(trainer)
-                self._save(trainer)
+                try:
+                    self._save(trainer)
+                except Exception as error:  # such as a user's own state, which stopped the run itself
+                    print(f"warning: the state after step {trainer.global_step} could not be saved ({error})", flush=True)
             if trainer.is_global_zero and not self._requeue:
                 self._tell_kept(trainer)
         self._training = False
@@ -167,6 +172,10 @@ class Checkpoints(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let another run use the folder."""
         self._release()
+
+    def _check_states(self, trainer: Trainer) -> None:
+        for owner in (*trainer.callbacks, self._data.sampler):  # type: ignore[attr-defined]
+            check_state(owner)
 
     def _is_whole(self, exception: BaseException) -> bool:
         """Return whether what a checkpoint would hold is the state after a step, and one to go on from."""

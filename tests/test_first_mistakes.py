@@ -95,6 +95,18 @@ def test_wrong_options_of_a_verb_are_one_sentence(told):
     assert told("env", "--nope") == "cahl-pl env: unrecognized arguments: --nope; for example: cahl-pl env"
 
 
+@pytest.mark.parametrize("words", [["quickstart"], ["-c", "quickstart", "more"]])
+def test_a_word_that_belongs_to_nothing_is_told_with_what_to_write(told, words):
+    word = words[-1]
+    assert told("fit", *words) == (
+        f"{word!r} belongs to no option: a configuration is given by -c {word}, a value by --KEY {word}"
+    )
+
+
+def test_an_option_without_its_configuration_is_told(told):
+    assert told("fit", "-c") == "-c takes a configuration: a file, or the name of one that ships, such as -c quickstart"
+
+
 def test_the_long_help_names_the_program(capsys):
     with pytest.raises(SystemExit, match="0"):
         console(["fit", "--help-all"])

@@ -88,7 +88,7 @@ def _refuse_early(arguments: list[str]) -> None:
         ConfigError: a configuration is neither a file nor shipped, or there is no such checkpoint.
     """
     find_configs_in(arguments)
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option, _, given = word.partition("=")
         given = given if "=" in word else following
         if option == "--ckpt_path" and given not in ("last", "null", ""):

@@ -117,7 +117,7 @@ def state_of(session: Session, task: Task) -> Mapping[str, Any] | None:
     except (UserError, *_OF_THE_RUN):
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{raised_by(session, 'state', f'task {task.id!r}', error, __file__)}: correct it") from error
+        raise ConfigError(f"{raised_by(session, 'state', f'task {task.id!r}', error)}: correct it") from error
     if state is not None and not isinstance(state, Mapping):
         raise ConfigError(
             f"{path_of(session)}.state gives {kind_word(state)} for task {task.id!r}: give a mapping, or None where it is "
@@ -131,7 +131,7 @@ _OF_THE_RUN = (Interrupted, KeyboardInterrupt, LeavesEpisode)  # a signal comes 
 
 def _fault_of(own: object, method: str, task: Task, error: BaseException) -> ConfigError:
     return ConfigError(
-        f"{raised_by(own, method, f'task {task.id!r}', error, __file__)}: correct it; what a model writes and a tool cannot do "
+        f"{raised_by(own, method, f'task {task.id!r}', error)}: correct it; what a model writes and a tool cannot do "
         "is answered, by cahl_pl.environments.base.failure(MESSAGE, 'tool')"
     )
 

@@ -28,6 +28,10 @@ CLASSES = {
 """A key that takes a class -> one of its classes, and the option of it that a file or a folder belongs to."""
 
 
+_FILES: Final = (".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".py")
+"""What names of files end with that may look like the path of a class, and are none that describe one (.yaml, .json)."""
+
+
 def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> str:
     """Return one sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one.
 
@@ -45,6 +49,10 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
         near = difflib.get_close_matches(whole, known, 1)
         hint = f"did you mean {near[0]}?" if near else "--help lists them"
         return f"there is no configuration key {whole}; {hint}"
+    if alone := re.fullmatch(r"unrecognized arguments: (?!-)(\S+).*", message.strip(), re.DOTALL):
+        return f"{alone[1]!r} belongs to no option: a configuration is given by -c {alone[1]}, a value by --KEY {alone[1]}"
+    if re.fullmatch(r"argument -c/--config: expected one argument", message.strip()):
+        return "-c takes a configuration: a file, or the name of one that ships, such as -c quickstart"
     missing = re.match(r"the following arguments are required: (.+)", message)
     if missing:
         return _what_is_missing(missing[1].split(", "), verbs)
@@ -67,11 +75,12 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
         if (no_class_there := no_such_class(problem[1])) is not None:
             return f"{key[1]}: {no_class_there}"
         rest = f"{problem[1]}: {problem[2]}"
-    if key and key[1].endswith("data.test") and (said := _of_test_sets(rest)):
-        return f"{key[1]}: {said}"
     no_class = re.search(r"Expected a dot import path string: (.+)|Config file loop detected: .* -> (.+)", rest)
     if no_class and key:
         return _no_class(key[1], (no_class[1] or no_class[2]).strip())
+    other = re.search(r"Import path does not correspond to a subclass of (\w+)", rest)
+    if other and key and re.fullmatch(r"[\w.]+", given := rest.rpartition("Given value: ")[2].strip()):
+        return f"{key[1]}: {given} is no {other[1]}: name a class that is derived from it"
     if key and (said := _of_several_types(rest)):
         return f"{key[1]}: {said}"
     rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
@@ -141,7 +150,12 @@ def fault_of_mapping(text: str) -> str | None:
     Args:
         text: of a configuration, whose YAML is sound.
     """
-    nodes: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value in ("trainer", "model", "data") and value.tag == "tag:yaml.org,2002:null":
+            line = key.start_mark.line + 1
+            return f"line {line}: there is nothing below {key.value!r}: indent the keys that belong to it, or leave it out"
+    nodes: list[Any] = [root]
     while nodes:
         node = nodes.pop()
         if isinstance(node, yaml.SequenceNode):
@@ -216,17 +230,43 @@ def _what_is_missing(keys: Sequence[str], verbs: Collection[str]) -> str:
     )
 
 
-def _of_test_sets(text: str) -> str | None:
-    """Return what to say where `data.test`, which holds named sets, is one class, a list or a path; None for another fault."""
-    given = re.search(r"Given value: (.*)\Z", text, re.DOTALL)
-    value = given[1].strip() if given else ""
-    one = "is one class" if value.startswith("{'class_path'") else "is a list" if value.startswith("[") else None
-    if one is None and value.startswith("{"):
-        return None
-    return (
-        f"it {one or f'is {value!r}'}, and takes named sets: write a name above the class, such as test: {{mine: {{class_path: "
-        "cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}}"
-    )
+def fault_of_values(text: str) -> str | None:
+    """Return what is wrong, with its line, where a file stands in the place of a class, or one class in that of named sets.
+
+    Args:
+        text: of a configuration, whose YAML is sound.
+    """
+    for key in (*CLASSES, "data.test"):
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        for part in key.split("."):
+            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+            node = next((value for name, value in pairs if name.value == part), None)
+        kind = None
+        if isinstance(node, yaml.MappingNode):
+            kind = "one class" if any(name.value == "class_path" for name, _ in node.value) else None
+        elif isinstance(node, yaml.SequenceNode):
+            kind = "a list"
+        elif node is not None:
+            kind = None if node.tag == "tag:yaml.org,2002:null" else node.value
+        if kind is not None and (said := fault_of_value(key, kind)):
+            return f"line {node.start_mark.line + 1}: {said}"
+    return None
+
+
+def fault_of_value(key: str, given: str) -> str | None:
+    """Return what is wrong with the value of a key that takes a class, or named sets; None where that is not known yet.
+
+    Args:
+        key: the key.
+        given: its value, or what kind of value it is.
+    """
+    if key == "data.test" and not given.startswith("{") and given != "null":
+        kind = given if given in ("one class", "a list") else "a list" if given.startswith("[") else repr(given)
+        return (
+            f"data.test is {kind}, and takes named sets: write a name above the class, such as test: {{mine: {{class_path: "
+            "cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}}"
+        )
+    return _no_class(key, given) if key in CLASSES and given.endswith(_FILES) else None
 
 
 def _no_class(key: str, given: str) -> str:

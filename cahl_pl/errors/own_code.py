@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Final
 
 from cahl_pl.errors import ConfigError, Interrupted, UserError
@@ -30,7 +31,7 @@ def is_ours(own: object) -> bool:
     return type(own).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def raised_by(own: object, method: str, of: str, error: BaseException, skip: str = __file__) -> str:
+def raised_by(own: object, method: str, of: str, error: BaseException) -> str:
     """Return that a method of an object has raised an error, of which task or the like, and in which line; without a full stop.
 
     Args:
@@ -38,9 +39,8 @@ def raised_by(own: object, method: str, of: str, error: BaseException, skip: str
         method: that was called.
         of: what it was called for, such as `"task 'a'"`; empty where that says nothing.
         error: what it has raised.
-        skip: the file whose lines do not count, since it calls the method.
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in (skip, __file__)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
     return f"{path_of(own)}.{method} raised {_told(error)}{of and f' for {of}'}{where}"
 
@@ -74,8 +74,7 @@ def own_code(own: object, method: str, of: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if is_ours(own):
             raise
-        caller = sys._getframe(2).f_code.co_filename  # above contextlib's
-        raise ConfigError(f"{raised_by(own, method, of, error, caller)}: correct it") from error
+        raise ConfigError(f"{raised_by(own, method, of, error)}: correct it") from error
 
 
 def sentence_of_own_code(error: BaseException) -> str | None:
@@ -86,9 +85,23 @@ def sentence_of_own_code(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if _is_users(frame.filename)), None)
     if own is None:
-        return None
+        return _of_signature(error)
     where = f"{own.filename}, line {own.lineno}: {own.name}"
     return f"{where} raised {_told(error)}: correct it (CAHL_TRACEBACK=1 shows the traceback)"
+
+
+def _of_signature(error: BaseException) -> str | None:
+    """Return a sentence on a user's function that does not take what it is called with: no line of it has been run."""
+    named = re.match(r"([\w.<>]+)\(\) (?:takes|got|missing)\b", str(error)) if isinstance(error, TypeError) else None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    for value in [] if named is None or trace is None else trace.tb_frame.f_locals.values():
+        code = getattr(getattr(value, "__func__", value), "__code__", None)
+        if isinstance(code, CodeType) and code.co_qualname == named[1] and _is_users(code.co_filename):
+            where = f"{code.co_filename}, line {code.co_firstlineno}: {named[1]}"
+            return f"{where} has other parameters than it is called with ({_told(error)}): correct them"
+    return None
 
 
 def _told(error: BaseException) -> str:

@@ -22,7 +22,7 @@ def check_hub(model: str) -> None:
         PolicyError: it is neither, or the hub cannot be asked.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
     from transformers.utils import cached_file
 
     def refused(why: str) -> PolicyError:
@@ -32,18 +32,17 @@ def check_hub(model: str) -> None:
         )
 
     try:
+        validate_repo_id(model)
         cached_file(model, "config.json", local_files_only=True)
         return
-    except OSError:  # it is not there
-        pass
     except HFValidationError:
         raise refused("no id of the Hugging Face Hub") from None
+    except OSError:  # it is not there
+        pass
     if constants.HF_HUB_OFFLINE:
         raise refused("is not in the hub's cache, and the hub is not asked, since HF_HUB_OFFLINE is set")
     try:
         HfApi().model_info(model, timeout=SECONDS)
-    except HFValidationError:
-        raise refused("no id of the Hugging Face Hub") from None
     except RepositoryNotFoundError:
         raise refused("no model that the Hugging Face Hub has, or shows to you (`hf auth login` shows private ones)") from None
     except Exception as error:  # of the library beneath, which differs between versions

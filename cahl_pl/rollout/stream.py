@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cahl_pl.distributed import gather_over_processes, reshard
 from cahl_pl.errors import ConfigError
+from cahl_pl.errors.own_code import own_code
 from cahl_pl.rollout.ahead import RoundAhead, RoundStart, Sampled
 from cahl_pl.sampling import TaskSampler
 from cahl_pl.types import RolloutBatch
@@ -80,7 +81,8 @@ class BatchStream:
                 batches, own = sample_round() if self.ahead is None else self.ahead.take()
                 earned = {index: rewards for part in gather_over_processes(own) for index, rewards in part.items()}
                 # all at once: a checkpoint holds the state from before the round, or from after it
-                self.sampler.update(earned)
+                with own_code(self.sampler, "update"):
+                    self.sampler.update(earned)
                 self.sampling, self.pending, self.round, self.ahead = False, batches, self.round + 1, None
                 self._begin(begin, self.epoch * rounds_per_epoch + self.round, None)
             batch = self.pending.pop(0)
@@ -96,6 +98,11 @@ class BatchStream:
         self.updating = True
         yield
         self.updating, self._given = False, None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a batch was given that no step has been taken on."""
+        return self._given is not None
 
     def take_back(self) -> bool:
         """Have a batch that was given, and not trained on, wait again, as a checkpoint is to hold it; whether there is one."""
@@ -121,6 +128,7 @@ class BatchStream:
 
     def abandon(self, wait_s: float) -> None:
         """Give up a round that is being sampled ahead, and wait so long for its thread to notice; 0: not now."""
+        self.updating, self._given = False, None
         if self.ahead is not None:
             self.ahead.abandon()
             if wait_s:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.engines.base import Engine
-from cahl_pl.errors.own_code import own_code
+from cahl_pl.errors import ConfigError
+from cahl_pl.errors.own_code import own_code, path_of
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptBuilder
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseReward, BaseTurnReward
@@ -21,6 +22,7 @@ from cahl_pl.rollout.single_level import SingleLevelRollout
 from cahl_pl.rollout.two_level import Rollout
 from cahl_pl.sampling import TaskSampler
 from cahl_pl.schema import check_tool
+from cahl_pl.schema.wording import shorten
 from cahl_pl.types import Group, Role, Task
 
 
@@ -43,6 +45,7 @@ class RoundTasks:
 
     Raises:
         SchemaError: a tool of a drawn task has parameters that are no valid schema.
+        ConfigError: the sampler gives what are no indices of tasks.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class RoundTasks:
         self.rank, self.world_size = rank, world_size
         self.indices: list[int] = []
         self.tasks: list[Task] = []
-        drawn = sampler.draw(len(source), *self.position, size)
+        with own_code(sampler, "draw", f"round {number} of epoch {epoch}"):
+            drawn = sampler.draw(len(source), *self.position, size)
+        self._check(drawn, "draw")
         self._taken = set(drawn)  # by all processes
         self._take(drawn)
 
@@ -73,11 +78,23 @@ class RoundTasks:
             share: how many, as a share of the round's size.
         """
         count = math.ceil(share * self.size)
-        drawn = self.sampler.refill(len(self.source), *self.position, attempt, self._taken, count)
-        if not drawn:
+        with own_code(self.sampler, "refill"):
+            drawn = self.sampler.refill(len(self.source), *self.position, attempt, self._taken, count)
+        if isinstance(drawn, list) and not drawn:
             return None
+        self._check(drawn, "refill")
         self._taken.update(drawn)
         return self._take(drawn)
+
+    def _check(self, drawn: Any, method: str) -> None:
+        """Check what the sampler gives, which may be a user's own."""
+        count = len(self.source)
+        is_right = isinstance(drawn, list) and drawn and all(type(i) is int and 0 <= i < count for i in drawn)
+        if not is_right or len(drawn) > len(set(drawn)):
+            raise ConfigError(
+                f"{path_of(self.sampler)}.{method} gives {shorten(repr(drawn))}: give a list of different numbers from 0 to "
+                f"{count - 1}, the tasks' indices"
+            )
 
     def _take(self, drawn: Sequence[int]) -> list[Task]:
         """Take this process's share of the tasks that were drawn."""

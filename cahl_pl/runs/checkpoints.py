@@ -16,12 +16,16 @@ The callback `Checkpoints` writes it.
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cahl_pl.errors import ConfigError
+from cahl_pl.errors.own_code import is_ours, own_code, path_of
 
 
 def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
@@ -62,6 +66,31 @@ def read_checkpoint(path: Path) -> Any:
         Exception: of many types, where it is damaged; see `fault_of`.
     """
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_state(owner: Any) -> None:
+    """Check that what an object of a user's own keeps in checkpoints can be written, and be read again.
+
+    Args:
+        owner: a callback, or the like, with a `state_dict`.
+
+    Raises:
+        ConfigError: it cannot, or asking for it raises something.
+    """
+    if is_ours(owner):
+        return
+    with own_code(owner, "state_dict"):
+        state = owner.state_dict()
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    except Exception as error:  # whatever pickling an object raises
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise ConfigError(
+            f"{path_of(owner)}.state_dict gives what no checkpoint can hold ({first}): let it give numbers, texts, lists, "
+            "mappings and tensors alone"
+        ) from error
 
 
 def is_checkpoint(path: Path) -> bool:

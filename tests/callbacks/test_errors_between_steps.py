@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -159,3 +162,42 @@ def test_steps_that_were_skipped_are_not_kept(run, tmp_path):
     with pytest.raises(NonFiniteError):
         run("a", extra=[At("on_train_batch_end", 3, NonFiniteError("x"))], checkpoints=Checkpoints(every_n_steps=2))
     assert [path.stem for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_an_epoch_that_a_callback_leaves_is_told(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"^a callback has raised StopIteration \(as next"):
+        run("a", extra=[At("on_train_batch_start", 3, StopIteration())])
+    resumed, whole = run("a"), run("b")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+class Counts(Callback):
+    """Has a state that a checkpoint can hold until some step, and none from then on."""
+
+    def __init__(self, state, step=0):
+        self.given, self.step, self.now = state, step, 0
+
+    def on_train_batch_start(self, trainer, *args):
+        self.now = trainer.global_step
+
+    def state_dict(self):
+        return {"x": 1} if self.now < self.step else {"x": self.given}
+
+
+@pytest.mark.parametrize("state", [lambda: 1, Fault("x"), object(), threading.Lock(), Path("x")])
+def test_a_state_that_no_checkpoint_can_hold_is_told_before_training(run, tmp_path, state):
+    """Some of them could be written, and not be read again."""
+    with pytest.raises(ConfigError, match=r"Counts\.state_dict gives what no checkpoint can hold \(.+\): let it give numbers"):
+        run("a", extra=[Counts(state)])
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_state_that_becomes_one_later_stops_the_run_where_it_can_be_gone_on_from(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"Counts\.state_dict gives what no checkpoint can hold"):
+        run("a", extra=[Counts(object(), 3)], checkpoints=Checkpoints(every_n_steps=1))
+    assert max(path.stem for path in (tmp_path / "a" / "checkpoints").iterdir()) == "step-000003"
+
+
+def test_states_of_plain_values_are_kept(run, tmp_path):
+    run("a", extra=[Counts({"a": [1, "b", None, torch.ones(2)]})])
+    assert (tmp_path / "a" / "checkpoints" / "step-000006.ckpt").is_file()

@@ -16,6 +16,8 @@ import pytest
         (b"data:\n  seed: 1\n  seed: 2", ", line 3: the key 'seed' stands in line 2 already: leave one of them"),
         (b"data: {seed: 1}\nmodel:\n  planner:\n    lr:1", ", line 4: write a space behind 'lr:'"),
         (b"", "holds no keys: write KEY: VALUE lines, or leave it out"),
+        (b"data:\nmodel: {}", ", line 1: there is nothing below 'data': indent the keys that belong to it, or leave it out"),
+        (b"model: {}\ntrainer: null", ", line 2: there is nothing below 'trainer': indent the keys"),
         (b"- data", "holds no keys: .*"),
     ],
 )
@@ -106,7 +108,7 @@ def test_yaml_that_cannot_be_read_is_told_with_its_line(fail, tmp_path, text, li
         ("a: &a [x, x, x]\nb: &b {c: *a, d: &e [*a, *e]}\n", ", line 2: what is anchored here (&NAME) holds itself by an"),
         (
             "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("zabcdef", "abcdefg", strict=True)),
-            ", its aliases (*NAME) stand for 5,978,721 values, and 100,000 are the most: write out what is meant",
+            ", its aliases (*NAME) stand for 6,053,453 values, and 100,000 are the most: write out what is meant",
         ),
     ],
 )
@@ -134,26 +136,29 @@ def test_a_bare_path_in_the_place_of_a_class_is_told_with_what_to_write(fail, tm
         f"its class reads is an option of it: --data.{key} cahl_pl.datasets.JsonlDataset --data.{key}.path rows.jsonl, or in "
         f"YAML {key}: {{class_path: cahl_pl.datasets.JsonlDataset, init_args: {{path: rows.jsonl}}}}"
     )
-    assert fail("-c", "other.yaml") == f"error: other.yaml, line 2: {said}"
+    assert fail("-c", "other.yaml") == f"error: the configuration other.yaml, line 2: {said}"
     assert fail(f"--data.{key}", "rows.jsonl") == f"error: {said}"
 
 
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ("{class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}", "is one class"),
-        ("[{class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}]", "is a list"),
-        ("rows.jsonl", "is 'rows.jsonl'"),
-        ("5", "is '5'"),
+        ("{class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}", "one class"),
+        ("[{class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}]", "a list"),
+        ("rows.jsonl", "'rows.jsonl'"),
+        ("5", "'5'"),
     ],
 )
 def test_test_sets_have_names(fail, tmp_path, value, what):
     other = tmp_path / "other.yaml"
     other.write_text(f"data:\n  test: {value}\n")
-    assert fail("-c", str(other)) == (
-        f"error: {other}, line 2: data.test: it {what}, and takes named sets: write a name above the class, such as test: "
-        "{mine: {class_path: cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}}"
+    said = (
+        f"data.test is {what}, and takes named sets: write a name above the class, such as test: {{mine: {{class_path: "
+        "cahl_pl.datasets.JsonlDataset, init_args: {path: rows.jsonl}}}"
     )
+    assert fail("-c", str(other)) == f"error: the configuration {other}, line 2: {said}"
+    if not value.startswith("{"):
+        assert fail("--data.test", value) == f"error: {said}"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ def test_a_damaged_checkpoint_is_named(fail, tmp_path):
     path.write_bytes(b"PK")
     shown = fail("--ckpt_path", str(path))
     assert shown.startswith(f"error: --ckpt_path names '{path}', which is damaged (File is not a zip file): ")
+    other = path.rename(tmp_path / "rows.jsonl")
+    shown = fail("--ckpt_path", str(other))
+    assert shown.startswith(f"error: --ckpt_path names '{other}', which is no checkpoint of this trainer: give one that ")
 
 
 def test_an_archive_that_is_no_checkpoint_of_ours_is_named(fail, tmp_path):

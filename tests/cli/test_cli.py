@@ -251,6 +251,14 @@ def test_what_both_roles_have_is_refused_with_the_roles_name(key, value, said):
         ),
         ("data.rollout.planner.top_p", "0.9", r"data\.rollout\.planner\.top_p is 0\.9: .*; set it to 1 .*"),
         ("data.inference.constrained", "true", r"data\.inference\.constrained holds at inference alone, .* true"),
+        (
+            "data.planner_reward",
+            "cahl_pl.rewards.ExecutorReward",
+            r"data\.planner_reward: cahl_pl\.rewards\.ExecutorReward is no BasePlannerReward: name a class that is derived .*",
+        ),
+        ("seed_everything", "-1", "seed_everything is -1: give a number from 0 to 4294967295"),
+        ("seed_everything", "4294967296", "seed_everything is 4294967296: give a number from 0 to 4294967295"),
+        ("trainer.devices", "99", r"trainer\.devices is 99: on a CPU that many processes would be started, .*"),
         ("data.prompts.chat_template", "no.jinja", r"data\.prompts\.chat_template names the file 'no\.jinja', .*"),
     ],
 )

@@ -104,6 +104,22 @@ def test_an_error_of_a_users_own_file_is_told_with_its_line(verb, capsys, tmp_pa
     assert error.startswith(f"error: {path}, {said}: correct it (CAHL_TRACEBACK=1 shows the traceback)")
 
 
+def test_a_function_of_a_users_own_with_other_parameters_is_told_with_its_line(verb, capsys, tmp_path):
+    path, names = tmp_path / "mine.py", {}
+    path.write_text("class Mine:\n    def on_end(self, trainer):\n        pass\n")
+    exec(compile(path.read_text(), str(path), "exec"), names)
+    program = "def run(arguments):\n    fn = mine.on_end\n    fn(1, 2)\n"
+    scope = {"mine": names["Mine"]()}
+    exec(compile(program, "<a library>", "exec"), scope)
+    verb(scope["run"])
+    with pytest.raises(SystemExit):
+        console(["env"])
+    assert capsys.readouterr().err == (
+        f"error: {path}, line 2: Mine.on_end has other parameters than it is called with (TypeError (Mine.on_end() takes 2 "
+        "positional arguments but 3 were given)): correct them\n"
+    )
+
+
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("cahl_pl.commands.VERBS", {"env": ("env:main", "x")})
     monkeypatch.setattr("cahl_pl.commands.env.platform", None)  # what it uses itself

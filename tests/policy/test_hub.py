@@ -6,7 +6,7 @@ import time
 
 import pytest
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import RepositoryNotFoundError
 
 from cahl_pl.errors import PolicyError
 from cahl_pl.policy.config import PolicyConfig

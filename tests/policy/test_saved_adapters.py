@@ -55,8 +55,11 @@ def test_adapters_of_other_settings_are_refused(exported, tiny_model, config, wo
 
 
 def test_a_folder_that_is_not_whole_is_one_sentence(exported, tiny_model, tmp_path):
-    with pytest.raises(ConfigError, match=r"whose planner is missing: give a folder that `python -m cahl_pl export"):
+    with pytest.raises(ConfigError, match=r"nowhere', which does not exist: give a folder that `python -m cahl_pl export"):
         start(tiny_model, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"whose planner is missing: give a folder that `python -m cahl_pl export"):
+        start(tiny_model, tmp_path / "empty")
     for other in ("run/version_0/checkpoints/step-000002.ckpt",):
         path = tmp_path / other
         path.parent.mkdir(parents=True)
