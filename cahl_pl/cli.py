@@ -124,7 +124,7 @@ class Parser(LightningArgumentParser):
 
 
 def _fault_of(text: str) -> str | None:
-    """Return what is wrong with a configuration whose YAML is sound, with the line; None where nothing is that can be seen yet."""
+    """Return what is wrong with a configuration whose YAML is sound, with the line; None where nothing can be seen yet."""
     return fault_of_anchors(text) or fault_of_mapping(text) or fault_of_classes(text) or fault_of_values(text)
 
 

@@ -384,7 +384,14 @@ class CAHLModule(LightningModule):
             PolicyError: its adapters mean something else in the policy as it is configured now.
             ConfigError: its optimisers group their parameters in another way.
         """
-        self._checkpoint_step = int(checkpoint["global_step"])
+        self._checkpoint_step = taken = int(checkpoint["global_step"])
+        most: int = self.trainer.max_steps
+        if self.trainer.state.fn == "fit" and 0 < most <= taken and self.trainer.is_global_zero:
+            print(
+                f"there is nothing left to train: the checkpoint is of step {taken}, and trainer.max_steps is {most}; raise it "
+                "to go on",
+                flush=True,
+            )
         self.policy.check_config(checkpoint["policy_config"])
         for role, state in zip(ROLES, checkpoint.get("optimizer_states", ()), strict=False):
             check_state(role, self.optimizer_config[role], state)

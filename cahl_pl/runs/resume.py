@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,10 +79,21 @@ def resume_last(config: Namespace, training: bool = True) -> None:
             print(f"warning: this run will leave none for --ckpt_path last: {_SAVE}", flush=True)
         return
     print(f"{'going on from' if training else 'checkpoint:'} {checkpoint}", flush=True)
+    if training:
+        _keep_metrics(folder, checkpoint)
     for change in _changes(folder / "config.yaml", config):
         if not (training or change.startswith(MEASURED)):
             continue
         print(f"  changed since then: {change}", flush=True)
+
+
+def _keep_metrics(folder: Path, checkpoint: Path) -> None:
+    """Keep what CSVLogger has written so far, which it deletes when a run goes on in its folder."""
+    metrics = folder / "metrics.csv"
+    if metrics.is_file():
+        kept = metrics.with_name(f"metrics.until-{checkpoint.stem}.csv")
+        shutil.copy2(metrics, kept)
+        print(f"kept: {metrics} so far as {kept.name}", flush=True)
 
 
 _SAVE: Final = (

@@ -143,3 +143,30 @@ def test_a_refused_start_is_no_run_for_last(tmp_path, tiny_model, monkeypatch, c
 def test_a_folder_is_no_checkpoint(tmp_path, capsys):
     with pytest.raises(ConfigError, match="which is a folder: give a checkpoint in it, or `last`"):
         main(["test", "-c", "quickstart", f"--ckpt_path={tmp_path}"])
+
+
+def test_a_run_that_has_nothing_left_to_train_says_so(config, capsys):
+    arguments = ["fit", "-c", str(config), "--ckpt_path", "last"]
+    arguments += ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    main(arguments)
+    capsys.readouterr()
+    for steps in (2, 1):
+        main([*arguments, "--trainer.max_steps", str(steps)])
+        said = f"there is nothing left to train: the checkpoint is of step 2, and trainer.max_steps is {steps}; raise it to go"
+        assert capsys.readouterr().out.count(said) == 1
+    main([*arguments, "--trainer.max_steps", "3"])
+    assert "nothing left" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
+def test_what_was_logged_as_csv_is_kept_when_a_run_goes_on(config, tmp_path, capsys):
+    arguments = ["fit", "-c", str(config), "--ckpt_path", "last", "--trainer.log_every_n_steps", "1"]
+    arguments += ["--trainer.callbacks", "Checkpoints", "--trainer.enable_checkpointing", "true"]
+    arguments += ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path / "runs")]
+    main(arguments)
+    (before,) = (tmp_path / "runs").rglob("metrics.csv")
+    content = before.read_text()
+    assert "planner/loss" in content
+    main([*arguments, "--trainer.max_steps", "4"])
+    assert before.with_name("metrics.until-step-000002.csv").read_text() == content
+    assert f"kept: {before} so far as metrics.until-step-000002.csv\n" in capsys.readouterr().out

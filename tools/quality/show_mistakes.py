@@ -2,8 +2,8 @@
 
     python -m tools.quality.show_mistakes
 
-Of rows, of commands, of modules of tools. It exits with 1 where a mistake is not told in one sentence with file, line and
-remedy, with the exit status that it should have, or ends in a traceback.
+Of rows, of commands, of modules of tools, of a user's own classes. It exits with 1 where a mistake is not told in one sentence
+with file, line and remedy, with the exit status that it should have, or ends in a traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from cahl_pl.commands import console
 from cahl_pl.commands.pipes import reader_may_leave
-from tools.quality import mistakes_in_commands, mistakes_in_rows
+from tools.quality import mistakes_in_classes, mistakes_in_commands, mistakes_in_rows
 
 _WIDTH = 150
 
@@ -72,11 +72,16 @@ def _run(words: Sequence[str], files: Mapping[str, str | bytes]) -> tuple[int, l
 
 @contextlib.contextmanager
 def _within(folder: str) -> Iterator[None]:
-    before = Path.cwd()
+    before, known = Path.cwd(), set(sys.modules)
     os.chdir(folder)
+    sys.path.insert(0, folder)  # for a user's own classes
     try:
         yield
     finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - known:
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
+                del sys.modules[name]
         os.chdir(before)
 
 
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--whole", action="store_true", help="do not shorten the sentences")
     whole = parser.parse_args(arguments).whole
     told = [of_rows(mistake) for mistake in mistakes_in_rows.MISTAKES]
-    told += [of_command(mistake) for mistake in mistakes_in_commands.MISTAKES]
+    told += [of_command(mistake) for mistake in (*mistakes_in_commands.MISTAKES, *mistakes_in_classes.MISTAKES)]
     print("| mistake | what is said | exit |\n| --- | --- | --- |")
     for one in told:
         sentence = one.sentence if whole else _short(one.sentence)

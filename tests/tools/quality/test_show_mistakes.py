@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tools.quality import mistakes_in_commands, mistakes_in_rows, show_mistakes
+from tools.quality import mistakes_in_classes, mistakes_in_commands, mistakes_in_rows, show_mistakes
 
-ROWS, COMMANDS = mistakes_in_rows.MISTAKES, mistakes_in_commands.MISTAKES
+ROWS, COMMANDS = mistakes_in_rows.MISTAKES, (*mistakes_in_commands.MISTAKES, *mistakes_in_classes.MISTAKES)
 
 
 def test_there_are_enough_of_them_and_no_two_of_one_name() -> None:
@@ -37,6 +37,7 @@ def test_the_table_counts_what_is_wrong(capsys: pytest.CaptureFixture[str], monk
     first = ROWS[0]
     monkeypatch.setattr(mistakes_in_rows, "MISTAKES", (first, first._replace(name="b | c", said="something else")))
     monkeypatch.setattr(mistakes_in_commands, "MISTAKES", ())
+    monkeypatch.setattr(mistakes_in_classes, "MISTAKES", ())
     with pytest.raises(SystemExit, match="1"):
         show_mistakes.main(["--whole"])
     out, err = capsys.readouterr()
