@@ -24,6 +24,7 @@ from cahl_pl.callbacks import (  # with it all our callbacks, so that YAML may u
 )
 from cahl_pl.config_files import find_configs_in
 from cahl_pl.datamodule import RolloutDataModule
+from cahl_pl.distributed import lost_processes_told
 from cahl_pl.engines.base import Sampling
 from cahl_pl.errors import ConfigError, DataError, UserError
 from cahl_pl.errors.class_entries import fault_of_classes, place_of
@@ -291,7 +292,8 @@ class CAHLCLI(ConfigurationWinsCLI):
         folder = given_folder(self.trainer) or next(logged, None)
         made = folder is not None and not folder.exists()
         try:
-            run()
+            with lost_processes_told():
+                run()
         except UserError:
             if made and folder is not None and self.trainer.is_global_zero and self.trainer.global_step == 0:
                 for logger in self.trainer.loggers:

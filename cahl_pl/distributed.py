@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor, nn
 
+from cahl_pl.errors import ConfigError, ProcessLostError
 from cahl_pl.types import Group, RolloutBatch
 
 T = TypeVar("T")
+
+_LOST: Final = ("/gloo/", "Connection closed by peer", "ncclRemoteError", "remote process exited")
+"""What errors of gloo and NCCL say of other processes; those of the meeting have classes of their own."""
 
 
 class AdapterDDPStrategy(DDPStrategy):
@@ -25,11 +34,78 @@ class AdapterDDPStrategy(DDPStrategy):
     carry no signal has none. So the trainer adds the gradients up itself, once per step (`sum_gradients`).
     """
 
+    def setup_distributed(self) -> None:
+        """Meet the other processes.
+
+        Raises:
+            ConfigError: those of other machines could not reach this one, see `check_own_address`.
+        """
+        if self.num_nodes > 1 and self.root_device.type == "cpu" and self.process_group_backend in (None, "gloo"):
+            assert self.cluster_environment is not None  # Lightning has chosen one by now
+            check_own_address(self.cluster_environment.main_address)
+        super().setup_distributed()
+
     def configure_ddp(self) -> None:
         """Leave the model as it is; `broadcast` has made the adapters equal on all ranks."""
 
 
 StrategyRegistry.register("adapter_ddp", AdapterDDPStrategy, description="data parallel over one adapter at a time")
+
+
+def check_own_address(main_address: str) -> None:
+    """Check that gloo will give other machines an address at which this one can be reached.
+
+    It gives what this machine's name stands for, which on many is an address that only the machine itself can reach. The others
+    would wait for it until the strategy's `timeout`.
+
+    Args:
+        main_address: of the first process's machine, name or number.
+
+    Raises:
+        ConfigError: it is such an address, and `GLOO_SOCKET_IFNAME` does not name an interface to take in its place.
+    """
+    own = socket.gethostname()
+    if not os.environ.get("GLOO_SOCKET_IFNAME") and _is_loopback(own) and not _is_loopback(main_address):
+        raise ConfigError(
+            f"this machine's name, {own}, stands for an address that only itself can reach, and gloo would give that to the "
+            "other machines: set GLOO_SOCKET_IFNAME to the name of the interface to them, which `ip -brief address` shows, or "
+            "correct /etc/hosts"
+        )
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(name)).is_loopback
+    except OSError:  # nobody knows it; torch will say so, or find another way
+        return False
+
+
+@contextlib.contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """Make one sentence of the errors that end a run whose processes cannot reach each other any more.
+
+    Raises:
+        ProcessLostError: in their place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip().split("\n")[0]
+        unmet = dist.is_available() and isinstance(error, dist.DistNetworkError | dist.DistStoreError)
+        if not unmet and not any(words in said for words in _LOST):
+            raise
+        said = re.sub(r"^\[\S*\] ", "", said).split(". ")[0]  # without the place in gloo's source, and its good wishes
+        who = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "of this run"
+        if not dist.is_initialized():
+            raise ProcessLostError(
+                f"the process {who} on {socket.gethostname()} has not met the others ({said}): start all machines with the "
+                "same master address and number of machines, and see that their ports are open to each other"
+            ) from error
+        raise ProcessLostError(
+            f"the process {who} on {socket.gethostname()} has lost the others ({said}): one has ended, or its machine or the "
+            "network is away, or it has worked alone for longer than trainer.strategy.timeout; start all of them again with "
+            "--ckpt_path last, which goes on from the newest checkpoint"
+        ) from error
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:

@@ -87,6 +87,7 @@ PARSED_ONLY = {
     ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
     ("sandbox.md", "python -m tools.robustness.attack_sandbox"): "needs Landlock, and attacks the machine",
     ("hardware.md", "torchrun"): "needs two machines; tests/engines/test_lag_of_processes.py has two of one host",
+    ("hardware.md", "python -m tools.robustness.cut_link"): "needs root; tests/tools/robustness/test_cut_link.py",
     ("hardware.md", "MASTER_ADDR="): "likewise",
     ("serving.md", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True python -m vllm"): "another program, in its own environment",
     ("serving.md", "python -m cahl_pl ask"): "needs a server; tests/commands/test_ask.py has one",

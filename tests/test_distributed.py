@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 import cahl_pl.module
-from cahl_pl.errors import PolicyError
+from cahl_pl.distributed import AdapterDDPStrategy, lost_processes_told
+from cahl_pl.errors import ConfigError, PolicyError, ProcessLostError
 from cahl_pl.module import CAHLModule
 from cahl_pl.policy.config import PolicyConfig
 
@@ -207,3 +214,107 @@ def test_two_processes_have_one_batch_and_one_start(tmp_path):
     assert first["sizes"] == second["sizes"] == [4, 6, 6, 10]
     # of four groups the second process's two lack a signal; it then finds one, and one more
     assert first["asked"] == second["asked"] == [0.5, 0.25]
+
+
+LOST = """
+import datetime, os, sys, time
+import torch
+import torch.distributed as dist
+from cahl_pl.distributed import lost_processes_told, sum_over_processes
+from cahl_pl.errors import ProcessLostError
+
+rank, meeting, how = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if how == "absent" and rank:
+    sys.exit()
+try:
+    with lost_processes_told():
+        patience = datetime.timedelta(seconds=2)
+        dist.init_process_group("gloo", init_method="tcp://" + meeting, rank=rank, world_size=2, timeout=patience)
+        sum_over_processes([1.0])
+        if rank and how == "ends":
+            os._exit(0)
+        if rank and how == "hangs":
+            time.sleep(8)
+            os._exit(0)
+        for _ in range(2):
+            sum_over_processes([1.0])
+except ProcessLostError as error:
+    print(error)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("ends", r"of this run on \S+ has lost the others \((Connection closed by peer|Read error|Broken pipe|.*reset)"),
+        ("hangs", r"of this run on \S+ has lost the others \(Timed out waiting 2000ms for recv"),
+        ("absent", r"of this run on \S+ has not met the others \("),
+    ],
+)
+def test_a_process_that_has_lost_the_others_says_so_in_one_sentence(tmp_path, how, words):
+    (tmp_path / "lost.py").write_text(LOST)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "SLURM_PROCID")}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "lost.py", str(rank), meeting, how],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said, _ = [process.communicate(timeout=200)[0] for process in running]
+    assert re.match(f"the process {words}", said), said
+    assert said.count("\n") == 1
+    assert ".cc" not in said  # gloo's source
+    assert ". " not in said
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes") as raised, lost_processes_told():
+        raise RuntimeError("shapes do not fit")
+    assert not isinstance(raised.value, ProcessLostError)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "own", "main", "interface", "refused"),
+    [
+        (2, "127.0.1.1", "10.0.0.1", "", True),
+        (2, "10.0.0.2", "10.0.0.1", "", False),
+        (2, "127.0.1.1", "10.0.0.1", "eth0", False),
+        (2, "127.0.1.1", "127.0.0.1", "", False),  # two "machines" that are one
+        (1, "127.0.1.1", "10.0.0.1", "", False),
+        (2, None, "10.0.0.1", "", False),  # a name that nobody knows
+    ],
+)
+def test_a_machine_that_others_could_not_reach_is_refused_before_they_wait(
+    monkeypatch, nodes, own, main, interface, refused
+):
+    def address(name):
+        if name == "here" and own is None:
+            raise socket.gaierror("unknown")
+        return own if name == "here" else name
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(socket, "gethostbyname", address)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", interface)
+    met = []
+    monkeypatch.setattr(DDPStrategy, "setup_distributed", lambda self: met.append(self))
+    monkeypatch.setenv("MASTER_ADDR", main)
+    strategy = AdapterDDPStrategy(
+        accelerator=CPUAccelerator(),
+        parallel_devices=[torch.device("cpu")],
+        cluster_environment=LightningEnvironment(),
+    )
+    strategy.num_nodes = nodes
+    if refused:
+        with pytest.raises(ConfigError, match=r"this machine's name, here, .* set GLOO_SOCKET_IFNAME"):
+            strategy.setup_distributed()
+    else:
+        strategy.setup_distributed()
+    assert bool(met) is not refused

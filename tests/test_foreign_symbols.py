@@ -92,6 +92,7 @@ SYMBOLS = (
     Foreign("cahl_pl/lightning_internals.py", "lightning.pytorch.cli:LightningCLI._prepare_subcommand_parser"),
     Foreign("cahl_pl/lightning_internals.py", "lightning.pytorch.cli:LightningCLI._run_subcommand"),
     Foreign("cahl_pl/distributed.py", "lightning.pytorch.strategies:DDPStrategy.configure_ddp"),
+    Foreign("cahl_pl/distributed.py", "lightning.pytorch.strategies:DDPStrategy.setup_distributed"),
     Foreign("cahl_pl/cli.py", "jsonargparse:ArgumentParser()._actions"),
     Foreign("cahl_pl/optimizers.py", "torch.optim.lr_scheduler:LambdaLR().base_lrs"),
     Foreign("cahl_pl/optimizers.py", "torch.optim.lr_scheduler:LambdaLR().lr_lambdas"),

@@ -38,6 +38,10 @@ class NonFiniteError(UserError, RuntimeError):
     """Loss or gradients were not finite in too many steps of a role in a row."""
 
 
+class ProcessLostError(UserError, RuntimeError):
+    """Another process of a run on several devices or machines is out of reach."""
+
+
 class PolicyError(UserError, ValueError):
     """The base model cannot be loaded as asked; the message says what to change."""
 
