@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
+
+from cahl_pl.datasets.call_shapes import call_shape, parameters_of
+from cahl_pl.datasets.call_text import parse_calls
+from cahl_pl.datasets.call_values import call_value
+from cahl_pl.errors import DataError
+from cahl_pl.types import ToolSpec
 
 _MARKS: Final = re.compile(
     r"[<\[][|\uff5c]?\s*(?:[\w:]+[\s_\u2581-])?(?:tool|function)[\s_\u2581-]*(?:calls?|use|request|code)"
@@ -15,45 +20,60 @@ _MARKS: Final = re.compile(
     r"|<\|START_ACTION\|>|<\|recipient\|>(?!\s*all\b)|^>>>(?!all\b)[\w.]+\s*$|^Call:\s*[\w.]+\("  # Cohere, Functionary, Raven
     r"|<function=|<invoke name="  # Qwen3-Coder, Llama 3.1's own functions, Anthropic's prompts
     r"|<\|(?:action_start|plugin|FunctionCallBegin)\|>"  # InternLM, Doubao
-    r"|<\|channel\|>commentary to=|to=functions\.[\w.-]+\s*<\|channel\|>"  # gpt-oss
+    r"|<\|channel\|>commentary to=|\bto=functions\.[\w.-]+"  # gpt-oss
+    r"|\bfunctions\.[\w.-]+:\d+\s*[{<(]|\bdefault_api\.\w+\("  # Kimi, Gemini
+    r"|</?(?:use_mcp_tool|access_mcp_resource|execute_command|replace_in_file|write_to_file|ask_followup_question)>"  # Cline
     r"|✿FUNCTION✿|functools\["  # Qwen-Agent, Phi
     r"|```tool_(?:code|call)"  # Gemma
-    r"|^Action:.*\n\s*Action Input:",  # ReAct
+    r"|^Action(?: \d+)?:.*\n\s*Action Input(?: \d+)?:|^Action(?: \d+)?:\s*\w+\[[^\]\n]+\]\s*$",  # ReAct
     re.IGNORECASE | re.MULTILINE,
 )
-_NAMING: Final = "name|function|function_name|tool|tool_name|action|api|api_name|recipient_name"
+_ALONE: Final = re.compile(r"[\s`]*[\w.]+\(.*\)[\s`;]*", re.DOTALL)
 
 
-def unread_call(text: str, tools: Iterable[str]) -> str | None:
+def unread_call(text: str, tools: Iterable[ToolSpec], called: Collection[str] = ()) -> str | None:
     """Return the mark of a call in a text, as it is to be named to people; None where it holds none.
 
-    A mark is a tag by which models or data sets set calls off, JSON (or Python's notation of it) that names an offered tool,
-    or code: a text that is nothing but a call of such a tool, or a block of code that calls one.
+    A mark is a tag by which models or data sets set calls off, JSON (or Python's notation of it) that calls an offered tool, or
+    whatever else looks like a call of one by its name and parameters.
 
     Args:
         text: what an assistant says beside the calls that were read.
-        tools: the names of the tools offered.
+        tools: the tools offered.
+        called: names of tools that are called beside the text, which may speak of that.
     """
     mark = _MARKS.search(text)
     if mark is not None:
         return " ".join(mark[0].split())[:40]
-    names = tuple(sorted(set(tools)))
-    if not names:
+    offered = tuple(tools)
+    if not offered:
         return None
-    naming, code, block = _patterns(names)
-    found = naming.search(text)
-    if found is not None:
-        return f"JSON that names the tool {found[1]!r}"
-    found = code.fullmatch(text) or block.search(text)
-    return None if found is None else f"the code {found[1]}(...)"
+    named = call_value(text, offered)
+    if named is not None:
+        return f"JSON that names the tool {named[:60]!r}"
+    return call_shape(text, [tool for tool in offered if tool.name not in called]) or _misspelt(text, offered)
 
 
-@lru_cache(maxsize=256)  # the turns of a row share tools
-def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    any_name = "|".join(map(re.escape, names))
-    quote = r"""\\*["']"""
-    naming = re.compile(rf"{quote}(?:{_NAMING}){quote}\s*:\s*{quote}({any_name}){quote}")
-    code = re.compile(rf"[\s\[`]*(?:python\s)?\s*({any_name})\s*\(.*\)[\s\]`]*", re.DOTALL)
-    # of agents that act by code, such as those of smolagents and CodeAct
-    block = re.compile(rf"(?:```|<code>|<execute>)(?:(?!```|</code>|</execute>).)*?(?<![\w.])({any_name})\(", re.DOTALL)
-    return naming, code, block
+def refuse_call(answer: str | None, tools: Iterable[ToolSpec], what: str = "the answer") -> None:
+    """Check that an answer is none that looks like a call.
+
+    Raises:
+        DataError: it does.
+    """
+    mark = None if answer is None else unread_call(answer, tools)
+    if mark is not None:
+        raise DataError(
+            f"{what} holds a call ({mark}), not an answer in words; write it as a call in 'gold'"
+        )
+
+
+def _misspelt(text: str, tools: Sequence[ToolSpec]) -> str | None:
+    """Return the call that a text is nothing but, of a tool that is not offered, if its arguments are those of one that is."""
+    if _ALONE.fullmatch(text) is None:
+        return None
+    try:
+        (call,) = parse_calls(f"[{text.strip().strip('`;').strip()}]")
+    except ValueError:
+        return None  # other code, or words: DataError is a ValueError
+    known = any(set(call.arguments) <= set(parameters_of(tool)) for tool in tools)
+    return f"the code {call.name}(...)" if known and call.arguments else None

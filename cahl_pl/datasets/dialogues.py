@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cahl_pl.datasets.call_marks import unread_call
-from cahl_pl.datasets.messages import Said, fold, match_answers
+from cahl_pl.datasets.messages import SAYS_NOTHING, Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
 from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolSpec
@@ -83,6 +83,8 @@ def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], nam
         raise DataError(
             f"the field {field!r}, message {turn.number}: calls must follow a user's message or a tool's answer"
         )
+    if not (turn.calls or turn.text.strip() or turn.no_call):
+        raise DataError(f"the field {field!r}, message {turn.number}: {SAYS_NOTHING}")
     end = place + 1
     while end < len(said) and said[end].role == "tool":
         end += 1
@@ -97,7 +99,7 @@ def _unread(turn: Said, tools: Sequence[ToolSpec]) -> str | None:
     """Return what is wrong with an assistant's turn whose text holds a call that was not read."""
     if turn.role != "assistant" or turn.fault is not None:
         return turn.fault
-    mark = unread_call(turn.text, (tool.name for tool in tools))
+    mark = unread_call(turn.text, tools, {one.call.name for one in turn.calls})
     if mark is None:
         return None
     return (

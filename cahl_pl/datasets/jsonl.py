@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from cahl_pl.datasets.base import TaskSource
-from cahl_pl.datasets.call_marks import unread_call
+from cahl_pl.datasets.call_marks import refuse_call
 from cahl_pl.datasets.fingerprint import Fingerprint
 from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
 from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
@@ -244,11 +244,7 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
     untraced = outcome is not None and row.get("gold") is None
     gold = () if untraced else read_gold(get_field(row, "gold", list), offered)
     answer = _optional(row, "answer", str, None)
-    mark = None if answer is None else unread_call(answer, (tool.name for tool in offered))
-    if mark is not None:
-        raise DataError(
-            f"the field 'answer' holds a call ({mark}), not an answer in words; write it as a call in 'gold'"
-        )
+    refuse_call(answer, offered, "the field 'answer'")
     tags = _optional(row, "tags", dict, {})
     if not all(isinstance(value, str) for value in tags.values()):
         raise DataError("the field 'tags' must hold text only")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.call_marks import refuse_call
 from cahl_pl.datasets.fingerprint import Fingerprint
 from cahl_pl.datasets.gold_calls import check_writable
 from cahl_pl.datasets.report import LoadReport, Verdict, require_tasks
@@ -62,6 +63,7 @@ def judge(
                     try:
                         item, reasons = fit_tools(item)
                         check_writable(item)
+                        refuse_call(item.answer, item.tools)
                     except DataError as error:
                         item = error
                 if isinstance(item, DataError):

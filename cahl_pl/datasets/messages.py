@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -31,6 +32,13 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _PARTS: Final = (*_TEXT_PARTS, "image_url", "image", "input_image", "input_audio", "audio", "file", "input_file")
 
 
+SAYS_NOTHING: Final = (
+    "the assistant neither says nor calls anything (thoughts do not count): write its answer in 'content', its calls, or [] "
+    "where it is to call nothing"
+)
+"""What is wrong with a turn of the assistant that is empty."""
+
+
 class Call(NamedTuple):
     """A call of a dialogue, and the id by which its answer is found; None where it has none.
 
@@ -55,6 +63,7 @@ class Said(NamedTuple):
         learnt: whether an assistant's turn may be learnt; it is dialogue only where not.
         fault: why the calls in its text cannot be read; None where they can, or where there is none.
         is_json: of a tool's answer, whether its text is the JSON of a value that is no text in the row.
+        no_call: whether an assistant says in a notation of calls, such as `[]`, that it makes none.
     """
 
     role: Speaker
@@ -66,6 +75,7 @@ class Said(NamedTuple):
     learnt: bool = True
     fault: str | None = None
     is_json: bool = False
+    no_call: bool = False
 
     @property
     def result(self) -> Any:
@@ -274,8 +284,8 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
 def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
     """Return the dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
 
-    An answer belongs to the call of its `tool_call_id`; without ids, to the call of its name where every answer has one and
-    no tool is called twice; otherwise to the call at its place.
+    An answer belongs to the call of its `tool_call_id`; without ids, to the call of its name where every answer has one (of
+    several calls of one tool, in their order); otherwise to the call at its place.
 
     Raises:
         DataError: a call has no answer, or an answer no call; naming the message.
@@ -328,15 +338,18 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
     if any(answer.answers is not None for answer in answers):
         return _match_ids(caller, answers, ids, field)
     names = [one.call.name for one in caller.calls]
-    by_name = {answer.name: answer for answer in answers}
-    if len(set(names)) == len(names) == len(answers) and set(by_name) == set(names):
-        return [by_name[name] for name in names]
+    said = [one.name or _named_within(one, names) for one in answers]
+    if None not in said and Counter(said) == Counter(names):  # of calls of one tool, in their order
+        rest = dict[str | None, list[Said]]()
+        for name, answer in zip(said, answers, strict=True):
+            rest.setdefault(name, []).append(answer)
+        return [rest[name].pop(0) for name in names]
     if len(answers) > len(ids):
         raise DataError(f"{_place(answers[len(ids)], field)}: this tool's answer has no call: {_told(caller)}")
-    for call, answer in zip(caller.calls, answers, strict=False):
-        if answer.name is not None and answer.name != call.call.name:
+    for call, answer, name in zip(caller.calls, answers, said, strict=False):
+        if name is not None and name != call.call.name:
             raise DataError(
-                f"{_place(answer, field)}: the answer is by {answer.name!r}, but the call at its place is of "
+                f"{_place(answer, field)}: the answer is by {name!r}, but the call at its place is of "
                 f"{call.call.name!r}; give calls an id, and answers its tool_call_id"
             )
     if len(answers) < len(ids):
@@ -344,6 +357,13 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
             f"{_place(caller, field)}: call {len(answers) + 1} ({_name(caller, len(answers))}) has no answer"
         )
     return list(answers)
+
+
+def _named_within(answer: Said, names: Sequence[str]) -> str | None:
+    """Return the tool that an answer names in itself, `{"name": ..., "results": ...}`, if it is one of these."""
+    value = read_text(answer.text)
+    given = [value.get(key) for key in ("name", "tool", "tool_name", "function")] if isinstance(value, dict) else []
+    return next((one for one in given if isinstance(one, str) and one in names), None)
 
 
 def _match_ids(caller: Said, answers: Sequence[Said], ids: list[str | None], field: str) -> list[Said]:

@@ -83,6 +83,10 @@ _THOUGHTS: Final = re.compile(
 """Of gpt-oss: what it thinks, and the mark of what it says."""
 
 _THINK: Final = re.compile(r"<think>.*?</think>\s*|\[THINK\].*?\[/THINK\]\s*", re.DOTALL)
+_ONLY_THOUGHT: Final = re.compile(
+    r"\s*(?:(?:<(think|thinking|thoughts?|reasoning|reflection|scratch_?pad)>.*?(?:</\1>|\Z)|Thought(?: \d+)?:[^\n]*)\s*)*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 _Reader: TypeAlias = Callable[[str, "re.Match[str]"], tuple[list[Call], int]]
 
@@ -90,6 +94,11 @@ _Reader: TypeAlias = Callable[[str, "re.Match[str]"], tuple[list[Call], int]]
 def without_thoughts(text: str) -> str:
     """Return what an assistant says without its thoughts; one whose start stands in the prompt ends at `</think>`."""
     return _THINK.sub("", text).rpartition("</think>")[2].lstrip("\n")
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text of an assistant is blank, or but a thought."""
+    return _ONLY_THOUGHT.fullmatch(_THOUGHTS.sub("", without_thoughts(text))) is not None
 
 
 def take_calls(text: str) -> tuple[str, list[Call]]:

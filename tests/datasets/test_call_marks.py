@@ -10,7 +10,7 @@ import pytest
 from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.formats.table import FORMATS, form_of
 from cahl_pl.errors import DataError
-from cahl_pl.types import Task
+from cahl_pl.types import Task, ToolSpec
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [{"name": name, "description": "Look.", "parameters": PARAMETERS} for name in ("weather", "clock")]
@@ -108,7 +108,7 @@ def test_toolace_has_one_notation(text: str, mark: str) -> None:
     ["Yes, it rains.", 'It is {"name": "Oslo"}.', "The weather (in Oslo) is bad.", "Call me, or use [1].", "a < b > c"],
 )
 def test_words_hold_no_call(text: str) -> None:
-    assert unread_call(text, ["weather"]) is None
+    assert unread_call(text, [ToolSpec("weather", "", PARAMETERS)]) is None
 
 
 def test_a_turn_after_an_unread_call_is_a_fault_too() -> None:

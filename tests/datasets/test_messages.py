@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -35,6 +36,23 @@ def test_answers_stand_in_the_order_of_their_calls() -> None:
     found = read(calling(("a", "A-1"), ("b", "A-2")), answer("lost", "b"), answer("delivered", "a"))
     assert [message.content for message in found[2:]] == ["delivered", "lost"]
     assert [message.role for message in found] == ["user", "assistant", "tool", "tool"]
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": {}}}
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_answers_without_ids_go_by_their_names(within: bool) -> None:
+    def said(name: str, value: int) -> dict[str, Any]:
+        return answer(json.dumps({"name": name, "results": value})) if within else answer(str(value), name=name)
+
+    called = {"role": "assistant", "content": None, "tool_calls": [named("f"), named("g"), named("f")]}
+    found = read(called, said("g", 2), said("f", 1), said("f", 3))
+    values = [json.loads(message.content) for message in found[2:]]
+    assert [value["results"] if within else value for value in values] == [1, 2, 3]
+    with pytest.raises(DataError, match="the answer is by 'g', but the call at its place is of 'f'"):
+        read(called, said("g", 2), said("g", 1), said("f", 3))
 
 
 def test_answers_without_ids_go_by_their_place() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from cahl_pl.datasets.declared_values import as_declared, read_value
 from cahl_pl.datasets.dialogues import dialogue_tasks, last_task
 from cahl_pl.datasets.messages import Said
-from cahl_pl.datasets.notations import take_calls, without_thoughts
+from cahl_pl.datasets.notations import says_nothing, take_calls, without_thoughts
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
 
@@ -87,8 +87,10 @@ def _turn_with_calls(turn: Said, tools: tuple[ToolSpec, ...]) -> Said:
             calls = tuple(found)
         except DataError as error:
             return turn._replace(fault=str(error))
-    typed = (one._replace(call=as_declared(one.call, tools)) if one.untyped else one for one in calls)
-    return turn._replace(text=text, calls=tuple(typed))
+    typed = tuple(one._replace(call=as_declared(one.call, tools)) if one.untyped else one for one in calls)
+    if says_nothing(turn.text):
+        return turn._replace(text="", calls=typed)
+    return turn._replace(text=text, calls=typed, no_call=turn.no_call or not (text.strip() or typed))
 
 
 def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[dict[str, Any]], Dialogue]) -> Format:

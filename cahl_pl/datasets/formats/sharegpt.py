@@ -141,7 +141,8 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
         if holds_tags(content):
             return [tagged_turn(content, number)]
         rest, found = take_calls(content)
-        return [Said("assistant", rest if found else "", tuple(found or _calls(content)), number=number)]
+        calls = found or _calls(content)
+        return [Said("assistant", rest if found else "", tuple(calls), number=number, no_call=not calls)]
     if kind == "assistant":
         return [tagged_turn(content, number)]
     if kind == "tool" or (kind == "user" and holds_answers(content)):

@@ -62,7 +62,8 @@ def tagged_turn(text: str, number: int) -> Said:
         raise DataError("a <tool_call> is not closed")
     rest, *bodies = _FUNCTION_CALL.split(rest)
     calls += [Call(flattened(body)) for body in bodies]
-    return Said("assistant", rest.strip(), tuple(calls), number=number)
+    rest = rest.strip()
+    return Said("assistant", rest, tuple(calls), number=number, no_call=bool(text.strip()) and not (rest or calls))
 
 
 def _listed(body: str) -> Any:

@@ -9,13 +9,16 @@ from typing import Any, Literal, cast
 
 from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.call_text import parse_calls
+from cahl_pl.datasets.messages import SAYS_NOTHING
 from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema
 from cahl_pl.errors import DataError
-from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolSpec
+from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolCall, ToolSpec
 
 _MAX_DEPTH = 16
+_ANSWERED = ("results", "result", "response", "output", "content")
+"""Keys beside `name` under which a tool's answer stands."""
 _MAX_BRACKETS = 100
 _CALL_SHAPED = re.compile(r"[^\[\](),=]+\(\s*(?:\)|[^\[\]()=]+=)")
 """A name, and in round brackets nothing or a name and `=`."""
@@ -64,13 +67,22 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
                 broken = broken or number
                 yield DataError(f"the field 'conversations', turn {number}: {error}")
                 continue
-            results = _results(turns[number:], len(calls))
+            try:
+                results = _results(turns[number:], calls)
+            except DataError as error:
+                yield DataError(f"the field 'conversations', turn {number + 1}: {error}")
+                history.append(Message("assistant", history_text(calls)))
+                continue
             gold = tuple(GoldCall(c.name, c.arguments, result) for c, result in zip(calls, results, strict=True))
             yield Task(f"{name}-turn-{number}", tuple(history), tools, gold, tags={"kind": kind_of_gold(gold)})
             text = history_text(calls)
         elif speaker == "assistant" and history and history[-1].role == "user" and broken is None:
             found = True
-            mark = unread_call(text, names)
+            if not text.strip():
+                yield DataError(f"the field 'conversations', turn {number}: {SAYS_NOTHING}")
+                history.append(Message("assistant", text))
+                continue
+            mark = unread_call(text, tools)
             if mark is not None:
                 broken = number
                 yield DataError(
@@ -98,18 +110,45 @@ def _calls_tools(text: str, names: Sequence[str]) -> bool:
     )
 
 
-def _results(following: Sequence[Any], count: int) -> list[Any]:
-    """Return what the tools answered to so many calls; `NO_RESULT` for each where the next turn does not say it."""
-    unknown = [NO_RESULT] * count
+def _results(following: Sequence[Any], calls: Sequence[ToolCall]) -> list[Any]:
+    """Return what the tools answered to the calls, in their order; `NO_RESULT` for each where the next turn does not say it.
+
+    Answers that name their tools are of the calls of these names, of several calls of one tool in their order.
+
+    Raises:
+        DataError: the answers name other tools than are called.
+    """
+    unknown = [NO_RESULT] * len(calls)
     if not following or not isinstance(following[0], dict) or following[0].get("from") != "tool":
         return unknown
     try:
         answers = parse_json(str(following[0].get("value")))
     except DataError:
         return unknown
-    if not isinstance(answers, list) or len(answers) != count:
+    if not isinstance(answers, list) or not answers:
         return unknown
-    return [answer.get("results", answer) if isinstance(answer, dict) else answer for answer in answers]
+    said = [_answered(answer) for answer in answers]
+    given, names = [name for name, _ in said], [call.name for call in calls]
+    if not any(given):
+        return [answer for _, answer in said] if len(said) == len(calls) else unknown
+    if sorted(map(str, given)) != sorted(names):
+        raise DataError(
+            f"the tools that answer are {', '.join(map(str, given))}, but those that are called {', '.join(names)}: name each "
+            "answer by its call"
+        )
+    rest = dict[str, list[Any]]()
+    for name, answer in said:
+        rest.setdefault(str(name), []).append(answer)
+    return [rest[name].pop(0) for name in names]
+
+
+def _answered(answer: Any) -> tuple[str | None, Any]:
+    """Return the tool that an answer names, if it does, and what it says."""
+    key = next((key for key in _ANSWERED if isinstance(answer, dict) and key in answer), None)
+    if key is None or not answer.keys() <= {"name", key}:
+        return None, answer
+    name = answer.get("name")
+    return (name if isinstance(name, str) and name else None), answer[key]
 
 
 def _tools(system: str) -> tuple[ToolSpec, ...]:

@@ -142,3 +142,35 @@ def test_a_turn_that_answers_its_user_is_a_task_without_gold() -> None:
     assert isinstance(second, Task)
     assert (first.gold, first.answer, first.tags, len(first.messages)) == ((), "Hello [see below]", {"kind": "none"}, 1)
     assert (second.gold[0].name, second.answer) == ("ping", None)
+
+
+def test_answers_are_matched_to_calls_by_their_names() -> None:
+    call = '[Get Weather(city="Rome"), ping(), Get Weather(city="Oslo")]'
+    one, two = ({"name": "Get Weather", "results": degrees} for degrees in (20, 5))
+    other = {"name": "ping", "results": "ok"}
+    for answers in ([one, other, two], [other, one, two], [one, two, other]):
+        (task,) = read("U:x", f"A:{call}", f"T:{json.dumps(answers)}")
+        assert isinstance(task, Task)
+        assert [gold.result for gold in task.gold] == [20, "ok", 5]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"name": "pong", "results": 1}, {"name": "Get Weather", "results": 2}],
+        [{"name": "ping", "results": 1}, {"name": "ping", "results": 2}],
+        [{"name": "ping", "results": 1}],
+        [{"results": 1}, {"name": "ping", "results": 2}],
+    ],
+)
+def test_answers_of_tools_that_are_not_called_are_a_fault(answers: Any) -> None:
+    (fault,) = read("U:x", 'A:[Get Weather(city="Rome"), ping()]', f"T:{json.dumps(answers)}")
+    assert isinstance(fault, DataError)
+    assert "turn 3: the tools that answer are " in str(fault)
+    assert "but those that are called Get Weather, ping: name each answer by its call" in str(fault)
+
+
+def test_answers_without_names_go_by_their_place() -> None:
+    (task,) = read("U:x", 'A:[Get Weather(city="Rome"), ping()]', 'T:[{"results": 20}, {"temperature": 5}]')
+    assert isinstance(task, Task)
+    assert [gold.result for gold in task.gold] == [20, {"temperature": 5}]
