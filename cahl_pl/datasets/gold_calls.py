@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cahl_pl.datasets.messages import read_function
+from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
 from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
@@ -24,10 +25,6 @@ from cahl_pl.schema.references import (
     replace_references,
 )
 from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
-
-_STEPS: Final = r"(?:\.[^\W\d][\w-]*|\[\d+\]|\[\"[^\"\]]*\"\])"
-_SHAPED: Final = re.compile(rf"\$0|\$\d+{_STEPS}+|\$\{{\d+{_STEPS}*\}}|#\d+{_STEPS}+")
-"""What people take for a reference: `$0`, `$5.city`, `${1.city}`, `#1.city`; not `$5` or `#1`, which text has."""
 
 _IN_WORDS: Final = re.compile(r"\$([1-9][0-9]{0,3})(?![\d,]|\.\d)")
 """A reference within words: not the amounts $1.50 and $1,000."""
@@ -105,7 +102,7 @@ def _referring(
         if parameter in given and given[parameter] is None:
             continue
         written = given.get(parameter, value)
-        found = _references(parameter, written, len(earlier) + 1, total, parameter in given)
+        found = _references(parameter, written, earlier, total, parameter in given)
         if not found:
             continue
         references[parameter] = written
@@ -144,8 +141,11 @@ def _check_instruction(instruction: str, call: GoldCall, earlier: Sequence[GoldC
         raise DataError(f"the field 'instruction' says {other}, to which the call's references do not refer")
 
 
-def _references(parameter: str, written: Any, number: int, total: int, given: bool) -> list[Reference]:
-    """Return the references in what is written for a parameter of the call at that number; empty where it is text."""
+def _references(
+    parameter: str, written: Any, earlier: Sequence[GoldCall], total: int, given: bool
+) -> list[Reference]:
+    """Return the references in what is written for a parameter of the call after these; empty where it is text."""
+    number = len(earlier) + 1
     found = list(references_in(written))
     if given and (not found or any(one.call >= number for one in found)):
         raise DataError(
@@ -159,30 +159,61 @@ def _references(parameter: str, written: Any, number: int, total: int, given: bo
             f'1 (if it is text, say so: "references": {{"{parameter}": null}})'
         )
     if not given:
-        _refuse_unknown(parameter, written, number)
+        _refuse_unknown(parameter, written, earlier)
     return found if all(one.call < number for one in found) else []
 
 
 def looks_like_reference(value: Any) -> bool:
     """Whether a value holds text that `read_gold` takes for a reference, or refuses as one that can be none."""
-    texts = (text for text in leaves(value) if isinstance(text, str))
-    return any(read_reference(text) is not None or _SHAPED.fullmatch(text.strip()) for text in texts)
+    texts = [text for text in leaves(value) if isinstance(text, str)]
+    return any(
+        read_reference(text) is not None or meant_reference(text) is not None or WITHIN.search(text) or BRACED.search(text)
+        for text in texts
+    )
 
 
-def _refuse_unknown(parameter: str, written: Any, number: int) -> None:
-    """Refuse text that is written as a reference, but can be none: a path of a call that is not there, or others' notation."""
-    for text in leaves(written):
-        if not isinstance(text, str) or _SHAPED.fullmatch(text.strip()) is None:
-            continue
-        read = read_reference(text)
-        if (read is not None and read.call < number) or (read is not None and not read.path):
-            continue
-        known = f"the calls before it are 1 to {number - 1}" if number > 1 else "no call comes before it"
-        raise DataError(
-            f"the argument {parameter!r} is {_short(text)}, which looks like a reference, but can be none: "
-            f'{known}, and a reference is written "$1" or "$1.city" (if it is text, say so: '
-            f'"references": {{"{parameter}": null}})'
-        )
+def _refuse_unknown(parameter: str, written: Any, earlier: Sequence[GoldCall]) -> None:
+    """Refuse text that is meant as a reference, but can be none: a path of a call that is not there, or another notation."""
+    before = len(earlier)
+    for text in (text for text in leaves(written) if isinstance(text, str)):
+        read, meant = read_reference(text), meant_reference(text)
+        unknown = read is not None and read.call > before and bool(read.path)
+        misspelt = meant is not None and (meant.surely or (before > 0 and (meant.call or 1) <= before))
+        if unknown or misspelt:
+            known = f"the calls before it are 1 to {before}" if before else "no call comes before it"
+            right = meant is not None and meant.written is not None and (meant.call or 0) <= before
+            hint = f"; did you mean {_short(meant.written)}?" if meant is not None and right else ""
+            raise DataError(
+                f"the argument {parameter!r} is {_short(text)}, which looks like a reference, but can be none: {known}, and a "
+                f'reference is written "$1" or "$1.city"{hint} (if it is text, say so: "references": {{"{parameter}": null}})'
+            )
+        within = None if read is not None else _within_text(text, earlier)
+        if within is not None:
+            raise DataError(
+                f"the argument {parameter!r} is {_short(text)}, in which {within} looks like a reference, but none is looked up "
+                "within other text: write the text that is meant, and in the field 'references' "
+                f'{{"{parameter}": "$1"}} where it comes from, or null if it is text'
+            )
+
+
+def _within_text(text: str, earlier: Sequence[GoldCall]) -> str | None:
+    """Return the reference to an earlier result that stands within other text, as a sum of money does not."""
+    for braced in BRACED.finditer(text):
+        if int(braced["call"] or braced["call2"]) <= len(earlier):
+            return braced[0]
+    for found in WITHIN.finditer(text):
+        read = read_reference(found[0].replace("'", '"'))
+        if read is not None and read.call <= len(earlier) and _is_there(earlier[read.call - 1].result, read.path[:1]):
+            return found[0]
+    return None
+
+
+def _is_there(result: Any, path: tuple[str | int, ...]) -> bool:
+    try:
+        look_up(result, path)
+    except LookupError:
+        return False
+    return True
 
 
 def _holds_reference(value: Any, earlier: int) -> bool:

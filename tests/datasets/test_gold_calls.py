@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -162,9 +163,93 @@ def test_text_that_is_meant_as_a_reference_and_can_be_none_is_a_fault(text: str)
     assert second({"v": text}, {"v": None}).arguments == {"v": text}
 
 
-@pytest.mark.parametrize("text", ["$5", "$1.50", "#1", "#12 Main St", "$0.50", "${name}", "costs $0", "# 1.city"])
+TEXTS = (
+    "$1.5M", "$1.99/lb", "$5.", " $5 ", "<$5>", "$1,000", "$1/day", "$1-$5", "The fee is $1", "It is $1.Then we go.", "(1)",
+    "[1]", "1", "1.city", "#general", "#E9", "{city}", "<b>", "<5>", "{{name}}", "$HOME", "$result9", "output1.json",
+    "step 1", "result", "last", "@anna", "US$1", "$1 off", "a $5.city b", "{5}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["$5", "$1.50", "#12", "#12 Main St", "$0.50", "${name}", "costs $0", "# 1.city", *TEXTS])
 def test_sums_and_numbers_are_text(text: str) -> None:
     assert second({"v": text}).arguments == {"v": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("$1.items.0.id", "$1.items[0].id"),
+        ("$1['city']", "$1.city"),
+        ("$1[city]", "$1.city"),
+        ("$1['the city']", '$1["the city"]'),
+        ("{{$1.city}}", "$1.city"),
+        ("{{ $1 }}", "$1"),
+        ("{$1}", "$1"),
+        ("${1}", "$1"),
+        ("${1.city}", "$1.city"),
+        ("${$1.city}", "$1.city"),
+        (" $1 ", "$1"),
+        ("$1.city\n", "$1.city"),
+        ('"$1"', "$1"),
+        ("`$1.city`", "$1.city"),
+        ("($1)", "$1"),
+        ("<$1>", "$1"),
+        ("<1>", "$1"),
+        ("{1}", "$1"),
+        ("{{1.city}}", "$1.city"),
+        ("$1.", "$1"),
+        ("$1->city", "$1.city"),
+        ("$1?.city", "$1.city"),
+        ("#1", "$1"),
+        ("#E1", "$1"),
+        ("$result1", "$1"),
+        ("$result_1", "$1"),
+        ("{{step1}}", "$1"),
+        ("<result of call 1>", "$1"),
+        ("$1.items[-1]", None),
+        ("$1.items[*].id", None),
+        ("$1.items[0:2]", None),
+        ("$1..city", None),
+        ("$1.0.id", "$1[0].id"),
+        ("$var_1.city$", None),
+        ("{{step1.output.city}}", None),
+        ("${step_1.result}", None),
+        ("{{steps[0].city}}", None),
+        ("$prev.city", None),
+        ("{{previous}}", None),
+        ("<last result>", None),
+        ("API_call_0", None),
+        ("step1.output", None),
+        ("result of call 1", None),
+        ("<GENERATED>-0", None),
+    ],
+)
+def test_what_is_meant_as_a_reference_is_no_text(text: str, right: str | None) -> None:
+    for value in (text, [text], {"x": text}):
+        with pytest.raises(DataError) as error:
+            second({"v": value})
+        assert "looks like a reference, but can be none: the calls before it are 1 to 1" in str(error.value)
+        hint = "" if right is None else f"; did you mean {json.dumps(right)}?"
+        assert f'is written "$1" or "$1.city"{hint} (if it is text' in str(error.value)
+    assert second({"v": text}, {"v": None}).arguments == {"v": text}
+    row = {"id": "t", "messages": [{"role": "user", "content": "q"}], "tools": TOOL_ROWS}
+    task = row_to_task(row | {"gold": [FIND, {"name": "use", "arguments": {"v": text}, "references": {"v": None}}]})
+    assert row_to_task(task_to_row(task)) == task
+
+
+@pytest.mark.parametrize("text", ["Rain in $1.city?", "{{$1}}, now", "in ${1.city}", "in {$1.city}!", "$1.items[0] and $1.zip"])
+def test_a_reference_within_other_text_is_no_text(text: str) -> None:
+    with pytest.raises(DataError, match="looks like a reference, but none is looked up within other text: write the text"):
+        second({"v": text})
+    assert second({"v": text}, {"v": None}).arguments == {"v": text}
+    row = {"id": "t", "messages": [{"role": "user", "content": "q"}], "tools": TOOL_ROWS}
+    task = row_to_task(row | {"gold": [FIND, {"name": "use", "arguments": {"v": text}, "references": {"v": None}}]})
+    assert row_to_task(task_to_row(task)) == task
+
+
+def test_the_first_call_has_nothing_to_refer_to() -> None:
+    for text in ("#1", "{{result}}", "$result1", "<1>", " $1 "):
+        assert read_gold([{"name": "use", "arguments": {"v": text}}], TOOLS)[0].arguments == {"v": text}
 
 
 @pytest.mark.parametrize("text", ["$5.city", "$0", "${1.city}", "#1.city", "$1"])
