@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from cahl_pl.datasets.failed_answers import as_failure
 from cahl_pl.datasets.messages import read_function
 from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference
 from cahl_pl.datasets.rows import get_field
@@ -78,7 +79,7 @@ def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any], str]:
             raise DataError(f"there is no field {key!r}; {hint}")
     references = {} if row.get("references") is None else get_field(row, "references", dict)
     instruction = "" if row.get("instruction") is None else get_field(row, "instruction", str)
-    return call, row.get("result", NO_RESULT), references, instruction
+    return call, as_failure(row.get("result", NO_RESULT)), references, instruction
 
 
 def _referring(
@@ -173,7 +174,7 @@ def looks_like_reference(value: Any) -> bool:
 
 
 def _refuse_unknown(parameter: str, written: Any, earlier: Sequence[GoldCall]) -> None:
-    """Refuse text that is meant as a reference, but can be none: a path of a call that is not there, or another notation."""
+    """Refuse text that is meant as a reference, but can be none: a path of a missing call, or in another notation."""
     before = len(earlier)
     for text in (text for text in leaves(written) if isinstance(text, str)):
         read, meant = read_reference(text), meant_reference(text)
@@ -190,8 +191,8 @@ def _refuse_unknown(parameter: str, written: Any, earlier: Sequence[GoldCall]) -
         within = None if read is not None else _within_text(text, earlier)
         if within is not None:
             raise DataError(
-                f"the argument {parameter!r} is {_short(text)}, in which {within} looks like a reference, but none is looked up "
-                "within other text: write the text that is meant, and in the field 'references' "
+                f"the argument {parameter!r} is {_short(text)}, in which {within} looks like a reference, but none is looked "
+                "up within other text: write the text that is meant, and in the field 'references' "
                 f'{{"{parameter}": "$1"}} where it comes from, or null if it is text'
             )
 

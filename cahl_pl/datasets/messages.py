@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.declared_values import read_value
+from cahl_pl.datasets.failed_answers import as_failure, failure_of, is_flagged
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import history_text
 from cahl_pl.errors import DataError
@@ -113,7 +114,7 @@ def read_said(row: Any, number: int) -> Said:
     missing = row.get("content") is None and (calls or "function_call" in row or "tool_calls" in row)
     is_json = False
     if speaker == "tool" and "content" in row:
-        text, is_json = read_answer(row["content"])
+        text, is_json = read_answer(row["content"], is_flagged(row) or row.get("status") == "error")
     else:
         text = "" if missing else read_content(row.get("content"), "content" in row)
     answers, name = row.get("tool_call_id"), row.get("name")
@@ -248,8 +249,14 @@ def read_content(content: Any, given: bool = True) -> str:
     return "\n".join(texts)
 
 
-def read_answer(content: Any) -> tuple[str, bool]:
+def read_answer(content: Any, failed: bool = False) -> tuple[str, bool]:
     """Return the text of a tool's answer: text and parts of text as they are, any other value, null too, as JSON.
+
+    An answer that says that the call failed becomes `{"error": why}`.
+
+    Args:
+        content: the answer.
+        failed: whether its message says that the call failed.
 
     Returns:
         The text, and whether it is the JSON of such a value.
@@ -257,6 +264,7 @@ def read_answer(content: Any) -> tuple[str, bool]:
     Raises:
         DataError: a part is an image or a file.
     """
+    content = failure_of(content) if failed else as_failure(content)
     listed = content if isinstance(content, list) else []
     parts = bool(listed) and all(isinstance(part, dict) and part.get("type") in _PARTS for part in listed)
     is_json = not (isinstance(content, str) or parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.messages import Call, Said, read_answer, read_content
 from cahl_pl.datasets.rows import get_field
@@ -64,7 +65,8 @@ def _turns(message: Any, number: int) -> list[Said]:
             calls.append(Call(call, get_field(block, "id", str)))
         elif kind == "tool_result" and role == "user":
             content = block.get("content")  # left out or null: the tool said nothing
-            said, is_json = ("", False) if content is None else read_answer(content)
+            failed = is_flagged(block)
+            said, is_json = ("", False) if content is None and not failed else read_answer(content, failed)
             identity = get_field(block, "tool_use_id", str)
             answers.append(Said("tool", said, answers=identity, number=number, is_json=is_json))
         elif kind == "text":

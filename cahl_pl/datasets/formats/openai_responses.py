@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.messages import Call, Said, read_answer, read_function, read_said
 from cahl_pl.datasets.rows import get_field
@@ -62,7 +63,7 @@ def _add(said: list[Said], item: Any, number: int) -> None:
     elif kind == "function_call_output":
         if "output" not in item:
             raise DataError("the field 'output' is missing")
-        text, is_json = read_answer(item["output"])
+        text, is_json = read_answer(item["output"], is_flagged(item))
         said.append(Said("tool", text, answers=get_field(item, "call_id", str), number=number, is_json=is_json))
     elif kind == "message":
         said.append(read_said(item, number))

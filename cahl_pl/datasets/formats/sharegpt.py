@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cahl_pl.datasets.declared_values import read_value
+from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.formats.tagged import (
     calls_of,
@@ -132,7 +133,7 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
     name = get_field(turn, speaker, str)
     kind = _kind(name)
     answered = kind == "tool" and text in turn
-    content, is_json = read_answer(turn[text]) if answered else (get_field(turn, text, str), False)
+    content, is_json = read_answer(turn[text], is_flagged(turn)) if answered else (get_field(turn, text, str), False)
     if kind is None:
         raise DataError(f"{speaker!r} must be one of {', '.join(_SPEAKERS)}, not {name!r}")
     if kind == "system" and number > 1:

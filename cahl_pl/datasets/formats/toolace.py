@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.call_text import parse_calls
+from cahl_pl.datasets.failed_answers import as_failure
 from cahl_pl.datasets.messages import SAYS_NOTHING
 from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema
@@ -146,9 +147,9 @@ def _answered(answer: Any) -> tuple[str | None, Any]:
     """Return the tool that an answer names, if it does, and what it says."""
     key = next((key for key in _ANSWERED if isinstance(answer, dict) and key in answer), None)
     if key is None or not answer.keys() <= {"name", key}:
-        return None, answer
+        return None, as_failure(answer)
     name = answer.get("name")
-    return (name if isinstance(name, str) and name else None), answer[key]
+    return (name if isinstance(name, str) and name else None), as_failure(answer[key])
 
 
 def _tools(system: str) -> tuple[ToolSpec, ...]:
