@@ -147,6 +147,11 @@ def sum_over_processes(values: list[float]) -> list[float]:
     return list(tensor.tolist())
 
 
+def most_over_processes(value: int) -> int:
+    """Return the largest of the processes' numbers."""
+    return max(gather_over_processes(value))
+
+
 def gather_over_processes(value: T) -> list[T]:
     """Return what each process has, in the order of their ranks; a value of plain containers and tensors on the CPU."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -97,12 +97,19 @@ class CAHLModule(LightningModule):
     # --- set-up ------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that the processes can train one of two adapters at a time.
+        """Check that the processes can train one of two adapters at a time, and run the passes that a sharded base asks for.
 
         Raises:
-            ConfigError: the strategy cannot.
+            ConfigError: the strategy cannot; or processes would run a sharded base each as often as its own tasks need.
         """
         fit_names(self.trainer)
+        if self.policy.config.shard_base and self.trainer.world_size > 1:
+            self._data.rollout.engine.check_sharded_base()
+            if stage == "fit" and self._data.rollout.planner_reward.reads_probabilities and not self._data.single_level:
+                raise ConfigError(
+                    "model.policy.shard_base is true, but data.planner_reward asks the executor in each process how likely the "
+                    "calls of its own tasks are: leave out w_prob, or shard_base"
+                )
         strategy = self.trainer.strategy
         if stage == "fit" and isinstance(strategy, ParallelStrategy) and not isinstance(strategy, AdapterDDPStrategy):
             raise ConfigError(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cahl_pl.distributed import sum_gradients
+from cahl_pl.distributed import most_over_processes, sum_gradients
 from cahl_pl.grpo.advantages import Scoring, fill_advantages
 from cahl_pl.grpo.config import GRPOConfig
 from cahl_pl.grpo.loss import LossStats, grpo_loss, supervised_loss
 from cahl_pl.grpo.selection import Selection, everything, select
 from cahl_pl.optimizers import OptimizerConfig, forget_moments, set_rate
 from cahl_pl.policy.first_gradients import FirstGradientCheck
-from cahl_pl.policy.logprobs import micro_batches, score
+from cahl_pl.policy.logprobs import MicroBatch, micro_batches, score
 from cahl_pl.policy.policy import Policy
 from cahl_pl.policy.reference import as_reference, keep_reference
-from cahl_pl.types import ROLES, Role, RolloutBatch
+from cahl_pl.policy.sharding import idle_group
+from cahl_pl.types import ROLES, Group, Role, RolloutBatch
 
 
 class Updates:
@@ -119,7 +120,7 @@ class Updates:
         diverse = config.entropy > 0 and not supervised
         groups, device = selected.groups, self.policy.device
         with self.policy.training_mode():
-            for part in micro_batches(self.policy, groups, self.max_tokens):
+            for part in self._micro_batches(groups):
                 advantages = part.advantages.to(device, non_blocking=True)
                 sampled = None if supervised else part.logprobs.to(device, non_blocking=True)
                 reference = None
@@ -148,3 +149,11 @@ class Updates:
         if groups:
             self._first_gradients.check(self.policy.lm, role)
         return total
+
+    def _micro_batches(self, groups: Sequence[Group]) -> Iterator[MicroBatch]:
+        """Yield the groups' micro-batches; with a sharded base, as many in each process, the last of them without a loss."""
+        parts = list(micro_batches(self.policy, groups, self.max_tokens))
+        missing = most_over_processes(len(parts)) - len(parts) if self.policy.shards > 1 else 0
+        yield from parts
+        for _ in range(missing):
+            yield from micro_batches(self.policy, [idle_group()], self.max_tokens)

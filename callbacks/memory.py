@@ -21,7 +21,7 @@ class FourBitMemory(Callback):
 
     | tag (all in GiB) | value |
     | --- | --- |
-    | `memory/base_gib` | the frozen base as it lies in memory, quantisation constants included |
+    | `memory/base_gib` | the frozen base as it lies in memory, constants of its quantisation included; if sharded, this process's part |
     | `memory/base_bf16_gib` | the same weights at 2 bytes each |
     | `memory/saved_gib` | the difference; negative where the base is wider than bfloat16 |
     | `memory/adapters_gib` | the weights of both LoRA adapters |
@@ -154,7 +154,7 @@ def weights_gib(lm: nn.Module) -> dict[str, float]:
         if "lora_" in name:
             adapters += parameter.nbytes
             continue
-        size, weights = weight_sizes(parameter)
+        size, weights = weight_sizes(parameter, lm.get_submodule(name.rpartition(".")[0]))
         base += size
         base_bf16 += 2 * weights
     return {

@@ -82,7 +82,8 @@ def _model(module: LightningModule) -> Iterator[str]:
     adapters = ", ".join(f"{role} {count:,}" for role, count in trainable.items())
     config = policy.config
     held = "in 4 bits (nf4)" if config.quantization == "nf4" else f"in {config.dtype}"
-    yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {held}"
+    parts = f", in parts on {policy.shards} processes" if policy.shards > 1 else ""
+    yield f"base       {config.model} ({policy.causal_lm.config.model_type}), {held}{parts}"
     yield f"trainable  {adapters} parameters (LoRA rank {config.lora_rank})"
     if config.adapters is not None:
         yield f"start      the adapters in {config.adapters}, but for what a checkpoint holds"

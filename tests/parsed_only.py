@@ -86,6 +86,10 @@ PARSED_ONLY = {
     ("results.md", "python -m tools.make.results_figures"): "draws; tests/tools/make/test_results_figures.py",
     ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
     ("sandbox.md", "python -m tools.robustness.attack_sandbox"): "needs Landlock, and attacks the machine",
+    (
+        "hardware.md",
+        "python -m cahl_pl fit -c configs/cahl.yaml --model.policy.quantization none",
+    ): "needs two devices and a server; tests/test_sharded_training.py",
     ("hardware.md", "torchrun"): "needs two machines; tests/engines/test_lag_of_processes.py has two of one host",
     ("hardware.md", "python -m tools.robustness.cut_link"): "needs root; tests/tools/robustness/test_cut_link.py",
     ("hardware.md", "MASTER_ADDR="): "likewise",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -380,6 +381,36 @@ def test_devices_share_the_tasks_of_a_round():
     assert settings_of(PolicyConfig(), rollout, 100, 9, TransformersEngine(8), single_level=True).prompts == {
         "executor": 9
     }
+
+
+def test_of_a_sharded_base_each_process_holds_its_part_and_what_is_gathered():
+    shape = replace(SHAPE, layer_linear=224, layer_others=16, output=100)
+    sharded = replace(SETTINGS, shards=2)
+    assert base_bytes(shape, SETTINGS) == 4 * 1448
+    assert base_bytes(shape, sharded) == 4 * 1448 // 2 + 2 * 4 * (224 + 16)  # a layer, and the next one
+    assert base_bytes(replace(shape, output=600), sharded) == 4 * 1448 // 2 + 4 * 600
+    assert base_bytes(replace(shape, whole=400), sharded) == 4 * 1048 // 2 + 4 * 400 + 2 * 4 * (224 + 16)
+    constants = sum(map(nf4_bytes, (64, 256, 128))) - 224
+    in_4_bits = base_bytes(replace(shape, output=0), replace(sharded, quantization="nf4"))
+    assert in_4_bits == (224 + 4000) // 2 + constants + 2 * (112 + 4 * 16)
+
+
+def test_where_a_server_samples_updates_alone_are_planned():
+    policy, rollout = PolicyConfig(shard_base=True), RolloutConfig()
+    settings = settings_of(policy, rollout, 100, 9, None, devices=3)
+    assert (settings.shards, settings_of(PolicyConfig(), rollout, 100, 9, None, devices=3).shards) == (3, 1)
+    assert [stage.name for stage in stages(SHAPE, settings)] == ["update planner", "update executor"]
+
+
+def test_what_a_sharded_base_gathers_is_counted(tiny_model, tmp_path):
+    config = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    shape = shape_of(PolicyConfig(model=str(tmp_path), lora_rank=4))
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    assert (shape.layer_linear, shape.layer_others) == (layer, 32 + 2 * 16 + 2 * 32)
+    assert (shape.output, shape.whole) == (259 * 32, 0)
+    adapted = shape_of(PolicyConfig(model=str(tmp_path), lora_rank=4, lora_targets=["q_proj", "lm_head"]))
+    assert (adapted.output, adapted.whole) == (0, 259 * 32)
 
 
 def test_prompts_of_earlier_passes_are_kept_while_the_last_one_is_read():

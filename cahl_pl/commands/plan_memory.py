@@ -2,10 +2,11 @@
 
     python -m cahl_pl plan-memory -c configs/cahl.yaml --gpu-gib 24 45 --data.rollout.planner_group_size 8
 
-For one and for two devices (data parallel: each holds the base) it prints what lies in memory at the worst moment of
-sampling and of the update of each role, and for each size of GPU whether that fits, the largest
+For one device, for two and for as many as are configured it prints what lies in memory at the worst moment of sampling (not
+where servers sample) and of the update of each role, and for each size of GPU whether that fits, the largest
 `model.max_tokens_per_micro_batch` whose update fits, and where the run does not fit, what to add to the command line.
-The size is what `nvidia-smi` calls the total, which is less than what the card is sold as.
+Each device holds the base, or its part of it with `model.policy.shard_base`. The size of a GPU is what `nvidia-smi` calls
+the total, which is less than what the card is sold as.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
     """Return the memory planner's settings.
 
     Raises:
-        ConfigError: another engine than ours samples.
+        ConfigError: another engine than ours samples, and no server.
     """
-    data, engine = config.data, TransformersEngine()
-    if data.engine is not None:
+    data = config.data
+    engine: TransformersEngine | None = TransformersEngine()
+    if data.engine is not None and data.engine.class_path.endswith(".ServerEngine"):
+        engine = None
+    elif data.engine is not None:
         if not data.engine.class_path.endswith(".TransformersEngine"):
             raise ConfigError(f"data.engine is {data.engine.class_path}, whose memory is not known: plan without it")
         engine = TransformersEngine(**data.engine.init_args.as_dict())
@@ -62,6 +66,12 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
         data.eval_batch_size if data.validation or data.test else 0,
         references_of(policy, data.warm_start_rounds, [common.kl if own.kl is None else own.kl for own in roles]),
     )
+
+
+def _devices(config: Any) -> int:
+    """Return how many devices are configured; 1 where Lightning decides."""
+    devices, nodes = str(config.trainer.devices), config.trainer.num_nodes
+    return int(devices) * nodes if devices.isdigit() and int(devices) else 1
 
 
 def _rollout(config: Any) -> RolloutConfig:
@@ -112,7 +122,7 @@ def run(arguments: list[str]) -> None:
     config = read_config(rest)
     policy = policy_of(config)
     shape = shape_of(policy, _rollout(config).longest)
-    planned = {n: plan(shape, settings_for(config, policy, n), args.gpu_gib) for n in (1, 2)}
+    planned = {n: plan(shape, settings_for(config, policy, n), args.gpu_gib) for n in sorted({1, 2, _devices(config)})}
     if args.json:
         print(json.dumps({"model": policy.model, "shape": asdict(shape), "devices": planned}))
         return

@@ -111,6 +111,18 @@ class Engine(ABC):
             "updates change: use cahl_pl.engines.ServerEngine, or leave out data.lag"
         )
 
+    def check_sharded_base(self) -> None:
+        """Check that this engine can sample where the base lies in parts on several processes (`model.policy.shard_base`).
+
+        Raises:
+            ConfigError: it samples with the base of this process.
+        """
+        raise ConfigError(
+            f"model.policy.shard_base is true, but data.engine, a {type(self).__name__}, samples in this process, and a pass "
+            "through a sharded base waits for all processes, which sample for tasks of their own: use "
+            "cahl_pl.engines.ServerEngine, or --model.policy.shard_base false"
+        )
+
     def start_training(self, policy: Policy) -> None:  # noqa: B027 - nothing to do for most
         """Get ready for training, once the policy is loaded and before its first round.
 

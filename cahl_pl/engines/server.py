@@ -89,6 +89,9 @@ class ServerEngine(Engine):
     def check_lag(self) -> None:
         """See `Engine.check_lag`."""
 
+    def check_sharded_base(self) -> None:
+        """See `Engine.check_sharded_base`."""
+
     def start_training(self, policy: Policy) -> None:
         """Give both adapters to all servers, so that a folder which one of them cannot read is known before the first round.
 

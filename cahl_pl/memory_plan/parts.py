@@ -30,10 +30,22 @@ def nf4_bytes(weights: int) -> int:
 
 
 def base_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes of the frozen base: embeddings, norms, biases and the output layer keep their dtype in either case."""
-    if settings.quantization == "nf4":
-        return sum(map(nf4_bytes, shape.linear)) + shape.others * settings.dtype_bytes
-    return (sum(shape.linear) + shape.others) * settings.dtype_bytes
+    """Return the bytes of the frozen base: embeddings, norms, biases and the output layer keep their dtype in either case.
+
+    Of a sharded one those of this process's part, and of what is gathered at once at most: two layers, since the next one
+    arrives while one is computed, or the output layer. Constants of a quantisation are not sharded.
+    """
+    e, nf4 = settings.dtype_bytes, settings.quantization == "nf4"
+
+    def stored(linear: int, others: int) -> int:
+        return (-(-linear // 2) if nf4 else linear * e) + others * e
+
+    constants = sum(nf4_bytes(w) - -(-w // 2) for w in shape.linear) if nf4 else 0
+    if settings.shards == 1:
+        return stored(sum(shape.linear), shape.others) + constants
+    part = -(-stored(sum(shape.linear), shape.others - shape.whole) // settings.shards)
+    gathered = max(2 * stored(shape.layer_linear, shape.layer_others), shape.output * e)
+    return part + shape.whole * e + constants + gathered
 
 
 def dequantised_bytes(shape: ModelShape, settings: Settings) -> int:

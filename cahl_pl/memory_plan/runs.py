@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from cahl_pl.engines import TransformersEngine
+from cahl_pl.engines import ServerEngine, TransformersEngine
 from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.memory_plan.shapes import ModelShape, Settings, references_of, settings_of, shape_of
 
@@ -19,12 +19,12 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         module: the LightningModule; its base need not be loaded.
 
     Returns:
-        None where something else than our engine samples, or nothing does, and for a model that is not there (loading it
+        None where something else than our engines samples, or nothing does, and for a model that is not there (loading it
         will say so) or whose kind cannot be planned.
     """
     data: Any = getattr(trainer, "datamodule", None)
     engine = None if data is None else data.rollout.engine
-    if not isinstance(engine, TransformersEngine):
+    if not isinstance(engine, TransformersEngine | ServerEngine):
         return None
     try:
         shape = shape_of(module.policy.config)
@@ -36,7 +36,7 @@ def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None
         data.rollout.config,
         module.max_tokens_per_micro_batch,
         min(data.tasks_per_round, len(data.train_tasks)),
-        engine,
+        engine if isinstance(engine, TransformersEngine) else None,
         trainer.world_size,
         data.single_level,
         data.eval_batch_size if evaluates else 0,

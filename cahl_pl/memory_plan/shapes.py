@@ -16,6 +16,7 @@ from cahl_pl.policy.folded_attention import is_foldable
 from cahl_pl.policy.loading import read_config
 from cahl_pl.policy.lora import lora_config, with_adapter
 from cahl_pl.policy.masks import MASKED, layer_types
+from cahl_pl.policy.sharding import layers_of
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Role
 
@@ -42,6 +43,10 @@ class ModelShape:
         masks: types of attention layers, each with a mask of its own.
         rows_apart: each sample has a copy of its prompt's keys and values, since layers carry states.
         folds: attention while decoding is folded (`policy.folded_attention`), and repeats no keys and values.
+        layer_linear: those of `linear` that are in the largest decoder layer, added up.
+        layer_others: those of `others` there.
+        output: weights of the output layer, which a sharded base gathers.
+        whole: those of `others` that a sharded base has whole in each process (`policy.sharding`).
     """
 
     hidden: int
@@ -61,6 +66,10 @@ class ModelShape:
     masks: int = 1
     rows_apart: bool = False
     folds: bool = True
+    layer_linear: int = 0
+    layer_others: int = 0
+    output: int = 0
+    whole: int = 0
 
     @property
     def query(self) -> int:
@@ -91,6 +100,8 @@ class Settings:
         references: copies of adapters that a KL divergence is taken to (`references_of`).
         adapter_bytes: of a number while adapters are computed.
         constrained: see `RolloutConfig`.
+        shards: processes that the base lies in parts on; 1: it is whole.
+        samples_here: whether this process samples; otherwise a server does.
     """
 
     quantization: Literal["none", "nf4"]
@@ -111,6 +122,8 @@ class Settings:
     references: int = 0
     adapter_bytes: int = 4
     constrained: bool = False
+    shards: int = 1
+    samples_here: bool = True
 
     @property
     def checkpoints(self) -> bool:
@@ -175,12 +188,38 @@ def shape_of(policy: PolicyConfig, longest: int = 0) -> ModelShape:
             masks=max(1, len(MASKED.intersection(layer_types(text)))),
             rows_apart=keeps_states(config),
             folds=is_foldable(decoder_of(model)),
+            **_sharded(model, {id(m.weight) for m in linear}),
         )
     except AttributeError as error:
         raise ConfigError(
             f"the memory of a {text.model_type} model cannot be planned ({error}): its configuration names its sizes in "
             "another way than those of Qwen2 and Llama do"
         ) from error
+
+
+def _sharded(model: Any, linear: set[int]) -> dict[str, int]:
+    """Return the fields of `ModelShape` by which a sharded base is planned.
+
+    Args:
+        model: on the meta device, with an adapter.
+        linear: ids of the weights of its linear layers.
+    """
+
+    def sizes(module: Any) -> tuple[int, int]:
+        own = [p for name, p in module.named_parameters() if "lora_" not in name]
+        quantised = sum(p.numel() for p in own if id(p) in linear)
+        return quantised, sum(p.numel() for p in own) - quantised
+
+    layer_linear, layer_others = max(map(sizes, layers_of(decoder_of(model))), key=sum, default=(0, 0))
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    adapted = [end for end in ends if any("lora_" in name for name, _ in end.named_parameters())]
+    whole = {id(p): p.numel() for end in adapted for name, p in end.named_parameters() if "lora_" not in name}
+    return {
+        "layer_linear": layer_linear,
+        "layer_others": layer_others,
+        "output": sum(p.numel() for name, p in ends[1].named_parameters() if "lora_" not in name and id(p) not in whole),
+        "whole": sum(whole.values()),
+    }
 
 
 def _widest(config: Any, name: str) -> int:
@@ -198,7 +237,7 @@ def settings_of(
     rollout: RolloutConfig,
     max_tokens_per_micro_batch: int,
     tasks_per_round: int,
-    engine: TransformersEngine,
+    engine: TransformersEngine | None,
     devices: int = 1,
     single_level: bool = False,
     evaluated: int = 0,
@@ -211,12 +250,13 @@ def settings_of(
         rollout: group sizes and lengths.
         max_tokens_per_micro_batch: of the update.
         tasks_per_round: over all devices.
-        engine: samples.
-        devices: number of processes.
+        engine: samples; None where a server does.
+        devices: number of processes; the base lies in parts on all of them if it is sharded.
         single_level: the executor works without a planner.
         evaluated: tasks evaluated at once, 0 where nothing is.
         references: see `Settings`.
     """
+    batches = engine or TransformersEngine()
     tasks = -(-tasks_per_round // devices)
     group = {"planner": rollout.planner_group_size, "executor": rollout.executor_group_size}
     samples: dict[Role, int] = {role: group[role] for role in ROLES}
@@ -234,8 +274,8 @@ def settings_of(
         attention=policy.attention,
         max_tokens_per_micro_batch=max_tokens_per_micro_batch,
         prefix_cache_tokens=policy.prefix_cache_tokens,
-        batch_size=engine.batch_size,
-        max_prefill_tokens=engine.max_prefill_tokens,
+        batch_size=batches.batch_size,
+        max_prefill_tokens=batches.max_prefill_tokens,
         max_prompt_tokens=rollout.max_prompt_tokens,
         samples=samples,
         new_tokens={"planner": rollout.planner.max_new_tokens, "executor": rollout.executor.max_new_tokens},
@@ -245,6 +285,8 @@ def settings_of(
         references=references,
         adapter_bytes=getattr(torch, policy.adapter_dtype).itemsize,
         constrained=rollout.constrained,
+        shards=devices if policy.shard_base else 1,
+        samples_here=engine is not None,
     )
 
 

@@ -52,17 +52,20 @@ class Stage:
 
 
 def stages(shape: ModelShape, settings: Settings) -> list[Stage]:
-    """Return the worst moments of sampling and of the update, of each role that the run samples from.
+    """Return the worst moments of sampling, unless a server samples, and of the update, of each role that is sampled from.
 
     Args:
         shape: of the model.
         settings: of the run.
     """
+    updates = [update_stage(shape, settings, role) for role in settings.prompts]
+    if not settings.samples_here:
+        return updates
     found = [_sampling(shape, settings, role, f"sample {role}") for role in settings.prompts]
     if settings.evaluated:
         alone = replace(settings, samples=dict.fromkeys(ROLES, 1), prompts=dict.fromkeys(ROLES, settings.evaluated))
         found.append(max((_sampling(shape, alone, role, "evaluate") for role in ROLES), key=lambda s: s.total))
-    return found + [update_stage(shape, settings, role) for role in settings.prompts]
+    return found + updates
 
 
 def _stage(shape: ModelShape, settings: Settings, name: str, parts: dict[str, int]) -> Stage:

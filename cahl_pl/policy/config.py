@@ -38,6 +38,8 @@ class PolicyConfig:
         attention: attention implementation of transformers; all three can take the mask of packed sequences (`packing`),
             which `flash_attention_2` cannot. `flex_attention` needs CUDA to train: it skips what nobody sees, which is most
             of a long row.
+        shard_base: of several processes each holds a part of the base alone (FSDP2), and a layer that is computed is gathered
+            from all of them; adapters are whole on each. It takes an engine that samples elsewhere (`ServerEngine`).
         prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
             token for Qwen2.5-7B in bfloat16).
         check_base: when the base is loaded, hold packed, sampled and recomputed passes of a few tokens against plain ones, and
@@ -60,6 +62,7 @@ class PolicyConfig:
     adapters: str | None = None
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
+    shard_base: bool = False
     prefix_cache_tokens: int = 65536
     check_base: bool = True
     trust_remote_code: bool = False

@@ -66,7 +66,9 @@ def run(policy: Policy, rows: Sequence[PackedRow], keep_cache: bool = False) -> 
     for places, own in zip(columns, body, strict=True):
         places[own] = width + np.arange(len(own))
     # a trunk's keys and values are handed on in a cache, which models leave alone while they recompute activations
-    trunk = 0 if width or policy.recomputes or not policy.shares_rows else min(row.trunk() for row in rows)
+    # and where the base is sharded, all processes run one pass
+    apart = width or policy.recomputes or not policy.shares_rows or policy.shards > 1
+    trunk = 0 if apart else min(row.trunk() for row in rows)
     if trunk >= SHORTEST_TRUNK:
         _fill(policy, rows, [own[:trunk] for own in body], columns, 0, cache)
         width, body = trunk, [own[trunk:] for own in body]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def keep_cpu_gradients(base: nn.Module) -> None:
@@ -29,12 +30,20 @@ def quantised_otherwise(base: nn.Module) -> Iterator[tuple[str, tuple[int, ...],
             yield f"{name}.weight", tuple(state.shape), shape
 
 
-def weight_sizes(parameter: nn.Parameter) -> tuple[int, int]:
-    """Return what a parameter takes in bytes, constants of its quantisation included, and how many weights it holds."""
+def weight_sizes(parameter: nn.Parameter, module: nn.Module) -> tuple[int, int]:
+    """Return what a parameter takes in bytes, constants of its quantisation included, and how many weights it holds.
+
+    Args:
+        parameter: of a sharded one the part that is here counts, with all of its constants.
+        module: whose it is, which keeps the constants of a sharded one.
+    """
+    here, state = parameter, getattr(parameter, "quant_state", None)
+    if isinstance(parameter, DTensor):
+        here = parameter.to_local()
+        state = None if parameter.is_floating_point() else getattr(module, "quant_state", None)
     # a 4-bit parameter holds two weights a byte, and its true shape beside it
-    state = getattr(parameter, "quant_state", None)
     weights = parameter.numel() if state is None else state.shape.numel()
-    return parameter.nbytes + _constants_bytes(state), weights
+    return here.nbytes + _constants_bytes(state), weights * here.numel() // parameter.numel()
 
 
 def _constants_bytes(state: Any) -> int:

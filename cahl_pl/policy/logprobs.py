@@ -148,7 +148,8 @@ def _token_logprobs(
     """Return the log-probability [T] of each target [T] after hidden states [T, H], and the entropy [T] there."""
     output = policy.causal_lm.get_output_embeddings()
     if not any(p.requires_grad for p in output.parameters()):
-        return _TokenLogprobs.apply(hidden, target, policy, temperature, entropy_gradient, replay)  # type: ignore[no-any-return,no-untyped-call]
+        with policy.whole_output():
+            return _TokenLogprobs.apply(hidden, target, policy, temperature, entropy_gradient, replay)  # type: ignore[no-any-return,no-untyped-call]
     parts = [  # an adapter on the output layer: its gradient needs the logits, which are computed again
         checkpoint(_logprobs_of, policy, h, t, temperature, entropy_gradient, bits, use_reentrant=False)
         for h, t, bits in _chunks(hidden, target, replay)

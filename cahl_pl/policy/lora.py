@@ -118,6 +118,12 @@ def check_lora(config: PolicyConfig) -> None:
             "policy.use_dora is true and policy.adapter alora, which PEFT cannot combine, so that nothing could load the "
             "adapters: use --model.policy.adapter lora, or leave DoRA out"
         )
+    if config.shard_base and (config.adapter == "alora" or config.use_dora):
+        kind, key = ("activated adapters", "adapter lora") if config.adapter == "alora" else ("DoRA", "use_dora false")
+        raise ConfigError(
+            f"policy.shard_base is true, for which a vLLM server has to sample, but vLLM cannot run {kind}: use "
+            f"--model.policy.{key}, or --model.policy.shard_base false"
+        )
     if config.adapter_dtype == "bfloat16" and config.dtype != "bfloat16":
         raise ConfigError(
             f"policy.adapter_dtype is bfloat16, but the base computes in policy.dtype {config.dtype}: set both to bfloat16, or "

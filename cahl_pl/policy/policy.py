@@ -32,6 +32,7 @@ from cahl_pl.policy.noise import recomputed_layers, remove_noise
 from cahl_pl.policy.prefix_store import PrefixStore
 from cahl_pl.policy.reference import drop_reference, keep_reference, name_of, roles_in
 from cahl_pl.policy.saved_adapters import check_adapters, read_adapters
+from cahl_pl.policy.sharding import gathered, num_shards, shard
 from cahl_pl.types import ROLES, Role
 
 
@@ -51,6 +52,7 @@ class Policy(nn.Module):
         prefixes: keys and values to use again.
         recomputes: activations are computed again in the backward pass of what is run now.
         shares_rows: sequences may lie in one row, where a mask parts them; False where layers carry states.
+        shards: processes that the base lies in parts on, which then run the same passes in the same order; 1: it is whole.
     """
 
     lm: Any
@@ -70,6 +72,7 @@ class Policy(nn.Module):
         self.prefixes = PrefixStore(config.prefix_cache_tokens)
         self.recomputes = False
         self.shares_rows = True
+        self.shards = 1
         self._recomputed: list[nn.Module] = []
         self._length_limit: LengthLimit | None = None
         self._bare = False  # adapters are disabled
@@ -97,7 +100,12 @@ class Policy(nn.Module):
         check_length(base_config, self.config.model, longest)
         if examine is not None:
             examine(load_tokenizer(self.config, base_config))
-        self.tokenizer, base = load_base(self.config, base_config, torch.device(device))
+        self.shards = num_shards(self.config)
+        if self.shards == 1:
+            self.tokenizer, base = load_base(self.config, base_config, torch.device(device))
+        else:  # it goes to the device layer by layer, where Lightning would have all new tensors
+            with (cpu := torch.device("cpu")):
+                self.tokenizer, base = load_base(self.config, base_config, cpu)
         base.requires_grad_(False)
         forget_unread(base)
         remove_noise(base)
@@ -115,6 +123,8 @@ class Policy(nn.Module):
         if self.config.adapters is not None:
             read_adapters(self)
         self.restore_active()
+        if self.shards > 1:
+            shard(self.lm, self.causal_lm, self.decoder, torch.device(device))
         self.shares_rows = not keeps_states(base.config)
         self._check_logits()
 
@@ -186,6 +196,10 @@ class Policy(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         return logits
 
+    def whole_output(self) -> contextlib.AbstractContextManager[None]:
+        """Have the output layer whole within, as `logits` needs it; with a sharded base all processes enter together."""
+        return gathered(self.causal_lm.get_output_embeddings()) if self.shards > 1 else contextlib.nullcontext()
+
     def _check_logits(self) -> None:
         """Compare `logits` with the model's own on a few tokens.
 
@@ -194,7 +208,7 @@ class Policy(nn.Module):
         """
         ids = torch.arange(4, device=self.device)[None]
         try:
-            with torch.no_grad(), folded_attention(self.decoder):
+            with torch.no_grad(), folded_attention(self.decoder), self.whole_output():
                 own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
                 ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
         except Exception as error:  # whatever a model raises whose configuration contradicts itself

@@ -118,3 +118,18 @@ def test_adapters_that_cannot_be_put_on_are_one_sentence(plan, tiny_model, capsy
     with pytest.raises(SystemExit, match="2"):
         plan(["-c", str(CONFIG), "--model.policy.model", str(tiny_model), "--model.policy.lora_targets", "[no_such]"])
     assert "name other modules in model.policy.lora_targets" in capsys.readouterr().err
+
+
+def test_a_base_in_parts_beside_a_server(plan, qwen, capsys):
+    server = ["--data.engine=cahl_pl.engines.ServerEngine", "--data.engine.base_url=http://127.0.0.1:1"]
+    base = ["--model.policy.quantization=none", "--model.policy.shard_base=true"]
+    devices = ["--trainer.devices=2", "--trainer.num_nodes=2"]
+    plan(["-c", str(CONFIG), "--model.policy.model", qwen, *server, *base, *devices, "--json"])
+    planned = json.loads(capsys.readouterr().out)["devices"]
+    assert list(planned) == ["1", "2", "4"]
+    for device in planned.values():
+        assert list(device["stages"]) == ["update planner", "update executor"]
+    whole, half, quarter = (device["stages"]["update planner"]["base"] for device in planned.values())
+    assert whole == 2 * 7_615_616_512
+    output = 2 * 152064 * 3584  # more than two layers
+    assert (half - output, quarter - output) == (whole // 2, whole // 4)

@@ -32,8 +32,8 @@ def test_packed_sequences_that_see_one_another_are_found(policy, monkeypatch):
         zeros = np.zeros((count, before + longest), int)
         return [zeros[:, :longest], zeros, zeros + 1, zeros]
 
-    found = self_check._sampled(policy)
-    monkeypatch.setattr(self_check, "_sampled", lambda policy: found)
+    found = self_check._sampled(policy, self_check._prompts(policy))
+    monkeypatch.setattr(self_check, "_sampled", lambda policy, prompts: found)
     check_computation(policy)
     monkeypatch.setattr(forward, "_intervals", see_all)
     with pytest.raises(
