@@ -139,7 +139,7 @@ SERVER = ["--data.engine=cahl_pl.engines.ServerEngine", "--data.engine.base_url=
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_sampling_in_this_process_is_refused(two_at_once, stage):
-    with pytest.raises(ConfigError, match="shard_base is true, but .* a TransformersEngine, samples in this process"):
+    with pytest.raises(ConfigError, match=r"shard_base is true, but .* a TransformersEngine, samples in this process"):
         two_at_once(stage)
 
 

@@ -37,7 +37,8 @@ def weight_sizes(parameter: nn.Parameter, module: nn.Module) -> tuple[int, int]:
         parameter: of a sharded one the part that is here counts, with all of its constants.
         module: whose it is, which keeps the constants of a sharded one.
     """
-    here, state = parameter, getattr(parameter, "quant_state", None)
+    here: Tensor = parameter
+    state = getattr(parameter, "quant_state", None)
     if isinstance(parameter, DTensor):
         here = parameter.to_local()
         state = None if parameter.is_floating_point() else getattr(module, "quant_state", None)

@@ -40,17 +40,28 @@ def shard(lm: Any, causal_lm: Any, decoder: Any, device: torch.device) -> None:
         device: of this process.
 
     Raises:
-        PolicyError: the base has no layers that FSDP can shard.
+        PolicyError: FSDP cannot shard the base.
     """
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
-
     layers = layers_of(decoder)
     if not layers or _share_weights(layers):
         raise PolicyError(
             f"a {causal_lm.config.model_type} model has no layers that can be sharded one by one: leave out "
             "model.policy.shard_base"
         )
+    try:
+        _shard(lm, causal_lm, decoder, layers, device)
+    except Exception as error:  # torch 2.9 refuses 4-bit weights, with a RuntimeError
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise PolicyError(
+            f"torch {torch.__version__} cannot shard this base ({reason}): install torch 2.13 or newer, set "
+            "model.policy.quantization to none, or leave out model.policy.shard_base"
+        ) from error
+
+
+def _shard(lm: Any, causal_lm: Any, decoder: Any, layers: list[nn.Module], device: torch.device) -> None:
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     whole = {p for p in lm.parameters() if p.requires_grad}
     embeddings, output = causal_lm.get_input_embeddings(), causal_lm.get_output_embeddings()

@@ -131,3 +131,15 @@ def test_a_base_without_layers_that_fsdp_can_take_is_refused(policy, monkeypatch
     monkeypatch.setattr("cahl_pl.policy.sharding.layers_of", lambda decoder: [])
     with pytest.raises(PolicyError, match="a qwen2 model has no layers that can be sharded one by one: leave out"):
         shard(policy.lm, policy.causal_lm, policy.decoder, torch.device("cpu"))
+
+
+def test_a_torch_that_cannot_shard_the_base_is_named(policy, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("only Tensors of floating point dtype can require gradients")  # torch 2.9 on NF4
+
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.tensor.init_device_mesh", lambda *_: None)
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", refuse)
+    said = r"cannot shard this base \(only Tensors .* gradients\): install torch 2\.13 or newer, set model\.policy\.quantiz"
+    with pytest.raises(PolicyError, match=said):
+        shard(policy.lm, policy.causal_lm, policy.decoder, torch.device("cpu"))
