@@ -51,7 +51,7 @@ class BeforeAfter(Callback):
         self._before: dict[str, dict[str, float]] = {}
         self._counts: dict[str, int] = {}  # tasks of each test set that `_before` is of
         self._solved: dict[str, str] = {}  # of each test set what was measured last
-        self._tested: dict[str, tuple[int, list[bool]]] = {}  # test set -> tokens, and whether each task of this process is solved
+        self._tested: dict[str, tuple[int, list[bool]]] = {}  # test set -> tokens, and which tasks of this process are solved
         self._evaluated_tokens = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +93,8 @@ class BeforeAfter(Callback):
             for name, values in after.items()
         }
         budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
-        details["training"] = {"steps": trainer.global_step, "tokens": None if budget is None else budget.tokens or budget.imitated}
+        tokens = None if budget is None else budget.tokens or budget.imitated
+        details["training"] = {"steps": trainer.global_step, "tokens": tokens}
         path = run_folder(trainer) / "summary.json"
         write_json(path, {**summary, "details": details})
         print(f"written: {path}")

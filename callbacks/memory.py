@@ -21,7 +21,7 @@ class FourBitMemory(Callback):
 
     | tag (all in GiB) | value |
     | --- | --- |
-    | `memory/base_gib` | the frozen base as it lies in memory, with constants of its quantisation; if sharded, the part here |
+    | `memory/base_gib` | the frozen base as it lies in memory, with constants of its quantisation; sharded, the part here |
     | `memory/base_bf16_gib` | the same weights at 2 bytes each |
     | `memory/saved_gib` | the difference; negative where the base is wider than bfloat16 |
     | `memory/adapters_gib` | the weights of both LoRA adapters |

@@ -13,14 +13,14 @@ from cahl_pl.types import RolloutBatch
 
 
 class TokenBudget(Callback):
-    """Ends training with the round in which the rounds so far have sampled, or imitated, `max_tokens` tokens, over all processes.
+    """Ends training with the round in which the rounds so far have sampled, or imitated, `max_tokens` tokens.
 
-    That round is finished: every role whose turn it is takes its steps. Tokens of evaluations do not count. The gold tokens that
-    warm-start rounds imitate are counted apart: they end a run that imitates for so long, and take nothing from what may be
-    sampled. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops
-    at `trainer.max_steps` or `max_epochs` if they come first. A learning rate that falls with the run falls with the tokens
-    that are sampled. Once a round, with its first batch, `rollout/tokens_total` is logged, the count so far, and with every batch
-    of the warm start `warm_start/tokens_total`; the x-axis is `trainer.global_step`.
+    Tokens of all processes count, those of evaluations do not. That round is finished: every role whose turn it is takes its
+    steps. The gold tokens that warm-start rounds imitate are counted apart: they end a run that imitates for so long, and take
+    nothing from what may be sampled. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops at
+    `trainer.max_steps` or `max_epochs` if they come first. A learning rate that falls with the run falls with the tokens that
+    are sampled. Once a round, with its first batch, `rollout/tokens_total` is logged, the count so far, and with every
+    batch of the warm start `warm_start/tokens_total`; the x-axis is `trainer.global_step`.
 
     Args:
         max_tokens: tokens to sample, or to imitate.
