@@ -96,7 +96,9 @@ def _of_signature(error: BaseException) -> str | None:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    for value in [] if named is None or trace is None else trace.tb_frame.f_locals.values():
+    if named is None or trace is None:
+        return None
+    for value in trace.tb_frame.f_locals.values():
         code = getattr(getattr(value, "__func__", value), "__code__", None)
         if isinstance(code, CodeType) and code.co_qualname == named[1] and _is_users(code.co_filename):
             where = f"{code.co_filename}, line {code.co_firstlineno}: {named[1]}"

@@ -77,7 +77,7 @@ def check_tool(tool: ToolSpec, where: str) -> None:
 def _check_target(reference: str, resolver: Any, place: str) -> None:
     """Refuse a reference to what is no schema, and one that leads back to itself by references alone."""
     seen: set[str] = set()
-    target = reference
+    target: Any = reference
     while isinstance(target, str):
         if target in seen:
             raise SchemaError(f"{place}: parameters are not valid JSON Schema: $ref {reference!r} leads back to itself")
