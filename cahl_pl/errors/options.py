@@ -237,10 +237,11 @@ def fault_of_values(text: str) -> str | None:
         text: of a configuration, whose YAML is sound.
     """
     for key in (*CLASSES, "data.test"):
+        at: Any = None
         node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
         for part in key.split("."):
             pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-            node = next((value for name, value in pairs if name.value == part), None)
+            at, node = next(((name, value) for name, value in pairs if name.value == part), (None, None))
         kind = None
         if isinstance(node, yaml.MappingNode):
             kind = "one class" if any(name.value == "class_path" for name, _ in node.value) else None
@@ -249,7 +250,7 @@ def fault_of_values(text: str) -> str | None:
         elif node is not None:
             kind = None if node.tag == "tag:yaml.org,2002:null" else node.value
         if kind is not None and (said := fault_of_value(key, kind)):
-            return f"line {node.start_mark.line + 1}: {said}"
+            return f"line {at.start_mark.line + 1}: {said}"
     return None
 
 
