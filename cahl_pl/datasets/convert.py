@@ -27,6 +27,7 @@ from cahl_pl.datasets.hub import PREFIX, hub_rows
 from cahl_pl.datasets.jsonl import NAMED_ROWS, row_to_task, task_to_row
 from cahl_pl.datasets.loading import OnContradiction, RowReader, judge
 from cahl_pl.datasets.report import LoadReport, require_tasks
+from cahl_pl.datasets.row_kinds import other_kind
 from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.schema.wording import kind_word
@@ -129,6 +130,9 @@ def _telling_the_form(reader: RowReader, format_name: str) -> RowReader:
     """Return the reader; of a row that it cannot read since it has another form, it says which."""
 
     def read_row(value: Any, index: int) -> Iterator[Task | DataError]:
+        other = other_kind(value)
+        if other is not None:
+            raise DataError(other)
         try:
             yield from reader(value, index)
         except DataError as error:

@@ -30,6 +30,8 @@ def _remedy(text: str, start: int, error: json.JSONDecodeError) -> str:
     at = error.pos
     here, before = text[at:].lstrip()[:40], text[start:at].rstrip()[-1:]
     word = re.match(r"\w+", here)
+    if text[at : at + 1] == "\0":
+        return "a NUL byte, as where writing broke off: leave such bytes out, tr -d '\\000' < OLD > NEW"
     if here[:1] in ("}", "]") and before == ",":
         return f"a comma stands before the closing {here[0]}: leave it out"
     if here[:1] == "," and re.match(r"\s*[}\]]", text[at + 1 : at + _AT_A_VALUE]):  # where newer Pythons point

@@ -26,6 +26,7 @@ from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
 from cahl_pl.datasets.messages import fold, read_dialogue
 from cahl_pl.datasets.report import LoadReport, require_tasks
+from cahl_pl.datasets.row_kinds import other_kind
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
 from cahl_pl.datasets.tool_forms import read_tools
@@ -194,6 +195,9 @@ def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> 
     Raises:
         DataError: naming the field at fault, or the converter for a row that is not read as it is.
     """
+    other = other_kind(row)
+    if other is not None:
+        raise DataError(other)
     form = form_of(row)
     if form is None:
         try:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cahl_pl.datasets import json_faults
+from cahl_pl.datasets.file_kinds import LOOKED_AT, foreign_kind
 from cahl_pl.errors import DataError
-from cahl_pl.errors.encodings import not_utf8, wide_encoding
+from cahl_pl.errors.encodings import not_utf8
 from cahl_pl.schema.wording import kind_word, word_for
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ def read_rows(path: str | Path) -> Iterator[FileRow]:
         raise DataError(f"{path}: this is a folder; give a file in it")
     if not os.path.isfile(path):  # unlike Path.is_file, false for names that are too long
         raise DataError(f"{path}: there is no such file; download the data set or correct the path")
+    _refuse_foreign(path)
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
@@ -134,15 +136,21 @@ def _without_nulls(value: Any, top: bool = True) -> Any:
     return [_without_nulls(item, False) for item in value] if isinstance(value, list) else value
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file that is no data, such as a login page saved under the name of one."""
+    if path.suffix.lower() in _TABLES:
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(LOOKED_AT)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    foreign = foreign_kind(str(path), start, path.suffix == ".parquet")
+    if foreign is not None:
+        raise DataError(f"{path}: {foreign}")
+
+
 def _starts_a_list(file: BinaryIO) -> bool:
-    packed = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\x28\xb5": "zstd", b"\xfd7": "xz"}.get(file.read(2))
-    if packed is not None:
-        raise DataError(f"{file.name}: the file is packed by {packed}; unpack it first")
-    file.seek(0)
-    first = file.read(4)
-    if wide_encoding(first) is not None:
-        raise DataError(f"{file.name}: {not_utf8(file.name, first)}")
-    file.seek(0)
     start = b""
     while not start and (chunk := file.read(4096)):
         start = chunk.removeprefix(codecs.BOM_UTF8).lstrip(_JSON_SPACE.encode())

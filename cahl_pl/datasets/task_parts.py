@@ -12,8 +12,11 @@ from typing import Any, Final
 
 from cahl_pl.datasets.text_formats import wrong_format
 from cahl_pl.errors import DataError
-from cahl_pl.schema import Problem, canonical, coerce_call, find_problems
+from cahl_pl.schema import Problem, canonical, coerce_call, find_problems, is_time_up, time_limit
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
+
+ROW_SECONDS = 5.0
+"""Processor time that searches for patterns, and following references, may take for a row."""
 
 MAX_GOLD_CALLS = 1000
 """Gold calls that a task may have: fitting its tools to them takes quadratic time."""
@@ -36,8 +39,13 @@ def fit_tools(task: Task) -> tuple[Task, list[str]]:
     Raises:
         DataError: gold names a tool or a parameter that is not offered, misspells a key of an object, or has a value that its
             schema excludes for another reason than its type: that is a mistake of the row, which relaxing would train on. Or
-            an alternative breaks a schema.
+            an alternative breaks a schema, or the checks of all values take longer than `ROW_SECONDS`.
     """
+    with time_limit(ROW_SECONDS):
+        return _fit(task)
+
+
+def _fit(task: Task) -> tuple[Task, list[str]]:
     fitted, reasons = _fit_way(task)
     alternatives: list[tuple[GoldCall, ...]] = []
     for number, way in enumerate(task.alternatives, start=1):
@@ -68,6 +76,11 @@ def _fit_way(task: Task) -> tuple[Task, list[str]]:
         _refuse_format(number, gold, tools)
         while problems := find_problems(gold.call, tuple(tools.values())):
             for problem in problems:
+                if is_time_up():
+                    raise DataError(
+                        f"gold call {number}: the checks of this row take more than {ROW_SECONDS:g} seconds; simplify the "
+                        "patterns and references of its tools' schemas"
+                    )
                 declared = tools.get(gold.name)
                 if declared is None or not _can_be_relaxed(problem):
                     raise DataError(f"gold call {number}: {problem.message}{_nearest(problem, gold, tools)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -18,6 +19,12 @@ from cahl_pl.types import ToolSpec
 
 PARAMETERS: Final = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema")
 """Where a tool's parameters stand: OpenAI's, Anthropic's, MCP's, Gemini's name."""
+
+_DECLARING: Final = (*PARAMETERS, "function", "toolSpec")
+_OF_GEMINI: Final = (
+    "googleSearch", "google_search", "googleSearchRetrieval", "google_search_retrieval", "codeExecution", "code_execution",
+    "urlContext", "url_context", "googleMaps", "computerUse",
+)  # fmt: skip
 
 TypeReader: TypeAlias = Callable[[str], dict[str, Any]]
 
@@ -65,12 +72,17 @@ def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
     """
     if not isinstance(value, dict):
         raise DataError(f"a tool must be an object with a name and parameters, not {kind_word(value)}")
+    _refuse_hosted(value)
     try:
-        return _read(json.dumps(value), lenient)
+        return _read(json.dumps(value, allow_nan=False), lenient)
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"its declaration holds what JSON does not have ({error})") from None
+        name = f" of {value['name']!r}" if isinstance(value.get("name"), str) else ""
+        raise DataError(
+            f"its declaration{name} holds what JSON does not have, such as NaN, an infinity or a date: write null, a number or "
+            f"text ({error})"
+        ) from None
 
 
 @lru_cache(maxsize=1024)  # rows share tools, and a schema takes long to check and to compile
@@ -92,6 +104,21 @@ def _read(text: str, lenient: bool) -> ToolSpec:
             raise DataError(str(error)) from None
     _refuse_undeclared(tool.parameters)
     return tool
+
+
+def _refuse_hosted(value: Mapping[str, Any]) -> None:
+    """Refuse a tool that a provider runs itself, of which only the kind is told."""
+    kind = value.get("type")
+    told = isinstance(kind, str) and kind not in ("function", "object") and not any(key in value for key in _DECLARING)
+    hosted = kind if told and ("name" not in value or kind == "custom" or re.search(r"_\d{8}$", str(kind))) else None
+    if hosted is None and len(value) == 1:
+        hosted = next((key for key in value if key in _OF_GEMINI), None)
+    if hosted is not None:
+        what = "takes free text" if hosted == "custom" else "its provider runs itself"
+        raise DataError(
+            f"it is {hosted!r}, a tool that {what}: it has no parameters, so that no call of it can be learnt; leave it out, "
+            "or declare a function in its place"
+        )
 
 
 def _refuse_misspelt(function: Mapping[str, Any]) -> None:

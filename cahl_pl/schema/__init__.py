@@ -18,7 +18,7 @@ from cahl_pl.errors import SchemaError
 from cahl_pl.schema.calls import Problem, call_key, coerce_call, find_problems
 from cahl_pl.schema.canonical import canonical
 from cahl_pl.schema.tools import check_tool
-from cahl_pl.schema.validator import CACHE_SIZE, CHECK_SECONDS
+from cahl_pl.schema.validator import CACHE_SIZE, CHECK_SECONDS, is_time_up, time_limit
 
 __all__ = [
     "CACHE_SIZE",
@@ -30,4 +30,6 @@ __all__ = [
     "check_tool",
     "coerce_call",
     "find_problems",
+    "is_time_up",
+    "time_limit",
 ]

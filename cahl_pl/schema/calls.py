@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cahl_pl.schema.canonical import canonical
 from cahl_pl.schema.coercion import coerce
-from cahl_pl.schema.validator import CompiledSchema, compile_schema, first_error
+from cahl_pl.schema.validator import OUT_OF_TIME, CompiledSchema, compile_schema, first_error, time_limit
 from cahl_pl.schema.wording import shorten, show
 from cahl_pl.types import FeedbackError, ToolCall, ToolSpec
 
@@ -36,7 +36,8 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
         tools: the tools offered; the first one of the call's name counts.
 
     Returns:
-        The problems, at most one a parameter, in the order missing, undeclared, type; empty for a valid call.
+        The problems, at most one a parameter, in the order missing, undeclared, type; empty for a valid call. A value whose
+        check takes longer than all of a call may is the last of them.
     """
     tool = _find(call.name, tools)
     if tool is None:
@@ -57,15 +58,18 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
             if name not in compiled.properties
         ]
     values = _coerced(arguments, compiled)
-    for name, value in values.items():
-        validator = compiled.properties.get(name)
-        error = None if validator is None else first_error(validator, value)
-        if error is not None:
-            problems.append(Problem("type", name, f"parameter {name!r} of {tool.name}: {error[0]}", error[1]))
-    if compiled.whole is not None and not problems:
-        error = first_error(compiled.whole, values)
-        if error is not None:
-            problems.append(Problem("type", None, f"arguments of {tool.name}: {error[0]}", error[1]))
+    with time_limit():
+        for name, value in values.items():
+            validator = compiled.properties.get(name)
+            error = None if validator is None else first_error(validator, value)
+            if error is not None:
+                problems.append(Problem("type", name, f"parameter {name!r} of {tool.name}: {error[0]}", error[1]))
+                if error[0].startswith(OUT_OF_TIME):
+                    return problems  # of the others nothing can be said any more
+        if compiled.whole is not None and not problems:
+            error = first_error(compiled.whole, values)
+            if error is not None:
+                problems.append(Problem("type", None, f"arguments of {tool.name}: {error[0]}", error[1]))
     return problems
 
 
@@ -91,6 +95,12 @@ def _find(name: str, tools: Sequence[ToolSpec]) -> ToolSpec | None:
 
 def _coerced(arguments: Mapping[str, Any], compiled: CompiledSchema) -> dict[str, Any]:
     return {
-        name: coerce(value, compiled.properties[name].schema, compiled.source) if name in compiled.properties else value
-        for name, value in arguments.items()
+        name: _read_as(value, compiled, name) if name in compiled.properties else value for name, value in arguments.items()
     }
+
+
+def _read_as(value: Any, compiled: CompiledSchema, name: str) -> Any:
+    try:
+        return coerce(value, compiled.properties[name].schema, compiled.source)
+    except RecursionError:  # a deep value where the stack of the caller is deep already
+        return value

@@ -6,9 +6,11 @@ does not pass, and neither does a value that is followed through references for 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -29,8 +31,11 @@ CACHE_SIZE = 16384
 """Compiled schemas kept; when there are more, all are dropped and compiled again as they are needed."""
 
 CHECK_SECONDS = 0.5
-"""Processor time that a search for a pattern, and following references, may take: some patterns need ages on 30 characters,
-and where schemas refer to themselves each level of a value may double the time."""
+"""Processor time that searches for patterns, and following references, may take for all values of a call together: some
+patterns need ages on 30 characters, and where schemas refer to themselves each level of a value may double the time."""
+
+OUT_OF_TIME = "the check of this value takes more than"
+"""How the fault of a value begins that could not be checked in time."""
 
 MAX_REFERENCES = 50
 """References that may be followed within one another. Well before Python's own limit, at which the Rust beneath jsonschema
@@ -87,7 +92,10 @@ def compile_schema(schema: JSONSchema) -> CompiledSchema:
 
 def _search(pattern: str, text: str) -> bool:
     """Return whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
-    return regex.search(pattern, text, timeout=CHECK_SECONDS) is not None
+    left = _deadline.at - time.thread_time()
+    if left <= 0:
+        raise TimeoutError
+    return regex.search(pattern, text, timeout=left) is not None
 
 
 def _pattern(validator: Validator, pattern: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
@@ -113,8 +121,30 @@ def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JS
     yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, extra, instance, schema)
 
 
-# Of the check that this thread is busy with: `at`, when it has to end; `depth`, references that are being followed
-_deadline = threading.local()
+class _Deadline(threading.local):
+    """Of the check that this thread is busy with: `at`, when it has to end; `depth`, references that are being followed."""
+
+    at = math.inf
+    depth = 0
+
+
+_deadline = _Deadline()
+
+
+@contextmanager
+def time_limit(seconds: float | None = None) -> Iterator[None]:
+    """Give the checks within so much processor time together, `CHECK_SECONDS` by default; a limit around this one holds too."""
+    before = _deadline.at
+    _deadline.at = min(before, time.thread_time() + (CHECK_SECONDS if seconds is None else seconds))
+    try:
+        yield
+    finally:
+        _deadline.at = before
+
+
+def is_time_up() -> bool:
+    """Whether the limit around has passed."""
+    return time.thread_time() >= _deadline.at
 
 
 def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[ValidationError]]:
@@ -170,12 +200,17 @@ def first_error(validator: Validator, value: Any) -> tuple[str, str | None] | No
 
     Never raises. None for a valid value; no keyword where the value could not be checked.
     """
-    _deadline.at, _deadline.depth = time.thread_time() + CHECK_SECONDS, 0
+    _deadline.depth = 0
     try:
-        # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
-        error = best_match(islice(validator.iter_errors(value), 1))
+        with time_limit():
+            # The first error only: a long value may have thousands. best_match looks into the branches of anyOf.
+            error = best_match(islice(validator.iter_errors(value), 1))
     except TimeoutError:
-        return f"the check of this value takes more than {CHECK_SECONDS} seconds", None
-    except Exception:  # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth
-        return "this value cannot be checked: too deep, too long or out of range", None
+        return f"{OUT_OF_TIME} {CHECK_SECONDS} seconds", None
+    except BaseException as fault:
+        # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth; the Rust beneath it panics, where
+        # the caller's stack is deep, with what is no Exception
+        if isinstance(fault, Exception) or type(fault).__name__ == "PanicException":
+            return "this value cannot be checked: too deep, too long or out of range", None
+        raise
     return None if error is None else (shorten(error.message), str(error.validator))

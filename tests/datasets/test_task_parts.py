@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from cahl_pl.datasets import task_parts
 from cahl_pl.datasets.task_parts import fit_tools
 from cahl_pl.errors import DataError
+from cahl_pl.schema import validator
 from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 
 ADDRESS = {"type": "object", "properties": {"city": {"type": "string"}, "kind": {"type": "string"}}}
@@ -58,3 +61,22 @@ def test_a_misspelt_key_within_an_argument_is_a_fault(value: Any, schema: Any, p
 )
 def test_other_keys_within_an_argument_pass(value: Any, schema: Any) -> None:
     assert fit_tools(task(value, schema))[0].gold[0].arguments["v"] == value
+
+
+def test_the_checks_of_a_row_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_parts, "ROW_SECONDS", 0.3)
+    monkeypatch.setattr(validator, "CHECK_SECONDS", 0.1)
+    endless = {"type": "string", "pattern": "^(a|aa)+$"}
+    slow = ToolSpec("f", "", {"type": "object", "properties": {f"p{i}": endless for i in range(20)}})
+
+    def row(values: int) -> Task:
+        gold = GoldCall("f", {f"p{i}": "a" * 60 + "!" for i in range(values)})
+        return Task("t", (Message("user", "q"),), (slow,), (gold,))
+
+    started = time.thread_time()
+    with pytest.raises(DataError, match=r"gold call 1: the checks of this row take more than 0\.3 seconds; simplify the"):
+        fit_tools(row(20))
+    assert time.thread_time() - started < 2
+    fitted, reasons = fit_tools(row(1))
+    assert reasons == ["gold call 1: parameter 'p0' of f: the check of this value takes more than 0.1 seconds"]
+    assert (fitted.tools[0].parameters["properties"]["p0"], fitted.tools[0].parameters["properties"]["p1"]) == ({}, endless)

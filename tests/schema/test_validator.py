@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import inspect
+import sys
 import time
 from typing import Any
 
 import pytest
 
-from cahl_pl.schema import Problem, check_tool, find_problems, validator
+from cahl_pl.schema import Problem, call_key, check_tool, coerce_call, find_problems, is_time_up, time_limit, validator
 from cahl_pl.types import ToolCall, ToolSpec
 
 
@@ -116,3 +118,63 @@ def test_names_are_matched_by_pattern_properties() -> None:
         assert causes({"q": "x", "n_1": 1}, open_, name="f") == []
         assert causes({"n_1": "x"}, open_, name="f") == [("type", None)]
         assert causes({"q": "x", "m": 1}, open_, name="f") == wrong
+
+
+ENDLESS = {"type": "string", "pattern": "^(a|aa)+$"}
+SLOW = "a" * 60 + "!"
+
+
+@pytest.mark.parametrize("form", ["parameters", "items", "keys"])
+def test_many_slow_values_of_a_call_take_the_time_of_one(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validator, "CHECK_SECONDS", 0.1)
+    listed = {"a": {"type": "array", "items": ENDLESS}}
+    keyed = {"a": {"type": "object", "patternProperties": {ENDLESS["pattern"]: {}}, "additionalProperties": False}}
+    properties, arguments = {
+        "parameters": ({f"p{i}": ENDLESS for i in range(30)}, {f"p{i}": SLOW for i in range(30)}),
+        "items": (listed, {"a": [SLOW] * 30}),
+        "keys": (keyed, {"a": {f"{SLOW}{i}": 1 for i in range(30)}}),
+    }[form]
+    started = time.thread_time()
+    (problem,) = find_problems(ToolCall("f", arguments), [tool(properties)])
+    assert time.thread_time() - started < 1
+    assert "the check of this value takes more than 0.1 seconds" in problem.message
+    # and the next call has its own time
+    quick = tool({"p0": ENDLESS})
+    assert find_problems(ToolCall("f", {"p0": "aaa"}), [quick]) == []
+
+
+def test_what_is_wrong_beside_a_slow_value_is_still_told() -> None:
+    declared = tool({"a": {"type": "integer"}, "b": ENDLESS}, required=["c"])
+    assert causes({"a": "x", "b": "aab", "d": 1}, declared) == [
+        ("missing", "c"),
+        ("undeclared", "d"),
+        ("type", "a"),
+        ("type", "b"),
+    ]
+
+
+def test_a_limit_around_holds_for_all_calls_within() -> None:
+    with time_limit(0.0):
+        assert is_time_up()
+        (problem,) = find_problems(ToolCall("f", {"a": "aaa"}), [tool({"a": ENDLESS})])
+        assert "takes more than" in problem.message
+        assert find_problems(ToolCall("f", {"a": 1}), [tool({"a": {"type": "integer"}})]) == []
+    assert not is_time_up()
+
+
+@pytest.mark.parametrize("frames", [0, 700, 800, 840, 880, 920])
+@pytest.mark.parametrize("depth", [60, 900])
+def test_deep_values_raise_nothing_where_the_stack_is_deep(frames: int, depth: int) -> None:
+    lists = tool({"a": {"$ref": "#/$defs/E"}}, **{"$defs": {"E": {"type": "array", "items": {"$ref": "#/$defs/E"}}}})
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    call = ToolCall("f", {"a": value})
+
+    def below(left: int) -> Any:
+        return below(left - 1) if left else (coerce_call(call, [lists]), find_problems(call, [lists]), call_key(call, [lists]))
+
+    room = sys.getrecursionlimit() - len(inspect.stack(0)) - 60
+    coerced, problems, _ = below(min(frames, room))
+    assert coerced.name == "f"
+    assert all("cannot be checked" in problem.message for problem in problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from cahl_pl.datasets.declared_values import as_declared, read_value
 from cahl_pl.datasets.dialogues import dialogue_tasks, last_task
@@ -46,6 +46,10 @@ class Dialogue:
 
 def usual(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with its dialogue in `messages`, also where that is `conversations` with roles, or JSON text."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if _is_said(prompt) and _is_said(completion) and "messages" not in row:  # as TRL has them
+        rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
+        return {"messages": [*prompt, *completion]} | rest
     for field in ("messages", "conversations", "conversation"):
         said = row.get(field)
         if isinstance(said, str) and said.lstrip().startswith("["):
@@ -53,10 +57,14 @@ def usual(row: dict[str, Any]) -> dict[str, Any]:
                 said = read_value(said)
             except DataError:
                 return row
-        if isinstance(said, list) and said and all(isinstance(one, dict) and "role" in one for one in said):
+        if _is_said(said):
             rest = {key: value for key, value in row.items() if key != field}
             return {"messages": said} | rest if field != "messages" else row | {"messages": said}
     return row
+
+
+def _is_said(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
 
 
 def _with_calls(dialogue: Dialogue) -> Dialogue:

@@ -67,6 +67,11 @@ def _add(said: list[Said], item: Any, number: int) -> None:
         said.append(Said("tool", text, answers=get_field(item, "call_id", str), number=number, is_json=is_json))
     elif kind == "message":
         said.append(read_said(item, number))
+    elif isinstance(kind, str) and kind.endswith(("_call", "_call_output", "mcp_list_tools", "mcp_approval_request")):
+        raise DataError(
+            f"the item {kind!r} is of a tool that its provider runs itself or that takes free text, of which no call can be "
+            "learnt; those that are read are message, function_call, function_call_output: leave the row out, or write them so"
+        )
     else:
         raise DataError(f"there is no item of type {kind!r}; those that are read are message, {', '.join(_ITEMS)}")
 

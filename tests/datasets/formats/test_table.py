@@ -327,7 +327,7 @@ def test_tau_bench_s_files_are_read_and_not_run(tmp_path: Path) -> None:
         ({"query": "q", "tools": "[]", "answer": "[]"}, "most like those of xlam: convert-data xlam INPUT OUTPUT"),
         ({"query": "q", "calling": []}, "most like those of seal-tools: convert-data seal-tools INPUT OUTPUT"),
         ({"system": "s", "chats": "USER:"}, "most like those of glaive"),
-        ({"contents": [], "tools": []}, "no form that is known: cahl-pl convert-data --help"),  # Gemini's: tools say nothing
+        ({"content": [], "tools": []}, "no form that is known: cahl-pl convert-data --help"),  # tools say nothing
         (ROWS["openai"] | {"tools": None}, "the field 'tools' is missing: without the tools that were offered"),
         (ROWS["openai"] | {"messages": [ASKED]}, "the field 'id' is missing"),
         (ROWS["sharegpt"] | {"conversations": [{"from": "alien", "value": "x"}]}, "'from' must be one of system, human"),
@@ -336,8 +336,8 @@ def test_tau_bench_s_files_are_read_and_not_run(tmp_path: Path) -> None:
         (ROWS["hammer"] | {"output": "[{"}, "the field 'output': not JSON"),
         (ROWS["anthropic"] | {"messages": [{"role": "tool", "content": "x"}]}, "the role 'tool' must be user or assistant"),
         (
-            ROWS["openai-responses"] | {"output": [{"type": "web_search_call"}]},
-            "the field 'input', item 3: there is no item of type 'web_search_call'",
+            ROWS["openai-responses"] | {"output": [{"type": "function_cal"}]},
+            "the field 'input', item 3: there is no item of type 'function_cal'",
         ),
     ],
 )  # fmt: skip
