@@ -99,6 +99,7 @@ class StubServer:
     Attributes:
         seconds: that an answer takes.
         dies_after: completions after which it gives no answers any more; None: it lives.
+        last_words: what it says with the status 500 before that, as vLLM's HTTP server whose engine has died; None: nothing.
         change: makes something else of the choices of an answer.
         reads: whether it can read adapters.
         adapters: name -> what tells one content from another.
@@ -110,6 +111,7 @@ class StubServer:
     def __init__(self, seconds):
         self.seconds = seconds
         self.dies_after = None
+        self.last_words = None
         self.change = lambda choices: choices
         self.reads = True
         self.adapters = {}
@@ -124,7 +126,10 @@ class StubServer:
     def answer(self, path, headers, body):
         """Status and body of an answer; raises where there is none."""
         if self._dead:
-            raise ConnectionAbortedError
+            if self.last_words is None:
+                raise ConnectionAbortedError
+            words, self.last_words = self.last_words, None
+            return 500, {"error": {"message": words, "type": "InternalServerError", "code": 500}}
         if path == "/v1/models":
             if self.seconds >= 10:
                 self.gone.wait(self.seconds)

@@ -74,14 +74,23 @@ def test_requests_go_to_the_server_with_the_fewest_under_way(stub, policy, tmp_p
     assert [one.answered for one in stubs] == [4, 4, 4]
 
 
-def test_one_that_dies_in_the_middle_is_left_out_and_nothing_is_lost(stub, policy, tmp_path, expected, capsys):
+@pytest.mark.parametrize(
+    ("last_words", "said"),
+    [
+        (None, "no answer ("),
+        ("EngineCore encountered an issue.", "HTTP status 500 (EngineCore encountered an issue.)"),
+    ],
+)
+def test_one_that_dies_in_the_middle_is_left_out_and_nothing_is_lost(
+    stub, policy, tmp_path, expected, capsys, last_words, said
+):
     dying, other = stub(seconds=0.05), stub(seconds=0.05)
-    dying.dies_after = 2
-    assert generate(engine_of([dying, other], tmp_path, concurrency=2), policy) == expected
+    dying.dies_after, dying.last_words = 2, last_words
+    assert generate(engine_of([dying, other], tmp_path, concurrency=1), policy) == expected
     assert dying.answered == 2
     assert other.answered == len(PROMPTS) - 2
     (line, *_) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"server {dying.url}: no answer (")
+    assert line.startswith(f"server {dying.url}: {said}")
     assert line.endswith("; left out, 1 of 2 servers go on; asked again in 1 s")
 
 
