@@ -30,8 +30,10 @@ def parse_calls(text: str) -> list[ToolCall]:
 
 
 def _call(text: str) -> ToolCall:
-    name, bracket, rest = text.strip().partition("(")
-    if not bracket or not name.strip() or not rest.endswith(")"):
+    text = text.strip()
+    start = _last_bracket(text)
+    name, rest = text[:start], text[start + 1 :]
+    if start < 0 or not name.strip() or not rest.endswith(")"):
         raise DataError(f"{_show(text)} is not a call, name(key=value)")
     arguments: dict[str, Any] = {}
     for part in _split(rest[:-1]):
@@ -45,6 +47,24 @@ def _call(text: str) -> ToolCall:
             raise DataError(f"the argument {key!r} of {name.strip()} appears twice")
         arguments[key] = literal(value)
     return ToolCall(name.strip(), arguments)
+
+
+def _last_bracket(text: str) -> int:
+    """Return where the last round bracket opens that stands in no other: names hold some, `Feed (Videos) V2(user=1)`."""
+    start, depth, at, valued = -1, 0, 0, False
+    while at < len(text):
+        if text[at] in "\"'" and depth and valued:  # elsewhere it is an apostrophe of a name
+            at = _end_of_string(text, at)
+        elif text[at] == "=":
+            valued = depth > 0
+        elif text[at] in _CLOSING:
+            if depth == 0:
+                start, valued = (at if text[at] == "(" else start), False
+            depth += 1
+        elif text[at] in ")]}":
+            depth -= 1
+        at += 1
+    return start
 
 
 def literal(text: str) -> Any:

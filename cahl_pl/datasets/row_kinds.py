@@ -6,6 +6,7 @@ from typing import Any, Final
 
 _DOCS: Final = "docs/your-data.md says how rows are written"
 _PAIRS: Final = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
+_RATINGS: Final = ("label", "kto_tag")
 _WITH_TOOLS: Final = ("tools", "functions", "system", "messages", "conversations", "gold", "reward_model")
 
 
@@ -13,6 +14,12 @@ def other_kind(row: Any) -> str | None:
     """Return what a row is if it is one of another training, and what to do; None for any other."""
     if not isinstance(row, dict) or "gold" in row:
         return None
+    unwanted = next((field for field in _RATINGS if row.get(field) is False), None)
+    if unwanted is not None:
+        return (
+            f"the row is rated as one that is not wanted ({unwanted!r} is false, as for KTO), and would be learnt as one that is: "
+            "leave it out"
+        )
     for chosen, rejected in _PAIRS:
         if chosen in row and rejected in row:
             return (

@@ -32,6 +32,15 @@ def test_calls_are_read() -> None:
     assert parse_calls("[]") == []
 
 
+def test_names_may_hold_brackets() -> None:
+    text = """[User Feed (Video Posts) V2(user_id="12345"), f(a)(x="(", y=[")"]), (old) g()]"""
+    assert parse_calls(text) == [
+        ToolCall("User Feed (Video Posts) V2", {"user_id": "12345"}),
+        ToolCall("f(a)", {"x": "(", "y": [")"]}),
+        ToolCall("(old) g", {}),
+    ]
+
+
 def test_json_words_and_tuples() -> None:
     assert literal("[true, false, null, True, None, (1, 2), 'a' 'b']") == [True, False, None, True, None, [1, 2], "ab"]
     assert literal('"C:\\dir"') == "C:\\dir"  # no escape, and no warning

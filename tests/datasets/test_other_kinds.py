@@ -118,6 +118,14 @@ def test_rows_of_other_trainings_are_told(tmp_path: Path, row: dict[str, Any], s
     assert said in fault(tmp_path, row)
 
 
+@pytest.mark.parametrize("field", ["label", "kto_tag"])
+def test_rows_that_are_rated_as_unwanted_are_told(tmp_path: Path, field: str) -> None:
+    row = {"messages": [ASK, SAY], "tools": [TOOL]}
+    assert f"rated as one that is not wanted ({field!r} is false, as for KTO)" in fault(tmp_path, row | {field: False})
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {field: True}))
+    assert len(JsonlDataset(tmp_path / "rows.jsonl", strict=True)) == 1
+
+
 def test_prompt_and_completion_of_messages_are_a_dialogue(tmp_path: Path) -> None:
     call = {"function": {"name": "w", "arguments": {}}}
     row = {"prompt": [ASK], "completion": [{"role": "assistant", "tool_calls": [call]}], "tools": [TOOL]}
