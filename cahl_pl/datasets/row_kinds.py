@@ -17,8 +17,8 @@ def other_kind(row: Any) -> str | None:
     unwanted = next((field for field in _RATINGS if row.get(field) is False), None)
     if unwanted is not None:
         return (
-            f"the row is rated as one that is not wanted ({unwanted!r} is false, as for KTO), and would be learnt as one that is: "
-            "leave it out"
+            f"the row is rated as one that is not wanted ({unwanted!r} is false, as for KTO), and would be learnt as one that "
+            "is: leave it out"
         )
     for chosen, rejected in _PAIRS:
         if chosen in row and rejected in row:
@@ -35,7 +35,7 @@ def other_kind(row: Any) -> str | None:
         return f"the row is {kind} without the tools that were offered: {_DOCS}"
     instruction = row.get("instruction")
     asked = {"instruction", "output"} <= row.keys() and isinstance(instruction, str)
-    if asked and "AVAILABLE TOOLS" not in str(instruction).upper():
+    if asked and not any(mark in str(instruction) for mark in ("**Available Tools**", "[BEGIN OF AVAILABLE TOOLS]")):
         return f"the row is an instruction and its answer, as Alpaca's, without the tools that were offered: {_DOCS}"
     if row.keys() <= {"text", "meta", "metadata", "id", "source"} and isinstance(row.get("text"), str):
         return f"the row is bare text, as for pretraining: {_DOCS}"

@@ -109,6 +109,7 @@ def test_pairs_of_preferences_are_told(tmp_path: Path, row: dict[str, Any]) -> N
         ({"prompt": "q", "completion": "a", "label": True}, "the row is a rated completion, as for KTO, without the tools"),
         ({"prompt": "q", "completion": "a"}, "the row is a prompt and its completion without the tools that were offered"),
         ({"instruction": "q", "input": "", "output": "a"}, "the row is an instruction and its answer, as Alpaca's, without"),
+        ({"instruction": "Use available tools.", "input": "", "output": "a"}, "the row is an instruction and its answer"),
         ({"text": "x"}, "the row is bare text, as for pretraining"),
         ({"contents": [], "tools": []}, "the row is one of Gemini's API ('contents'), which is not read"),
         ({"error": "Access denied"}, "the row is a server's error ('Access denied') that was saved in the place of the data"),

@@ -38,10 +38,14 @@ _SPEAKERS: Final = {
     "tool": "tool",
     "tool_response": "tool",
     "function_response": "tool",
+    "tool_result": "tool",
+    "tool_output": "tool",
+    "function_result": "tool",
     "function": "tool",
     "ipython": "tool",
 }
-_ROLES_OF_ITS_OWN: Final = ("function_call", "tool_call", "observation", "tool_response", "function_response")
+_ROLES_OF_ITS_OWN: Final = ("function_call", "tool_call", "observation", "tool_response", "function_response", "tool_result",
+                            "tool_output", "function_result")  # fmt: skip
 """Speakers that OpenAI's messages do not have, by which turns of `role` and `content` are told."""
 
 

@@ -90,3 +90,15 @@ def test_a_row_of_another_kind_is_told_that_no_form_is_known() -> None:
     row = {"question": "q", "input": [{"step": "1"}], "toolset": [], "reference": []}
     with pytest.raises(DataError, match="the row has no form that is known: cahl-pl convert-data --help lists them"):
         read_any(row, "r")
+
+
+@pytest.mark.parametrize("role", ["tool_response", "tool_result", "tool_output", "function_result", "observation"])
+def test_a_tool_s_answer_has_several_names(role: str) -> None:
+    tool = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
+    call = {"role": "tool_call", "content": '{"name": "clock", "arguments": {}}'}
+    said = [{"role": "user", "content": "q"}, call, {"role": role, "content": "12:00"}, {"role": "assistant", "content": "12."}]
+    row = {"messages": said, "tools": [tool]}
+    assert form_of(row) == "sharegpt"
+    (task,) = FORMATS["sharegpt"].tasks(row, "r")
+    assert isinstance(task, Task)
+    assert [(gold.name, gold.result) for gold in task.gold] == [("clock", "12:00")]
