@@ -33,16 +33,17 @@ def dialogue_tasks(
         DataError: no turn is the assistant's. A turn that cannot be read, or is not to be learnt, is yielded as a DataError.
     """
     found = False
+    faults = [_unread(turn, tools) for turn in said]
     for place, turn in enumerate(said):
         if turn.role != "assistant" or not (
-            turn.calls or (place and said[place - 1].role == "user") or _unread(turn, tools)
+            turn.calls or (place and said[place - 1].role == "user") or faults[place]
         ):
             continue
         found = True
         try:
             if not turn.learnt:
                 raise DataError(f"the field {field!r}, message {turn.number}: {_NOT_LEARNT}")
-            yield turn_task(said, place, tools, f"{name}-turn-{place + 1}", field)
+            yield _turn_task(said, place, faults, tools, f"{name}-turn-{place + 1}", field)
         except DataError as error:
             yield error
     if not found:
@@ -62,20 +63,35 @@ def last_task(said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, fiel
     for places in (calling, replies):
         learnt = [place for place in places if said[place].learnt]
         if learnt:
-            return turn_task(said, learnt[-1], tools, name, field)
+            faults = [_unread(turn, tools) for turn in said[: learnt[-1] + 1]]
+            return _turn_task(said, learnt[-1], faults, tools, name, field)
     raise DataError(f"the field {field!r}, message {said[(calling or replies)[-1]].number}: {_NOT_LEARNT}")
 
 
-def turn_task(said: Sequence[Said], place: int, tools: tuple[ToolSpec, ...], name: str, field: str) -> Task:
+def _turn_task(
+    said: Sequence[Said],
+    place: int,
+    faults: Sequence[str | None],
+    tools: tuple[ToolSpec, ...],
+    name: str,
+    field: str,
+) -> Task:
     """Return the task of the turn at a place.
+
+    Args:
+        said: the turns.
+        place: of the turn.
+        faults: what is wrong with each turn up to it.
+        tools: the tools offered.
+        name: becomes the task's id.
+        field: where the turns stand, for messages.
 
     Raises:
         DataError: what is before it cannot be read, an answer after it has no call, or the text of an assistant up to it
             holds a call that was not read.
     """
     turn = said[place]
-    for one in said[: place + 1]:
-        fault = _unread(one, tools)
+    for one, fault in zip(said[: place + 1], faults, strict=False):
         if fault is not None:
             raise DataError(f"the field {field!r}, message {one.number}: {fault}")
     history = fold(said[:place], field)
