@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cahl_pl.datasets.base import TaskSource
+from cahl_pl.datasets.file_kinds import LOOKED_AT, foreign_kind
 from cahl_pl.datasets.jsonl import row_to_task
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
@@ -146,9 +147,13 @@ def _task(value: Any, name: str, tools: tuple[ToolSpec, ...] | None) -> Task:
 
 def _read_tools(path: str) -> tuple[ToolSpec, ...]:
     try:
-        text = decoded(Path(path).expanduser().read_bytes(), path)
+        data = Path(path).expanduser().read_bytes()
     except OSError as error:
         raise DataError(f"{path}: the tools cannot be read ({error.strerror}); correct the path") from None
+    foreign = foreign_kind(path, data[:LOOKED_AT])
+    if foreign is not None:
+        raise DataError(f"{path}: {foreign}")
+    text = decoded(data, path)
     try:
         value = parse_json(text)
         messages = [{"role": "user", "content": ""}]

@@ -11,6 +11,7 @@ import pytest
 
 from cahl_pl.datasets import JsonlDataset
 from cahl_pl.datasets.convert import convert, read_source
+from cahl_pl.datasets.requests import Requests
 from cahl_pl.datasets.rows import read_rows
 from cahl_pl.datasets.tool_forms import read_tool
 from cahl_pl.errors import DataError
@@ -42,6 +43,14 @@ def test_what_was_saved_in_the_place_of_data_is_told(tmp_path: Path, name: str, 
     with pytest.raises(DataError) as error:
         list(read_rows(tmp_path / name))
     assert f"{name}: {said}" in str(error.value)
+
+
+@pytest.mark.parametrize(("start", "said"), [(LFS, "this is a pointer of Git LFS"), (PAGE, "this is a web page (HTML)")])
+def test_a_file_of_tools_is_told_too(tmp_path: Path, start: bytes, said: str) -> None:
+    (tmp_path / "tools.json").write_bytes(start)
+    with pytest.raises(DataError) as error:
+        Requests("Go.", str(tmp_path / "tools.json"))
+    assert f"tools.json: {said}" in str(error.value)
 
 
 @pytest.mark.parametrize(
