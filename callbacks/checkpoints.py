@@ -155,6 +155,7 @@ class Checkpoints(Checkpoint):
             elif trainer.world_size == 1 and self._is_whole(exception):
                 self._settle(trainer)
                 try:
+                    self._check_states(trainer)
                     self._save(trainer)
                 except Exception as error:  # such as a user's own state, which stopped the run itself
                     print(f"warning: the state after step {trainer.global_step} could not be saved ({error})", flush=True)

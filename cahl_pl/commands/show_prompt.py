@@ -17,6 +17,7 @@ from typing import Any
 from cahl_pl.commands import verb_parser
 from cahl_pl.commands.configured import build, policy_of, prompts_of, read_config
 from cahl_pl.datasets import Requests, TaskSource
+from cahl_pl.datasets.own_tasks import checked
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.prompts import PromptBuilder
@@ -100,7 +101,7 @@ def main(arguments: list[str]) -> None:
     if args.tools is not None:
         task, where = Requests(args.request, args.tools)[0], f"the request, with the tools of {args.tools}"
     else:
-        tasks = build(TaskSource, config.data.train)  # type: ignore[type-abstract]
+        tasks = checked(build(TaskSource, config.data.train))  # type: ignore[type-abstract]
         if not -len(tasks) <= args.row < len(tasks):
             raise ConfigError(f"--row {args.row}: data.train has the rows 0 to {len(tasks) - 1}")
         row = args.row % len(tasks)

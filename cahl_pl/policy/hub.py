@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from cahl_pl.errors import PolicyError
@@ -12,14 +13,14 @@ SECONDS: Final = 10.0
 
 
 @cache  # who has one file of it has the others, and each is asked for by itself
-def check_hub(model: str) -> None:
-    """Check that a base is in the hub's cache, or that the hub has it.
+def on_hub(model: str) -> str:
+    """Return where a base is loaded from: its id, or its folder in the hub's cache where the hub cannot be asked.
 
     Args:
         model: what the configuration names, which is no folder.
 
     Raises:
-        PolicyError: it is neither, or the hub cannot be asked.
+        PolicyError: it is no id, or it is not in the cache, and the hub does not have it or cannot be asked.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
@@ -31,20 +32,27 @@ def check_hub(model: str) -> None:
             "a model on the hub, such as Qwen/Qwen2.5-0.5B-Instruct"
         )
 
+    folder: str | None = None
     try:
         validate_repo_id(model)
-        cached_file(model, "config.json", local_files_only=True)
-        return
+        folder = str(Path(cached_file(model, "config.json", local_files_only=True)).parent)
     except HFValidationError:
         raise refused("no id of the Hugging Face Hub") from None
     except OSError:  # it is not there
         pass
     if constants.HF_HUB_OFFLINE:
+        if folder is not None:
+            return folder
         raise refused("is not in the hub's cache, and the hub is not asked, since HF_HUB_OFFLINE is set")
     try:
         HfApi().model_info(model, timeout=SECONDS)
+        return model
     except RepositoryNotFoundError:
-        raise refused("no model that the Hugging Face Hub has, or shows to you (`hf auth login` shows private ones)") from None
+        why = "no model that the Hugging Face Hub has, or shows to you (`hf auth login` shows private ones)"
     except Exception as error:  # of the library beneath, which differs between versions
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise refused(f"is not in the hub's cache, and the hub cannot be reached ({first})") from error
+        why = f"is not in the hub's cache, and the hub cannot be reached ({first})"
+    if folder is None:
+        raise refused(why)
+    print(f"note: {model!r} is taken from the hub's cache, since the hub does not answer for it: {folder}", flush=True)
+    return folder

@@ -12,7 +12,7 @@ from cahl_pl.errors import PolicyError
 from cahl_pl.policy.bases import auto_class, check_base
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.four_bit import keep_cpu_gradients
-from cahl_pl.policy.hub import check_hub
+from cahl_pl.policy.hub import on_hub
 from cahl_pl.policy.tokenizers import check_vocabulary, end_and_pad, tokenizer_of
 from cahl_pl.policy.weights import check_weights
 
@@ -157,5 +157,4 @@ def model_folder(config: PolicyConfig) -> str:
         return str(safetensors_of(folder, config.gguf_file))
     if folder.is_dir():
         return str(folder)
-    check_hub(config.model)
-    return config.model
+    return on_hub(config.model)

@@ -10,16 +10,16 @@ from huggingface_hub.utils import RepositoryNotFoundError
 
 from cahl_pl.errors import PolicyError
 from cahl_pl.policy.config import PolicyConfig
-from cahl_pl.policy.hub import SECONDS, check_hub
+from cahl_pl.policy.hub import SECONDS, on_hub
 from cahl_pl.policy.loading import model_folder
 
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch, tmp_path):
-    check_hub.cache_clear()
+    on_hub.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     yield
-    check_hub.cache_clear()
+    on_hub.cache_clear()
 
 
 @pytest.fixture
@@ -87,8 +87,36 @@ def test_what_the_hub_has_is_asked_for_once(hub):
     assert len(asked) == 1
 
 
-def test_what_is_in_the_cache_is_not_asked_for(hub, monkeypatch):
-    asked = hub(ConnectionError())
-    monkeypatch.setattr("transformers.utils.cached_file", lambda name, file, local_files_only: "config.json")
-    assert model_folder(PolicyConfig(model="Qwen/Qwen3")) == "Qwen/Qwen3"
+def cached(tmp_path, monkeypatch):
+    """Put a base into the cache, as the hub's library does; its folder."""
+    folder = tmp_path / "models--Qwen--Qwen3" / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(
+        "transformers.utils.cached_file", lambda name, file, local_files_only: str(folder / file)
+    )
+    return str(folder)
+
+
+def test_without_a_hub_the_cache_is_taken_as_a_folder(hub, tmp_path, monkeypatch, capsys):
+    """So nothing below asks the hub for each of its files, again and again, for minutes."""
+    folder = cached(tmp_path, monkeypatch)
+    hub(ConnectionError("no network"))
+    for _ in range(2):
+        assert model_folder(PolicyConfig(model="Qwen/Qwen3")) == folder
+    said = f"note: 'Qwen/Qwen3' is taken from the hub's cache, since the hub does not answer for it: {folder}\n"
+    assert capsys.readouterr().out == said
+    on_hub.cache_clear()
+    asked = hub()
+    assert model_folder(PolicyConfig(model="Qwen/Qwen3")) == "Qwen/Qwen3"  # there may be a newer one
+    assert len(asked) == 1
+
+
+def test_with_the_hub_switched_off_the_cache_is_taken(hub, tmp_path, monkeypatch):
+    folder = cached(tmp_path, monkeypatch)
+    asked = hub()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert model_folder(PolicyConfig(model="Qwen/Qwen3")) == folder
     assert asked == []
