@@ -35,7 +35,8 @@ def on_hub(model: str) -> str:
     folder: str | None = None
     try:
         validate_repo_id(model)
-        folder = str(Path(cached_file(model, "config.json", local_files_only=True)).parent)
+        found = cached_file(model, "config.json", local_files_only=True)
+        folder = None if found is None else str(Path(found).parent)
     except HFValidationError:
         raise refused("no id of the Hugging Face Hub") from None
     except OSError:  # it is not there
