@@ -247,7 +247,7 @@ def test_no_row_of_any_reader_is_taken_with_a_call_for_an_answer(tmp_path: Path)
     rows = [row | {"output": f"<response> {said} </response>"} for said in ('weather(city="Oslo")', "It rains.")]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     tasks = RllaDataset(tmp_path / "rows.json")
-    assert [task.answer for task in tasks] == ["It rains."]
+    assert [tasks[i].answer for i in range(len(tasks))] == ["It rains."]
     assert "the answer holds a call (the code weather(...)), not an answer in words" in tasks.report.dropped[0][1]
 
 

@@ -140,7 +140,7 @@ def test_prompt_and_completion_of_messages_are_a_dialogue(tmp_path: Path) -> Non
     call = {"function": {"name": "w", "arguments": {}}}
     row = {"prompt": [ASK], "completion": [{"role": "assistant", "tool_calls": [call]}], "tools": [TOOL]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    (task,) = JsonlDataset(tmp_path / "rows.jsonl", strict=True)
+    task = JsonlDataset(tmp_path / "rows.jsonl", strict=True)[0]
     assert ([m.content for m in task.messages], [gold.name for gold in task.gold]) == (["q"], ["w"])
 
 

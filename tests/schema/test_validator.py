@@ -129,11 +129,12 @@ def test_many_slow_values_of_a_call_take_the_time_of_one(form: str, monkeypatch:
     monkeypatch.setattr(validator, "CHECK_SECONDS", 0.1)
     listed = {"a": {"type": "array", "items": ENDLESS}}
     keyed = {"a": {"type": "object", "patternProperties": {ENDLESS["pattern"]: {}}, "additionalProperties": False}}
-    properties, arguments = {
+    forms: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "parameters": ({f"p{i}": ENDLESS for i in range(30)}, {f"p{i}": SLOW for i in range(30)}),
         "items": (listed, {"a": [SLOW] * 30}),
         "keys": (keyed, {"a": {f"{SLOW}{i}": 1 for i in range(30)}}),
-    }[form]
+    }
+    properties, arguments = forms[form]
     started = time.thread_time()
     (problem,) = find_problems(ToolCall("f", arguments), [tool(properties)])
     assert time.thread_time() - started < 1
