@@ -166,7 +166,7 @@ def test_what_was_logged_as_csv_is_kept_when_a_run_goes_on(config, tmp_path, cap
     main(arguments)
     (before,) = (tmp_path / "runs").rglob("metrics.csv")
     content = before.read_text()
-    assert "planner/loss" in content
+    assert "planner/length/max" in content
     main([*arguments, "--trainer.max_steps", "4"])
     assert before.with_name("metrics.until-step-000002.csv").read_text() == content
     assert f"kept: {before} so far as metrics.until-step-000002.csv\n" in capsys.readouterr().out
