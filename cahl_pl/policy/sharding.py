@@ -59,8 +59,9 @@ def shard(lm: Any, causal_lm: Any, decoder: Any, device: torch.device) -> None:
 
 
 def _shard(lm: Any, causal_lm: Any, decoder: Any, layers: list[nn.Module], device: torch.device) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     whole = {p for p in lm.parameters() if p.requires_grad}

@@ -138,7 +138,7 @@ def test_a_torch_that_cannot_shard_the_base_is_named(policy, monkeypatch):
         raise RuntimeError("only Tensors of floating point dtype can require gradients")  # torch 2.9 on NF4
 
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.tensor.init_device_mesh", lambda *_: None)
+    monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda *_: None)
     monkeypatch.setattr("torch.distributed.fsdp.fully_shard", refuse)
     said = r"cannot shard this base \(only Tensors .* gradients\): install torch 2\.13 or newer, set model\.policy\.quantiz"
     with pytest.raises(PolicyError, match=said):
