@@ -252,7 +252,8 @@ DOCUMENTED_MODULES = {
     "starlette.applications", "starlette.exceptions", "starlette.requests", "starlette.responses", "starlette.routing",
     "starlette.types",
     "tensorboard.backend.event_processing.event_accumulator",
-    "torch.distributed", "torch.nn", "torch.nn.attention.flex_attention", "torch.nn.functional",
+    "torch.distributed", "torch.distributed.device_mesh", "torch.distributed.fsdp", "torch.distributed.tensor",
+    "torch.nn", "torch.nn.attention.flex_attention", "torch.nn.functional",
     "torch.nn.utils.rnn", "torch.profiler", "torch.utils.checkpoint",
     "torch.utils.data", "torch.utils.flop_counter",
     "transformers.utils",  # logging, in its documentation

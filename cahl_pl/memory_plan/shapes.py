@@ -16,7 +16,7 @@ from cahl_pl.policy.folded_attention import is_foldable
 from cahl_pl.policy.loading import read_config
 from cahl_pl.policy.lora import lora_config, with_adapter
 from cahl_pl.policy.masks import MASKED, layer_types
-from cahl_pl.policy.sharding import layers_of
+from cahl_pl.policy.noise import layers_of
 from cahl_pl.rollout.config import RolloutConfig
 from cahl_pl.types import ROLES, Role
 

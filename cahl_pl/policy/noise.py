@@ -31,10 +31,15 @@ def remove_noise(base: nn.Module) -> None:
                 setattr(holder, name, 0.0)
 
 
-def recomputed_layers(base: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules of which gradient checkpointing recomputes the activations, if they are in train mode."""
+def layers_of(base: nn.Module) -> list[nn.Module]:
+    """Return the layers of a model, in their order, as transformers knows them; none where it knows none."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def recomputed_layers(base: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules of which gradient checkpointing recomputes the activations, if they are in train mode."""
+    layers = layers_of(base)
     # models that have no such layers look at a switch of their own
     yield from layers or (module for module in base.modules() if getattr(module, "gradient_checkpointing", False))

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from cahl_pl.errors import PolicyError
+from cahl_pl.policy.noise import layers_of
 from cahl_pl.types import Group
 
 if TYPE_CHECKING:
@@ -83,13 +84,6 @@ def _shard(lm: Any, causal_lm: Any, decoder: Any, layers: list[nn.Module], devic
             part = distribute_tensor(parameter.data, mesh, [Shard(0)], src_data_rank=None)
             setattr(output, name, nn.Parameter(part, requires_grad=False))
     lm.to(device)
-
-
-def layers_of(decoder: nn.Module) -> list[nn.Module]:
-    """Return the layers of a model of transformers, in their order."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _share_weights(layers: list[nn.Module]) -> bool:
