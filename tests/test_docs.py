@@ -67,7 +67,7 @@ COMMAND = re.compile(rf"(?:[A-Z_]+=|(?:\S+/bin/)?{PROGRAMS}(?= ))")
 INLINE = re.compile(r"(?<!`)`((?:python3?|pytest|make|pip|mkdocs) [^`]+)`(?!`)")
 
 
-class ParsedError(Exception):
+class ParsedError(BaseException):  # an Exception would be told in a sentence, as what a user's own code raises
     """The arguments have been read, and nothing is to be done with them."""
 
 
