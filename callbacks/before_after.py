@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -16,6 +17,9 @@ from cahl_pl.metrics import ToolUse, is_success
 from cahl_pl.plurals import counted
 from cahl_pl.runs.files import write_json
 from cahl_pl.runs.folder import run_folder
+
+_QUIET_S: Final = 30.0
+"""Seconds after which it is said how far a measurement is."""
 
 COLUMNS = (
     "task/success",
@@ -161,6 +165,7 @@ class BeforeAfter(Callback):
                 flush=True,
             )
         result = {}
+        done, told = 0, time.monotonic()
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))
             metric = ToolUse().to(trainer.strategy.root_device)  # NCCL adds up nothing that lies on the host
@@ -173,6 +178,10 @@ class BeforeAfter(Callback):
                 episodes = data.evaluate([tasks[i] for i in some])
                 metric.update(episodes)
                 solved |= dict(zip(some, map(is_success, episodes), strict=True))
+                done += len(some) * trainer.world_size
+                if trainer.is_global_zero and time.monotonic() > told + _QUIET_S and done < total:
+                    told = time.monotonic()
+                    print(f"measured {done} of {total}", flush=True)
             everywhere = {i: done for part in gather_over_processes(solved) for i, done in part.items()}
             self._solved[name] = "".join(str(int(everywhere[i])) for i in range(count))
             (tokens,) = sum_over_processes([float(tokens + data.evaluated_tokens)])

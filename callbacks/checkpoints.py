@@ -181,7 +181,7 @@ class Checkpoints(Checkpoint):
     def _is_whole(self, exception: BaseException) -> bool:
         """Return whether what a checkpoint would hold is the state after a step, and one to go on from."""
         stream = self._data.stream
-        if isinstance(exception, Exception):
+        if isinstance(exception, Exception) or (isinstance(exception, SystemExit) and not isinstance(exception, Interrupted)):
             return not (stream.updating or isinstance(exception, NonFiniteError | StaleBatchError))
         return stream.sampling  # a signal; a second one, in a step, is not to save
 

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 
 from cahl_pl import __version__
 from cahl_pl.commands.pipes import reader_may_leave
-from cahl_pl.errors import ConfigError, ToolWarning, UserError
+from cahl_pl.errors import ConfigError, Interrupted, ToolWarning, UserError
 from cahl_pl.errors.own_code import sentence_of_own_code
 
 VERBS = {
@@ -79,6 +79,12 @@ def console(words: Sequence[str] | None = None) -> None:
             if os.environ.get("CAHL_TRACEBACK") or sentence is None:
                 raise
             print(f"error: {_place(sentence)}{sentence}", file=sys.stderr)
+            status = 2
+        except SystemExit as error:
+            sentence = None if isinstance(error, Interrupted) else sentence_of_own_code(error)
+            if os.environ.get("CAHL_TRACEBACK") or sentence is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)  # a user's own code has ended the run, perhaps with status 0
             status = 2
         except KeyboardInterrupt:  # before a run listens to signals, and in verbs that have none
             if os.environ.get("CAHL_TRACEBACK"):

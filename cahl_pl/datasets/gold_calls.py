@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cahl_pl.datasets.failed_answers import as_failure
 from cahl_pl.datasets.messages import read_function
-from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference
+from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference, named_reference
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
 from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
@@ -187,6 +187,12 @@ def _refuse_unknown(parameter: str, written: Any, earlier: Sequence[GoldCall]) -
             raise DataError(
                 f"the argument {parameter!r} is {_short(text)}, which looks like a reference, but can be none: {known}, and a "
                 f'reference is written "$1" or "$1.city"{hint} (if it is text, say so: "references": {{"{parameter}": null}})'
+            )
+        named = named_reference(text, [(one.name, one.result) for one in earlier])
+        if named is not None:
+            raise DataError(
+                f"the argument {parameter!r} is {_short(text)}, which looks like a reference to an earlier call, but is none: "
+                f'did you mean {_short(named)}? (if it is text, say so: "references": {{"{parameter}": null}})'
             )
         within = None if read is not None else _within_text(text, earlier)
         if within is not None:

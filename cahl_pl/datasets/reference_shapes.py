@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from cahl_pl.schema.references import read_reference
 
@@ -45,6 +47,10 @@ WITHIN: Final = re.compile(r"\$(?P<call>[1-9]\d{0,3})(?P<path>(?:\.[^\W\d][\w-]*
 BRACED: Final = re.compile(r"\{\{?\s*\$(?P<call>[1-9]\d{0,3})[^{}\s]*\s*\}|\$\{(?P<call2>[1-9]\d{0,3})[^{}\s]*\}")
 """One in braces within other text."""
 
+_NAMED: Final = re.compile(r"(?P<sigil>[$@#]*)(?P<head>[\w -]*(?:\(\))?)(?P<tail>(?:\.|/|:|->|\?\.|\[)\S*)?")
+"""`$search.flight`, `search()['flight']`, `$first.flight`, `$.flight`, `@1.flight`, `result.flight`."""
+_HEADS: Final = re.compile(rf"{_WORD}[ _-]?\d*", re.IGNORECASE)
+
 
 class Meant(NamedTuple):
     """What a text is taken for.
@@ -76,6 +82,41 @@ def meant_reference(text: str) -> Meant | None:
         number = int(found["call"]) if found["call"] else None
         return Meant(number or None, f"${number}" if number and not found["tail"] else None, False)
     return Meant(None, None, False) if _BARE.fullmatch(inner) or _BARE.fullmatch(text.strip()) else None
+
+
+def named_reference(text: str, earlier: Sequence[tuple[str, Any]]) -> str | None:
+    """Return the reference that a text is meant as which names the tool of an earlier call, or a field of its result.
+
+    `$search.flight`, `{{search}}` and `search()["flight"]` name a call; `$first.flight`, `$.flight` and `result.flight` a field
+    that is there. Unusual letters that look alike (a full-width dollar) and invisible ones count as what they look like.
+
+    Args:
+        text: an argument, or a part of one.
+        earlier: of each call before, in order, its tool's name and its result.
+
+    Returns:
+        How it is written in this project, such as `$2.flight`; None for other text and for references.
+    """
+    if read_reference(text) is not None:
+        return None
+    plain = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    inner, marked, _ = _unwrapped(plain)
+    found = _NAMED.fullmatch(inner)
+    if found is None or found["head"].startswith(" ") or (found["head"].isdigit() and _AMOUNT.fullmatch(found["tail"] or "")):
+        return None
+    if found["head"].isdigit() and (found["tail"] or "")[:1] in "/:" and int(found["head"]) > len(earlier):
+        return None  # a price, as in $5/month
+    head, called = found["head"].removesuffix("()"), found["head"].endswith("()")
+    field = re.search(r"[^\W\d][\w-]*", found["tail"] or "")
+    sigil = bool(found["sigil"]) or marked
+    for number, (name, result) in reversed([*enumerate(earlier, 1)]):
+        own = head.casefold() == name.casefold()
+        there = field is not None and isinstance(result, dict) and field[0] in result
+        worded = _HEADS.fullmatch(head) is not None
+        naming = own and ("$" in found["sigil"] or marked or called or there)  # `#search` and `@search` are words
+        if naming or (there and (sigil or worded)):
+            return f"${number}.{field[0]}" if there and field is not None else f"${number}"
+    return None
 
 
 def _unwrapped(text: str) -> tuple[str, bool, bool]:

@@ -153,6 +153,8 @@ def _parameters(function: Mapping[str, Any], types: TypeReader) -> dict[str, Any
         raise DataError(
             f"the field {found[0]!r} is no JSON Schema: it has no 'properties', and {odd!r} is no parameter, which is an object"
         )
+    if declared.get("required") is True and isinstance(declared.get("properties"), dict):
+        raise DataError(f"the field {found[0]!r}: 'required' is true; give the names of the required parameters, in a list")
     try:
         schema = _flat(declared, types) if _is_flat(declared) else json_schema(declared, types)
     except DataError as error:

@@ -106,6 +106,14 @@ def test_the_details_hold_the_cost(data, trainer, tmp_path):
         assert details["odd"]["after"]["tokens_per_task"] == 13
 
 
+def test_a_long_measurement_says_how_far_it_is(data, trainer, tmp_path, monkeypatch, capsys):
+    clock = iter(range(0, 1000, 20))  # seconds
+    monkeypatch.setattr(before_after.time, "monotonic", lambda: float(next(clock)))
+    BeforeAfter().on_fit_start(trainer, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [lines[0], "measured 4 of 6"]
+
+
 def test_only_the_end_is_measured_on_request(data, trainer, tmp_path, capsys):
     callback = BeforeAfter(before=False)
     callback.on_fit_start(trainer, None)

@@ -92,6 +92,7 @@ PLACES = {
     "the start of a round's first step": ({"extra": [At("on_train_batch_start", 2)]}, 2),
     "the start of its second step": ({"extra": [At("on_train_batch_start", 3)]}, 3),
     "the end of a step": ({"extra": [At("on_train_batch_end", 3)]}, 3),
+    "the end of a step, by an exit": ({"extra": [At("on_train_batch_end", 3, SystemExit(0))]}, 3),
     "the end of a round's last step": ({"extra": [At("on_train_batch_end", 4)]}, 4),
     "the end of an epoch": ({"extra": [At("on_train_epoch_end", 4)], "train": ToolWorld(size=4)}, 4),
     "the start of an epoch": ({"extra": [At("on_train_epoch_start", 4)], "train": ToolWorld(size=4)}, 4),
@@ -107,7 +108,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_what_was_reached_is_kept_and_gone_on_from(run, tmp_path, capsys, place):
     options, step = PLACES[place]
-    with pytest.raises((Fault, ConfigError, DataError)):
+    with pytest.raises((Fault, ConfigError, DataError, SystemExit)):
         run("a", **options)
     path = tmp_path / "a" / "checkpoints" / f"step-{step:06d}.ckpt"
     assert list(path.parent.iterdir()) == [path]

@@ -74,6 +74,7 @@ def test_an_interrupted_command_says_so(verb, capsys):
 
 
 OWN = "def f(x):\n    return {}[x]\ndef g():\n    import json\n    json.loads('[')\ndef h():\n    raise RuntimeError('a\\nb')\n"
+OWN += "def i():\n    raise SystemExit(0)\n"
 
 
 @pytest.mark.parametrize(
@@ -82,13 +83,14 @@ OWN = "def f(x):\n    return {}[x]\ndef g():\n    import json\n    json.loads('[
         ("f('a')", "line 2: f raised KeyError ('a')"),
         ("g()", "line 5: g raised JSONDecodeError (Expecting value: line 1 column 2 (char 1))"),
         ("h()", "line 7: h raised RuntimeError (a b)"),
+        ("i()", "line 9: i raised SystemExit (0)"),
         ("open('/nowhere/x')", None),
     ],
 )
 def test_an_error_of_a_users_own_file_is_told_with_its_line(verb, capsys, tmp_path, call, said):
     path = tmp_path / "mine.py"
     path.write_text(OWN + (f"\n{call}\n" if said is None else ""))
-    said = said or "line 9: <module> raised FileNotFoundError ([Errno 2] No such file or directory: '/nowhere/x')"
+    said = said or "line 11: <module> raised FileNotFoundError ([Errno 2] No such file or directory: '/nowhere/x')"
 
     def run(arguments):
         names = {}

@@ -87,6 +87,12 @@ def test_forms_of_one_tool(form: Any) -> None:
     assert read_tool(form) == TOOL
 
 
+def test_required_parameters_are_listed() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": True}
+    with pytest.raises(DataError, match="'required' is true; give the names of the required parameters, in a list"):
+        read_tool({"name": "f", "parameters": schema})
+
+
 @pytest.mark.parametrize("empty", [{}, None, "{}"])
 def test_a_tool_without_parameters(empty: Any) -> None:
     assert read_tool({"name": "f", "parameters": empty}) == ToolSpec("f", "", {"type": "object", "properties": {}})
