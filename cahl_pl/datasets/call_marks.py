@@ -28,6 +28,11 @@ _MARKS: Final = re.compile(
     r"|^Action(?: \d+)?:.*\n\s*Action Input(?: \d+)?:|^Action(?: \d+)?:\s*\w+\[[^\]\n]+\]\s*$",  # ReAct
     re.IGNORECASE | re.MULTILINE,
 )
+_REACT: Final = re.compile(
+    r"^[ *]*(?:Thought|Think)(?: \d+)?:[^\n]*(?:\n\s*|\b)\**Act(?:ion)?(?: \d+)?:\**\s*(?!none\b|no\b|n/a\b)\S",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What is thought and what is done about it, in whatever words: of ReAct and the agents after it."""
 _ALONE: Final = re.compile(r"[\s`]*[\w.]+\(.*\)[\s`;]*", re.DOTALL)
 
 
@@ -42,7 +47,7 @@ def unread_call(text: str, tools: Iterable[ToolSpec], called: Collection[str] = 
         tools: the tools offered.
         called: names of tools that are called beside the text, which may speak of that.
     """
-    mark = _MARKS.search(text)
+    mark = _MARKS.search(text) or (None if called else _REACT.search(text))
     if mark is not None:
         return " ".join(mark[0].split())[:40]
     offered = tuple(tools)

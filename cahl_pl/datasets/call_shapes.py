@@ -23,7 +23,7 @@ _TYPE: Final = (
     r"your|which|what|how|name|date|whether)\b"
 )
 """How the value of a parameter begins in a signature or a description, `city: str`, and not in a call."""
-_CALLING: Final = r"(?:action|call|invok(?:e|ing)|calling|(?:function|tool)[ _-]?call|(?:tool[ _]to[ _])?use|using)"
+_CALLING: Final = r"(?:action|act|call|invok(?:e|ing)|calling|(?:function|tool)[ _-]?call|(?:tool[ _]to[ _])?use|using)"
 _NAMING: Final = r"(?:(?:tool|function|api|action|plugin|command|method)(?:[ _]?name)?|name)"
 _TOOLISH: Final = r"[\w:|-]{0,30}(?:tool|function|invoke|call|action|api|exec|plugin|recipient)[\w|-]{0,30}"
 _ARGUMENT: Final = re.compile(r"\s*(?:[\"'{\[\d-]|(?:true|false|null|none)\b|\*{0,2}\w+\s*[=:]\s*\S)", re.IGNORECASE)

@@ -31,6 +31,8 @@ _GIVEN: Final = frozenset(
 )
 """Keys whose value is what a tool is given."""
 _BESIDE: Final = frozenset({"id", "type", "index", "thought", "thoughts", "reason"})
+_HOLDERS: Final = frozenset({"tool_call", "tool_calls", "toolcall", "toolcalls", "function_call", "function_calls", "tool_uses"})
+"""Keys whose value is calls."""
 _QUOTE: Final = r"""\\*["']"""
 _FENCE: Final = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
 _MOST: Final = 64
@@ -53,14 +55,18 @@ def call_value(text: str, tools: Sequence[ToolSpec]) -> str | None:
     known: list[tuple[int, int]] = []
     for value, start, end in [(whole, 0, len(text))] if whole is not None else _values(text):
         known.append((start, end))
-        for item in _all(value):
-            found = _called(item, names)
-            if found is not None:
-                return found
+        if (found := called_in(value, tools)) is not None:
+            return found
     for mention in _mentions(tuple(sorted(names))).finditer(text):  # where it is no JSON that can be read
         if not any(start <= mention.start() < end for start, end in known):
             return mention[1]
     return None
+
+
+def called_in(value: Any, tools: Sequence[ToolSpec]) -> str | None:
+    """Return the name of the offered tool that an object or a list in a value calls, at any depth; None where none does."""
+    names = {tool.name: frozenset(parameters_of(tool)) for tool in tools}
+    return next((found for item in _all(value) if (found := _called(item, names)) is not None), None)
 
 
 def _whole(text: str) -> Any:
@@ -80,10 +86,19 @@ def _items(value: Any) -> list[Any]:
 
 
 def _announced(item: Any) -> tuple[str] | None:
-    """Return the name in a value that is surely a call, though its tool may not be offered: `{"tool": ..., "args": ...}`."""
+    """Return the name in a value that is surely a call, though its tool may not be offered: `{"tool": ..., "args": ...}`.
+
+    Arguments may also stand beside the tool, `{"tool": ..., "query": ...}`, or calls in a field of their own.
+    """
     if not isinstance(item, dict):
         return None
     keys = {str(key).lower(): key for key in item}
+    held = next((keys[key] for key in keys if key in _HOLDERS and isinstance(item[keys[key]], dict | list) and item[keys[key]]), None)
+    if held is not None:
+        return (held,)
+    flat = next((item[keys[key]] for key in keys if key in _SURE), None)
+    if isinstance(flat, str) and re.fullmatch(r"[\w.:/-]+", flat) is not None:
+        return (flat,)
     naming = next((keys[key] for key in keys if key in _SURE | {"action"} and isinstance(item[keys[key]], str)), None)
     return (item[naming],) if naming is not None and keys.keys() & (_GIVEN - {"input", "inputs"}) else None
 

@@ -140,11 +140,24 @@ def _telling_the_form(reader: RowReader, format_name: str) -> RowReader:
                 raise
             form = "jsonl" if is_own(value) else form_of(value)
             named = format_name in TABLE and TABLE[format_name].is_one(usual(value))
-            if form in (None, format_name) or named:
+            if form is None or form == format_name or named:
                 raise
-            raise DataError(f"{error}; the row is one of {form}: convert-data {form} INPUT OUTPUT") from None
+            other = _fault_as(value, form)
+            if other is None:
+                raise DataError(f"{error}; the row is one of {form}: convert-data {form} INPUT OUTPUT") from None
+            raise DataError(f"{error}; the row is one of {form}, as which it cannot be read either: {other}") from None
 
     return read_row
+
+
+def _fault_as(row: dict[str, Any], form: str) -> str | None:
+    """Return why a row gives no task in the form that it has; None where it gives one."""
+    try:
+        found = [row_to_task(row)] if form == "jsonl" else list(TABLE[form].tasks(row, "row"))
+    except DataError as error:
+        return str(error)
+    faults = [str(one) for one in found if isinstance(one, DataError)]
+    return faults[0] if faults and len(faults) == len(found) else None
 
 
 def check_output(source: str | Path, tools: Sequence[str | Path], output: str | Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from cahl_pl.datasets.call_objects import ARGUMENTS, read_function
 from cahl_pl.datasets.failed_answers import as_failure
-from cahl_pl.datasets.messages import read_function
 from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference, named_reference
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
@@ -70,10 +70,10 @@ def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any], str]:
         fields = {key: value for key, value in row.items() if key not in ("function", "type", "id", "index")}
         row = row["function"] | fields
     call = read_function(row)
-    if not any(key in row for key in ("arguments", "parameters")):
+    if not any(key in row for key in ARGUMENTS):
         raise DataError("the field 'arguments' is missing; a call without any has {}")
     for key in row:
-        if key not in (*_FIELDS, "parameters"):
+        if key not in (*_FIELDS, *ARGUMENTS):
             near = difflib.get_close_matches(key, _FIELDS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_FIELDS)}"
             raise DataError(f"there is no field {key!r}; {hint}")

@@ -24,7 +24,7 @@ from cahl_pl.datasets.fingerprint import Fingerprint
 from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
 from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
-from cahl_pl.datasets.messages import fold, read_dialogue
+from cahl_pl.datasets.messages import fold, read_dialogue, refuse_lost_calls
 from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.row_kinds import other_kind
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
@@ -254,7 +254,7 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         raise DataError("the field 'tags' must hold text only")
     return Task(
         name,
-        _messages(row),
+        _messages(row, offered),
         offered,
         gold,
         ordered=_optional(row, "ordered", bool, False),
@@ -321,8 +321,10 @@ def _refuse_unknown(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
         raise DataError(f"there is no field {unknown!r}; {hint} {', '.join(known)}")
 
 
-def _messages(row: Any) -> tuple[Message, ...]:
-    messages = fold(read_dialogue(row.get("messages") if "messages" in row else get_field(row, "messages", list)))
+def _messages(row: Any, tools: tuple[ToolSpec, ...]) -> tuple[Message, ...]:
+    said = read_dialogue(get_field(row, "messages", list))
+    refuse_lost_calls(said, row["messages"], tools)
+    messages = fold(said)
     if not messages or messages[-1].role not in ("user", "tool"):
         raise DataError("the field 'messages' must end with a user's message or a tool's answer")
     return messages

@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from cahl_pl.datasets.call_fields import check_fields, lost_call
 from cahl_pl.datasets.call_marks import unread_call
-from cahl_pl.datasets.declared_values import read_value
+from cahl_pl.datasets.call_objects import Call, read_call, read_function
 from cahl_pl.datasets.failed_answers import as_failure, failure_of, is_flagged
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import history_text
 from cahl_pl.errors import DataError
 from cahl_pl.schema.references import read_text
 from cahl_pl.schema.wording import kind_word
-from cahl_pl.types import Message, ToolCall
+from cahl_pl.types import Message, ToolSpec
 
 Speaker: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
@@ -28,9 +29,19 @@ _ROLES: Final[dict[str, Speaker]] = {
     "tool": "tool",
     "function": "tool",  # until 2023
 }
-_FIELDS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _PARTS: Final = (*_TEXT_PARTS, "image_url", "image", "input_image", "input_audio", "audio", "file", "input_file")
+
+
+_ROLES_OF_SHAREGPT: Final = (
+    "function_call", "tool_call", "observation", "tool_response", "function_response", "tool_result", "tool_output",
+    "function_result",
+)  # fmt: skip
+
+
+def is_role_of_sharegpt(role: Any) -> bool:
+    """Whether a role is one that OpenAI's messages do not have, by which ShareGPT's turns are told."""
+    return str(role).strip().lower().replace("-", "_") in _ROLES_OF_SHAREGPT
 
 
 SAYS_NOTHING: Final = (
@@ -38,17 +49,6 @@ SAYS_NOTHING: Final = (
     "where it is to call nothing"
 )
 """What is wrong with a turn of the assistant that is empty."""
-
-
-class Call(NamedTuple):
-    """A call of a dialogue, and the id by which its answer is found; None where it has none.
-
-    `untyped`: its arguments are texts as they stood between tags, to be read as the types that the tool declares.
-    """
-
-    call: ToolCall
-    id: str | None = None
-    untyped: bool = False
 
 
 class Said(NamedTuple):
@@ -103,12 +103,12 @@ def read_said(row: Any, number: int) -> Said:
     if role not in _ROLES:
         near = difflib.get_close_matches(role.lower(), [*_ROLES, "human", "gpt"], 1)
         hint = ""
-        if near:
+        if near and not is_role_of_sharegpt(role):
             hint = f"; did you mean { ({'human': 'user', 'gpt': 'assistant'}.get(near[0], near[0]))!r}?"
         raise DataError(f"the role {role!r} must be one of system, user, assistant, tool{hint}")
-    _refuse_misspelt(row)
     speaker = _ROLES[role]
-    calls = _calls(row)
+    check_fields(row, speaker == "assistant")
+    calls = read_calls(row)
     if calls and speaker != "assistant":
         raise DataError(f"only an assistant has tool_calls, not the role {role!r}")
     missing = row.get("content") is None and (calls or "function_call" in row or "tool_calls" in row)
@@ -139,19 +139,12 @@ def is_learnt(row: dict[str, Any]) -> bool:
     return weight != 0 and row.get("train") is not False and row.get("loss") is not False
 
 
-def _refuse_misspelt(row: dict[str, Any]) -> None:
-    """Refuse a field that is nearly one of those that are read, or may hold calls: what it says would be lost."""
-    for key, value in row.items():
-        if key in _FIELDS or value is None:
-            continue
-        near = difflib.get_close_matches(key, _FIELDS, 1, cutoff=0.8)
-        if near and near[0] not in row:
-            raise DataError(f"there is no field {key!r} of a message; did you mean {near[0]!r}?")
-        if "call" in key.lower():
-            raise DataError(f"there is no field {key!r} of a message; calls stand in 'tool_calls'")
+def read_calls(row: dict[str, Any]) -> tuple[Call, ...]:
+    """Return the calls of a message's fields: `tool_calls`, or `function_call` until 2023.
 
-
-def _calls(row: dict[str, Any]) -> tuple[Call, ...]:
+    Raises:
+        DataError: naming the field.
+    """
     found = []
     if row.get("tool_calls") is not None:
         for number, one in enumerate(get_field(row, "tool_calls", list), start=1):
@@ -167,61 +160,6 @@ def _calls(row: dict[str, Any]) -> tuple[Call, ...]:
         except DataError as error:
             raise DataError(f"the field 'function_call': {error}") from None
     return tuple(found)
-
-
-def read_call(row: Any) -> Call:
-    """Return a call of `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}`, or what stands in it.
-
-    Raises:
-        DataError: naming the field.
-    """
-    function = row
-    if isinstance(row, dict) and "function" in row:
-        function = get_field(row, "function", dict)
-    identity = row.get("id") if isinstance(row, dict) else None
-    return Call(read_function(function), identity if isinstance(identity, str) and identity else None)
-
-
-def read_function(row: Any) -> ToolCall:
-    """Return a call `{"name", "arguments"}`; arguments are an object or text of one, none if `""`, null or left out.
-
-    Raises:
-        DataError: naming the field.
-    """
-    name = get_field(row, "name", str)
-    if not name.strip():
-        raise DataError("the field 'name' is empty: it is to name a tool")
-    keys = [key for key in ("arguments", "parameters") if key in row]
-    if len(keys) > 1:
-        raise DataError("the fields 'arguments' and 'parameters' are both there: leave one of them out")
-    unknown = next(
-        (key for key in row if difflib.get_close_matches(key, ["arguments"], 1, 0.75) and key not in keys), None
-    )
-    if not keys and unknown is not None:
-        raise DataError(f"there is no field {unknown!r} of a call; did you mean 'arguments'?")
-    return ToolCall(name, read_arguments(row.get(keys[0]), keys[0]) if keys else {})
-
-
-def read_arguments(value: Any, field: str = "arguments") -> dict[str, Any]:
-    """Arguments, an object or text of one, in JSON or in Python's notation; none if they are null or blank.
-
-    Raises:
-        DataError: naming the field.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        if not value.strip():
-            return {}
-        try:
-            value = read_value(value)
-        except DataError as error:
-            raise DataError(
-                f"the field {field!r} is text that is {error}; give an object, or JSON text of one"
-            ) from None
-        if value is None:
-            return {}
-    return get_field({field: value}, field, dict)
 
 
 def read_content(content: Any, given: bool = True) -> str:
@@ -287,6 +225,26 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
         except DataError as error:
             raise DataError(f"the field {field!r}, message {number}: {error}") from None
     return said
+
+
+def refuse_lost_calls(said: Sequence[Said], rows: Sequence[Any], tools: Sequence[ToolSpec], field: str = "messages") -> None:
+    """Refuse a dialogue of which a turn of the assistant has calls in a field that is not read, and none that are.
+
+    Args:
+        said: the turns.
+        rows: them as they stand in the row, by their numbers.
+        tools: the tools offered.
+        field: where they stand, for messages.
+
+    Raises:
+        DataError: naming the field and the turn.
+    """
+    called = {one.number for one in said if one.calls}
+    for one in said:
+        if one.role == "assistant" and one.number not in called and 0 < one.number <= len(rows):
+            lost = lost_call(rows[one.number - 1], tools)
+            if lost is not None:
+                raise DataError(f"{_place(one, field)}: {lost}")
 
 
 def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
+from cahl_pl.datasets.call_objects import Call, read_call, read_function
 from cahl_pl.datasets.call_text import parse_calls
 from cahl_pl.datasets.declared_values import read_value
-from cahl_pl.datasets.messages import Call, read_call, read_function
 from cahl_pl.errors import DataError
 from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import ToolCall
@@ -84,7 +84,7 @@ _THOUGHTS: Final = re.compile(
 
 _THINK: Final = re.compile(r"<think>.*?</think>\s*|\[THINK\].*?\[/THINK\]\s*", re.DOTALL)
 _ONLY_THOUGHT: Final = re.compile(
-    r"\s*(?:(?:<(think|thinking|thoughts?|reasoning|reflection|scratch_?pad)>.*?(?:</\1>|\Z)|Thought(?: \d+)?:[^\n]*)\s*)*",
+    r"\s*(?:(?:<(think|thinking|thoughts?|reasoning|reflection|scratch_?pad)>.*?(?:</\1>|\Z)|Thought(?: \d+)?:(?:(?!\bAct(?:ion)?(?: \d+)?:)[^\n])*)\s*)*",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -183,6 +183,13 @@ def _values(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
 def _one(item: Any) -> Call:
     if isinstance(item, dict) and "tool_name" in item:  # Cohere's
         item = {"name": item["tool_name"]} | {key: item[key] for key in ("parameters", "id") if key in item}
+    if isinstance(item, dict) and "name" not in item and "function" not in item:
+        naming = next((key for key in ("action", "tool", "tool_call", "function_name", "command") if key in item), None)
+        if naming is not None:
+            raise DataError(
+                f"it names its tool in {naming!r}, a notation that is not read; write calls between <tool_call> and "
+                "</tool_call>, or in OpenAI's 'tool_calls'"
+            )
     return read_call(item)
 
 

@@ -26,6 +26,9 @@ def other_kind(row: Any) -> str | None:
                 f"the row is a pair of preferences ({chosen!r} and {rejected!r}, as for DPO), of which no call can be learnt: "
                 f"write the messages with the turn of {chosen!r} as the last one, and leave {rejected!r} out"
             )
+    foreign = _foreign_api(row)
+    if foreign is not None:
+        return f"the row is one of {foreign}, which is not read: write its turns as OpenAI's messages; {_DOCS}"
     if "contents" in row and "messages" not in row:
         return f"the row is one of Gemini's API ('contents'), which is not read: write its turns as OpenAI's messages; {_DOCS}"
     if any(field in row for field in _WITH_TOOLS):
@@ -43,3 +46,26 @@ def other_kind(row: Any) -> str | None:
         said = str(row.get("error", row.get("message")))[:60]
         return f"the row is a server's error ({said!r}) that was saved in the place of the data: download the file again"
     return None
+
+
+def _foreign_api(row: dict[str, Any]) -> str | None:
+    """Return the API of which a row is a request, and the field by which it is told, where no reader knows it."""
+    if "toolConfig" in row or str(row.get("schemaVersion")).startswith("bedrock"):
+        return f"Bedrock's Converse API ({'toolConfig' if 'toolConfig' in row else 'schemaVersion'!r})"
+    said = row.get("chat_history")
+    if isinstance(said, list) and any(isinstance(one, dict) and "message" in one and "role" in one for one in said):
+        return "Cohere's first API ('chat_history')"
+    messages = row.get("messages")
+    turns = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    if any("role" not in one and one.get("type") in ("human", "ai") for one in turns):
+        return "LangChain's messages ('type' in the place of 'role', which its convert_to_openai_messages mends)"
+    parts = [part for one in turns for field in ("content", "parts") for part in _listed(one.get(field))]
+    for kind, api in (("toolUse", "Bedrock's Converse API"), ("toolResult", "Bedrock's Converse API"),
+                      ("functionCall", "Gemini's API"), ("functionResponse", "Gemini's API")):  # fmt: skip
+        if any(kind in part for part in parts):
+            return f"{api} ({kind!r})"
+    return None
+
+
+def _listed(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from cahl_pl.datasets.call_objects import Call, read_function
 from cahl_pl.datasets.declared_values import as_declared
 from cahl_pl.datasets.formats.tagged import holds_tags, tagged_turn
-from cahl_pl.datasets.messages import Call, read_function
 from cahl_pl.datasets.notations import take_calls
 from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.parsing import (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from cahl_pl.datasets.call_fields import check_fields
+from cahl_pl.datasets.call_objects import Call
 from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.messages import Call, Said, read_answer, read_content
+from cahl_pl.datasets.messages import Said, read_answer, read_content
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -48,13 +50,17 @@ def read(row: dict[str, Any]) -> Dialogue:
             said += _turns(message, number)
         except DataError as error:
             raise DataError(f"the field 'messages', message {number}: {error}") from None
-    return Dialogue(said, read_tools(row.get("tools")))
+    return Dialogue(said, read_tools(row.get("tools")), rows=row["messages"])
 
 
 def _turns(message: Any, number: int) -> list[Said]:
     role = get_field(message, "role", str)
     if role not in ("user", "assistant"):
         raise DataError(f"the role {role!r} must be user or assistant; the system's text stands in the field 'system'")
+    other = next((field for field in ("tool_calls", "function_call") if message.get(field)), None)
+    if other is not None:
+        raise DataError(f"the field {other!r} is none of Anthropic's messages, whose calls are blocks of type 'tool_use'")
+    check_fields(message, role == "assistant")
     if isinstance(message.get("content"), str):
         return [Said("user" if role == "user" else "assistant", message["content"], number=number)]
     calls, answers, texts = [], [], []

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from cahl_pl.datasets.declared_values import as_declared, read_value
 from cahl_pl.datasets.dialogues import dialogue_tasks, last_task
-from cahl_pl.datasets.messages import Said
+from cahl_pl.datasets.messages import Said, refuse_lost_calls
 from cahl_pl.datasets.notations import says_nothing, take_calls, without_thoughts
 from cahl_pl.errors import DataError
 from cahl_pl.types import Task, ToolSpec
@@ -37,11 +37,13 @@ class Dialogue:
         said: its turns.
         tools: the tools offered.
         field: where the turns stand, for messages.
+        rows: the turns as they stand in the row, by their numbers; none where they are no objects.
     """
 
     said: Sequence[Said]
     tools: tuple[ToolSpec, ...]
     field: str = "messages"
+    rows: Sequence[Any] = ()
 
 
 def usual(row: dict[str, Any]) -> dict[str, Any]:
@@ -70,11 +72,13 @@ def _is_said(value: Any) -> TypeGuard[list[Any]]:
 def _with_calls(dialogue: Dialogue) -> Dialogue:
     """Return the dialogue with calls taken out of the assistant's text, and their values as tools declare them.
 
-    Thoughts are left out. A turn that calls and follows another one of the assistant is a part of it: some programs write
+    Thoughts are left out. A field of a turn without calls that holds some is a fault. A turn that calls and follows another one of the assistant is a part of it: some programs write
     each of several parallel calls as a message.
     """
     said: list[Said] = []
-    for turn in (_turn_with_calls(turn, dialogue.tools) for turn in dialogue.said):
+    turns = [_turn_with_calls(turn, dialogue.tools) for turn in dialogue.said]
+    refuse_lost_calls(turns, dialogue.rows, dialogue.tools, dialogue.field)
+    for turn in turns:
         last = said[-1] if said else None
         if last is not None and last.role == turn.role == "assistant" and turn.calls and not (last.fault or turn.fault):
             text = "\n".join(part for part in (last.text, turn.text) if part)

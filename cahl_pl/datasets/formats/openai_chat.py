@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.messages import read_dialogue
+from cahl_pl.datasets.messages import is_role_of_sharegpt, read_dialogue
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -17,7 +17,8 @@ def is_one(row: dict[str, Any]) -> bool:
     if not isinstance(messages, list) or "gold" in row or "outcome" in row or "system" in row:
         return False
     said = all(isinstance(one, dict) and "role" in one for one in messages)
-    return said and any(one["role"] == "assistant" for one in messages)
+    roles = [one["role"] for one in messages] if said else []
+    return "assistant" in roles and not any(map(is_role_of_sharegpt, roles))
 
 
 def read(row: dict[str, Any]) -> Dialogue:
@@ -29,7 +30,8 @@ def read(row: dict[str, Any]) -> Dialogue:
     field = "functions" if row.get("tools") is None and row.get("functions") is not None else "tools"
     if row.get(field) is None:
         raise DataError("the field 'tools' is missing: without the tools that were offered nothing can be called")
-    return Dialogue(read_dialogue(get_field(row, "messages", list)), read_tools(row[field], field))
+    messages = get_field(row, "messages", list)
+    return Dialogue(read_dialogue(messages), read_tools(row[field], field), rows=messages)
 
 
 FORMAT = dialogue_format(is_one, read)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cahl_pl.datasets.call_objects import Call, read_function
 from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
-from cahl_pl.datasets.messages import Call, Said, read_answer, read_function, read_said
+from cahl_pl.datasets.messages import Said, read_answer, read_said
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -44,7 +45,7 @@ def read(row: dict[str, Any]) -> Dialogue:
             _add(said, item, number)
         except DataError as error:
             raise DataError(f"the field 'input', item {number}: {error}") from None
-    return Dialogue(said, read_tools(row.get("tools")), "input")
+    return Dialogue(said, read_tools(row.get("tools")), "input", _items(row))
 
 
 def _add(said: list[Said], item: Any, number: int) -> None:

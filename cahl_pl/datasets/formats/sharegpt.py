@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cahl_pl.datasets.call_fields import check_fields
+from cahl_pl.datasets.call_objects import Call
 from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
@@ -19,7 +21,7 @@ from cahl_pl.datasets.formats.tagged import (
     tagged_turn,
     without_tools,
 )
-from cahl_pl.datasets.messages import Call, Said, is_learnt, read_answer
+from cahl_pl.datasets.messages import Said, is_learnt, is_role_of_sharegpt, read_answer, read_calls
 from cahl_pl.datasets.notations import take_calls
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
@@ -44,10 +46,6 @@ _SPEAKERS: Final = {
     "function": "tool",
     "ipython": "tool",
 }
-_ROLES_OF_ITS_OWN: Final = ("function_call", "tool_call", "observation", "tool_response", "function_response", "tool_result",
-                            "tool_output", "function_result")  # fmt: skip
-"""Speakers that OpenAI's messages do not have, by which turns of `role` and `content` are told."""
-
 
 def _kind(speaker: Any) -> str | None:
     """Return who a speaker is; `function-call` and `Human` are `function_call` and `human`."""
@@ -67,7 +65,7 @@ def _is_shared(row: dict[str, Any]) -> bool:
 def _has_own_roles(row: dict[str, Any]) -> bool:
     messages = row.get("messages")
     roles = [one.get("role") for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
-    return "gold" not in row and any(str(role).lower().replace("-", "_") in _ROLES_OF_ITS_OWN for role in roles)
+    return "gold" not in row and any(map(is_role_of_sharegpt, roles))
 
 
 def _turns(row: dict[str, Any]) -> list[Any]:
@@ -130,18 +128,27 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
         said = said if said[0].text else said[1:]
     if tools is None:
         raise DataError("the field 'tools' is missing, and the system text holds none between <tools> and </tools>")
-    return Dialogue(said, tools, field)
+    return Dialogue(said, tools, field, row[field])
 
 
 def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]) -> list[Said]:
     name = get_field(turn, speaker, str)
     kind = _kind(name)
+    given = read_calls(turn)
     answered = kind == "tool" and text in turn
-    content, is_json = read_answer(turn[text], is_flagged(turn)) if answered else (get_field(turn, text, str), False)
+    if given and turn.get(text) is None:
+        content, is_json = "", False
+    else:
+        content, is_json = read_answer(turn[text], is_flagged(turn)) if answered else (get_field(turn, text, str), False)
+    if given and kind not in ("assistant", "call"):
+        raise DataError(f"only an assistant has tool_calls, not {speaker!r} of {name!r}")
+    check_fields(turn, kind in ("assistant", "call"))
     if kind is None:
         raise DataError(f"{speaker!r} must be one of {', '.join(_SPEAKERS)}, not {name!r}")
     if kind == "system" and number > 1:
         raise DataError("a system text can only come first")
+    if given:
+        return [_with_fields(content, given, number)]
     if kind == "call":
         if holds_tags(content):
             return [tagged_turn(content, number)]
@@ -151,8 +158,25 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
     if kind == "assistant":
         return [tagged_turn(content, number)]
     if kind == "tool" or (kind == "user" and holds_answers(content)):
-        return [one._replace(is_json=is_json or one.is_json) for one in tagged_answers(content, number, calls)]
+        answers = [one._replace(is_json=is_json or one.is_json) for one in tagged_answers(content, number, calls)]
+        return [_as_named(answers[0], turn, calls)] if kind == "tool" and len(answers) == 1 else answers
     return [Said("system" if kind == "system" else "user", content, number=number)]
+
+
+def _with_fields(text: str, calls: tuple[Call, ...], number: int) -> Said:
+    """Return a turn whose calls stand in fields as OpenAI's messages have them; its text may hold them once more."""
+    said = tagged_turn(text, number) if holds_tags(text) else Said("assistant", text, number=number)
+    if said.calls and [one.call for one in said.calls] != [one.call for one in calls]:
+        raise DataError("the calls in the text are others than those in the field 'tool_calls': leave one of them out")
+    return said._replace(calls=calls, no_call=False)
+
+
+def _as_named(answer: Said, turn: dict[str, Any], calls: Sequence[Call]) -> Said:
+    """Return a tool's answer with the id of its call and the tool's name, where its turn says them as OpenAI's do."""
+    given, name = turn.get("tool_call_id"), turn.get("name")
+    if answer.answers is None and isinstance(given, str) and given and any(one.id is not None for one in calls):
+        answer = answer._replace(answers=given)
+    return answer._replace(name=name) if answer.name is None and isinstance(name, str) else answer
 
 
 def _calls(text: str) -> list[Call]:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cahl_pl.datasets.call_objects import Call, read_function
 from cahl_pl.datasets.declared_values import read_value
-from cahl_pl.datasets.messages import Call, Said, read_function
+from cahl_pl.datasets.messages import Said
 from cahl_pl.datasets.notations import tag_body
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError

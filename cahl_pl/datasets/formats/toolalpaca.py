@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from cahl_pl.datasets.call_objects import read_arguments
 from cahl_pl.datasets.declared_values import read_value
 from cahl_pl.datasets.formats.base import Format
-from cahl_pl.datasets.messages import read_arguments
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.task_parts import kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema

@@ -1,0 +1,102 @@
+"""Fields of a message beside those that are read: one that holds a call is a fault, since the call would be lost."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from cahl_pl.datasets.call_values import called_in
+from cahl_pl.errors import DataError
+from cahl_pl.schema.references import read_text
+from cahl_pl.types import ToolSpec
+
+_FIELDS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call")
+_READ: Final = frozenset({*_FIELDS, "from", "value"})
+_TOOLISH: Final = re.compile(r"tool|function|(?<!re)call(?!back)|invo(?:ke|cation)", re.IGNORECASE)
+_NO_CALL: Final = re.compile(
+    r"(?:available|offered)?_?(?:tools|functions)|.*(?:id|ids|choice|plan|count|counts|tokens|details|reason|usage)", re.IGNORECASE
+)
+"""Keys that speak of tools, and hold no call of one."""
+_THOUGHTS: Final = frozenset({"reasoning", "reasoning_content", "reasoning_details", "thinking", "thoughts", "thought"})
+_KINDS: Final = frozenset({"type", "block_type", "kind"})
+_MOST: Final = 10_000
+"""Values of a field that are looked at."""
+
+
+def check_fields(row: dict[str, Any], calls: bool) -> None:
+    """Refuse a field that is nearly one of those that are read, or may hold calls: what it says would be lost.
+
+    Args:
+        row: the message.
+        calls: whether it is one of the assistant.
+
+    Raises:
+        DataError: naming the field.
+    """
+    for key, value in row.items():
+        if key in _READ or not _says(value):
+            continue
+        near = difflib.get_close_matches(key, _FIELDS, 1, cutoff=0.8)
+        if near and near[0] not in row:
+            raise DataError(f"there is no field {key!r} of a message; did you mean {near[0]!r}?")
+        if "call" in key.lower() or (calls and _is_toolish(key)):
+            raise DataError(f"there is no field {key!r} of a message; calls stand in 'tool_calls'")
+
+
+def lost_call(row: Any, tools: Sequence[ToolSpec]) -> str | None:
+    """Return what is wrong with a message of the assistant of which no call was read, and one of whose fields holds one.
+
+    Such a field is one that says so by its key or its type, or in which an object names an offered tool, at any depth: what
+    programs write beside the text, such as `toolInvocations`, `parts` or `additional_kwargs`.
+    """
+    if not isinstance(row, dict):
+        return None
+    fields = [(key, value) for key, value in row.items() if key not in _READ]
+    content = row.get("content")
+    if isinstance(content, list):  # of a part its text is read, and nothing else
+        parts = [part for part in content if isinstance(part, dict)]
+        fields += [("content", {key: value for key, value in part.items() if key not in ("type", "text")}) for part in parts]
+    for key, value in fields:
+        if key in _THOUGHTS:
+            continue
+        value = read_text(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else value
+        path = key if _holds(key, value) else next(_within(key, value), None)
+        if path is None and isinstance(value, dict | list) and (name := called_in(value, tools)) is not None:
+            path = f"{key}' with the tool '{name}"
+        if path is not None:
+            return f"the field '{path}' holds a call, and calls are read in 'tool_calls' alone: write it there"
+    return None
+
+
+def _says(value: Any) -> bool:
+    return value is not None and value not in ("", [], {})
+
+
+def _is_toolish(key: str) -> bool:
+    return _TOOLISH.search(key) is not None and _NO_CALL.fullmatch(key) is None
+
+
+def _holds(key: Any, value: Any) -> bool:
+    """Whether a key and its value are those of a call; numbers and whether there is one are none."""
+    if not isinstance(value, str | dict | list) or not _says(value):
+        return False
+    if str(key).lower() in _KINDS:
+        return isinstance(value, str) and _TOOLISH.search(value) is not None and not value.endswith(("result", "response"))
+    return _is_toolish(str(key))
+
+
+def _within(path: str, value: Any) -> Iterator[str]:
+    """Yield the paths of fields within a value that are those of a call; without recursion, since its depth is anybody's."""
+    stack, seen = [(path, value)], 0
+    while stack and seen < _MOST:
+        path, item = stack.pop()
+        seen += 1
+        if isinstance(item, list):
+            stack += [(path, one) for one in reversed(item)]
+        elif isinstance(item, dict):
+            for key, one in item.items():
+                if _holds(key, one):
+                    yield f"{path}.{key}"
+                stack.append((f"{path}.{key}", one))
