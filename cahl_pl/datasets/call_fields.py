@@ -16,7 +16,8 @@ _FIELDS: Final = ("role", "content", "tool_calls", "tool_call_id", "name", "func
 _READ: Final = frozenset({*_FIELDS, "from", "value"})
 _TOOLISH: Final = re.compile(r"tool|function|(?<!re)call(?!back)|invo(?:ke|cation)", re.IGNORECASE)
 _NO_CALL: Final = re.compile(
-    r"(?:available|offered)?_?(?:tools|functions)|.*(?:id|ids|choice|plan|count|counts|tokens|details|reason|usage)", re.IGNORECASE
+    r"(?:available|offered)?_?(?:tools|functions)|.*(?:id|ids|choice|plan|count|counts|tokens|details|reason|usage)",
+    re.IGNORECASE,
 )
 """Keys that speak of tools, and hold no call of one."""
 _THOUGHTS: Final = frozenset({"reasoning", "reasoning_content", "reasoning_details", "thinking", "thoughts", "thought"})
@@ -37,11 +38,11 @@ def check_fields(row: dict[str, Any], calls: bool) -> None:
     """
     for key, value in row.items():
         if key in _READ or not _says(value):
-            continue
+            continue  # nothing is lost
         near = difflib.get_close_matches(key, _FIELDS, 1, cutoff=0.8)
         if near and near[0] not in row:
             raise DataError(f"there is no field {key!r} of a message; did you mean {near[0]!r}?")
-        if "call" in key.lower() or (calls and _is_toolish(key)):
+        if _is_toolish(key) if calls else "call" in key.lower():
             raise DataError(f"there is no field {key!r} of a message; calls stand in 'tool_calls'")
 
 
@@ -71,7 +72,8 @@ def lost_call(row: Any, tools: Sequence[ToolSpec]) -> str | None:
 
 
 def _says(value: Any) -> bool:
-    return value is not None and value not in ("", [], {})
+    """Whether a value may hold a call: numbers and whether there is one do not."""
+    return isinstance(value, str | dict | list) and bool(value)
 
 
 def _is_toolish(key: str) -> bool:
@@ -79,8 +81,8 @@ def _is_toolish(key: str) -> bool:
 
 
 def _holds(key: Any, value: Any) -> bool:
-    """Whether a key and its value are those of a call; numbers and whether there is one are none."""
-    if not isinstance(value, str | dict | list) or not _says(value):
+    """Whether a key and its value are those of a call."""
+    if not _says(value):
         return False
     if str(key).lower() in _KINDS:
         return isinstance(value, str) and _TOOLISH.search(value) is not None and not value.endswith(("result", "response"))

@@ -22,7 +22,9 @@ _OF_APIS: Final = {
     "status": ("completed", "in_progress", "incomplete", "success", "error"),
 }
 """Keys that say nothing of the arguments where they hold one of these; any other value is an argument's."""
-_GIVEN: Final = frozenset({"input", "inputs", "params", "param", "kwargs", "arg", "body", "payload", "tool_input", "action_input"})
+_GIVEN: Final = frozenset(
+    {"input", "inputs", "params", "param", "kwargs", "arg", "body", "payload", "tool_input", "action_input"}
+)
 """Keys that other programs have for arguments, which are not read."""
 
 

@@ -31,7 +31,9 @@ _GIVEN: Final = frozenset(
 )
 """Keys whose value is what a tool is given."""
 _BESIDE: Final = frozenset({"id", "type", "index", "thought", "thoughts", "reason"})
-_HOLDERS: Final = frozenset({"tool_call", "tool_calls", "toolcall", "toolcalls", "function_call", "function_calls", "tool_uses"})
+_HOLDERS: Final = frozenset(
+    {"tool_call", "tool_calls", "toolcall", "toolcalls", "function_call", "function_calls", "tool_uses"}
+)
 """Keys whose value is calls."""
 _QUOTE: Final = r"""\\*["']"""
 _FENCE: Final = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
@@ -93,9 +95,9 @@ def _announced(item: Any) -> tuple[str] | None:
     if not isinstance(item, dict):
         return None
     keys = {str(key).lower(): key for key in item}
-    held = next((keys[key] for key in keys if key in _HOLDERS and isinstance(item[keys[key]], dict | list) and item[keys[key]]), None)
-    if held is not None:
-        return (held,)
+    for key in keys.keys() & _HOLDERS:
+        if isinstance(item[keys[key]], dict | list) and item[keys[key]]:
+            return (keys[key],)
     flat = next((item[keys[key]] for key in keys if key in _SURE), None)
     if isinstance(flat, str) and re.fullmatch(r"[\w.:/-]+", flat) is not None:
         return (flat,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -143,11 +144,17 @@ def _telling_the_form(reader: RowReader, format_name: str) -> RowReader:
             if form is None or form == format_name or named:
                 raise
             other = _fault_as(value, form)
+            if other is not None and _without_place(other) == _without_place(str(error)):
+                raise
             if other is None:
                 raise DataError(f"{error}; the row is one of {form}: convert-data {form} INPUT OUTPUT") from None
             raise DataError(f"{error}; the row is one of {form}, as which it cannot be read either: {other}") from None
 
     return read_row
+
+
+def _without_place(fault: str) -> str:
+    return re.sub(r"^the field '\w+', (?:turn|message|item) \d+: ", "", fault)
 
 
 def _fault_as(row: dict[str, Any], form: str) -> str | None:

@@ -84,7 +84,8 @@ _THOUGHTS: Final = re.compile(
 
 _THINK: Final = re.compile(r"<think>.*?</think>\s*|\[THINK\].*?\[/THINK\]\s*", re.DOTALL)
 _ONLY_THOUGHT: Final = re.compile(
-    r"\s*(?:(?:<(think|thinking|thoughts?|reasoning|reflection|scratch_?pad)>.*?(?:</\1>|\Z)|Thought(?: \d+)?:(?:(?!\bAct(?:ion)?(?: \d+)?:)[^\n])*)\s*)*",
+    r"\s*(?:(?:<(think|thinking|thoughts?|reasoning|reflection|scratch_?pad)>.*?(?:</\1>|\Z)"
+    r"|Thought(?: \d+)?:(?:(?!\bAct(?:ion)?(?: \d+)?:)[^\n])*)\s*)*",
     re.DOTALL | re.IGNORECASE,
 )
 

@@ -139,6 +139,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "broken DeepSeek": (f"{ALL}{BEGIN}weather{SEP}", "no JSON follows"),
     "a list of arguments": ("[TOOL_CALLS]weather[ARGS][2]", "[TOOL_CALLS]"),
     "arguments that are text": ("Action: weather\nAction Input: Oslo", "no JSON follows, but 'Oslo'"),
+    "a blob of ReAct": ('Action:\n```json\n{"action": "weather", "action_input": {}}\n```', "a notation that is not read"),
     "no end": ("<function=weather>\n<parameter=city>\nOslo", "there is no </function>"),
     "a tag without an end": (f"<tool_call>\n{QWEN}", "a <tool_call> is not closed"),
     "a parameter twice": (

@@ -187,3 +187,40 @@ def test_items_of_hosted_tools_are_told(tmp_path: Path, kind: str) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"input": [ASK, {"type": kind, "id": "1"}, SAY], "tools": [TOOL]}))
     with pytest.raises(DataError, match=f"the item '{kind}' is of a tool that its provider runs itself or that takes free"):
         JsonlDataset(tmp_path / "rows.jsonl")
+
+
+USE = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "1", "name": "w", "input": {}}}]}
+PART = {"role": "model", "parts": [{"functionCall": {"name": "w"}}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [ASK], "toolConfig": {"tools": []}}, "Bedrock's Converse API ('toolConfig')"),
+        ({"messages": [ASK, USE], "tools": [TOOL]}, "Bedrock's Converse API ('toolUse')"),
+        ({"messages": [ASK, PART], "tools": []}, "Gemini's API ('functionCall')"),
+        ({"message": "q", "chat_history": [{"role": "USER", "message": "hi"}]}, "Cohere's first API ('chat_history')"),
+        ({"messages": [{"type": "human", "content": "q"}, {"type": "ai", "content": "a"}]}, "LangChain's messages ('type'"),
+    ],
+)
+def test_rows_of_apis_that_are_not_read_are_told(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    assert said in fault(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("sharegpt", {"messages": [ASK, SAY]}, "as which it cannot be read either: the field 'tools' is missing"),
+        ("openai", {"messages": [ASK, SAY]}, "the field 'tools' is missing: without the tools that were offered"),
+        (
+            "openai",
+            {"messages": [ASK, {"role": "tool_call", "content": '{"name": "w"}'}, SAY], "tools": [TOOL]},
+            "user, assistant, tool; the row is one of sharegpt: convert-data sharegpt INPUT OUTPUT",
+        ),
+    ],
+)
+def test_no_converter_is_named_that_cannot_read_the_row(tmp_path: Path, name: str, row: dict[str, Any], said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError) as error:
+        convert(read_source(name, tmp_path / "rows.jsonl"), "rows", tmp_path / "out.jsonl")
+    assert said in str(error.value)

@@ -72,8 +72,8 @@ def _is_said(value: Any) -> TypeGuard[list[Any]]:
 def _with_calls(dialogue: Dialogue) -> Dialogue:
     """Return the dialogue with calls taken out of the assistant's text, and their values as tools declare them.
 
-    Thoughts are left out. A field of a turn without calls that holds some is a fault. A turn that calls and follows another one of the assistant is a part of it: some programs write
-    each of several parallel calls as a message.
+    Thoughts are left out. A turn that calls and follows another one of the assistant is a part of it: some programs write
+    each of several parallel calls as a message. A field of a turn without calls that holds some is a fault.
     """
     said: list[Said] = []
     turns = [_turn_with_calls(turn, dialogue.tools) for turn in dialogue.said]
