@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "description":
 ASK = {"role": "user", "content": "Rain in Oslo?"}
 OSLO = {"city": "Oslo"}
 
-FORMS = {
+FORMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "openai": lambda call: {"messages": [ASK, {"role": "assistant", "tool_calls": [call]}], "tools": TOOLS},
     "openai, in function": lambda call: {
         "messages": [ASK, {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}],
