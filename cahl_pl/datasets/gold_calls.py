@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cahl_pl.datasets.call_objects import ARGUMENTS, read_function
-from cahl_pl.datasets.call_objects import ARGUMENTS, read_function
 from cahl_pl.datasets.failed_answers import as_failure
 from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference, named_reference
 from cahl_pl.datasets.rows import get_field

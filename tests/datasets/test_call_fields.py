@@ -109,7 +109,7 @@ def test_they_are_a_fault_in_the_dialogue_of_ones_own_rows_too(name: str) -> Non
 
 def test_a_part_of_text_holds_nothing_else() -> None:
     part = {"type": "text", "text": "Let me look.", "calls": [{"name": "get_weather", "args": OSLO}]}
-    with pytest.raises(DataError, match="the field 'content.calls' holds a call"):
+    with pytest.raises(DataError, match=r"the field 'content.calls' holds a call"):
         only("openai", row_of("openai", [part]))
 
 
