@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import yaml
 from jsonargparse import Namespace
@@ -155,10 +155,6 @@ def fault_of_mapping(text: str) -> str | None:
         if key.value in ("trainer", "model", "data") and value.tag == "tag:yaml.org,2002:null":
             line = key.start_mark.line + 1
             return f"line {line}: there is nothing below {key.value!r}: indent the keys that belong to it, or leave it out"
-    endless = _holds_itself(root)
-    if endless is not None:
-        line = endless.start_mark.line + 1
-        return f"line {line}: the anchor that stands here is referred to within itself: write the value out"
     nodes, seen = [root], set[int]()
     while nodes:
         node = nodes.pop()
@@ -178,25 +174,6 @@ def fault_of_mapping(text: str) -> str | None:
                 if plain and (glued := re.match(r"([a-z_]+):\S", value.value)) and value.start_mark.line >= line:
                     return f"line {value.start_mark.line + 1}: write a space behind {glued[1] + ':'!r}"
                 nodes.append(value)
-    return None
-
-
-def _holds_itself(root: Any) -> yaml.Node | None:
-    """Return the first node of YAML that holds itself, by an anchor and an alias within it."""
-    stack: list[tuple[Any, bool]] = [(root, False)]
-    open_, done = set[int](), set[int]()
-    while stack:
-        node, left = stack.pop()
-        if left:
-            open_.discard(id(node))
-            done.add(id(node))
-        elif id(node) in open_:
-            return cast(yaml.Node, node)
-        elif id(node) not in done and isinstance(node, yaml.CollectionNode):
-            open_.add(id(node))
-            stack.append((node, True))
-            children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-            stack += [(child, False) for child in children]
     return None
 
 

@@ -84,7 +84,7 @@ def check_state(owner: Any) -> None:
     file = io.BytesIO()
     try:
         torch.save(state, file)
-        torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+        torch.load(io.BytesIO(file.getvalue()), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever pickling an object raises
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise ConfigError(

@@ -15,8 +15,6 @@ import pytest
         (b"data:\n\tseed: 1", "cannot be read: .*indent with spaces, not with tabs"),
         (b"data:\n  seed: 1\n  seed: 2", ", line 3: the key 'seed' stands in line 2 already: leave one of them"),
         (b"data: {seed: 1}\nmodel:\n  planner:\n    lr:1", ", line 4: write a space behind 'lr:'"),
-        (b"data: &d\n  train: *d", ", line 1: the anchor that stands here is referred to within itself: write the value out"),
-        (b"data:\n  seed: &s [*s]", ", line 2: the anchor that stands here is referred to within itself: .*"),
         (b"", "holds no keys: write KEY: VALUE lines, or leave it out"),
         (b"data:\nmodel: {}", ", line 1: there is nothing below 'data': indent the keys that belong to it, or leave it out"),
         (b"model: {}\ntrainer: null", ", line 2: there is nothing below 'trainer': indent the keys"),

@@ -104,6 +104,13 @@ def test_the_words_after_the_verb_and_the_status_are_passed_on(verb):
     console(["env"])
 
 
+@pytest.fixture
+def ours(monkeypatch):
+    """Has this file counted as one of the package: what a user's own raises is told with its line."""
+    monkeypatch.setattr("cahl_pl.errors.own_code._is_users", lambda file: False)
+
+
+@pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -128,6 +135,7 @@ def test_what_a_user_can_put_right_is_one_sentence_for_every_verb(verb, error, s
         console(["env"])
 
 
+@pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("error", [ValueError("a defect"), OSError("of no file"), ModuleNotFoundError(name="torch")])
 def test_a_defect_keeps_its_traceback(verb, error):
     def fail(words):
@@ -167,5 +175,5 @@ def test_all_options_are_shown_by_lightnings_own_help(monkeypatch):
     given = []
     monkeypatch.setattr("cahl_pl.cli.main", given.append)
     trainer.run("fit", ["--help-all"])
-    trainer.run("test", ["-c", "x", "--data.seed=1"])
-    assert given == [["fit", "--help"], ["test", "-c", "x", "--data.seed=1"]]
+    trainer.run("test", ["-c", "quickstart", "--data.seed=1"])
+    assert given == [["fit", "--help"], ["test", "-c", "quickstart", "--data.seed=1"]]

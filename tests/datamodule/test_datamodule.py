@@ -362,7 +362,7 @@ def test_each_task_is_tested_once_by_one_process(make, processes):
     found = []
     for rank in range(processes):
         data = make(7, eval_batch_size=2)
-        data.test_tasks = {"a": data.train_tasks, "none": type(data.train_tasks)(0)}
+        data.test_tasks = {"a": data.train_tasks, "none": type(data.train_tasks.source)(0)}
         data.trainer.global_rank, data.trainer.world_size = rank, processes
         batches, none = map(list, data.test_dataloader())
         assert none == []
