@@ -38,6 +38,7 @@ class Watch(Callback):
 
 class Planner:
     reads_probabilities = False
+    reads_outcome = False
     environment = None
     weights = {}
     def start_round(self, index): pass
