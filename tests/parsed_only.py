@@ -91,7 +91,6 @@ PARSED_ONLY = {
         "python -m cahl_pl fit -c configs/cahl.yaml --model.policy.quantization none",
     ): "needs two devices and a server; tests/test_sharded_training.py",
     ("hardware.md", "torchrun"): "needs two machines; tests/engines/test_lag_of_processes.py has two of one host",
-    ("log.md", "python -m tools.robustness.cut_link"): "needs root; tests/tools/robustness/test_cut_link.py",
     ("hardware.md", "python -m tools.robustness.cut_link"): "needs root; tests/tools/robustness/test_cut_link.py",
     ("hardware.md", "MASTER_ADDR="): "likewise",
     ("serving.md", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True python -m vllm"): "another program, in its own environment",
