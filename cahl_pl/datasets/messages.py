@@ -152,6 +152,11 @@ def read_calls(row: dict[str, Any]) -> tuple[Call, ...]:
                 found.append(read_call(one))
             except DataError as error:
                 raise DataError(f"the field 'tool_calls', call {number}: {error}") from None
+            if found[-1].id is not None and (first := found.index(found[-1])) < number - 1:
+                raise DataError(
+                    f"the field 'tool_calls', call {number}: it is call {first + 1} again, with its id {found[-1].id!r}: leave "
+                    "one of them out"
+                )
     if row.get("function_call") is not None:
         if found:
             raise DataError("the fields 'tool_calls' and 'function_call' are both there: leave one of them out")

@@ -85,6 +85,7 @@ def test_answers_without_ids_go_by_their_place() -> None:
         ),
         ([calling(("a", "A-1")), answer("x", "a"), answer("y", "a")], "message 4: the call 'a' is answered twice"),
         ([calling(("a", "A-1"), ("a", "A-2")), answer("x", "a")], "message 2: two calls have the id 'a'"),
+        ([calling(("a", "A-1"), ("a", "A-1"))], "call 2: it is call 1 again, with its id 'a': leave one of them out"),
         ([answer("x", "a")], "message 2: the tool_call_id 'a' answers no call: none stands before it"),
         ([answer("x")], "message 2: a tool's answer has to follow a call of the assistant"),
         (
