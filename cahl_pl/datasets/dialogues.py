@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -9,7 +10,8 @@ from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.messages import SAYS_NOTHING, Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
-from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolSpec
+from cahl_pl.schema.references import leaves, read_reference
+from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
 
 _NOT_LEARNT: Final = "the row says that this turn is not to be learnt (weight 0), so that it is no task"
 
@@ -106,9 +108,22 @@ def _turn_task(
         end += 1
     answers = said[place + 1 : end]
     results = [one.result for one in match_answers(turn, answers, field)] if answers else [NO_RESULT] * len(turn.calls)
+    for one in turn.calls:
+        _check_values(one.call, f"the field {field!r}, message {turn.number}")
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None
     return Task(name, history, tools, gold, answer=answer, tags={"kind": kind_of_gold(gold)})
+
+
+def _check_values(call: ToolCall, place: str) -> None:
+    """Refuse a reference with a path as an argument: a recorded call holds the value itself, and this text would be learnt."""
+    for parameter, value in call.arguments.items():
+        written = [text for text in leaves(value) if (found := read_reference(text)) is not None and found.path]
+        if written:
+            raise DataError(
+                f"{place}: the argument {parameter!r} of {call.name} is {json.dumps(written[0])}, a reference, where a dialogue's "
+                "calls hold the values themselves: write the value that was given"
+            )
 
 
 def _unread(turn: Said, tools: Sequence[ToolSpec]) -> str | None:

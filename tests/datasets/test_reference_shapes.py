@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cahl_pl.datasets.dialogues import dialogue_tasks
 from cahl_pl.datasets.gold_calls import read_gold
+from cahl_pl.datasets.messages import read_dialogue
 from cahl_pl.datasets.reference_shapes import named_reference
 from cahl_pl.errors import DataError
 from cahl_pl.types import ToolSpec
@@ -51,6 +53,20 @@ def test_a_tool_or_a_field_of_its_result_in_the_place_of_a_number(text, meant):
 )
 def test_other_text_and_references_as_they_are_written_here(text):
     assert named_reference(text, EARLIER) is None
+
+
+@pytest.mark.parametrize(("value", "fault"), [("$1.flight", True), (["$1[0]"], True), ("$1", False), ("$1.50", False)])
+def test_a_dialogues_calls_hold_values_and_no_references_with_a_path(value, fault):
+    call = {"type": "function", "function": {"name": "book", "arguments": {"flight": value}}}
+    said = read_dialogue([{"role": "user", "content": "Book it."}, {"role": "assistant", "content": None, "tool_calls": [call]}])
+    tool = ToolSpec("book", "book", {"type": "object", "properties": {"flight": {}}})
+    (task,) = dialogue_tasks(said, (tool,), "a")
+    if fault:
+        assert isinstance(task, DataError)
+        assert "message 2: the argument 'flight' of book is \"$1" in str(task)
+        assert "write the value that was given" in str(task)
+    else:
+        assert task.gold[0].arguments == {"flight": value}
 
 
 def test_a_row_with_one_is_told_what_to_write():
