@@ -108,8 +108,8 @@ def _turn_task(
         end += 1
     answers = said[place + 1 : end]
     results = [one.result for one in match_answers(turn, answers, field)] if answers else [NO_RESULT] * len(turn.calls)
-    for one in turn.calls:
-        _check_values(one.call, f"the field {field!r}, message {turn.number}")
+    for called in turn.calls:
+        _check_values(called.call, f"the field {field!r}, message {turn.number}")
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None
     return Task(name, history, tools, gold, answer=answer, tags={"kind": kind_of_gold(gold)})
@@ -121,8 +121,8 @@ def _check_values(call: ToolCall, place: str) -> None:
         written = [text for text in leaves(value) if (found := read_reference(text)) is not None and found.path]
         if written:
             raise DataError(
-                f"{place}: the argument {parameter!r} of {call.name} is {json.dumps(written[0])}, a reference, where a dialogue's "
-                "calls hold the values themselves: write the value that was given"
+                f"{place}: the argument {parameter!r} of {call.name} is {json.dumps(written[0])}, a reference, where a "
+                "dialogue's calls hold the values themselves: write the value that was given"
             )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from cahl_pl.errors import ConfigError
 
@@ -22,10 +22,12 @@ class Choice:
     Attributes:
         functions: by name, in order.
         left_out: public functions that it does not offer, since they have no docstring.
+        faults: objects that decorators have put in the place of functions, each in a sentence.
     """
 
     functions: dict[str, AnyFunction]
     left_out: dict[str, AnyFunction]
+    faults: tuple[str, ...] = ()
 
 
 def choose(module: ModuleType, where: str, names: Sequence[str] | None = None) -> Choice:
@@ -55,7 +57,29 @@ def choose(module: ModuleType, where: str, names: Sequence[str] | None = None) -
         return Choice({name: values[name] for name in listed}, {})
     functions = {name: values[name] for name in own if docstring_of(values[name])}
     left_out = {name: values[name] for name in own if name not in functions}
-    return Choice(functions, left_out)
+    faults = [_fault_of_object(name, value) for name, value in values.items() if not name.startswith("_")]
+    return Choice(functions, left_out, tuple(fault for fault in faults if fault is not None))
+
+
+_HELD: Final = ("func", "fn", "coroutine", "function", "on_invoke_tool", "_func", "handler")
+"""Where objects of other programs' `@tool` decorators hold the function."""
+
+
+def _fault_of_object(name: str, value: Any) -> str | None:
+    """Return that a name stands for a decorator's tool, which cannot be called as a function; None for anything else."""
+    if callable(value) or isinstance(value, ModuleType):
+        return None
+    fields = getattr(value, "__dict__", None)
+    if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+        return None
+    held = next((key for key in _HELD if callable(fields.get(key))), None)
+    if held is None:
+        return None
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return (
+        f"{name} is an object of {kind}, which a decorator has put in the place of the function: leave the decorator out, or "
+        f"add a function of another name that calls {name}.{held}"
+    )
 
 
 def choose_methods(owner: type, where: str, names: Sequence[str] | None = None) -> Choice:

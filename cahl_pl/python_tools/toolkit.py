@@ -51,7 +51,7 @@ class PythonToolkit:
             choose(loaded, module, functions) if self._class is None else choose_methods(self._class, module, functions)
         )
         self.tools: dict[str, PythonTool] = {}
-        self.faults: list[str] = []
+        self.faults: list[str] = list(choice.faults)
         self.others = dict(choice.left_out)
         for name, function in choice.functions.items():
             documentation = read_docstring(docstring_of(function))

@@ -58,7 +58,8 @@ def test_other_text_and_references_as_they_are_written_here(text):
 @pytest.mark.parametrize(("value", "fault"), [("$1.flight", True), (["$1[0]"], True), ("$1", False), ("$1.50", False)])
 def test_a_dialogues_calls_hold_values_and_no_references_with_a_path(value, fault):
     call = {"type": "function", "function": {"name": "book", "arguments": {"flight": value}}}
-    said = read_dialogue([{"role": "user", "content": "Book it."}, {"role": "assistant", "content": None, "tool_calls": [call]}])
+    calling = {"role": "assistant", "content": None, "tool_calls": [call]}
+    said = read_dialogue([{"role": "user", "content": "Book it."}, calling])
     tool = ToolSpec("book", "book", {"type": "object", "properties": {"flight": {}}})
     (task,) = dialogue_tasks(said, (tool,), "a")
     if fault:

@@ -36,6 +36,30 @@ def _private(x: int) -> int:
 '''
 
 
+DECORATED = '''
+class FunctionTool:
+    def __init__(self, function):
+        self.name, self.description, self.func = function.__name__, function.__doc__, function
+
+@FunctionTool
+def weather(city: str) -> str:
+    """Say the weather."""
+    return city
+
+def plain(a: int) -> int:
+    """Give it back."""
+    return a
+'''
+
+
+def test_an_object_in_the_place_of_a_function_is_no_silent_loss(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(DECORATED)
+    module = str(tmp_path / "mine.py")
+    with pytest.raises(ConfigError, match=r"weather is an object of .*FunctionTool, .* leave the decorator out, or .*\.func"):
+        PythonTools(module)
+    assert [spec.name for spec in PythonTools(module, ["plain"]).specs] == ["plain"]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "my_tools.py"
