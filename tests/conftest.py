@@ -38,9 +38,10 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def _modules_of_a_test_are_its_own(tmp_path_factory):
-    """Forget what a test has imported from its own folder: a later one of the same worker may name another file so."""
-    before = set(sys.modules)
+    """Forget what a test has imported from its own folder, and the folder: a later one may give another file that name."""
+    before, path = set(sys.modules), sys.path.copy()
     yield
+    sys.path[:] = path
     folder = str(tmp_path_factory.getbasetemp())
     for name in sys.modules.keys() - before:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
