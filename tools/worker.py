@@ -50,4 +50,13 @@ def run_again(
     done = subprocess.run(command(file, arguments), capture_output=True, text=True, env=environment(changes))
     if done.returncode != 0:
         sys.exit(f"error: {what} failed:\n{done.stderr[-3000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [found for line in done.stdout.splitlines() if (found := _object(line)) is not None]
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    """Return the JSON object that a line is; None for any other line, such as a dictionary that a trainer prints."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
