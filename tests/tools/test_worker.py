@@ -12,7 +12,8 @@ from tools import worker
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """import json, os, sys
-print("words", [1], sep="\n")
+print("words", [1])
+print([1])
 print({'train_runtime': 1.5})
 print(json.dumps({"arguments": sys.argv[1:], "variable": os.environ.get("OF_A_TEST"), "name": __name__}))
 if "fail" in sys.argv:
