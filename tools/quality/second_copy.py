@@ -1,0 +1,65 @@
+"""An engine that samples a round ahead (`data.lag: 1`) in this process, with a second copy of the base: success without servers.
+
+    python -m cahl_pl compare --out runs/lag -c configs/quickstart.yaml --seeds 0 1 2 --tokens 300000 \
+      now=tools/quality/second_copy.yaml ahead=tools/quality/second_copy.yaml,tools/quality/ahead.yaml
+
+What a lag does to learning does not depend on who samples, as long as log-probabilities are those of the policy that sampled.
+It saves no time: both threads share the same cores.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cahl_pl.engines.base import Completion, Engine, Sampling
+from cahl_pl.engines.local import TransformersEngine
+from cahl_pl.policy.policy import Policy
+from cahl_pl.policy.saved_adapters import adapter_weights
+from cahl_pl.types import Role
+
+
+class SecondCopy(TransformersEngine):
+    """Sampling in this process, a round ahead with a second base that has the adapters of the round's start."""
+
+    copy: Policy | None = None
+
+    def check_lag(self) -> None:
+        """See `Engine.check_lag`: the copy's weights are its own."""
+
+    def freeze(self, policy: Policy, abandoned: threading.Event) -> Engine:
+        """See `Engine.freeze`."""
+        if self.copy is None:
+            self.copy = Policy(policy.config)
+            self.copy.load(policy.device)
+            self.copy.eval()
+        for name in ("invocation", "end_of_turn", "thinks_in_tokens"):  # known once prompts have been made
+            setattr(self.copy, name, getattr(policy, name))
+        return _Frozen(self, self.copy, adapter_weights(policy))
+
+
+class _Frozen(Engine):
+    """Sampling with some weights; only one thread does, a round after the other."""
+
+    def __init__(self, engine: TransformersEngine, copy: Policy, weights: Mapping[str, Tensor]) -> None:
+        self.engine = engine
+        self.copy = copy
+        self.weights: Mapping[str, Tensor] | None = weights
+
+    def generate(
+        self,
+        policy: Policy,
+        role: Role,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`; of the policy nothing counts."""
+        if self.weights is not None:
+            self.copy.load_adapter_state(dict(self.weights))
+            self.weights = None
+        return self.engine.generate(self.copy, role, prompts, num_samples, sampling, generator)
