@@ -1,4 +1,4 @@
-"""An engine that samples a round ahead (`data.lag: 1`) in this process, with a second copy of the base: success without servers.
+"""An engine that samples a round ahead (`data.lag: 1`) in this process, with a second copy of the base: no server is needed.
 
     python -m cahl_pl compare --out runs/lag -c configs/quickstart.yaml --seeds 0 1 2 --tokens 300000 \
       now=tools/quality/second_copy.yaml ahead=tools/quality/second_copy.yaml,tools/quality/ahead.yaml
