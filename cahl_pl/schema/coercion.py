@@ -18,7 +18,11 @@ MAX_REFERENCES = 16
 """References followed one after another, without a step into the value: some lead back to themselves."""
 
 
-def coerce(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+MAX_LOOKS = 10_000
+"""Parts of a value that are looked at, in all, to find which of several schemas they have."""
+
+
+def coerce(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int] | None = None) -> Any:
     """Return the value read as the schema's type, or as it is.
 
     Recurses into the value along the schema: no deeper than the schema is or, where that contains itself, than the value.
@@ -27,15 +31,73 @@ def coerce(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
         value: any value.
         schema: its schema.
         root: the schema that references are looked up in.
+        looks: as in `_holds`; None: `MAX_LOOKS`.
     """
+    looks = [MAX_LOOKS] if looks is None else looks
     options = [option for option in _options(dereference(schema, root), root) if isinstance(option, Mapping)]
+    if len(options) > 1 and isinstance(value, list | dict):  # what it is throughout goes before what it is on the outside
+        options.sort(key=lambda option: (not _holds(value, option, root, looks), not _is_told(value, option)))
     for read_as in (_is, _read):  # a type that the value has already goes before any that it can be read as
         for option in options:
             for kind in _types(option):
                 read = read_as(value, kind)
                 if read is not _UNREADABLE:
-                    return _inside(read, option, root)
+                    return _inside(read, option, root, looks)
     return value
+
+
+def _holds(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int]) -> bool:
+    """Return whether a value has a schema's types, keys and listed values at any depth, without being read as another type.
+
+    Args:
+        value: the value.
+        schema: the schema.
+        root: the schema that references are looked up in.
+        looks: how many parts of the value may still be looked at, its only item: some schemas branch without an end.
+    """
+    looks[0] -= 1
+    if looks[0] < 0:
+        return False
+    options = _options(dereference(schema, root), root)
+    return not options or any(_holds_one(value, option, root, looks) for option in options)
+
+
+def _holds_one(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int]) -> bool:
+    if not isinstance(schema, Mapping):
+        return True
+    if value not in _listed(schema, [value]):
+        return False
+    kinds = _types(schema)
+    if kinds and all(_is(value, kind) is _UNREADABLE for kind in kinds):
+        return False
+    if isinstance(value, dict):
+        required, known, other = schema.get("required"), schema.get("properties"), schema.get("additionalProperties")
+        if isinstance(required, list) and any(name not in value for name in required):
+            return False
+        known = known if isinstance(known, Mapping) else {}
+        return all(_holds(item, known.get(key, other), root, looks) for key, item in value.items())
+    if isinstance(value, list):
+        return all(_holds(item, kind, root, looks) for item, kind in zip(value, _of_items(value, schema), strict=False))
+    return True
+
+
+def _is_told(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Return whether an object has the keys that a schema requires, and those values of which it lists all."""
+    if not isinstance(value, dict):
+        return False
+    required, known = schema.get("required"), schema.get("properties")
+    if isinstance(required, list) and any(name not in value for name in required):
+        return False
+    parts = [(value[key], part) for key, part in known.items() if key in value] if isinstance(known, Mapping) else []
+    return all(item in _listed(part, [item]) for item, part in parts)
+
+
+def _listed(schema: Any, others: list[Any]) -> list[Any]:
+    """Return the values that a schema lists; others where it lists none."""
+    if not isinstance(schema, Mapping):
+        return others
+    listed = [schema["const"]] if "const" in schema else schema.get("enum")
+    return listed if isinstance(listed, list) else others
 
 
 def dereference(schema: Any, root: Mapping[str, Any]) -> Any:
@@ -53,17 +115,21 @@ def dereference(schema: Any, root: Mapping[str, Any]) -> Any:
     return schema
 
 
-def _inside(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+def _inside(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], looks: list[int]) -> Any:
     if isinstance(value, list):
-        first = schema.get("prefixItems")
-        first = first if isinstance(first, list) else []
-        kinds = [*first, *[schema.get("items")] * (len(value) - len(first))]
-        return [coerce(item, kind, root) for item, kind in zip(value, kinds, strict=False)]
+        return [coerce(item, kind, root, looks) for item, kind in zip(value, _of_items(value, schema), strict=False)]
     if isinstance(value, dict):
         known, other = schema.get("properties"), schema.get("additionalProperties")
         known = known if isinstance(known, Mapping) else {}
-        return {key: coerce(item, known.get(key, other), root) for key, item in value.items()}
+        return {key: coerce(item, known.get(key, other), root, looks) for key, item in value.items()}
     return value
+
+
+def _of_items(value: Sequence[Any], schema: Mapping[str, Any]) -> list[Any]:
+    """Return the schema of each item of a list."""
+    first = schema.get("prefixItems")
+    first = first if isinstance(first, list) else []
+    return [*first, *[schema.get("items")] * (len(value) - len(first))]
 
 
 def _options(schema: Any, root: Mapping[str, Any]) -> list[Any]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from cahl_pl.schema import coerce_call, find_problems
@@ -61,3 +63,35 @@ def test_nullable_lets_null_pass(schema):
     assert find_problems(ToolCall("f", {"x": []}), tools)[0].cause == "type"
     strict = tool({**schema, "nullable": False}, **{"$defs": {"Node": NODE}})
     assert find_problems(ToolCall("f", {"x": None}), strict)[0].cause == "type"
+
+
+CAT = {"type": "object", "properties": {"kind": {"enum": ["cat"]}, "id": {"type": "integer"}}, "required": ["id"]}
+DOG = {"type": "object", "properties": {"kind": {"const": "dog"}, "id": {"type": "string"}}, "required": ["id"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "read"),
+    [
+        ({"oneOf": [CAT, DOG]}, {"kind": "dog", "id": "5"}, {"kind": "dog", "id": "5"}),
+        ({"oneOf": [CAT, DOG]}, {"kind": "cat", "id": 5}, {"kind": "cat", "id": 5}),
+        ({"oneOf": [CAT, DOG]}, {"kind": "cat", "id": "5"}, {"kind": "cat", "id": 5}),
+        ({"oneOf": [CAT, DOG]}, {"kind": "dog", "id": 5}, {"kind": "dog", "id": "5"}),
+        ({"anyOf": [{"type": "array", "items": {"type": t}} for t in ("integer", "string")]}, ["1", "2"], ["1", "2"]),
+        ({"anyOf": [{"$ref": "#/$defs/Node"}, DOG]}, {"kind": "dog", "id": "5", "size": "1"}, None),
+    ],
+)
+def test_of_several_schemas_the_one_that_a_value_has_throughout_goes_first(schema, value, read):
+    tools = tool(schema, **{"$defs": {"Node": NODE}})
+    call = ToolCall("f", {"x": value})
+    assert coerce_call(call, tools).arguments == {"x": read or value}
+    assert find_problems(call, tools) == []
+
+
+def test_schemas_that_branch_at_every_level_are_looked_at_within_bounds():
+    branches = [{"type": "object", "properties": {"a": {"$ref": "#/$defs/B"}, name: {"type": "null"}}} for name in "bcd"]
+    value = "5"
+    for _ in range(60):
+        value = {"a": value}
+    start = time.process_time()
+    coerce_call(ToolCall("f", {"x": value}), tool({"$ref": "#/$defs/B"}, **{"$defs": {"B": {"anyOf": branches}}}))
+    assert time.process_time() - start < 2
