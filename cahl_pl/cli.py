@@ -287,15 +287,17 @@ class CAHLCLI(ConfigurationWinsCLI):
             )
 
     def run_verb(self, run: Callable[[], None]) -> None:
-        """Run; where it is refused before anything was done, leave no folder that was not there before."""
+        """Run; where it is refused or interrupted before anything was done, leave no folder that was not there before."""
         logged = (Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir)
         folder = given_folder(self.trainer) or next(logged, None)
         made = folder is not None and not folder.exists()
         try:
             with lost_processes_told():
                 run()
-        except UserError:
-            if made and folder is not None and self.trainer.is_global_zero and self.trainer.global_step == 0:
+        except (UserError, SystemExit) as error:
+            ended = isinstance(error, SystemExit)  # by Ctrl-C: before training has begun, and made this folder
+            nothing = self.trainer.global_step == 0 and not (ended and folder and (folder / "checkpoints").is_dir())
+            if made and folder is not None and self.trainer.is_global_zero and nothing:
                 for logger in self.trainer.loggers:
                     logger.finalize("failed")  # closes its files
                 remove_empty_run(folder)

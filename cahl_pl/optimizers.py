@@ -56,7 +56,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "warm_start_lr", "weight_decay", "warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} of an optimiser is {getattr(self, name)}: give 0 or more")
+                finite = "" if math.isfinite(getattr(self, name)) else ", and a finite number"
+                raise ValueError(f"{name} of an optimiser is {getattr(self, name)}: give 0 or more{finite}")
         if not self.max_grad_norm > 0:
             raise ValueError(
                 f"max_grad_norm is {self.max_grad_norm}: give more than 0; .inf leaves gradients as they are"

@@ -96,26 +96,28 @@ class Checkpoints(Checkpoint):
             self._unlock = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier run, and make the folder, by which `--ckpt_path last` knows a run of training."""
+        """Forget an earlier run, and keep others out of this one's folder."""
         self._trainer = trainer
         if stage == "fit":
             self._saved, self._requeue, self._data.stream.interruption = -1, False, None
             self._data.stream.sampling = self._data.evaluating = False  # whatever an earlier run was stopped in
             self.claim(trainer)
             if trainer.is_global_zero:
-                (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
                 survive_full_disk(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals, in place of Lightning's handlers; it gives them back at the end.
 
-        And have TensorBoard leave out what a run in this folder has logged after the point from which this one starts.
+        Make the folder by which `--ckpt_path last` knows a run of training: a start that ends before is none, and does not
+        hide the run before it. And have TensorBoard leave out what a run in this folder has logged after the point from which
+        this one starts.
         """
         for number in (*SIGNALS, *requeue_signals(trainer)):
             signal.signal(number, self._on_signal)
         self._check_states(trainer)  # before anything is learned that could not be saved
         self._training = True
         if trainer.is_global_zero:
+            (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
             hide_later_events(trainer)
 
     def on_train_batch_end(

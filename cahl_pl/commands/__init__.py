@@ -81,11 +81,12 @@ def console(words: Sequence[str] | None = None) -> None:
             print(f"error: {_place(sentence)}{sentence}", file=sys.stderr)
             status = 2
         except SystemExit as error:
-            sentence = None if isinstance(error, Interrupted) else sentence_of_own_code(error)
-            if os.environ.get("CAHL_TRACEBACK") or sentence is None:
+            interrupted = isinstance(error.__context__, KeyboardInterrupt)  # Lightning makes status 1 of it
+            sentence = "interrupted" if interrupted else sentence_of_own_code(error)
+            if os.environ.get("CAHL_TRACEBACK") or sentence is None or isinstance(error, Interrupted):
                 raise
             print(f"error: {sentence}", file=sys.stderr)  # a user's own code has ended the run, perhaps with status 0
-            status = 2
+            status = 130 if interrupted else 2
         except KeyboardInterrupt:  # before a run listens to signals, and in verbs that have none
             if os.environ.get("CAHL_TRACEBACK"):
                 raise

@@ -40,6 +40,13 @@ def fault_of_classes(text: str) -> str | None:
 def _fault(node: yaml.MappingNode, listed: bool) -> str | None:
     """Return what is wrong with one mapping."""
     lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    parts = {str(key.value): value for key, value in node.value}
+    path, options = parts.get("class_path"), parts.get("init_args")
+    if path is not None and (path.tag != "tag:yaml.org,2002:str" or not path.value.strip()):
+        given = repr(path.value) if isinstance(path, yaml.ScalarNode) else "a list or a mapping"
+        return f"line {lines['class_path']}: class_path takes the import path of a class, MODULE.CLASS, and {given} is none"
+    if path is not None and options is not None and not _is_mapping_or_nothing(options):
+        return f"line {lines['init_args']}: init_args takes the options of {path.value}: write KEY: VALUE lines below it"
     others = [key for key in lines if key not in _PARTS]
     for key in others:
         near = difflib.get_close_matches(key, [part for part in _PARTS if part not in lines], 1, cutoff=0.8)
@@ -61,6 +68,10 @@ def _fault(node: yaml.MappingNode, listed: bool) -> str | None:
             "as deep as that and without a hyphen"
         )
     return None
+
+
+def _is_mapping_or_nothing(node: Any) -> bool:
+    return isinstance(node, yaml.MappingNode) or node.tag == "tag:yaml.org,2002:null"
 
 
 def line_of_value(text: str, value: str) -> int | None:

@@ -49,6 +49,10 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
         near = difflib.get_close_matches(whole, known, 1)
         hint = f"did you mean {near[0]}?" if near else "--help lists them"
         return f"there is no configuration key {whole}; {hint}"
+    if hyphen := re.match(r"unrecognized arguments: (-(?=\w+\.)[^\s=]+)", message.strip()):
+        return f"{hyphen[1]}: keys begin with two hyphens: -{hyphen[1]}"
+    if bare := re.match(r"unrecognized arguments: (([\w.]+)=\S*)", message.strip()):
+        return f"{bare[1]!r} belongs to no option: a key begins with two hyphens, --{bare[1]}"
     if alone := re.fullmatch(r"unrecognized arguments: (?!-)(\S+).*", message.strip(), re.DOTALL):
         return f"{alone[1]!r} belongs to no option: a configuration is given by -c {alone[1]}, a value by --KEY {alone[1]}"
     if re.fullmatch(r"argument -c/--config: expected one argument", message.strip()):
@@ -75,17 +79,37 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
         if (no_class_there := no_such_class(problem[1])) is not None:
             return f"{key[1]}: {no_class_there}"
         rest = f"{problem[1]}: {problem[2]}"
-    no_class = re.search(r"Expected a dot import path string: (.+)|Config file loop detected: .* -> (.+)", rest)
-    if no_class and key:
-        return _no_class(key[1], (no_class[1] or no_class[2]).strip())
-    other = re.search(r"Import path does not correspond to a subclass of (\w+)", rest)
-    if other and key and re.fullmatch(r"[\w.]+", given := rest.rpartition("Given value: ")[2].strip()):
-        return f"{key[1]}: {given} is no {other[1]}: name a class that is derived from it"
+    if key and (said := _of_wrong_class(key[1], rest)):
+        return said
     if key and (said := _of_several_types(rest)):
         return f"{key[1]}: {said}"
     rest = re.sub(r"typing\.Literal\[([^\]]*)\]", r"value out of \1", re.sub(r"<class '([\w.]+)'>", r"\1", rest))
     rest = re.sub(r"Expected an? (.+?)\. Got value:", r"expected \1 but got", rest, flags=re.DOTALL)
     return " ".join([f"{key[1]}:" if key else "", *rest.split()]).strip()
+
+
+_NO_CLASS: Final = re.compile(
+    r"Expected a dot import path string: (.+)|Config file loop detected: .* -> (.+)|Unexpected import path format: (.+)"
+    r"|Not a valid subclass of \w+\. Got value: (.+?)(?:\s+Subclass types expect|\Z)",
+    re.DOTALL,
+)
+
+
+def _of_wrong_class(key: str, report: str) -> str | None:
+    """Return what to say of a value that stands where a class belongs and is none, or another one; None for other reports."""
+    no_class = _NO_CLASS.search(report)
+    if no_class:
+        return _no_class(key, next(filter(None, no_class.groups())).splitlines()[0].strip())
+    abstract = re.search(r"Expected an instantiatable class, but (\S+) is abstract", report)
+    other = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", report)
+    found = abstract or other
+    given = found and (found[1] or report.rpartition("Given value: ")[2].strip())
+    if not given or not re.fullmatch(r"[\w.]+", given):
+        return None
+    example = f", such as {CLASSES[key][0]}" if key in CLASSES else ""
+    if abstract:
+        return f"{key}: {given} is abstract: name a class that is derived from it{example}"
+    return f"{key}: {given} is no {other[2] if other else 'class'}: name a class that is derived from it{example}"
 
 
 def cause(message: str) -> str:
@@ -97,10 +121,21 @@ def cause(message: str) -> str:
     return told[-1] if told else message
 
 
+_OF_YAML: Final = {
+    "could not determine a constructor for the tag": "a tag (!NAME) stands before the value: leave it out, a class is named "
+    "by its class_path",
+    "but found another document": "a second document begins here (---): write one, or give two files, each behind -c",
+}
+"""What YAML says of what is sound by itself and has no place in a configuration -> what to do."""
+
+
 def unreadable(error: Exception) -> str:
     """Return what to say behind the path of a configuration that is no YAML: the line, and what is likely to be wrong there."""
     cure = "; indent with spaces, not with tabs" if "'\\t'" in str(error) else ""
-    mark = getattr(error, "problem_mark", None)
+    mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", ""))
+    for begun, remedy in _OF_YAML.items():
+        if mark is not None and problem.startswith(begun):
+            return f", line {mark.line + 1}: {remedy}"
     if mark is None or cure:
         return f" cannot be read: {error}{cure}"
     return (
@@ -144,6 +179,14 @@ def fault_of_anchors(text: str) -> str | None:
     return None
 
 
+_TEXT: Final = "tag:yaml.org,2002:str"
+_MERGE: Final = "tag:yaml.org,2002:merge"
+
+
+def _shown(key: Any) -> str:
+    return repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+
+
 def fault_of_mapping(text: str) -> str | None:
     """Return what is wrong with YAML that can be read all the same, with its line: a key twice, no space behind a colon.
 
@@ -155,18 +198,30 @@ def fault_of_mapping(text: str) -> str | None:
         if key.value in ("trainer", "model", "data") and value.tag == "tag:yaml.org,2002:null":
             line = key.start_mark.line + 1
             return f"line {line}: there is nothing below {key.value!r}: indent the keys that belong to it, or leave it out"
-    nodes, seen = [root], set[int]()
+        if key.value in ("trainer", "model", "data") and isinstance(value, yaml.ScalarNode) and re.search(r"\s", value.value):
+            line = key.start_mark.line + 1
+            given = value.value.splitlines()[0]
+            return f"line {line}: {key.value} has keys of its own, and {given!r} is none: write KEY: VALUE lines below it"
+    nodes, seen, free = [root], set[int](), set[int]()
     while nodes:
         node = nodes.pop()
         if id(node) in seen:
             continue  # which several aliases may lead to
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
+            free |= {id(one) for one in node.value if id(node) in free}
             nodes += node.value
         elif isinstance(node, yaml.MappingNode):
             lines: dict[str, int] = {}
             for key, value in node.value:
                 line = key.start_mark.line + 1
+                if key.tag != _TEXT and key.tag != _MERGE and id(node) not in free:
+                    return (
+                        f"line {line}: {_shown(key)} is no key: a key is a name, and a number is written with a point, as in "
+                        "0.001"
+                    )
+                if id(node) in free or key.value in ("init_args", "dict_kwargs"):
+                    free.add(id(value))  # of a class: its options may map from numbers
                 if key.value in lines and isinstance(key, yaml.ScalarNode):
                     return f"line {line}: the key {key.value!r} stands in line {lines[key.value]} already: leave one of them"
                 lines[str(key.value)] = line
@@ -209,7 +264,7 @@ def line_of(path: str, text: str, told: str, message: str = "") -> str:
         option = re.search(r"\.init_args\.(\w+);", told)
         if option is None:
             return f"{path}, line {at}: "
-    found = re.search(r"configuration key ([\w.]+)", told) or re.match(r"(?:--)?([\w.]+)", told)
+    found = re.search(r"configuration key ([\w.-]+)", told) or re.match(r"(?:--)?([\w.]+)", told)
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     line = None
     for part in found[1].split(".") if found else ():

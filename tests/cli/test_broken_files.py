@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from cahl_pl.errors.options import fault_of_mapping
+
 
 @pytest.mark.parametrize(
     ("content", "reason"),
@@ -19,6 +21,11 @@ import pytest
         (b"data:\nmodel: {}", ", line 1: there is nothing below 'data': indent the keys that belong to it, or leave it out"),
         (b"model: {}\ntrainer: null", ", line 2: there is nothing below 'trainer': indent the keys"),
         (b"- data", "holds no keys: .*"),
+        (b"model:\n  planner: {lr: 0,001}", ", line 2: '001' is no key: a key is a name, and a number is written with a point"),
+        (b"data:\n  tasks_per_round = 2", ", line 1: data has keys of its own, and 'tasks_per_round = 2' is none: write KEY: "),
+        (b"data: {~: 1}", ", line 1: '~' is no key: a key is a name"),
+        (b"data:\n  train: !!python/object/apply:os.system [ls]", r", line 2: a tag \(!NAME\) stands before the value"),
+        (b"data: {seed: 1}\n---\ndata: {seed: 2}", r", line 2: a second document begins here \(---\): write one"),
     ],
 )
 def test_a_broken_configuration_file_is_named(fail, tmp_path, content, reason):
@@ -48,12 +55,16 @@ def test_what_has_keys_of_its_own_is_no_list_and_no_number(fail, tmp_path, key, 
         ("  train:\n    class_path: {c}\n    init_args:\n    path: x.jsonl", "line 5: 'path' stands beside class_path"),
         ("  train:\n    class_pth: {c}", "line 3: there is no 'class_pth' of a class; did you mean class_path?"),
         ("  train:\n    class_path: {c}\n    init_arg: {{path: x}}", "line 4: there is no 'init_arg' of a class; did you mean"),
+        ("  train: {{class_path: 5}}", "line 2: class_path takes the import path of a class, MODULE.CLASS, and '5' is none"),
+        ("  train: {{class_path: ''}}", "line 2: class_path takes the import path of a class, MODULE.CLASS, and '' is none"),
+        ("  train:\n    class_path: {c}\n    init_args: [x.jsonl]", "line 4: init_args takes the options of {c}: write KEY: "),
         ("  engine:\n    - class_path: {c}\n    - init_args: {{a: 1}}", "line 4: init_args is an entry of the list by itself"),
     ],
 )  # fmt: skip
 def test_options_of_a_class_in_the_wrong_place_are_told(fail, tmp_path, content, said):
     other = tmp_path / "other.yaml"
     other.write_text("data:\n" + content.format(c="cahl_pl.datasets.JsonlDataset"))
+    said = said.format(c="cahl_pl.datasets.JsonlDataset")
     assert fail("-c", str(other)).startswith(f"error: the configuration {other}, {said}")
 
 
@@ -64,7 +75,7 @@ def test_options_of_a_class_in_the_wrong_place_are_told(fail, tmp_path, content,
         ("cahl_pl.dataset.JsonlDataset", "there is no class cahl_pl.dataset.JsonlDataset; did you mean {right}?"),
         ("cahl_pl.JsonlDataset", "the module cahl_pl has no class 'JsonlDataset'; it has "),
         ("my_own_data.Rows", "there is no module 'my_own_data' for the class my_own_data.Rows: install its package, or put"),
-        ("cahl_pl.callbacks.Checkpoints", "Import path cahl_pl.callbacks.Checkpoints does not correspond to a subclass of"),
+        ("cahl_pl.callbacks.Checkpoints", "cahl_pl.callbacks.Checkpoints is no TaskSource: name a class that is derived"),
     ],
 )  # fmt: skip
 def test_a_misspelt_class_is_told_with_its_own_line(fail, tmp_path, given, said):
@@ -175,3 +186,60 @@ def test_test_sets_have_names(fail, tmp_path, value, what):
 )
 def test_values_of_the_policy_that_cannot_be(fail, key, value, said):
     assert fail(f"--model.policy.{key}={value}").startswith(f"error: model.policy.{key} {said}")
+
+
+TRAIN = "data.train"
+EXAMPLE = "such as cahl_pl.datasets.JsonlDataset"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (TRAIN, "cahl_pl.toolworld.toolkit", f"{TRAIN}: cahl_pl.toolworld.toolkit is no TaskSource: name a class that"),
+        (TRAIN, "cahl_pl.toolworld", f"{TRAIN}: cahl_pl.toolworld is no TaskSource: name a class"),
+        (TRAIN, "cahl_pl.schedules.Ratio", f"{TRAIN}: cahl_pl.schedules.Ratio is no TaskSource: name a class that is derived"),
+        (TRAIN, "cahl_pl.datasets.TaskSource", f"{TRAIN}: cahl_pl.datasets.TaskSource is abstract: name a class that"),
+        (TRAIN, "[a, b]", f"--{TRAIN} takes the import path of a class, {EXAMPLE}, and \"['a', 'b']\" is none"),
+        (TRAIN, "5", f"--{TRAIN} takes the import path of a class, {EXAMPLE}, and '5' is none"),
+        (TRAIN, "cahl_pl.toolworld.ToolWorld(size=3)", f"--{TRAIN} takes the import path of a class, {EXAMPLE}, and 'cahl_pl."),
+        ("data.schedule", "{class_path: 'mine.py:Mine'}", "--data.schedule takes the import path of a class"),
+    ],
+)  # fmt: skip
+def test_what_is_no_class_of_the_kind_is_told_with_one_that_is(fail, tmp_path, key, value, said):
+    other = tmp_path / "other.yaml"
+    other.write_text(f"data:\n  {key.removeprefix('data.')}: {value}\n")
+    assert fail("-c", str(other)).startswith(f"error: {other}, line 2: {said}")
+
+
+def test_keys_of_an_option_of_a_class_may_be_numbers():
+    weights = "weights: {0: {form: 1.0}, 30: {exact: 1.0}}"
+    assert fault_of_mapping(f"data: {{turn_reward: {{class_path: a.B, init_args: {{{weights}}}}}}}") is None
+    assert fault_of_mapping(f"data: {{turn_reward: {{{weights}}}}}") is not None
+
+
+def test_a_key_with_a_hyphen_is_told_with_its_line(fail, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("data:\n  tasks-per-round: 2\n")
+    assert fail("-c", str(other)) == (
+        f"error: {other}, line 2: there is no configuration key data.tasks-per-round; did you mean data.tasks_per_round?"
+    )
+
+
+def test_an_infinite_rate_is_refused_as_one(fail):
+    assert fail("--model.planner.lr", ".inf") == (
+        "error: model.planner: lr of an optimiser is inf: give 0 or more, and a finite number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-trainer.max_steps", "3"], "-trainer.max_steps: keys begin with two hyphens: --trainer.max_steps"),
+        (["trainer.max_steps=3"], "'trainer.max_steps=3' belongs to no option: a key begins with two hyphens, --trainer."),
+        (["--trainer.devices", "-2"], "trainer.devices is -2: give 1 or more processes of the CPU, or auto"),
+        (["--trainer.devices", "x"], "trainer.devices is x: give 1 or more processes of the CPU, or auto"),
+        (["--trainer.devices", "0"], "trainer.devices is 0: give 1 or more processes of the CPU, or auto"),
+    ],
+)  # fmt: skip
+def test_slips_of_the_command_line_are_told_with_what_to_write(fail, words, said):
+    assert fail(*words).startswith(f"error: {said}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from cahl_pl.cli import main
 from cahl_pl.commands import console
@@ -170,3 +171,24 @@ def test_what_was_logged_as_csv_is_kept_when_a_run_goes_on(config, tmp_path, cap
     main([*arguments, "--trainer.max_steps", "4"])
     assert before.with_name("metrics.until-step-000002.csv").read_text() == content
     assert f"kept: {before} so far as metrics.until-step-000002.csv\n" in capsys.readouterr().out
+
+
+class Leaving(Callback):
+    """Ends a run before its first step, as Ctrl-C does."""
+
+    def on_fit_start(self, trainer, pl_module):
+        raise KeyboardInterrupt
+
+
+def test_a_start_that_is_interrupted_before_the_first_step_does_not_hide_the_run_before_it(config, tmp_path, capfd):
+    logged = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", str(tmp_path / "runs")]
+    words = ["fit", "-c", str(config), *logged, "--trainer.callbacks", "Checkpoints"]
+    words += ["--trainer.enable_checkpointing", "true"]
+    main(words)
+    with pytest.raises(SystemExit) as stopped:
+        console([*words, f"--trainer.callbacks+={__name__}.Leaving"])
+    assert stopped.value.code == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "error: interrupted"
+    assert [path.name for path in (tmp_path / "runs" / "lightning_logs").iterdir()] == ["version_0"]
+    assert main([*words, "--ckpt_path", "last", "--trainer.max_steps", "3"]).trainer.global_step == 3
+    assert "version_0/checkpoints/step-000002.ckpt" in capfd.readouterr().out

@@ -73,6 +73,20 @@ def test_an_interrupted_command_says_so(verb, capsys):
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
+def test_a_run_that_lightning_ends_when_it_is_interrupted_says_so_too(verb, capsys):
+    def run(arguments):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    verb(run)
+    with pytest.raises(SystemExit) as stopped:
+        console(["env"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 OWN = "def f(x):\n    return {}[x]\ndef g():\n    import json\n    json.loads('[')\ndef h():\n    raise RuntimeError('a\\nb')\n"
 OWN += "def i():\n    raise SystemExit(0)\n"
 
