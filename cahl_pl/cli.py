@@ -347,13 +347,15 @@ def _check_seed(config: Namespace) -> None:
 
 
 def _check_processes(trainer: Namespace) -> None:
-    """Refuse many more processes than there are cores to run them: they would be started before anything else is looked at.
+    """Refuse no processes, and many more than there are cores: those would be started before anything else is looked at.
 
     Raises:
-        ConfigError: there are.
+        ConfigError: that many are asked for.
     """
     on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
     wanted, cores = str(trainer.devices), os.cpu_count() or 1
+    if on_cpu and wanted != "auto" and not (wanted.isdecimal() and int(wanted)):
+        raise ConfigError(f"trainer.devices is {wanted}: give 1 or more processes of the CPU, or auto")
     if on_cpu and wanted.isdecimal() and int(wanted) > max(8, cores):
         raise ConfigError(
             f"trainer.devices is {wanted}: on a CPU that many processes would be started, and this machine has "
