@@ -155,7 +155,9 @@ def _hint(parameter: inspect.Parameter, documentation: Documentation, scope: Map
     try:
         hint = resolved(hint, scope)
     except Exception as error:  # whatever evaluating the annotation raises
-        raise _Fault(f"has a type hint that cannot be read ({error}); correct it") from None
+        name = error.name if isinstance(error, NameError) else None
+        cure = f"import {name} outside of `if TYPE_CHECKING:`, or correct it" if name else "correct it"
+        raise _Fault(f"has a type hint that cannot be read ({error}); {cure}") from None
     try:
         schema_of(hint)
     except TypeError as error:

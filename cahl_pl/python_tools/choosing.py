@@ -98,10 +98,10 @@ def choose_methods(owner: type, where: str, names: Sequence[str] | None = None) 
     found: dict[str, AnyFunction] = {}
     for base in reversed(owner.__mro__[:-1]):
         for name, value in vars(base).items():
-            if isinstance(value, FunctionType):
-                found[name] = partial(value, None)
-            elif isinstance(value, staticmethod | classmethod):
+            if isinstance(value, staticmethod | classmethod):
                 found[name] = getattr(owner, name)
+            elif _is_function(value):  # also one that `functools.cache` has wrapped
+                found[name] = partial(value, None)
     public = [name for name in found if not name.startswith("_")]
     if names is not None:
         unknown = [name for name in names if name not in found]

@@ -55,6 +55,11 @@ def load(module: str) -> ModuleType:
         itself = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         if not itself and (missing := missing_package(error)):
             raise ConfigError(f"the module {module!r} of Python tools cannot be imported: {missing}") from error
+        if not itself:
+            kind = "" if isinstance(error, SystemExit | KeyboardInterrupt) else f"{type(error).__name__}: "
+            raise ConfigError(
+                f"the module {module!r} of Python tools cannot be imported ({kind}{_short(error)}); correct it"
+            ) from error
         raise ConfigError(
             f"the module {module!r} of Python tools cannot be imported ({_short(error)}); give the path of a .py file, or a "
             f"module that Python finds{_dotted_class(module)}"
@@ -161,14 +166,15 @@ def _run(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """Keep what a module prints while it is imported out of a program's output, and the program's input from it."""
-    own = sys.stdin
+    """Keep what a module prints while it is imported out of a program's output, and the program's input and folder from it."""
+    own, folder = sys.stdin, os.getcwd()
     sys.stdin = io.StringIO()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         sys.stdin = own
+        os.chdir(folder)
 
 
 def _where(path: Path, error: BaseException) -> str:

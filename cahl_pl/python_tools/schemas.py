@@ -8,10 +8,12 @@ import types
 import typing
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from enum import Enum, Flag
+from functools import partial
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import typing_extensions
-from pydantic import Field, PydanticUserError, TypeAdapter, WithJsonSchema
+from pydantic import BeforeValidator, Field, PydanticUserError, TypeAdapter, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
 
 from cahl_pl.python_tools.simplify import simplified
@@ -20,11 +22,17 @@ from cahl_pl.python_tools.simplify import simplified
 def readable(hint: Any) -> Any:
     """Return the hint as pydantic takes it on every version of Python.
 
-    `typing.TypedDict` is replaced by that of typing_extensions, which pydantic asks for before Python 3.12, and a named
-    tuple is described by its keys instead of by positions.
+    `typing.TypedDict` is replaced by that of typing_extensions, which pydantic asks for before Python 3.12, a named tuple is
+    described by its keys instead of by positions, and members of an Enum that are tuples are read from lists.
+
+    Raises:
+        TypeError: a TypedDict or a named tuple holds itself.
     """
+    if isinstance(hint, type) and issubclass(hint, Enum) and any(isinstance(one.value, tuple) for one in hint):
+        return Annotated[hint, BeforeValidator(partial(_member, hint))]
     if sys.version_info < (3, 12) and typing.is_typeddict(hint):
         hints = get_type_hints(hint, include_extras=True)
+        _refuse_itself(hint, hints)
         optional = optional_keys(hint, hints)
         fields = {name: _without_marks(of) for name, of in hints.items()}
         fields = {
@@ -45,6 +53,33 @@ def readable(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return Union[new]  # noqa: UP007
     return origin[new if len(new) > 1 else new[0]]
+
+
+def _member(kind: type[Enum], value: Any) -> Any:
+    """Return the member whose value is a tuple of what a list holds; anything else as it is."""
+    return next((one for one in kind if isinstance(value, list) and one.value == _as_tuples(value)), value)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _refuse_itself(hint: Any, hints: Mapping[str, Any]) -> None:
+    """Check that a TypedDict or a named tuple does not hold itself, nor one that holds it.
+
+    Raises:
+        TypeError: it does; a sentence without a full stop.
+    """
+    stack, seen = list(hints.values()), set[int]()
+    while stack:
+        one = stack.pop()
+        if one is hint:
+            raise TypeError(f"{hint.__name__} holds itself, which a dataclass or a pydantic model may: make it one")
+        if id(one) not in seen:
+            seen.add(id(one))
+            stack += get_args(one)
+            if typing.is_typeddict(one) or (isinstance(one, type) and hasattr(one, "_fields")):
+                stack += get_type_hints(one, include_extras=True).values()
 
 
 def optional_keys(hint: Any, hints: Mapping[str, Any]) -> set[str]:
@@ -76,6 +111,7 @@ def _said(extra: Any) -> Any:
 
 def _schema_of_named_tuple(hint: Any) -> dict[str, Any]:
     hints, defaults = get_type_hints(hint, include_extras=True), hint._field_defaults
+    _refuse_itself(hint, hints)
     properties = {}
     for name in hint._fields:
         default = {"default": defaults[name]} if isinstance(defaults.get(name), str | int | float) else {}
@@ -84,11 +120,21 @@ def _schema_of_named_tuple(hint: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties} | ({"required": required} if required else {})
 
 
+_BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
 class _Schemas(GenerateJsonSchema):
-    """As pydantic writes them, but decimal numbers are numbers, not "a number or a text of this pattern"."""
+    """As pydantic writes them, but decimal numbers are numbers, not "a number or a text of this pattern".
+
+    And the values of a Flag are numbers, since its members may be combined.
+    """
 
     def decimal_schema(self, schema: Any) -> dict[str, Any]:
-        return {"type": "number"}
+        bounds = {key: float(schema[name]) for name, key in _BOUNDS.items() if schema.get(name) is not None}
+        return {"type": "number"} | {key: int(one) if one.is_integer() else one for key, one in bounds.items()}
+
+    def enum_schema(self, schema: Any) -> dict[str, Any]:
+        return {"type": "integer"} if issubclass(schema["cls"], Flag) else super().enum_schema(schema)
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
         found = super().dataclass_schema(schema)

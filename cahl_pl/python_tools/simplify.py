@@ -49,6 +49,7 @@ def _simple(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]
             del schema["$ref"]
             schema = {**definitions[name], **schema}
     schema.pop("title", None)
+    schema.pop("discriminator", None)  # of references that are gone; what tells the options apart stands in each
     if "default" in schema and (schema["default"] is None or not is_finite(schema["default"])):
         del schema["default"]  # None says nothing: it can be left out; JSON has no infinities
     if "const" in schema:

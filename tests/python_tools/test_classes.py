@@ -135,3 +135,14 @@ def test_a_class_of_a_module_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "cahl_test_shop.py").write_text(SHOP)
     monkeypatch.syspath_prepend(tmp_path)
     assert [tool.name for tool in PythonTools("cahl_test_shop:Base").specs] == ["ping"]
+
+
+def test_a_method_that_is_cached_is_a_tool(tmp_path: Path) -> None:
+    path = tmp_path / "shop.py"
+    path.write_text(
+        "import functools\nclass Shop:\n    @functools.lru_cache\n    def twice(self, n: int) -> int:\n"
+        '        """Double."""\n        return 2 * n\n'
+    )
+    (spec,) = PythonTools(f"{path}:Shop").specs
+    session = PythonToolsEnvironment(f"{path}:Shop").start(Task("a", (Message("user", "x"),), (spec,), ()))
+    assert session.call(ToolCall("twice", {"n": 4})).text == "8"

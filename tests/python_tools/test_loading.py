@@ -210,3 +210,30 @@ def test_a_file_or_a_class_is_the_toolkit_of_an_environment(tmp_path):
     task = Task("t", (Message("user", "?"),), specs)
     for toolkit, answer in ((str(path), '"a"'), (f"{path}:Net", '"aa"')):
         assert ExecutableEnvironment(toolkit).start(task).call(ToolCall("ping", {"host": "a"})).text == answer
+
+
+def test_a_module_that_is_found_and_cannot_be_imported_is_to_be_corrected(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "found_and_broken.py").write_text("x = 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        PythonTools("found_and_broken")
+    assert str(raised.value) == (
+        "the module 'found_and_broken' of Python tools cannot be imported (ZeroDivisionError: division by zero); correct it"
+    )
+
+
+def test_a_file_that_changes_the_folder_leaves_the_programs_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my_tools.py"
+    path.write_text(f"import os\nos.chdir('/')\n{GOOD}")
+    PythonTools(str(path))
+    assert Path.cwd() == tmp_path
+
+
+def test_a_type_that_is_imported_for_type_checkers_alone_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "my_tools.py"
+    text = "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+    text += '    from datetime import date\ndef f(day: date) -> str:\n    """Say when."""\n    return str(day)\n'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"'date' is not defined\); import date outside of `if TYPE_CHECKING:`"):
+        PythonTools(str(path))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime
 import re
+import sys
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
-from enum import Enum
-from typing import Any, Literal, NamedTuple, NotRequired, Optional, TypedDict
+from enum import Enum, IntFlag
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict
 
 import pytest
+from pydantic import BaseModel, Field
 
+from cahl_pl.python_tools.arguments import Parameters
+from cahl_pl.python_tools.docstrings import read_docstring
 from cahl_pl.python_tools.hints import hint_in_docstring
 from cahl_pl.python_tools.schemas import schema_of
 
@@ -114,3 +118,71 @@ def test_types_in_docstrings(text, hint):
 
 def test_types_of_typing_in_docstrings():
     assert schema_of(hint_in_docstring("List[str]", {})) == {"type": "array", "items": STRING}
+
+
+class Colour(Enum):
+    RED = (255, 0, 0)
+    BLUE = (0, 0, 255)
+
+
+class Access(IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Loop(TypedDict):
+    inner: list["Loop"]  # noqa: UP037
+
+
+class Chain(NamedTuple):
+    name: str
+    rest: "Chain | None" = None  # noqa: UP037
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+
+
+def values_of(hint: Any, value: Any) -> Any:
+    def tool(x):
+        """Take a value."""
+
+    tool.__annotations__ = {"x": hint}
+    parameters = Parameters(tool, read_docstring(tool.__doc__))
+    assert parameters.faults == []
+    return parameters.schema["properties"]["x"], parameters.read({"x": value}).arguments["x"]
+
+
+def test_an_enum_of_tuples_takes_the_lists_that_json_has_for_them():
+    schema, value = values_of(Colour, [0, 0, 255])
+    assert schema == {"type": "array", "enum": [[255, 0, 0], [0, 0, 255]]}
+    assert value is Colour.BLUE
+
+
+def test_flags_may_be_combined():
+    assert values_of(Access, 3) == ({"type": "integer"}, Access.READ | Access.WRITE)
+
+
+def test_the_bounds_of_a_decimal_are_those_of_the_schema():
+    schema, value = values_of(Annotated[Decimal, Field(gt=0, le=Decimal("9.5"))], 3)
+    assert schema == {"type": "number", "exclusiveMinimum": 0, "maximum": 9.5}
+    assert value == 3
+
+
+def test_a_schema_names_nothing_that_is_not_in_it():
+    schema, _ = values_of(Annotated[Cat | Dog, Field(discriminator="kind")], {"kind": "dog"})
+    assert "$defs" not in str(schema)
+
+
+@pytest.mark.parametrize("hint", [Loop, Chain] if sys.version_info < (3, 12) else [Chain])
+def test_what_holds_itself_and_cannot_be_described_is_one_short_fault(hint):
+    with pytest.raises(TypeError) as raised:
+        schema_of(hint)
+    assert str(raised.value) == (
+        f"the type hint {hint.__name__} has no JSON Schema ({hint.__name__} holds itself, which a dataclass or a pydantic "
+        "model may: make it one)"
+    )
