@@ -155,8 +155,8 @@ def _hint(parameter: inspect.Parameter, documentation: Documentation, scope: Map
     try:
         hint = resolved(hint, scope)
     except Exception as error:  # whatever evaluating the annotation raises
-        name = error.name if isinstance(error, NameError) else None
-        cure = f"import {name} outside of `if TYPE_CHECKING:`, or correct it" if name else "correct it"
+        unknown = error.name if isinstance(error, NameError) else None
+        cure = f"import {unknown} outside of `if TYPE_CHECKING:`, or correct it" if unknown else "correct it"
         raise _Fault(f"has a type hint that cannot be read ({error}); {cure}") from None
     try:
         schema_of(hint)
