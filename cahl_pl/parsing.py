@@ -24,6 +24,8 @@ MAX_DIGITS: Final = 300
 
 MAX_CALLS: Final = 64
 """Most calls that one output may hold: what compares them with gold calls takes time in proportion to both."""
+MAX_SUBTASKS: Final = 64
+"""Most sub-tasks of a plan: what aligns them with gold calls takes time in proportion to both, and more."""
 
 _PLAN_TAG: Final = re.compile(r"</?plan>")
 _ACTION_TAG: Final = re.compile(r"</?(?:tool_call|answer)>")
@@ -53,6 +55,8 @@ def parse_plan(text: str) -> Plan:
     for number, line in enumerate(text[opening.end() : closing.start()].split("\n"), start=0):
         if not line.strip():
             continue
+        if len(subtasks) == MAX_SUBTASKS:
+            return Plan(error=f"more than {MAX_SUBTASKS} sub-tasks")
         try:
             subtasks.append(_read_subtask(line))
         except ValueError as error:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cahl_pl.parsing import (
     MAX_CALLS,
+    MAX_SUBTASKS,
     MAX_DEPTH,
     format_answer,
     format_call,
@@ -396,6 +397,13 @@ def test_one_call_that_cannot_be_read_makes_all_unreadable(payload, error):
     turn = parse_turn(f"{CALL}<tool_call>{payload}</tool_call>{CALL}")
     assert (turn.calls, turn.answer, turn.well_formed) == ((), None, True)
     assert error in (turn.error or "")
+
+
+def test_a_plan_of_more_subtasks_than_the_limit_is_none():
+    line = '{"task": "look", "tool": "f", "parameters": {}}\n'
+    assert len(parse_plan(f"<plan>\n{line * MAX_SUBTASKS}</plan>").subtasks) == MAX_SUBTASKS
+    plan = parse_plan(f"<plan>\n{line * (MAX_SUBTASKS + 1)}</plan>")
+    assert (plan.subtasks, plan.error) == ((), "more than 64 sub-tasks")
 
 
 def test_more_calls_than_the_limit_are_refused():

@@ -196,10 +196,16 @@ class RolloutConfig:
         """Check that every role that is to learn has something to be compared with.
 
         Raises:
-            ConfigError: a group of one, which has no advantage.
+            ConfigError: a group of one, or one whose samples are all the same: neither has an advantage.
         """
         sizes: dict[Role, int] = {"planner": self.planner_group_size, "executor": self.executor_group_size}
+        temperatures: dict[Role, float] = {"planner": self.planner.temperature, "executor": self.executor.temperature}
         for role, size in sizes.items():
+            if temperatures[role] == 0 and role in roles:
+                raise ConfigError(
+                    f"data.rollout.{role}.temperature is 0: all samples of a group would be the same, so the {role} cannot "
+                    f"learn; use 1, or a schedule that leaves the {role} as it is (evaluations are greedy anyway)"
+                )
             if size < 2 and role in roles:
                 raise ConfigError(
                     f"data.rollout.{role}_group_size is {size}: a group of one has nothing to be compared with, so the {role} "

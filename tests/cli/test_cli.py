@@ -249,6 +249,8 @@ def test_what_both_roles_have_is_refused_with_the_roles_name(key, value, said):
             "1",
             r"data\.rollout\.executor_group_size is 1: .*; use at least 2, or .*",
         ),
+        ("data.rollout.planner.temperature", "0", r"data\.rollout\.planner\.temperature is 0: .*; use 1, or a schedule .*"),
+        ("data.rollout.executor.temperature", "0", r"data\.rollout\.executor\.temperature is 0: .*; use 1, or a .*"),
         ("data.rollout.planner.top_p", "0.9", r"data\.rollout\.planner\.top_p is 0\.9: .*; set it to 1 .*"),
         ("data.inference.constrained", "true", r"data\.inference\.constrained holds at inference alone, .* true"),
         (
