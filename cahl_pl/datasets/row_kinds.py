@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 _DOCS: Final = "docs/your-data.md says how rows are written"
-_PAIRS: Final = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
-_RATINGS: Final = ("label", "kto_tag")
+_PAIRS: Final = (
+    ("chosen", "rejected"), ("chosen_response", "rejected_response"), ("chosen_messages", "rejected_messages"),
+    ("preferred_output", "non_preferred_output"),
+)  # fmt: skip
+_RATINGS: Final = (
+    "label", "kto_tag", "correct", "is_correct", "success", "is_success", "accepted", "passed", "desirable", "is_desirable",
+)  # fmt: skip
+_UNWANTED: Final = frozenset({"false", "0", "no", "bad", "wrong", "incorrect", "rejected", "undesirable", "negative"})
+"""Ratings in words, in lower case."""
 _WITH_TOOLS: Final = ("tools", "functions", "system", "messages", "conversations", "gold", "reward_model")
 
 
@@ -14,11 +22,11 @@ def other_kind(row: Any) -> str | None:
     """Return what a row is if it is one of another training, and what to do; None for any other."""
     if not isinstance(row, dict) or "gold" in row:
         return None
-    unwanted = next((field for field in _RATINGS if row.get(field) is False), None)
+    unwanted = next((field for field in _RATINGS if _is_unwanted(row.get(field))), None)
     if unwanted is not None:
         return (
-            f"the row is rated as one that is not wanted ({unwanted!r} is false, as for KTO), and would be learnt as one that "
-            "is: leave it out"
+            f"the row is rated as one that is not wanted ({unwanted!r} is {json.dumps(row[unwanted])}, as for KTO), and would be "
+            "learnt as one that is: leave it out, or that field where it means something else"
         )
     for chosen, rejected in _PAIRS:
         if chosen in row and rejected in row:
@@ -46,6 +54,13 @@ def other_kind(row: Any) -> str | None:
         said = str(row.get("error", row.get("message")))[:60]
         return f"the row is a server's error ({said!r}) that was saved in the place of the data: download the file again"
     return None
+
+
+def _is_unwanted(rating: Any) -> bool:
+    """Whether a rating is false, 0 or a word for it: a row that is rated wrong is never learnt."""
+    if isinstance(rating, str):
+        return rating.strip().lower() in _UNWANTED
+    return isinstance(rating, bool | int | float) and rating <= 0
 
 
 def _foreign_api(row: dict[str, Any]) -> str | None:

@@ -106,6 +106,7 @@ TURN = {"from": "gpt", "value": "x"}
         {"messages": [ASK, SAY, ASK], "tools": [TOOL], "chosen": SAY, "rejected": SAY},
         {"conversations": [{"from": "human", "value": "q"}], "tools": "[]", "chosen": TURN, "rejected": TURN},
         {"input": {"messages": [ASK]}, "preferred_output": [SAY], "non_preferred_output": [SAY]},
+        {"messages": [ASK], "tools": [TOOL], "chosen_response": SAY, "rejected_response": SAY},
     ],
 )
 def test_pairs_of_preferences_are_told(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -128,11 +129,16 @@ def test_rows_of_other_trainings_are_told(tmp_path: Path, row: dict[str, Any], s
     assert said in fault(tmp_path, row)
 
 
-@pytest.mark.parametrize("field", ["label", "kto_tag"])
-def test_rows_that_are_rated_as_unwanted_are_told(tmp_path: Path, field: str) -> None:
-    row = {"messages": [ASK, SAY], "tools": [TOOL]}
-    assert f"rated as one that is not wanted ({field!r} is false, as for KTO)" in fault(tmp_path, row | {field: False})
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {field: True}))
+@pytest.mark.parametrize("field", ["label", "kto_tag", "is_correct", "success"])
+@pytest.mark.parametrize("rating", [False, 0, 0.0, -1, "false", "0", "Rejected"])
+def test_rows_that_are_rated_as_unwanted_are_told(tmp_path: Path, field: str, rating: Any) -> None:
+    row = {"messages": [ASK, SAY], "tools": [TOOL], field: rating}
+    assert f"rated as one that is not wanted ({field!r} is {json.dumps(rating)}, as for KTO)" in fault(tmp_path, row)
+
+
+@pytest.mark.parametrize("rating", [True, 1, 0.5, "true", "weather", None])
+def test_rows_that_are_rated_as_wanted_or_not_at_all_are_read(tmp_path: Path, rating: Any) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [ASK, SAY], "tools": [TOOL], "label": rating}))
     assert len(JsonlDataset(tmp_path / "rows.jsonl", strict=True)) == 1
 
 
