@@ -74,11 +74,22 @@ def call_shape(text: str, tools: Sequence[ToolSpec]) -> str | None:
     """
     low = text.lower()
     for tool in tools:
-        if tool.name.strip() and tool.name.lower() in low:
-            for look in _looks(tool.name, parameters_of(tool)):
-                if (found := look(text)) is not None:
-                    return found
+        for name in _spellings(tool.name):
+            if name.lower() in low:
+                for look in _looks(name, parameters_of(tool)):
+                    if (found := look(text)) is not None:
+                        return found
     return None
+
+
+@lru_cache(maxsize=4096)
+def _spellings(name: str) -> tuple[str, ...]:
+    """Return a tool's name, and the others that it has in programs of another style: `getWeather` for `get_weather`."""
+    words = re.findall(r"[A-Z]?[a-z\d]+|[A-Z\d]+(?![a-z])", name)
+    if re.fullmatch(r"[\w-]+", name) is None or len(words) < 2:
+        return (name,) if name.strip() else ()
+    low = [word.lower() for word in words]
+    return tuple(dict.fromkeys((name, "_".join(low), low[0] + "".join(word.capitalize() for word in low[1:]), "-".join(low))))
 
 
 @lru_cache(maxsize=1024)  # the turns of a row share tools
@@ -152,7 +163,14 @@ def _patterns(tool: str, parameters: tuple[str, ...]) -> Iterator[tuple[re.Patte
     yield re.compile(rf"\A\s*[/@!$]{bare}(?:[ :][^\n]*)?\s*\Z"), "the command"
     if compound:
         yield re.compile(rf"\A\s*[\"'`*\[<(]*{named}(?:\(\))?[\"'`*\])>;]*\s*\Z"), "the name"
-        yield re.compile(rf"\A\s*{quoted}\s*(?::|=>|->|\||=)\s*\S+(?:\s+\S+){{0,2}}(?<![.!?])\s*\Z"), "the call"
+        yield re.compile(rf"\A\W*{quoted}\s*(?::|=>|->|\||=)\s*\S+(?:\s+\S+){{0,2}}(?<![.!?])\s*\Z"), "the call"
+        # get_weather Oslo, x <- get_weather Oslo: what a command is given are names, numbers or text in quotes
+        values = r"(?:\s+[A-Z\d\"'][^\s!?]*(?<![.,:;])){1,4}\s*"
+        yield re.compile(rf"\A\W*(?:\w+\s*(?:=|<-)\s*)?{quoted}{values}\Z"), "the command"
+        said = rf"\A\W*(?i:call|calling|invoke|invoking|run|running|execute|executing|use|using)\s+{quoted}"
+        yield re.compile(rf"{said}(?:\W*|[^.!?\n]*\b(?:{one})\b[^.!?\n]*)\Z"), "the command"
+        sent = r"\A\s*(?:`{3}\w*\s+)?(?:GET|POST|PUT|PATCH|DELETE|curl|wget|http)\s"
+        yield re.compile(rf"{sent}[^\n]*/{bare}(?![\w/])"), "the request"
 
 
 def _code(text: str, tool: str, parameters: tuple[str, ...]) -> str | None:

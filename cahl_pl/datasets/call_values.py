@@ -159,7 +159,7 @@ def _is_call(item: Mapping[str, Any], key: str, parameters: frozenset[str], comp
     if any(isinstance(value, dict) and value.keys() <= parameters for value in others.values()):
         return True
     flat = others.keys() - _BESIDE
-    return low in _MAYBE and flat <= {name.lower() for name in parameters}
+    return (low in _MAYBE or (compound and bool(flat))) and flat <= {name.lower() for name in parameters}
 
 
 def _is_keyed(item: Mapping[str, Any], key: str, names: Mapping[str, frozenset[str]]) -> bool:

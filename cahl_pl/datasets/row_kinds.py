@@ -25,8 +25,8 @@ def other_kind(row: Any) -> str | None:
     unwanted = next((field for field in _RATINGS if _is_unwanted(row.get(field))), None)
     if unwanted is not None:
         return (
-            f"the row is rated as one that is not wanted ({unwanted!r} is {json.dumps(row[unwanted])}, as for KTO), and would be "
-            "learnt as one that is: leave it out, or that field where it means something else"
+            f"the row is rated as one that is not wanted ({unwanted!r} is {json.dumps(row[unwanted])}, as for KTO), and would "
+            "be learnt as one that is: leave it out, or that field where it means something else"
         )
     for chosen, rejected in _PAIRS:
         if chosen in row and rejected in row:
