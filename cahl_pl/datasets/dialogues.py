@@ -10,6 +10,7 @@ from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.messages import SAYS_NOTHING, Said, fold, match_answers
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
+from cahl_pl.schema.blanks import is_blank
 from cahl_pl.schema.references import leaves, read_reference
 from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
 
@@ -101,7 +102,7 @@ def _turn_task(
         raise DataError(
             f"the field {field!r}, message {turn.number}: calls must follow a user's message or a tool's answer"
         )
-    if not (turn.calls or turn.text.strip() or turn.no_call):
+    if is_blank(turn.text) and not (turn.calls or turn.no_call):
         raise DataError(f"the field {field!r}, message {turn.number}: {SAYS_NOTHING}")
     end = place + 1
     while end < len(said) and said[end].role == "tool":

@@ -16,6 +16,7 @@ from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
 from cahl_pl.parsing import MAX_CALLS, format_answer, format_call, parse_action
 from cahl_pl.schema import canonical, find_problems
+from cahl_pl.schema.blanks import is_blank
 from cahl_pl.schema.references import (
     Reference,
     leaves,
@@ -314,7 +315,7 @@ def check_writable(task: Task) -> None:
     Raises:
         DataError: a call or the answer cannot be read back from the text that it would be written as.
     """
-    if task.answer is not None and parse_action(format_answer(task.answer)).answer is None:
+    if task.answer is not None and (is_blank(task.answer) or parse_action(format_answer(task.answer)).answer is None):
         raise DataError("the field 'answer' is blank; leave it out, or write what is to be answered")
     if len(task.gold) > MAX_CALLS and not task.ordered and not _any_references(task.gold):
         raise DataError(

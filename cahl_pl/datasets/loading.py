@@ -16,6 +16,7 @@ from cahl_pl.datasets.report import LoadReport, Verdict, require_tasks
 from cahl_pl.datasets.rows import FileRow, read_rows
 from cahl_pl.datasets.task_parts import MAX_GOLD_CALLS, fit_tools
 from cahl_pl.errors import DataError
+from cahl_pl.schema.blanks import is_blank
 from cahl_pl.types import Task
 
 OnContradiction: TypeAlias = Literal["relax", "drop"]
@@ -91,7 +92,7 @@ def _items(row: FileRow, read: RowReader) -> Iterator[Task | DataError]:
 def _asks(task: Task) -> bool:
     """Whether the user's last message says anything."""
     asked = next((message.content for message in reversed(task.messages) if message.role == "user"), "")
-    return bool(asked.strip())
+    return not is_blank(asked)
 
 
 class _Ids:

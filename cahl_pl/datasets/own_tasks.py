@@ -14,6 +14,7 @@ from cahl_pl.datasets.task_parts import MAX_GOLD_CALLS, fit_tools
 from cahl_pl.errors import DataError
 from cahl_pl.errors.own_code import is_ours, own_code, path_of
 from cahl_pl.schema import check_tool
+from cahl_pl.schema.blanks import is_blank
 from cahl_pl.schema.wording import show
 from cahl_pl.types import GoldCall, Message, Outcome, Task, ToolSpec
 
@@ -140,7 +141,7 @@ def _fitted(task: Task) -> Task:
         SchemaError: a tool's parameters are no schema.
     """
     asked = next((message.content for message in reversed(task.messages) if message.role == "user"), "")
-    if not asked.strip():
+    if is_blank(asked):
         raise DataError("the request is blank: the user's last message has to say what is to be done")
     if len(task.gold) > MAX_GOLD_CALLS:
         raise DataError(f"there are {len(task.gold)} gold calls, and {MAX_GOLD_CALLS} are the most")

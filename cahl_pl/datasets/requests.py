@@ -20,6 +20,7 @@ from cahl_pl.environments.mcp_tools import McpEnvironment, McpTools
 from cahl_pl.environments.python_tools import PythonTools
 from cahl_pl.errors import DataError
 from cahl_pl.errors.encodings import decoded
+from cahl_pl.schema.blanks import is_blank
 from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import Task, ToolSpec
 
@@ -140,7 +141,7 @@ def _task(value: Any, name: str, tools: tuple[ToolSpec, ...] | None) -> Task:
         )
     given = {field: row[field] for field in ("tools", "state") if field in row}
     task = row_to_task({"id": row.get("id", name), "messages": messages, "gold": [], **given}, tools)
-    if not task.request.strip():
+    if is_blank(task.request):
         raise DataError("the request is empty; write what is to be done")
     return replace(task, tags={"kind": KIND})
 

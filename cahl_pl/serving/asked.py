@@ -10,6 +10,7 @@ from typing import Any, Final
 from cahl_pl.datasets.messages import Said, read_dialogue
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
+from cahl_pl.schema.blanks import is_blank
 from cahl_pl.serving.errors import ApiError, invalid
 from cahl_pl.types import ToolSpec
 
@@ -129,7 +130,7 @@ def _dialogue(messages: Any) -> tuple[tuple[Said, ...], tuple[str, ...]]:
         raise invalid(str(error), "messages") from None
     if said[-1].role not in ("user", "tool"):
         raise invalid("the last message must be the user's or a tool's: there is nothing to reply to", "messages")
-    if not any(one.role == "user" and one.text.strip() for one in said):
+    if not any(one.role == "user" and not is_blank(one.text) for one in said):
         raise invalid("messages has no request of a user", "messages")
     return said, tuple(map(_reasoning, messages))
 

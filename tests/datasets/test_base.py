@@ -248,6 +248,7 @@ def test_tasks_of_too_many_gold_calls_are_left_out() -> None:
         (10**301, None, 1, "gold call 1 is none that an output can make: a number is too long"),
         (float("inf"), None, 1, "gold call 1 holds a value that JSON does not have"),
         ("x", " ", 0, "the field 'answer' is blank; leave it out"),
+        ("x", "\u200b\ufeff", 0, "the field 'answer' is blank; leave it out"),
         ("x", None, 65, "there are 65 parallel gold calls, and an output holds 64 at most"),
     ],
 )

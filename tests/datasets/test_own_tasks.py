@@ -103,6 +103,7 @@ def test_an_index_gives_the_same_task_every_time():
 
 
 FAULTS = [
+    ({"messages": (Message("user", "\u200b"),)}, "the request is blank: the user's last message has to say what is to be done"),
     ({"messages": (Message("user", " "),)}, "the request is blank: the user's last message has to say what is to be done"),
     ({"messages": (Message("system", "x"),)}, "the request is blank: the user's last message has to say what is to be done"),
     ({"tools": ()}, "gold call 1: "),
