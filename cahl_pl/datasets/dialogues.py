@@ -8,6 +8,7 @@ from typing import Final
 
 from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.messages import SAYS_NOTHING, Said, fold, match_answers
+from cahl_pl.datasets.null_arguments import refuse_nulls
 from cahl_pl.datasets.task_parts import kind_of_gold
 from cahl_pl.errors import DataError
 from cahl_pl.schema.blanks import is_blank
@@ -110,14 +111,21 @@ def _turn_task(
     answers = said[place + 1 : end]
     results = [one.result for one in match_answers(turn, answers, field)] if answers else [NO_RESULT] * len(turn.calls)
     for called in turn.calls:
-        _check_values(called.call, f"the field {field!r}, message {turn.number}")
+        _check_values(called.call, tools, f"the field {field!r}, message {turn.number}")
     gold = tuple(GoldCall(c.call.name, c.call.arguments, r) for c, r in zip(turn.calls, results, strict=True))
     answer = None if gold else turn.text.strip() or None
     return Task(name, history, tools, gold, answer=answer, tags={"kind": kind_of_gold(gold)})
 
 
-def _check_values(call: ToolCall, place: str) -> None:
-    """Refuse a reference with a path as an argument: a recorded call holds the value itself, and this text would be learnt."""
+def _check_values(call: ToolCall, tools: Sequence[ToolSpec], place: str) -> None:
+    """Refuse a reference with a path as an argument: a recorded call holds the value itself, and this text would be learnt.
+
+    So is a null refused that stands for no argument.
+    """
+    try:
+        refuse_nulls(call, tools)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
     for parameter, value in call.arguments.items():
         written = [text for text in leaves(value) if (found := read_reference(text)) is not None and found.path]
         if written:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from cahl_pl.datasets.call_objects import ARGUMENTS, read_function
 from cahl_pl.datasets.failed_answers import as_failure
+from cahl_pl.datasets.null_arguments import refuse_nulls
 from cahl_pl.datasets.reference_shapes import BRACED, WITHIN, meant_reference, named_reference
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.errors import DataError
@@ -58,6 +59,7 @@ def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tupl
     for number, row in enumerate(listed, start=1):
         try:
             call, result, references, instruction = _read(row)
+            refuse_nulls(call, tools, references)
             referring = _referring(call, result, references, gold, len(listed), tools)
             _check_instruction(instruction, referring, gold)
             gold.append(replace(referring, instruction=instruction))

@@ -39,6 +39,8 @@ _KEYWORDS: Final = (
     "patternProperties",
 )
 _MAX_DEPTH: Final = 64
+_NULL_SAYS: Final = ("default", "const", "example")
+"""Keywords of a schema that may be null."""
 _NO_PARAMETERS: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 _SPELLED: Final = ("name", "description", *PARAMETERS, "function")
 _OTHERS: Final = (
@@ -74,7 +76,7 @@ def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
         raise DataError(f"a tool must be an object with a name and parameters, not {kind_word(value)}")
     _refuse_hosted(value)
     try:
-        return _read(json.dumps(value, allow_nan=False), lenient)
+        return _read(json.dumps(_without_nulls(value), allow_nan=False), lenient)
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -83,6 +85,13 @@ def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
             f"its declaration{name} holds what JSON does not have, such as NaN, an infinity or a date: write null, a number or "
             f"text ({error})"
         ) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a declaration without keys that are null, which say nothing: data sets write each key that other rows have."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None or key in _NULL_SAYS}
+    return list(map(_without_nulls, value)) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=1024)  # rows share tools, and a schema takes long to check and to compile

@@ -296,7 +296,8 @@ def test_text_beside_calls_may_speak_of_them() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", " \n", "\u200b\u3164", "<think>I look.</think>", "<think>I need the", "<thinking>Hm.</thinking>\n", "Thought: I look.",
+        "", " \n", "\u200b\u3164", "<think>I look.</think>", "<think>I need the", "<thinking>Hm.</thinking>\n",
+        "Thought: I look.",
     ],
 )  # fmt: skip
 def test_a_turn_that_neither_says_nor_calls_is_a_fault(form: str, text: str) -> None:
