@@ -21,6 +21,8 @@ _NO_CALL: Final = re.compile(
 )
 """Keys that speak of tools, and hold no call of one."""
 _THOUGHTS: Final = frozenset({"reasoning", "reasoning_content", "reasoning_details", "thinking", "thoughts", "thought"})
+_SOURCES: Final = frozenset({"citations", "annotations", "sources"})
+"""What an answer rests on, which may be what a tool answered."""
 _KINDS: Final = frozenset({"type", "block_type", "kind"})
 _MOST: Final = 10_000
 """Values of a field that are looked at."""
@@ -60,7 +62,7 @@ def lost_call(row: Any, tools: Sequence[ToolSpec]) -> str | None:
         parts = [part for part in content if isinstance(part, dict)]
         fields += [("content", {key: value for key, value in part.items() if key not in ("type", "text")}) for part in parts]
     for key, value in fields:
-        if key in _THOUGHTS:
+        if key in _THOUGHTS or key in _SOURCES:
             continue
         value = read_text(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else value
         path = key if _holds(key, value) else next(_within(key, value), None)

@@ -46,6 +46,11 @@ def read_call(row: Any) -> Call:
         DataError: naming the field.
     """
     function = row
+    if isinstance(row, dict) and (row.get("type") == "custom" or "custom" in row) and "function" not in row:
+        raise DataError(
+            "it is a call of a 'custom' tool, which takes free text, so that no call of it can be learnt: leave the row out, "
+            "or declare a function in its place and write what it is given in 'arguments'"
+        )
     if isinstance(row, dict) and "function" in row:
         function = get_field(row, "function", dict)
         beside = {key: value for key, value in row.items() if key != "function"}

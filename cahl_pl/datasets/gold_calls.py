@@ -73,6 +73,8 @@ def _read(row: Any) -> tuple[ToolCall, Any, Mapping[str, Any], str]:
         fields = {key: value for key, value in row.items() if key not in ("function", "type", "id", "index")}
         row = row["function"] | fields
     call = read_function(row)
+    if isinstance(row.get("id"), str | int) or row.get("type") in ("function", "function_call", "tool_call"):
+        row = {key: value for key, value in row.items() if key not in ("type", "id", "call_id", "index", "status")}
     if not any(key in row for key in ARGUMENTS):
         raise DataError("the field 'arguments' is missing; a call without any has {}")
     for key in row:

@@ -95,7 +95,9 @@ HALF_A_PAIR: Final = (
 
 
 def json_in_text(value: Any, kind: type) -> str:
-    """Return what to do where a list or an object is needed and text holds one; empty where it does not."""
+    """Return what to do where a list or an object is needed and text holds one, or an object is not in a list; else nothing."""
+    if kind is list and isinstance(value, dict):
+        return ": write it in a list, [{...}]"
     if kind not in (list, dict) or not isinstance(value, str):
         return ""
     start, end, what = ("[", "]", "the list") if kind is list else ("{", "}", "the object")

@@ -25,6 +25,7 @@ from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest,
 from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
 from cahl_pl.datasets.messages import fold, read_dialogue, refuse_lost_calls
+from cahl_pl.datasets.missing_tools import missing_tools
 from cahl_pl.datasets.report import LoadReport, require_tasks
 from cahl_pl.datasets.row_kinds import other_kind
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
@@ -200,6 +201,7 @@ def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> 
         raise DataError(other)
     form = form_of(row)
     if form is None:
+        _refuse_unanswered(row)
         try:
             return row_to_task(row, tools)
         except DataError as error:
@@ -222,6 +224,22 @@ def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> 
     if task is None:
         raise DataError(f"the row is one of {form}, of which each is several tasks: convert-data {form} INPUT OUTPUT")
     return task
+
+
+def _refuse_unanswered(row: Any) -> None:
+    """Refuse a row of messages that has neither this project's fields nor a turn of the assistant: it says not what is right.
+
+    Raises:
+        DataError: so it is, or a message cannot be read, such as one with a role that there is not.
+    """
+    messages = row.get("messages") if isinstance(row, dict) and not is_own(row) and "id" not in row else None
+    if not isinstance(messages, list) or not all(isinstance(one, dict) and "role" in one for one in messages):
+        return
+    if not any(one.role == "assistant" for one in read_dialogue(messages)):
+        raise DataError(
+            "the right calls are missing: the field 'messages' holds no turn of the assistant, and there is no field 'gold'; "
+            "write them in 'gold', [] where no tool is needed, and give the row an 'id'"
+        )
 
 
 def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
@@ -330,17 +348,22 @@ def _messages(row: Any, tools: tuple[ToolSpec, ...]) -> tuple[Message, ...]:
     return messages
 
 
+def _is_name(tool: Any) -> bool:
+    """Whether a tool is named, and neither declared nor the JSON text of a declaration."""
+    return isinstance(tool, str) and not tool.lstrip().startswith("{")
+
+
 def _tools(row: Mapping[str, Any], default: tuple[ToolSpec, ...] | None) -> tuple[ToolSpec, ...]:
     if row.get("tools") is None:
         if default is None:
-            raise DataError("the field 'tools' is missing; a module of Python functions can stand in for it")
+            raise DataError(missing_tools(row, "; a module of Python functions can stand in for it"))
         return default
     by_name = {tool.name: tool for tool in default or ()}
     listed = row["tools"]
-    if isinstance(listed, list) and any(isinstance(item, str) for item in listed):
+    if isinstance(listed, list) and any(map(_is_name, listed)):
         found: list[ToolSpec] = []
         for number, item in enumerate(listed, start=1):
-            if not isinstance(item, str):
+            if not _is_name(item):
                 found += read_tools([item])
             elif item in by_name:
                 found.append(by_name[item])

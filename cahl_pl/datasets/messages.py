@@ -51,6 +51,10 @@ SAYS_NOTHING: Final = (
 """What is wrong with a turn of the assistant that is empty."""
 
 
+ANSWERED: Final = ("results", "result", "response", "output", "content")
+"""Keys beside `name` under which a tool's answer stands."""
+
+
 class Said(NamedTuple):
     """One turn of a dialogue.
 
@@ -140,24 +144,25 @@ def is_learnt(row: dict[str, Any]) -> bool:
 
 
 def read_calls(row: dict[str, Any]) -> tuple[Call, ...]:
-    """Return the calls of a message's fields: `tool_calls`, or `function_call` until 2023.
+    """Return the calls of a message's fields: `tool_calls`, or `function_call` until 2023, which some write as a list too.
 
     Raises:
         DataError: naming the field.
     """
     found = []
-    if row.get("tool_calls") is not None:
-        for number, one in enumerate(get_field(row, "tool_calls", list), start=1):
+    listed = "function_call" if isinstance(row.get("function_call"), list) and row.get("tool_calls") is None else "tool_calls"
+    if row.get(listed) is not None:
+        for number, one in enumerate(get_field(row, listed, list), start=1):
             try:
                 found.append(read_call(one))
             except DataError as error:
-                raise DataError(f"the field 'tool_calls', call {number}: {error}") from None
+                raise DataError(f"the field {listed!r}, call {number}: {error}") from None
             if found[-1].id is not None and (first := found.index(found[-1])) < number - 1:
                 raise DataError(
-                    f"the field 'tool_calls', call {number}: it is call {first + 1} again, with its id {found[-1].id!r}: leave "
+                    f"the field {listed!r}, call {number}: it is call {first + 1} again, with its id {found[-1].id!r}: leave "
                     "one of them out"
                 )
-    if row.get("function_call") is not None:
+    if row.get("function_call") is not None and listed != "function_call":
         if found:
             raise DataError("the fields 'tool_calls' and 'function_call' are both there: leave one of them out")
         try:
@@ -309,6 +314,7 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
     if any(answer.answers is not None for answer in answers):
         return _match_ids(caller, answers, ids, field)
     names = [one.call.name for one in caller.calls]
+    answers = _several(answers, len(names))
     said = [one.name or _named_within(one, names) for one in answers]
     if None not in said and Counter(said) == Counter(names):  # of calls of one tool, in their order
         rest = dict[str | None, list[Said]]()
@@ -328,6 +334,24 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
             f"{_place(caller, field)}: call {len(answers) + 1} ({_name(caller, len(answers))}) has no answer"
         )
     return list(answers)
+
+
+def _several(answers: Sequence[Said], calls: int) -> Sequence[Said]:
+    """Return the answers, one by one where one message holds those of several calls in a list, an item for each.
+
+    An item may name its call and hold what was answered in `results`, `result`, `response`, `output` or `content`.
+    """
+    listed = answers[0].result if len(answers) == 1 < calls else None
+    if not isinstance(listed, list) or len(listed) != calls:
+        return answers
+    parts = []
+    for item in listed:
+        name = item.get("name") if isinstance(item, dict) else None
+        key = next((one for one in ANSWERED if isinstance(item, dict) and one in item), None)
+        named = isinstance(name, str) and key is not None and item.keys() <= {"name", "arguments", "parameters", key}
+        text, is_json = read_answer(item[key] if named else item)
+        parts.append(answers[0]._replace(text=text, is_json=is_json, name=name if named else None))
+    return parts
 
 
 def _named_within(answer: Said, names: Sequence[str]) -> str | None:

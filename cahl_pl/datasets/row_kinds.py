@@ -37,17 +37,25 @@ def other_kind(row: Any) -> str | None:
     foreign = _foreign_api(row)
     if foreign is not None:
         return f"the row is one of {foreign}, which is not read: write its turns as OpenAI's messages; {_DOCS}"
+    if isinstance(row.get("question"), list) and ("function" in row or "involved_classes" in row):
+        return "the row is one of BFCL ('question'), a test set: docs/benchmarks.md says how it is run"
+    logs = [one for one in (row, row.get("response")) if isinstance(one, dict)]
+    if any("message" in choice for one in logs for choice in _listed(one.get("choices"))):
+        return f"the row is a request and what an API answered ('choices'): write the answer behind its messages; {_DOCS}"
+    if isinstance(row.get("body"), dict) and "messages" in row["body"]:
+        return f"the row is a request to an API ('body'), and holds no right calls: write both as messages; {_DOCS}"
     if "contents" in row and "messages" not in row:
         return f"the row is one of Gemini's API ('contents'), which is not read: write its turns as OpenAI's messages; {_DOCS}"
+    instruction = row.get("instruction")
+    asked = {"instruction", "output"} <= row.keys() and isinstance(instruction, str)
+    if asked and not any(mark in str(instruction) for mark in ("**Available Tools**", "[BEGIN OF AVAILABLE TOOLS]")):
+        beside = "" if row.get("tools") else ", without the tools that were offered"
+        return f"the row is an instruction and its answer, as Alpaca's{beside}: write it as messages; {_DOCS}"
     if any(field in row for field in _WITH_TOOLS):
         return None
     if {"prompt", "completion"} <= row.keys():
         kind = "a rated completion, as for KTO," if "label" in row else "a prompt and its completion"
         return f"the row is {kind} without the tools that were offered: {_DOCS}"
-    instruction = row.get("instruction")
-    asked = {"instruction", "output"} <= row.keys() and isinstance(instruction, str)
-    if asked and not any(mark in str(instruction) for mark in ("**Available Tools**", "[BEGIN OF AVAILABLE TOOLS]")):
-        return f"the row is an instruction and its answer, as Alpaca's, without the tools that were offered: {_DOCS}"
     if row.keys() <= {"text", "meta", "metadata", "id", "source"} and isinstance(row.get("text"), str):
         return f"the row is bare text, as for pretraining: {_DOCS}"
     if row.keys() == {"error"} or {"message", "documentation_url"} <= row.keys():
@@ -75,11 +83,20 @@ def _foreign_api(row: dict[str, Any]) -> str | None:
     if any("role" not in one and one.get("type") in ("human", "ai") for one in turns):
         return "LangChain's messages ('type' in the place of 'role', which its convert_to_openai_messages mends)"
     parts = [part for one in turns for field in ("content", "parts") for part in _listed(one.get(field))]
+    kinds = [part.get("type") for part in parts]
+    sdk = next((kind for kind in kinds if isinstance(kind, str) and kind.startswith(("tool-", "dynamic-tool"))), None)
+    if sdk is not None or any("parts" in one and "content" not in one for one in turns if not _is_gemini(one)):
+        return f"Vercel's AI SDK ({sdk or 'parts'!r})"
     for kind, api in (("toolUse", "Bedrock's Converse API"), ("toolResult", "Bedrock's Converse API"),
                       ("functionCall", "Gemini's API"), ("functionResponse", "Gemini's API")):  # fmt: skip
         if any(kind in part for part in parts):
             return f"{api} ({kind!r})"
     return None
+
+
+def _is_gemini(turn: dict[str, Any]) -> bool:
+    parts = _listed(turn.get("parts"))
+    return any(part.keys() & {"functionCall", "functionResponse"} or part.keys() == {"text"} for part in parts)
 
 
 def _listed(value: Any) -> list[dict[str, Any]]:

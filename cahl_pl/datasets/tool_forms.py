@@ -292,7 +292,7 @@ def _refuse_undeclared(schema: Mapping[str, Any]) -> None:
 
 
 def read_tools(value: Any, field: str = "tools", lenient: bool = False) -> tuple[ToolSpec, ...]:
-    """Return the tools of a list, or of text that is one, in JSON or in Python's notation.
+    """Return the tools of a list, or of text that is one, in JSON or in Python's notation; so may each of them be text.
 
     Raises:
         DataError: naming the field and the tool.
@@ -309,7 +309,8 @@ def _each(value: Any, field: str, lenient: bool) -> Iterator[ToolSpec]:
         raise DataError(str(error) if f"{field!r}" in str(error) else f"the field {field!r}: {error}") from None
     for number, tool in enumerate(listed, start=1):
         try:
-            yield read_tool(tool, lenient)
+            text = isinstance(tool, str) and tool.lstrip().startswith("{")
+            yield read_tool(read_value(tool) if text else tool, lenient)
         except DataError as error:
             raise DataError(f"the field {field!r}, tool {number}: {error}") from None
 

@@ -144,3 +144,8 @@ def test_metadata_is_left_alone(form: str) -> None:
 def test_a_turn_whose_calls_are_read_may_hold_copies_of_them() -> None:
     task = only("openai", row_of("openai", tool_calls=[CALL], additional_kwargs={"tool_calls": [CALL]}))
     assert len(task.gold) == 1
+
+
+def test_what_an_answer_cites_is_no_call() -> None:
+    cited = [{"start": 0, "end": 4, "text": "Rain", "sources": [{"type": "tool", "id": "c1:0", "tool_output": {"t": 3}}]}]
+    assert read_any(row_of("openai", "Rain", citations=cited, annotations=cited), "r").answer == "Rain"

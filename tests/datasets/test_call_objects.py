@@ -112,3 +112,21 @@ def test_gold_calls_follow_the_same_rule() -> None:
         read_gold([{"name": "f", "input": OSLO}], ())
     with pytest.raises(DataError, match=r"call 1: the field 'arguments' is missing; a call without any has \{\}$"):
         read_gold([{"name": "f"}], ())
+
+
+@pytest.mark.parametrize(
+    "call", [{"id": "1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}, {"type": "custom", "name": "sh"}]
+)
+def test_a_call_of_a_custom_tool_is_told(call: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="it is a call of a 'custom' tool, which takes free text, so that no call of it can be"):
+        read_call(call)
+
+
+@pytest.mark.parametrize(
+    "more", [{"id": "c1"}, {"id": 0}, {"type": "function_call", "call_id": "c1"}, {"type": "function", "index": 0}]
+)
+def test_a_gold_call_may_have_an_id_and_a_type(more: dict[str, Any]) -> None:
+    (gold,) = read_gold([{"name": "get_weather", "arguments": OSLO} | more], ())
+    assert (gold.name, dict(gold.arguments)) == ("get_weather", OSLO)
+    with pytest.raises(DataError, match="there is no field 'type'"):
+        read_gold([{"name": "get_weather", "arguments": OSLO, "type": "rain"}], ())

@@ -99,3 +99,8 @@ def test_json_in_text_is_named() -> None:
         get_field({"f": " [1]\n"}, "f", list)
     with pytest.raises(DataError, match=r"must be a list, but is text$"):
         get_field({"f": "x"}, "f", list)
+
+
+def test_an_object_in_the_place_of_a_list_is_told() -> None:
+    with pytest.raises(DataError, match=r"the field 'gold' must be a list, but is an object: write it in a list, \[\{"):
+        get_field({"gold": {"name": "f"}}, "gold", list)

@@ -184,3 +184,31 @@ def test_messages_that_cannot_be_read_are_named(message: Any, fault: str) -> Non
         read(message)
     assert str(error.value).startswith("the field 'messages', message 2: ")
     assert fault in str(error.value)
+
+
+def test_the_answers_of_several_calls_may_stand_in_one_list() -> None:
+    two = calling((None, "A-1"), (None, "A-2"))
+    other = {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": {}}} for name in ("a", "b")]}
+    listed = [{"name": "b", "arguments": {}, "results": {"s": 2}}, {"name": "a", "arguments": {}, "results": "1"}]
+    for asked, said, right in (
+        (two, ["lost", "delivered"], ["lost", "delivered"]),
+        (two, [{"s": 1}, None], ['{"s": 1}', "null"]),
+        (two, [{"id": 1, "name": "x", "result": 3}, 4], ['{"id": 1, "name": "x", "result": 3}', "4"]),
+        (other, listed, ["1", '{"s": 2}']),
+    ):
+        for content in (said, json.dumps(said)):
+            assert [message.content for message in read(asked, answer(content))[2:]] == right  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("said", [["one"], ["1", "2", "3"], {"a": 1, "b": 2}, "lost, delivered"])
+def test_one_answer_is_not_that_of_several_calls(said: Any) -> None:
+    with pytest.raises(DataError, match=r"message 2: call 2 \(get_order\) has no answer"):
+        read(calling((None, "A-1"), (None, "A-2")), answer(said))
+
+
+def test_function_call_may_be_a_list() -> None:
+    calls = [{"name": "get_order", "arguments": {"id": order}} for order in ("A-1", "A-2")]
+    found = read_dialogue([ASKED, {"role": "assistant", "function_call": calls}])[1]
+    assert [dict(one.call.arguments) for one in found.calls] == [{"id": "A-1"}, {"id": "A-2"}]
+    with pytest.raises(DataError, match="the field 'function_call', call 2: the field 'name' is missing"):
+        read_dialogue([ASKED, {"role": "assistant", "function_call": [calls[0], {}]}])

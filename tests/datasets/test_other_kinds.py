@@ -119,6 +119,12 @@ def test_pairs_of_preferences_are_told(tmp_path: Path, row: dict[str, Any]) -> N
         ({"prompt": "q", "completion": "a", "label": True}, "the row is a rated completion, as for KTO, without the tools"),
         ({"prompt": "q", "completion": "a"}, "the row is a prompt and its completion without the tools that were offered"),
         ({"instruction": "q", "input": "", "output": "a"}, "the row is an instruction and its answer, as Alpaca's, without"),
+        ({"instruction": "q", "output": "{}", "tools": "[{}]"}, "an instruction and its answer, as Alpaca's: write it"),
+        ({"id": "a", "question": [[ASK]], "function": [TOOL]}, "the row is one of BFCL ('question'), a test set: docs/benchm"),
+        ({"id": "a", "question": [[ASK]], "involved_classes": ["M"]}, "the row is one of BFCL ('question'), a test set"),
+        ({"messages": [ASK], "tools": [TOOL], "choices": [{"message": SAY}]}, "a request and what an API answered ('choices')"),
+        ({"request": {}, "response": {"choices": [{"message": SAY}]}}, "a request and what an API answered ('choices'): write"),
+        ({"custom_id": "1", "body": {"messages": [ASK]}}, "the row is a request to an API ('body'), and holds no right calls"),
         ({"instruction": "Use available tools.", "input": "", "output": "a"}, "the row is an instruction and its answer"),
         ({"text": "x"}, "the row is bare text, as for pretraining"),
         ({"contents": [], "tools": []}, "the row is one of Gemini's API ('contents'), which is not read"),
@@ -195,6 +201,9 @@ def test_items_of_hosted_tools_are_told(tmp_path: Path, kind: str) -> None:
         JsonlDataset(tmp_path / "rows.jsonl")
 
 
+TEXT = {"type": "text", "text": "q"}
+UI = {"role": "assistant", "parts": [{"type": "tool-w", "toolCallId": "1", "state": "output-available", "input": {}}]}
+CORE = {"role": "assistant", "content": [{"type": "tool-call", "toolCallId": "1", "toolName": "w", "args": {}}]}
 USE = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "1", "name": "w", "input": {}}}]}
 PART = {"role": "model", "parts": [{"functionCall": {"name": "w"}}]}
 
@@ -205,6 +214,9 @@ PART = {"role": "model", "parts": [{"functionCall": {"name": "w"}}]}
         ({"messages": [ASK], "toolConfig": {"tools": []}}, "Bedrock's Converse API ('toolConfig')"),
         ({"messages": [ASK, USE], "tools": [TOOL]}, "Bedrock's Converse API ('toolUse')"),
         ({"messages": [ASK, PART], "tools": []}, "Gemini's API ('functionCall')"),
+        ({"messages": [{"role": "user", "parts": [TEXT]}, UI], "tools": [TOOL]}, "Vercel's AI SDK ('tool-w')"),
+        ({"messages": [{"role": "user", "parts": [TEXT]}], "tools": [TOOL]}, "Vercel's AI SDK ('parts')"),
+        ({"messages": [ASK, CORE], "tools": [TOOL]}, "Vercel's AI SDK ('tool-call')"),
         ({"message": "q", "chat_history": [{"role": "USER", "message": "hi"}]}, "Cohere's first API ('chat_history')"),
         ({"messages": [{"type": "human", "content": "q"}, {"type": "ai", "content": "a"}]}, "LangChain's messages ('type'"),
     ],
@@ -229,4 +241,19 @@ def test_no_converter_is_named_that_cannot_read_the_row(tmp_path: Path, name: st
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError) as error:
         convert(read_source(name, tmp_path / "rows.jsonl"), "rows", tmp_path / "out.jsonl")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([ASK], "the right calls are missing: the field 'messages' holds no turn of the assistant, and there is no field"),
+        ([{"role": "User", "content": "q"}, {"role": "Chatbot", "content": "a"}], "message 1: the role 'User' must be one of"),
+        ([ASK, {"role": "bot", "content": "a"}], "message 2: the role 'bot' must be one of system, user, assistant, tool"),
+    ],
+)
+def test_messages_without_the_assistant_are_told(tmp_path: Path, messages: list[Any], said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages, "tools": [TOOL]}))
+    with pytest.raises(DataError) as error:
+        JsonlDataset(tmp_path / "rows.jsonl")
     assert said in str(error.value)

@@ -160,3 +160,12 @@ def test_a_turn_that_is_not_to_be_learnt_is_no_task() -> None:
     spoken = row(called(None, None), tagged("tool_response", 1, 2))
     spoken["conversations"][1]["train"] = False
     assert "not to be learnt" in str(read(spoken)[0])
+
+
+def test_how_apigen_has_calls_written_is_left_out_of_the_system_text() -> None:
+    how = (
+        "The output MUST strictly adhere to the following format, and NO other text MUST be included.\n<tool_call>[\n"
+        '{"name": "func_name1", "arguments": {"argument1": "value1"}},\n... (more tool calls as required)\n]</tool_call>'
+    )
+    system = f"You are an expert.\n<tools>{json.dumps(TOOLS)}</tools>\n\n{how}"
+    assert without_tools(system) == "You are an expert."

@@ -9,6 +9,7 @@ from cahl_pl.datasets.call_objects import Call
 from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.messages import Said, read_answer, read_content
+from cahl_pl.datasets.missing_tools import missing_tools
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -42,6 +43,8 @@ def read(row: dict[str, Any]) -> Dialogue:
     Raises:
         DataError: naming the field at fault.
     """
+    if row.get("tools") is None:
+        raise DataError(missing_tools(row, ": without the tools that were offered nothing can be called"))
     said: list[Said] = []
     if row.get("system") is not None:
         said.append(Said("system", read_content(row["system"])))
@@ -50,7 +53,7 @@ def read(row: dict[str, Any]) -> Dialogue:
             said += _turns(message, number)
         except DataError as error:
             raise DataError(f"the field 'messages', message {number}: {error}") from None
-    return Dialogue(said, read_tools(row.get("tools")), rows=row["messages"])
+    return Dialogue(said, read_tools(row["tools"]), rows=row["messages"])
 
 
 def _turns(message: Any, number: int) -> list[Said]:

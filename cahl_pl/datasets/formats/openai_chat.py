@@ -6,6 +6,7 @@ from typing import Any
 
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.messages import is_role_of_sharegpt, read_dialogue
+from cahl_pl.datasets.missing_tools import missing_tools
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -29,7 +30,7 @@ def read(row: dict[str, Any]) -> Dialogue:
     """
     field = "functions" if row.get("tools") is None and row.get("functions") is not None else "tools"
     if row.get(field) is None:
-        raise DataError("the field 'tools' is missing: without the tools that were offered nothing can be called")
+        raise DataError(missing_tools(row, ": without the tools that were offered nothing can be called"))
     messages = get_field(row, "messages", list)
     return Dialogue(read_dialogue(messages), read_tools(row[field], field), rows=messages)
 

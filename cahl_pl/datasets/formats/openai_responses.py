@@ -8,6 +8,7 @@ from cahl_pl.datasets.call_objects import Call, read_function
 from cahl_pl.datasets.failed_answers import is_flagged
 from cahl_pl.datasets.formats.base import Dialogue, dialogue_format
 from cahl_pl.datasets.messages import Said, read_answer, read_said
+from cahl_pl.datasets.missing_tools import missing_tools
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
 from cahl_pl.errors import DataError
@@ -37,6 +38,8 @@ def read(row: dict[str, Any]) -> Dialogue:
     Raises:
         DataError: naming the field at fault.
     """
+    if row.get("tools") is None:
+        raise DataError(missing_tools(row, ": without the tools that were offered nothing can be called"))
     said: list[Said] = []
     if row.get("instructions") is not None:
         said.append(Said("system", get_field(row, "instructions", str)))
@@ -45,7 +48,7 @@ def read(row: dict[str, Any]) -> Dialogue:
             _add(said, item, number)
         except DataError as error:
             raise DataError(f"the field 'input', item {number}: {error}") from None
-    return Dialogue(said, read_tools(row.get("tools")), "input", _items(row))
+    return Dialogue(said, read_tools(row["tools"]), "input", _items(row))
 
 
 def _add(said: list[Said], item: Any, number: int) -> None:

@@ -22,6 +22,7 @@ from cahl_pl.datasets.formats.tagged import (
     without_tools,
 )
 from cahl_pl.datasets.messages import Said, is_learnt, is_role_of_sharegpt, read_answer, read_calls
+from cahl_pl.datasets.missing_tools import missing_tools
 from cahl_pl.datasets.notations import take_calls
 from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.tool_forms import read_tools
@@ -127,7 +128,7 @@ def _dialogue(row: dict[str, Any], field: str, speaker: str, text: str) -> Dialo
         said[0] = said[0]._replace(text=without_tools(said[0].text))
         said = said if said[0].text else said[1:]
     if tools is None:
-        raise DataError("the field 'tools' is missing, and the system text holds none between <tools> and </tools>")
+        raise DataError(missing_tools(row, ", and the system text holds none between <tools> and </tools>"))
     return Dialogue(said, tools, field, row[field])
 
 

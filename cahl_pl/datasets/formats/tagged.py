@@ -30,9 +30,10 @@ _FUNCTIONS: Final = re.compile(
     r"[^.\n]*\bfunctions\.? *(?:Use them if required)? *[-:]\s*(\{.*\}|\[\s*\{.*\])\s*$", re.DOTALL | re.IGNORECASE
 )
 _TOOLS: Final = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
-# how calls are to be written, in the templates of Hermes and Qwen: a prompt of this project says that itself, and otherwise
+# how calls are to be written, in the templates of Hermes, Qwen and APIGen: this project's prompts say that, and otherwise
 _HOW_TO_CALL: Final = re.compile(
-    r"(?:Use the following pydantic model|For each function call,? return).*</tool_call>", re.DOTALL
+    r"(?:Use the following pydantic model|For each function call,? return|The output MUST strictly adhere).*</tool_call>",
+    re.DOTALL,
 )
 _THOUGHT: Final = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from cahl_pl.datasets.call_marks import unread_call
 from cahl_pl.datasets.call_text import parse_calls
 from cahl_pl.datasets.failed_answers import as_failure
-from cahl_pl.datasets.messages import SAYS_NOTHING
+from cahl_pl.datasets.messages import ANSWERED, SAYS_NOTHING
 from cahl_pl.datasets.rows import get_field, parse_json
 from cahl_pl.datasets.task_parts import history_text, kind_of_gold, object_schema
 from cahl_pl.datasets.type_names import type_schema
@@ -18,8 +18,6 @@ from cahl_pl.errors import DataError
 from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolCall, ToolSpec
 
 _MAX_DEPTH = 16
-_ANSWERED = ("results", "result", "response", "output", "content")
-"""Keys beside `name` under which a tool's answer stands."""
 _MAX_BRACKETS = 100
 _CALL_SHAPED = re.compile(r"[^\[\](),=]+\(\s*(?:\)|[^\[\]()=]+=)")
 """A name, and in round brackets nothing or a name and `=`."""
@@ -145,7 +143,7 @@ def _results(following: Sequence[Any], calls: Sequence[ToolCall]) -> list[Any]:
 
 def _answered(answer: Any) -> tuple[str | None, Any]:
     """Return the tool that an answer names, if it does, and what it says."""
-    key = next((key for key in _ANSWERED if isinstance(answer, dict) and key in answer), None)
+    key = next((key for key in ANSWERED if isinstance(answer, dict) and key in answer), None)
     if key is None or not answer.keys() <= {"name", key}:
         return None, as_failure(answer)
     name = answer.get("name")
