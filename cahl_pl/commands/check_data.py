@@ -115,4 +115,5 @@ def _print(data: JsonlDataset, faults: list[Fault], total: int, as_json: bool) -
     for f in faults:
         said = {"what": f.what, "number": f.number, "advice": f.advice, "examples": f.examples}
         found["notes" if f.may_be_right else "faults"].append(said)
-    print(json.dumps({"path": report.path, "kept": kept, "relaxed": relaxed, "dropped": dropped, **named, **found}))
+    counts = {"kept": kept, "relaxed": relaxed, "dropped": dropped, "last_turn_only": report.shortened.total()}
+    print(json.dumps({"path": report.path, **counts, **named, **found}))

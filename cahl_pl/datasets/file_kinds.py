@@ -9,6 +9,8 @@ from cahl_pl.errors.encodings import not_utf8, wide_encoding
 LOOKED_AT: Final = 1024
 """Bytes at the start of a file that are looked at."""
 
+PARQUET: Final = b"PAR1"
+"""How parquet starts, whatever the file is called."""
 _PACKED: Final = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 _BINARY: Final = {
     b"ARROW1": "an Arrow file",
@@ -53,12 +55,14 @@ def foreign_kind(path: str, start: bytes, parquet: bool = False) -> str | None:
     if text.startswith(_REFUSALS):
         line = start.decode(errors="replace").strip().splitlines()[0][:60]
         return f"this is a server's answer ({line!r}) that was saved in the place of the data: {_AGAIN}"
+    if parquet and text.startswith((b"{", b"[")):
+        return "this is JSON and not parquet: give its name the suffix .jsonl, or .json where it is a list"
     if parquet:
         return None
     if (packed := next((name for mark, name in _PACKED.items() if start.startswith(mark)), None)) is not None:
         return f"the file is packed by {packed}; unpack it first"
-    if start.startswith(b"PAR1"):
-        return "this is parquet: give its name the suffix .parquet"
+    if start.startswith(PARQUET):
+        return "this is parquet, and JSON is needed here: write it as such"
     if (kind := next((name for mark, name in _BINARY.items() if start.startswith(mark)), None)) is not None:
         return f"this is {kind}: write its rows as JSON lines, a JSON list or parquet"
     return not_utf8(path, start[:4]) if wide_encoding(start[:4]) is not None else None

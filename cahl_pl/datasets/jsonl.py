@@ -21,12 +21,12 @@ from typing import Any, BinaryIO, Final
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.call_marks import refuse_call
 from cahl_pl.datasets.fingerprint import Fingerprint
-from cahl_pl.datasets.formats.table import OWN_FIELDS, form_of, is_own, nearest, read_one
+from cahl_pl.datasets.formats.table import FORMATS, OWN_FIELDS, form_of, is_own, nearest, read_one
 from cahl_pl.datasets.gold_calls import looks_like_reference, read_gold
 from cahl_pl.datasets.loading import OnContradiction, judge
 from cahl_pl.datasets.messages import fold, read_dialogue, refuse_lost_calls
 from cahl_pl.datasets.missing_tools import missing_tools
-from cahl_pl.datasets.report import LoadReport, require_tasks
+from cahl_pl.datasets.report import LoadReport, Verdict, require_tasks
 from cahl_pl.datasets.row_kinds import other_kind
 from cahl_pl.datasets.rows import get_field, parse_json, read_rows
 from cahl_pl.datasets.task_parts import fit_tools, kind_of_gold
@@ -80,9 +80,11 @@ class JsonlDataset(TaskSource):
             if row.offset is None:
                 raise DataError(
                     f"{path}: one JSON object a line is needed, not a list or parquet; "
-                    "python -m cahl_pl convert-data jsonl INPUT OUTPUT writes lines"
+                    f"python -m cahl_pl convert-data {form_of(row.value) or 'jsonl'} INPUT OUTPUT writes lines"
                 )
             self.report.add(verdict)
+            if (form := _shortened(verdict)) is not None:
+                self.report.shortened[form] += 1
             if verdict.task is not None:
                 self._offsets.append(row.offset)
                 self.fingerprint.add(row.value)
@@ -115,6 +117,14 @@ class JsonlDataset(TaskSource):
 
     def _read(self, value: Any, index: int) -> Iterable[Task]:
         return (read_any(value, f"{self.path.stem}-{index}", self._tools),)
+
+
+def _shortened(verdict: Verdict) -> str | None:
+    """Return the format of a row that is a dialogue of which earlier turns of the assistant could be tasks of their own."""
+    if verdict.task is None or all(message.role != "assistant" for message in verdict.task.messages):
+        return None
+    form = form_of(verdict.row.value)
+    return form if form is not None and FORMATS[form].dialogues else None
 
 
 MAX_ROW_DEPTH: Final = 100

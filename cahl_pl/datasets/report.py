@@ -46,6 +46,7 @@ class LoadReport:
         limit: how many rows each list names at most, and the first of each kind of reason besides; None for all.
         unnamed: number of rows that are in no list: (kept, relaxed, dropped).
         alike: number of rows that were relaxed or dropped, for each kind of reason; no more than `MAX_REASONS` kinds.
+        shortened: number of rows that are dialogues of which earlier turns make no task, for each format that would make some.
     """
 
     path: str
@@ -55,6 +56,7 @@ class LoadReport:
     limit: int | None = None
     unnamed: tuple[int, int, int] = (0, 0, 0)
     alike: Counter[tuple[str, str]] = field(default_factory=Counter)
+    shortened: Counter[str] = field(default_factory=Counter)
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -108,6 +110,11 @@ class LoadReport:
                 lines += [f"    and {others:,} more {verb}, alike"] if others else []
                 count -= others + len(named[:examples])
             lines += [f"    and {count:,} more {verb}, for other reasons"] if count else []
+        for form, count in self.shortened.items():
+            lines.append(
+                f"  {counted(count, 'row')} of a dialogue whose last turn alone is a task: python -m cahl_pl convert-data "
+                f"{form} INPUT OUTPUT makes one of each turn of the assistant"
+            )
         return lines
 
     def __str__(self) -> str:

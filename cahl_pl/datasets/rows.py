@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cahl_pl.datasets import json_faults
-from cahl_pl.datasets.file_kinds import LOOKED_AT, foreign_kind
+from cahl_pl.datasets.file_kinds import LOOKED_AT, PARQUET, foreign_kind
 from cahl_pl.errors import DataError
 from cahl_pl.errors.encodings import not_utf8
 from cahl_pl.schema.wording import kind_word, word_for
@@ -55,7 +55,7 @@ class FileRow:
 
 
 def read_rows(path: str | Path) -> Iterator[FileRow]:
-    """Yield the rows of a file: parquet by its suffix, a JSON list by its first character, JSON lines otherwise.
+    """Yield the rows of a file: parquet by its suffix or how it starts, a JSON list by its first character, else JSON lines.
 
     The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a key that stands
     twice, NaN, infinities or numbers as large as these, or text that has no UTF-8 is a row's fault.
@@ -69,7 +69,7 @@ def read_rows(path: str | Path) -> Iterator[FileRow]:
     if not os.path.isfile(path):  # unlike Path.is_file, false for names that are too long
         raise DataError(f"{path}: there is no such file; download the data set or correct the path")
     _refuse_foreign(path)
-    if path.suffix == ".parquet":
+    if path.suffix == ".parquet" or _start_of(path).startswith(PARQUET):
         yield from _parquet_rows(path)
         return
     if path.suffix.lower() in _TABLES:
@@ -140,14 +140,18 @@ def _refuse_foreign(path: Path) -> None:
     """Refuse a file that is no data, such as a login page saved under the name of one."""
     if path.suffix.lower() in _TABLES:
         return
-    try:
-        with path.open("rb") as file:
-            start = file.read(LOOKED_AT)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    foreign = foreign_kind(str(path), start, path.suffix == ".parquet")
+    start = _start_of(path)
+    foreign = foreign_kind(str(path), start, path.suffix == ".parquet" or start.startswith(PARQUET))
     if foreign is not None:
         raise DataError(f"{path}: {foreign}")
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(LOOKED_AT)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 def _starts_a_list(file: BinaryIO) -> bool:

@@ -45,7 +45,10 @@ def test_what_was_saved_in_the_place_of_data_is_told(tmp_path: Path, name: str, 
     assert f"{name}: {said}" in str(error.value)
 
 
-@pytest.mark.parametrize(("start", "said"), [(LFS, "this is a pointer of Git LFS"), (PAGE, "this is a web page (HTML)")])
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [(LFS, "this is a pointer of Git LFS"), (PAGE, "this is a web page (HTML)"), (b"PAR1", "this is parquet, and JSON is")],
+)
 def test_a_file_of_tools_is_told_too(tmp_path: Path, start: bytes, said: str) -> None:
     (tmp_path / "tools.json").write_bytes(start)
     with pytest.raises(DataError) as error:
@@ -57,7 +60,7 @@ def test_a_file_of_tools_is_told_too(tmp_path: Path, start: bytes, said: str) ->
     ("start", "said"),
     [
         (b"\x1f\x8b\x08", "the file is packed by gzip; unpack it first"),
-        (b"PAR1\x15\x04", "this is parquet: give its name the suffix .parquet"),
+        (b"PAR1\x15\x04", "not a parquet file that can be read"),
         (b"ARROW1\x00\x00", "this is an Arrow file: write its rows as JSON lines"),
         (b"\x80\x04\x95\x10", "this is a pickle: write its rows as JSON lines"),
         (b"SQLite format 3\x00", "this is an SQLite database"),

@@ -185,3 +185,13 @@ def test_structs_of_parquet_lose_the_keys_of_other_rows(tmp_path: Path) -> None:
     rows = [{"gold": [{"arguments": {"a": 1}}], "x": None}, {"gold": [{"arguments": {"b": {"c": 2}}}], "x": 1}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     assert [row.value for row in read_rows(tmp_path / "x.parquet")] == rows
+
+
+def test_parquet_is_read_whatever_it_is_called_and_json_is_not_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"a": [1, 2]}), tmp_path / "x.jsonl")
+    assert [row.value for row in read_rows(tmp_path / "x.jsonl")] == [{"a": 1}, {"a": 2}]
+    with pytest.raises(DataError, match=r"x\.parquet: this is JSON and not parquet: give its name the suffix \.jsonl"):
+        list(read_rows(write(tmp_path, '{"a": 1}\n', "x.parquet")))

@@ -22,11 +22,13 @@ class Format:
         is_one: whether a row, which is an object, has this form.
         tasks: `(row, name) -> tasks`, with ids made of the name; raises DataError naming the field at fault, as does `one`.
         one: `(row, name) -> task`, where a row is read as one task; None where rows are several.
+        dialogues: whether rows are dialogues, of which `one` takes but the last turn that is a task.
     """
 
     is_one: Callable[[dict[str, Any]], bool]
     tasks: Callable[[dict[str, Any], str], Iterable[Task | DataError]]
     one: Callable[[dict[str, Any], str], Task] | None = None
+    dialogues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[di
         found = _with_calls(read(usual(row)))
         return last_task(found.said, found.tools, name, found.field)
 
-    return Format(is_one, tasks, one)
+    return Format(is_one, tasks, one, dialogues=True)
 
 
 def single_format(is_one: Callable[[dict[str, Any]], bool], one: Callable[[dict[str, Any], str], Task]) -> Format:
