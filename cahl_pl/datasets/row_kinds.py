@@ -44,8 +44,6 @@ def other_kind(row: Any) -> str | None:
         return f"the row is a request and what an API answered ('choices'): write the answer behind its messages; {_DOCS}"
     if isinstance(row.get("body"), dict) and "messages" in row["body"]:
         return f"the row is a request to an API ('body'), and holds no right calls: write both as messages; {_DOCS}"
-    if "contents" in row and "messages" not in row:
-        return f"the row is one of Gemini's API ('contents'), which is not read: write its turns as OpenAI's messages; {_DOCS}"
     instruction = row.get("instruction")
     asked = {"instruction", "output"} <= row.keys() and isinstance(instruction, str)
     if asked and not any(mark in str(instruction) for mark in ("**Available Tools**", "[BEGIN OF AVAILABLE TOOLS]")):

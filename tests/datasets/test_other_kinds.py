@@ -130,7 +130,6 @@ def test_pairs_of_preferences_are_told(tmp_path: Path, row: dict[str, Any]) -> N
         ({"custom_id": "1", "body": {"messages": [ASK]}}, "the row is a request to an API ('body'), and holds no right calls"),
         ({"instruction": "Use available tools.", "input": "", "output": "a"}, "the row is an instruction and its answer"),
         ({"text": "x"}, "the row is bare text, as for pretraining"),
-        ({"contents": [], "tools": []}, "the row is one of Gemini's API ('contents'), which is not read"),
         ({"error": "Access denied"}, "the row is a server's error ('Access denied') that was saved in the place of the data"),
     ],
 )

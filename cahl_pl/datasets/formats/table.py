@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from cahl_pl.datasets.formats import (
     anthropic,
+    gemini,
     glaive,
     hammer,
     nestful,
@@ -38,6 +39,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "hermes": sharegpt.TAGGED,
     "sharegpt": sharegpt.FORMAT,  # before openai: some of its rows have messages
     "anthropic": anthropic.FORMAT,
+    "gemini": gemini.FORMAT,
     "openai": openai_chat.FORMAT,
     "openai-responses": openai_responses.FORMAT,
     "glaive": glaive.FORMAT,

@@ -55,6 +55,13 @@ ROWS: dict[str, Any] = {
         ],
         "tools": [{"name": "weather", "description": "Look.", "input_schema": PARAMETERS}],
     },
+    "gemini": {
+        "contents": [
+            {"role": "user", "parts": [{"text": "Rain in Oslo?"}]},
+            {"role": "model", "parts": [{"functionCall": {"name": "weather", "args": {"city": "Oslo"}}}]},
+        ],
+        "tools": [{"functionDeclarations": [FUNCTION]}],
+    },
     "sharegpt": {
         "conversations": [
             {"from": "human", "value": "Rain in Oslo?"},
@@ -329,7 +336,7 @@ def test_tau_bench_s_files_are_read_and_not_run(tmp_path: Path) -> None:
         ({"system": "s", "chats": "USER:"}, "most like those of glaive"),
         ({"content": [], "tools": []}, "no form that is known: cahl-pl convert-data --help"),  # tools say nothing
         (ROWS["openai"] | {"tools": None}, "the field 'tools' is missing: without the tools that were offered"),
-        (ROWS["openai"] | {"messages": [ASKED]}, "the field 'id' is missing"),
+        (ROWS["openai"] | {"messages": [ASKED]}, "the right calls are missing: the field 'messages' holds no turn"),
         (ROWS["sharegpt"] | {"conversations": [{"from": "alien", "value": "x"}]}, "'from' must be one of system, human"),
         (ROWS["hermes"] | {"messages": [{"role": "system", "content": "<tools>[</tools>"}, ASKED, {"role": "assistant",
          "content": "x"}]}, "the system text: not JSON"),
