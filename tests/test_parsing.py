@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cahl_pl.parsing import (
     MAX_CALLS,
-    MAX_SUBTASKS,
     MAX_DEPTH,
+    MAX_SUBTASKS,
     format_answer,
     format_call,
     format_plan,
