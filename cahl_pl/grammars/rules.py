@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 TAGS: Final = ("think", "plan", "tool_call", "answer")
@@ -38,6 +40,7 @@ class Rules:
         self.special = special
         self._names: dict[str, str] = {}
         self._terminals: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
 
     def rule(self, body: str) -> str:
         """Return the name of the rule with this body."""
@@ -71,6 +74,22 @@ class Rules:
     def unreferring(self) -> str:
         """Return a JSON text that is no reference, to whatever sub-task."""
         return self.terminal("PLAIN_STRING", f'{TERMINALS["STRING"]} & ~/"\\$[1-9][0-9]{{0,3}}([.\\[](?s:.*))?"/')
+
+    def text_of(self, string: str, least: int, most: int | None) -> str:
+        """Return a JSON text like `string`, a terminal, of at least and at most so many characters."""
+        if not least and most is None:
+            return string
+        length = f"{{{least},{'' if most is None else most}}}"
+        name = f"{string}_{least}_{'MORE' if most is None else most}"
+        return self.terminal(name, f'{self._terminals[string]} & /"{_CHARACTER}{length}"/')
+
+    def key_beside(self, declared: Sequence[str]) -> str:
+        """Return a key of an object that is none of these."""
+        if not declared:
+            return self.terminal("SENTENCE")
+        body = "|".join(re.escape(json.dumps(name, ensure_ascii=False)[1:-1]).replace("/", r"\/") for name in declared)
+        body = f'{TERMINALS["SENTENCE"]} & ~/"({body})"/'
+        return self._keys.setdefault(body, self.terminal(f"KEY_{len(self._keys)}", body))
 
     def text(self, start: str) -> str:
         """Return the whole grammar."""

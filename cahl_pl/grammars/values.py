@@ -1,20 +1,30 @@
 """JSON values of a schema as rules: types, enums and required parameters; in plans also references in the place of any value.
 
 Keys stand in the order in which they are declared, and white space as `json.dumps` writes it: where there is a choice, models
-lose themselves in it. What llguidance itself understands of a schema beyond that (patterns, ranges, lengths) is left to it.
+lose themselves in it. Patterns and ranges of single values are left to llguidance; what neither it nor a rule can say is not
+held: a call is checked once more when it is whole.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
+from jsonschema import Draft202012Validator
+
 from cahl_pl.grammars.rules import Rules, json_literal, literal, one_of
-from cahl_pl.schema.coercion import dereference, is_nullable
+from cahl_pl.schema.canonical import canonical
+from cahl_pl.schema.coercion import is_nullable
+from cahl_pl.schema.merging import merged, parts, whole
 
 MAX_DEPTH: Final = 6
-"""Levels that a value may have where its schema does not say, or contains itself."""
+"""References that are followed within one another, and levels of a value of which its schema says nothing."""
+
+MAX_ALTERNATIVES: Final = 256
+"""Alternatives of one value; more are those of a schema that contains itself."""
 
 _SAYS_NOTHING: Final = frozenset(
     {
@@ -24,10 +34,24 @@ _SAYS_NOTHING: Final = frozenset(
 )
 """Keywords by which no value is refused; `format` is one, here and where calls are checked."""
 
-_KNOWN: Final[dict[str, frozenset[str]]] = {
-    "object": frozenset({"type", "properties", "required", "additionalProperties"}),
-    "array": frozenset({"type", "items", "minItems", "maxItems"}),
+_KEYWORDS: Final[dict[str, frozenset[str]]] = {
+    "object": frozenset(
+        {
+            "properties",
+            "required",
+            "additionalProperties",
+            "patternProperties",
+            "propertyNames",
+            "minProperties",
+            "maxProperties",
+        }
+    ),
+    "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
+    "string": frozenset({"pattern", "minLength", "maxLength"}),
+    "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
 }
+"""Keywords that are held, by the type whose values they are about."""
+
 _LIMITS: Final = {"minimum": -(10**17), "maximum": 10**17}
 
 
@@ -44,59 +68,72 @@ class Values:
         self.rules = rules
         self.root = root
         self.earlier = earlier
+        self._made: dict[tuple[str, int] | None, str] = {}
         self._reference = None if earlier is None else rules.reference(earlier)
 
     def arguments(self) -> str:
         """Return the object of a call's arguments."""
-        return self._object(self.root, MAX_DEPTH)
+        found = [
+            self._object(one, depth, closed=True)
+            for one, depth in islice(self._alternatives(self.root, MAX_DEPTH), MAX_ALTERNATIVES)
+        ]
+        return self.rules.rule(one_of(found))
 
     def value(self, schema: Any, depth: int) -> str:
         """Return the values of a schema, or references to results in their place.
 
         Args:
             schema: JSON Schema; what is none allows any value.
-            depth: levels that may lie below.
+            depth: references (`$ref`) that may be followed below.
         """
-        options = self._options(dereference(schema, self.root), depth)
+        if depth < -MAX_DEPTH:  # it requires itself without end, so that it has no value
+            return literal("null")
+        key = (schema["$ref"], depth) if isinstance(schema, Mapping) and schema.keys() == {"$ref"} else None
+        if key in self._made:
+            return self._made[key]
+        found = islice(self._alternatives(schema, depth), MAX_ALTERNATIVES)
+        options = [option for one, below in found for option in self._options(one, below)]
         if self._reference is not None:
             options.append(self._reference)
-        return self.rules.rule(one_of(options))
+        made = self.rules.rule(one_of(options))
+        if key is not None:
+            self._made[key] = made
+        return made
 
-    def _options(self, schema: Any, depth: int) -> list[str]:
-        if not isinstance(schema, Mapping):
-            return self._any(depth)
+    def _alternatives(self, schema: Any, depth: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield schemas without `$ref`, `allOf`, `anyOf` and `oneOf`, each with its depth: a value follows one of them."""
+        if not isinstance(schema, Mapping) or depth < -MAX_DEPTH:
+            yield {}, depth
+            return
+        depth -= _leads_on(schema)
+        said = dict(whole(schema, self.root))
+        branches = parts(said.pop("anyOf", None)) or parts(said.pop("oneOf", None))
+        said = {key: value for key, value in said.items() if key not in ("$ref", "allOf", "oneOf")}
+        if not branches:
+            yield said, depth
+            return
+        if depth < 1:  # those that lead no further, where there are some
+            branches = [branch for branch in branches if not _leads_on(branch)] or branches[:1]
+        found = [(whole(branch, self.root), depth - _leads_on(branch)) for branch in branches]
+        for branch, below in [one for one in found if not _contradict(said, one[0])] or found:
+            yield from self._alternatives(merged(said, branch), below)
+
+    def _options(self, schema: Mapping[str, Any], depth: int) -> list[str]:
         said = {key: value for key, value in schema.items() if key not in _SAYS_NOTHING}
         null = [literal("null")] if is_nullable(schema) else []
-        if isinstance(said.get("enum"), list) and said["enum"]:
-            return [*map(json_literal, said["enum"]), *null]
-        if "const" in said:
-            return [json_literal(said["const"]), *null]
-        branches = said.get("anyOf") or said.get("oneOf")
-        if isinstance(branches, list) and said.keys() <= {"anyOf", "oneOf", "type"}:
-            if depth < 1:
-                return [self._string(), *null]
-            found = [
-                option for branch in branches for option in self._options(dereference(branch, self.root), depth - 1)
-            ]
-            return [*found, *null]
-        kinds = said.get("type")
+        listed = [said["const"]] if "const" in said else said.get("enum")
+        if isinstance(listed, list) and listed:
+            return [*map(json_literal, _of_type(listed, said.get("type"))), *null]
+        kinds = said.get("type") or next((kind for kind, words in _KEYWORDS.items() if words & said.keys()), None)
         if kinds is None:
-            kinds = "object" if "properties" in said else "array" if "items" in said else None
-        if kinds is None:
-            return self._any(depth) if not said else [self._left_to_llguidance(said)]
-        listed = kinds if isinstance(kinds, list) else [kinds]
-        return [option for kind in listed for option in self._of_kind(kind, said, depth)] + null
+            return self._any(depth)
+        return [option for kind in parts(kinds) or [kinds] for option in self._of_kind(kind, said, depth)] + null
 
     def _of_kind(self, kind: Any, said: Mapping[str, Any], depth: int) -> list[str]:
-        beyond = said.keys() - _KNOWN.get(str(kind), frozenset({"type"}))
-        if beyond and not isinstance(said.get("type"), list):
-            return [self._left_to_llguidance(said)]
         if kind == "string":
-            return [self._string()]
-        if kind == "integer":
-            return [self.rules.terminal("INTEGER")]
-        if kind == "number":
-            return [self.rules.terminal("NUMBER")]
+            return [self._text(said)]
+        if kind in ("integer", "number"):
+            return [self._number(kind, said)]
         if kind == "boolean":
             return [literal("true"), literal("false")]
         if kind == "null":
@@ -111,36 +148,99 @@ class Values:
         # in a plan a text that is a reference has to be to an earlier sub-task
         return self.rules.terminal("STRING") if self.earlier is None else self.rules.unreferring()
 
+    def _text(self, said: Mapping[str, Any]) -> str:
+        if "pattern" in said and (found := self._left_to_llguidance("string", said)) is not None:
+            return found
+        least, most = _count(said.get("minLength"), 0), _count(said.get("maxLength"), None)
+        return self.rules.text_of(self._string(), least or 0, most)
+
+    def _number(self, kind: str, said: Mapping[str, Any]) -> str:
+        found = self._left_to_llguidance(kind, said) if _KEYWORDS["number"] & said.keys() else None
+        return self.rules.terminal(kind.upper()) if found is None else found
+
+    def _left_to_llguidance(self, kind: str, said: Mapping[str, Any]) -> str | None:
+        """Return what llguidance makes of a single value's pattern or range; None where it can make nothing of it."""
+        words = _KEYWORDS["string" if kind == "string" else "number"]
+        schema = {"type": kind} | {key: value for key, value in said.items() if key in words}
+        if kind != "string":  # digits without end cannot be read
+            for bound, other in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+                if bound not in schema and other not in schema:
+                    schema[bound] = _LIMITS[bound]
+        rule = f"%json {json.dumps(schema | {'x-guidance': _AS_WRITTEN})}"
+        return self.rules.rule(rule) if _is_known(rule) else None
+
     def _any(self, depth: int) -> list[str]:
         """Any value: of objects the keys are not known."""
         number = self.rules.terminal("NUMBER")
         options = [self._string(), number, literal("true"), literal("false"), literal("null")]
-        return options if depth < 1 else [*options, self._array({}, depth), self._free_object({}, depth)]
+        return options if depth < 1 else [*options, self._array({}, depth - 1), self._object({}, depth - 1)]
 
     def _array(self, said: Mapping[str, Any], depth: int) -> str:
-        least, most = _count(said.get("minItems"), 0), _count(said.get("maxItems"), None)
-        if depth < 1 or most == 0:
+        least, most = _count(said.get("minItems"), 0) or 0, _count(said.get("maxItems"), None)
+        first, rest = parts(said.get("prefixItems")), said.get("items")
+        if rest is False:
+            most = min(len(first), len(first) if most is None else most)
+        most = None if most is None else max(most, least)  # where no list will do
+        if most == 0 or (depth < 1 and not least and _leads_on(rest)):
             return literal("[]")
-        item = self.value(said.get("items"), depth - 1)
-        more = f'(", " {item}){{{max((least or 0) - 1, 0)},{"" if most is None else most - 1}}}'
-        full = f'"[" {item} {more} "]"'
+        places = [self.value(item, depth) for item in first[:most]]
+        after = ""
+        if most is None or most > len(places):
+            item = self.value(rest, depth)
+            places = places or [item]
+            after = _more(item, max(least - len(places), 0), None if most is None else most - len(places))
+        for place in reversed(range(1, len(places))):
+            behind = f'", " {places[place]} {after}'.strip()
+            after = behind if place < least else f"({behind})?"
+        full = f'"[" {places[0]} {after} "]"'
         return self.rules.rule(full if least else f"{literal('[]')} | {full}")
 
-    def _object(self, said: Mapping[str, Any], depth: int) -> str:
+    def _object(self, said: Mapping[str, Any], depth: int, closed: bool = False) -> str:
+        """Return an object; `closed`: keys that are not declared have to be allowed, as those of a call have to."""
         properties = said.get("properties")
         properties = dict(properties) if isinstance(properties, Mapping) else {}
-        required = [name for name in said.get("required", ()) if isinstance(name, str)]
+        required = [name for name in parts(said.get("required")) if isinstance(name, str)]
+        names = whole(said.get("propertyNames"), self.root)  # where they are listed, each of them may come once
+        listed = (
+            [name for name in parts(names.get("enum")) if isinstance(name, str)] if isinstance(names, Mapping) else []
+        )
+        extra = said.get("additionalProperties")
+        properties |= {name: extra for name in listed if name not in properties and extra is not False}
         properties |= {name: None for name in required if name not in properties}
-        if not properties:
-            closed = said is self.root and not said.get("additionalProperties")
-            return literal("{}") if closed or depth < 1 else self._free_object(said, depth)
         if depth < 1:
-            properties = {name: schema for name, schema in properties.items() if name in required}
+            properties = {name: one for name, one in properties.items() if name in required or not _leads_on(one)}
         pairs = [
-            (f"{json_literal(name)} {literal(': ')} {self.value(schema, depth - 1)}", name in required)
-            for name, schema in properties.items()
+            (f"{json_literal(name)} {literal(': ')} {self.value(one, depth)}", name in required)
+            for name, one in properties.items()
         ]
+        if self._is_open(said, bool(properties) or closed) and not listed:
+            is_needed = not properties and bool(_count(said.get("minProperties"), 0))
+            pairs.append((self._further(said, list(properties), depth), is_needed))
         return self.rules.rule(f'"{{" {self._pairs(pairs)} "}}"') if pairs else literal("{}")
+
+    def _is_open(self, said: Mapping[str, Any], closed: bool) -> bool:
+        """Return whether there are further keys: where it is said, and where nothing is known of an object."""
+        if said.get("patternProperties"):
+            return True
+        extra = said.get("additionalProperties")
+        return extra is True or isinstance(extra, Mapping) or (extra is None and not closed)
+
+    def _further(self, said: Mapping[str, Any], declared: list[str], depth: int) -> str:
+        """Return pairs of keys that are not declared; that none stands there twice is more than a grammar can say."""
+        patterns, extra = said.get("patternProperties"), said.get("additionalProperties")
+        kinds = [(self._text({"pattern": one}), kind) for one, kind in (patterns or {}).items()]
+        if extra is True or isinstance(extra, Mapping) or not kinds:
+            kinds.append((self._key(whole(said.get("propertyNames"), self.root), declared), extra))
+        pair = self.rules.rule(one_of([f"{key} {literal(': ')} {self.value(kind, depth - 1)}" for key, kind in kinds]))
+        least, most = 0, None
+        if not declared:
+            least, most = _count(said.get("minProperties"), 0) or 0, _count(said.get("maxProperties"), None)
+        return f"{pair} {_more(pair, max(least - 1, 0), None if most is None else most - 1)}".strip()
+
+    def _key(self, names: Any, declared: list[str]) -> str:
+        """Return a key of those that `propertyNames` allows, or of all that are not declared."""
+        limited = isinstance(names, Mapping) and _KEYWORDS["string"] & names.keys()
+        return self._text(names) if limited else self.rules.key_beside(declared)
 
     def _pairs(self, pairs: list[tuple[str, bool]]) -> str:
         """Return the pairs in their order; those that are not required may be missing, with their comma."""
@@ -156,24 +256,38 @@ class Values:
                     after = self.rules.rule(f"{behind} | {after}" if after else f"({behind})?")
         return first
 
-    def _free_object(self, said: Mapping[str, Any], depth: int) -> str:
-        """Return an object of any keys; that no key stands in it twice is more than a grammar can say."""
-        extra = said.get("additionalProperties")
-        value = self.value(extra if isinstance(extra, Mapping) else None, depth - 1)
-        pair = f'{self.rules.terminal("SENTENCE")} ": " {value}'
-        return self.rules.rule(f'{literal("{}")} | "{{" {pair} (", " {pair})* "}}"')
 
-    def _left_to_llguidance(self, said: Mapping[str, Any]) -> str:
-        schema = dict(said)
-        if schema.get("type") in ("integer", "number"):  # digits without end cannot be read
-            for bound, other in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-                if bound not in schema and other not in schema:
-                    schema[bound] = _LIMITS[bound]
-        for name in ("$defs", "definitions"):
-            if name in self.root:
-                schema[name] = self.root[name]
-        how = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
-        return self.rules.rule(f"%json {json.dumps(schema | {'x-guidance': how})}")
+_AS_WRITTEN: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
+
+
+@lru_cache(maxsize=4096)
+def _is_known(rule: str) -> bool:
+    """Whether llguidance can hold a rule: a pattern that looks ahead, for one, it cannot."""
+    try:
+        from llguidance import LLMatcher
+    except ImportError:  # it works on a server; what that can hold is not known here
+        return False
+    return not LLMatcher.validate_grammar(f"start: {rule}")
+
+
+def _more(body: str, least: int, most: int | None) -> str:
+    """Return a body several times, each behind a comma; nothing where it may not stand there."""
+    return "" if most is not None and most < 1 else f'(", " {body}){{{least},{"" if most is None else most}}}'
+
+
+def _of_type(listed: list[Any], kinds: Any) -> list[Any]:
+    """Return the values that are of the type that stands beside them; all of them where none is."""
+    check = Draft202012Validator({} if kinds is None else {"type": kinds})
+    return [item for item in listed if check.is_valid(item)] or listed
+
+
+def _contradict(one: Mapping[str, Any], other: Any) -> bool:
+    is_other = isinstance(other, Mapping) and "const" in one and "const" in other
+    return is_other and canonical(one["const"]) != canonical(other["const"])
+
+
+def _leads_on(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and ("$ref" in schema or any(map(_leads_on, parts(schema.get("allOf")))))
 
 
 def _count(value: Any, default: int | None) -> int | None:

@@ -84,7 +84,7 @@ class Compiler:
         if grammar not in self._compiled:
             made = self._library.LLMatcher(self._tokenizer, grammar)
             if made.is_error():
-                reason = " ".join(made.get_error().split())[:300]
+                reason = " ".join(made.get_error().partition("<backtrace>")[0].split())[:300]
                 raise ConfigError(
                     f"no grammar can be made of the tools of a task ({reason}): simplify their schemas, or leave out "
                     "data.inference.constrained and data.rollout.constrained"

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-from cahl_pl.schema.coercion import dereference, is_nullable
+from cahl_pl.schema.coercion import is_nullable
+from cahl_pl.schema.merging import whole
 from cahl_pl.types import ToolSpec
 
 MAX_WORDS: Final = 20
@@ -130,7 +131,7 @@ def _type_text(schema: Any, root: Mapping[str, Any], max_enum: int | None, depth
 
     The values of an enum stand for its type, unless there are more than `max_enum`.
     """
-    schema = dereference(schema, root)
+    schema = whole(schema, root)
     if not isinstance(schema, Mapping):
         return "any"
     null = ["null"] if is_nullable(schema) else []

@@ -35,7 +35,11 @@ def coerce(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int] | 
     """
     looks = [MAX_LOOKS] if looks is None else looks
     options = [option for option in _options(dereference(schema, root), root) if isinstance(option, Mapping)]
-    if len(options) > 1 and isinstance(value, list | dict):  # what it is throughout goes before what it is on the outside
+    if any(not _types(option) and _lists(option, value) for option in options):
+        return value
+    if len(options) > 1 and isinstance(
+        value, list | dict
+    ):  # what it is throughout goes before what it is on the outside
         options.sort(key=lambda option: (not _holds(value, option, root, looks), not _is_told(value, option)))
     for read_as in (_is, _read):  # a type that the value has already goes before any that it can be read as
         for option in options:
@@ -105,14 +109,31 @@ def dereference(schema: Any, root: Mapping[str, Any]) -> Any:
     for _ in range(MAX_REFERENCES):
         if not isinstance(schema, Mapping) or not isinstance(schema.get("$ref"), str):
             return schema
-        found: Any = root
-        for part in schema["$ref"].removeprefix("#").split("/")[1:]:
-            name = unquote(part).replace("~1", "/").replace("~0", "~")
-            found = found.get(name) if isinstance(found, Mapping) else None
+        found = _target(schema["$ref"], root)
         if not isinstance(found, Mapping):
             return schema
         schema = {**found, **{key: item for key, item in schema.items() if key != "$ref"}}
     return schema
+
+
+def _lists(schema: Mapping[str, Any], value: Any) -> bool:
+    """Return whether a schema names a value itself, as a constant or in an enum."""
+    return any(type(one) is type(value) and one == value for one in _listed(schema, []))
+
+
+def _target(reference: str, root: Any) -> Any:
+    """Return what a pointer such as `#/$defs/tree` leads to; None where it leads nowhere, or is a name and no pointer."""
+    if reference != "#" and not reference.startswith("#/"):
+        return None
+    found = root
+    for part in reference.split("/")[1:]:
+        name = unquote(part).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping):
+            found = found.get(name)
+        else:
+            is_place = isinstance(found, list) and name.isdecimal() and int(name) < len(found)
+            found = found[int(name)] if is_place else None
+    return found
 
 
 def _inside(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], looks: list[int]) -> Any:

@@ -140,3 +140,9 @@ def test_many_values_inside_are_a_type_in_brief():
     size = {"enum": [f"u{i}" for i in range(9)], "type": "string"}
     tool = ToolSpec("f", "", {"type": "object", "properties": {"x": {"type": "array", "items": size}}})
     assert tool_text(tool, "brief") == "f(x?: [string])"
+
+
+def test_what_holds_together_is_written_as_one():
+    item = {"allOf": [{"$ref": "#/$defs/Size"}], "description": "As pydantic wrote it."}
+    schema = {"type": "object", "$defs": {"Size": {"enum": ["S", "M"]}}, "properties": {"size": item}}
+    assert tool_text(ToolSpec("f", "", schema), "compact") == "f(size?: S|M): "

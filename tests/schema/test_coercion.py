@@ -88,10 +88,27 @@ def test_of_several_schemas_the_one_that_a_value_has_throughout_goes_first(schem
 
 
 def test_schemas_that_branch_at_every_level_are_looked_at_within_bounds():
-    branches = [{"type": "object", "properties": {"a": {"$ref": "#/$defs/B"}, name: {"type": "null"}}} for name in "bcd"]
+    branches = [
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/B"}, name: {"type": "null"}}} for name in "bcd"
+    ]
     value = "5"
     for _ in range(60):
         value = {"a": value}
     start = time.process_time()
     coerce_call(ToolCall("f", {"x": value}), tool({"$ref": "#/$defs/B"}, **{"$defs": {"B": {"anyOf": branches}}}))
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("other", [{"const": 2}, {"enum": [1, 2]}])
+def test_a_value_that_an_alternative_names_itself_is_not_read_as_another_one(other):
+    tools = tool({"anyOf": [{"type": "string", "enum": ["a", "2 or so"]}, other]})
+    call = ToolCall("f", {"x": 2})
+    assert coerce_call(call, tools) == call
+    assert find_problems(call, tools) == []
+
+
+def test_a_reference_may_lead_to_a_place_in_a_list():
+    tools = tool(
+        {"$ref": "#/$defs/A/anyOf/1"}, **{"$defs": {"A": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}}
+    )
+    assert coerce_call(ToolCall("f", {"x": "2"}), tools).arguments == {"x": 2}
