@@ -230,7 +230,7 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
         try:
             one = read_said(row, number)
             if one.role == "system" and number > 1:
-                raise DataError("a system message can only come first")
+                raise DataError("a system message can only come first: put its text into the first message")
             said.append(one)
         except DataError as error:
             raise DataError(f"the field {field!r}, message {number}: {error}") from None

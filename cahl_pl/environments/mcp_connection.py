@@ -13,10 +13,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from cahl_pl.environments.mcp_config import ServerConfig
-from cahl_pl.errors import ConfigError, SchemaError
+from cahl_pl.errors import ConfigError, DataError
 from cahl_pl.python_tools.awaiting import in_background
 from cahl_pl.python_tools.results import json_text, result_text
-from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
 
 PING_SECONDS: Final = 5.0
@@ -69,15 +68,16 @@ class McpConnection:
         except BaseException:
             self._errors.close()
             raise
+        from cahl_pl.datasets.tool_forms import read_tool  # datasets need environments
+
         self.specs: tuple[ToolSpec, ...] = ()
         self.refused: list[str] = []
         for tool in self._listed:
-            spec = ToolSpec(tool.name, tool.description or "", tool.input_schema)
+            given = {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
             try:
-                check_tool(spec, f"MCP server {config.name!r}")
-                self.specs += (spec,)
-            except SchemaError as error:
-                self.refused.append(str(error))
+                self.specs += (read_tool(given),)
+            except DataError as error:
+                self.refused.append(f"MCP server {config.name!r}, tool {tool.name!r}: {error}")
         _live.add(self)
 
     def call(self, name: str, arguments: dict[str, Any], seconds: float) -> str:

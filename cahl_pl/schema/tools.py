@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
+import regex  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError as InvalidSchema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -25,7 +27,18 @@ _VALUES: Final = frozenset({"default", "const", "enum", "examples"})
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 """Keywords whose content is schemas by names, which may be those of keywords."""
 
+_FORMATS: Final = FormatChecker(())
+"""What looks at the patterns of a schema, by the library that searches for them."""
+
 _sound: set[str] = set()
+
+
+@_FORMATS.checks("regex", raises=(regex.error, re.error))
+def _is_pattern(text: object) -> bool:
+    try:
+        return not isinstance(text, str) or regex.compile(text) is not None
+    except regex.error:  # there are a few that only `re` takes
+        return re.compile(str(text)) is not None
 
 
 def check_tool(tool: ToolSpec, where: str) -> None:
@@ -47,8 +60,7 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         text = repr(schema)  # tells lists from tuples and 1 from 1.0, as not every comparison does
         if text in _sound:
             return
-        # The format checker is what looks at regular expressions.
-        Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        Draft202012Validator.check_schema(schema, format_checker=_FORMATS)
         resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
         for reference in _texts(schema, "$ref"):
             _check_target(reference, resolver, place)
@@ -88,7 +100,7 @@ def _check_target(reference: str, resolver: Any, place: str) -> None:
                 f"{place}: parameters are not valid JSON Schema: $ref {reference!r} leads to {kind_word(found)}, not to a "
                 "schema"
             )
-        Draft202012Validator.check_schema(found, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        Draft202012Validator.check_schema(found, format_checker=_FORMATS)
         target = found.get("$ref") if isinstance(found, Mapping) else None
 
 

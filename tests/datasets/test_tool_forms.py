@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import pytest
 
 from cahl_pl.datasets.tool_forms import is_plain, read_tool, read_tools
 from cahl_pl.errors import DataError, SchemaError
-from cahl_pl.schema import check_tool
-from cahl_pl.types import ToolSpec
+from cahl_pl.schema import check_tool, find_problems
+from cahl_pl.types import ToolCall, ToolSpec
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -209,3 +211,51 @@ def test_examples_that_are_no_list_constrain_nothing() -> None:
     properties = {"a": {"type": "string", "examples": "x, y"}, "b": {"type": "string", "examples": ["x"]}}
     made = read_tool({"name": "f", "parameters": {"type": "object", "properties": properties}}).parameters["properties"]
     assert made == {"a": {"type": "string"}, "b": {"type": "string", "examples": ["x"]}}
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({"type": "array", "items": [{"type": "float"}, {}]}, {"type": "array", "prefixItems": [{"type": "number"}, {}]}),
+        (
+            {"items": [{"type": "string"}], "additionalItems": {"type": "int"}},
+            {"prefixItems": [{"type": "string"}], "items": {"type": "integer"}},
+        ),
+        ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, {"type": "number", "exclusiveMinimum": 0}),
+        ({"type": "number", "maximum": 9, "exclusiveMaximum": False}, {"type": "number", "maximum": 9}),
+    ],
+)
+def test_what_older_drafts_write_in_another_way(older: Any, newer: Any) -> None:
+    schema = {"type": "object", "properties": {"a": older}, "required": ["a"]}
+    assert read_tool({"name": "f", "parameters": schema}).parameters["properties"] == {"a": newer}
+
+
+A, B = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": {"enum": [1]}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "required", "calls"),
+    [
+        ({"$ref": "#/$defs/A", "$defs": {"A": A}}, ["a"], {'{"a": 1}': True, "{}": False}),
+        ({"type": "object", "allOf": [A, B]}, ["a"], {'{"a": 1, "b": 1}': True, '{"b": 1}': False}),
+        (
+            {"type": "object", "anyOf": [A, B | {"required": ["b"]}]},
+            [],
+            {'{"a": 1}': True, '{"b": 1}': True, "{}": False},
+        ),
+    ],
+)
+def test_parameters_that_do_not_stand_at_the_top_can_be_given(schema: Any, required: Any, calls: Any) -> None:
+    tool = read_tool({"name": "f", "parameters": schema})
+    assert list(tool.parameters["properties"]) == (["a"] if "$ref" in schema else ["a", "b"])
+    assert tool.parameters.get("required", []) == required
+    for text, valid in calls.items():
+        assert (not find_problems(ToolCall("f", json.loads(text)), [tool])) == valid, text
+
+
+@pytest.mark.parametrize("key", ["allOf", "anyOf"])
+def test_a_schema_of_nothing_but_itself_has_no_parameters(key: str) -> None:
+    began = time.process_time()
+    tool = read_tool({"name": "f", "parameters": {"type": "object", key: [{"$ref": "#"}] * 9}})
+    assert tool.parameters.get("properties", {}) == {}
+    assert time.process_time() - began < 1

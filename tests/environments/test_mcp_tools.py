@@ -146,7 +146,7 @@ def test_noise_beside_the_messages_is_passed_over(write) -> None:
 
 def test_a_tool_with_a_wrong_schema_is_left_out_and_told(write) -> None:
     with pytest.warns(
-        UserWarning, match="not offered as tools: MCP server 'liar', tool 'bad': parameters are not valid"
+        UserWarning, match="not offered as tools: MCP server 'liar', tool 'bad': the field 'inputSchema': properties.x.type"
     ):
         tools = McpTools(write(liar=liar("bad tool")))
     assert [spec.name for spec in tools.specs] == ["lie"]

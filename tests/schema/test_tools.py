@@ -19,6 +19,11 @@ def test_check_tool_takes_valid_schemas() -> None:
     check_tool(tool({"a": {"$ref": "#/$defs/A"}}, **{"$defs": {"A": {"type": "integer"}}}), "x")
 
 
+@pytest.mark.parametrize("pattern", [r"^\p{L}+$", r"^(?<year>\d{4})$", r"^https?:\/\/"])
+def test_patterns_may_be_those_of_javascript(pattern: str) -> None:
+    check_tool(tool({"a": {"type": "string", "pattern": pattern}}), "x")
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
