@@ -186,8 +186,10 @@ def _max_tokens(body: Mapping[str, Any], most: int) -> int:
 def _number(body: Mapping[str, Any], name: str, default: float, least: float, most: float, **how: bool) -> float:
     value = body.get(name, default)
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not least <= value <= most or (how.get("open_below") and value == least):
-        raise invalid(f"{name} must be a number from {least:g} to {most:g}", name)
+    is_open = how.get("open_below", False)
+    if not good or not least <= value <= most or (is_open and value == least):
+        told = f"above {least:g} and at most {most:g}" if is_open else f"from {least:g} to {most:g}"
+        raise invalid(f"{name} must be a number {told}", name)
     return float(value)
 
 

@@ -42,6 +42,10 @@ NO_PLAN = "The planner wrote no plan that can be read."
 """What a client is told of a request whose plan is none; the text is in the reasoning."""
 
 
+NO_RESULT = "No step of the plan has brought a result."
+"""What a client is told where there is nothing to tell: no answer in words, and no call that could be read."""
+
+
 class Text(NamedTuple):
     """A part of a reply: reasoning, or what is said."""
 
@@ -275,9 +279,7 @@ class _Listener:
             self.tell(Text("content", NO_PLAN))
             return "stop"
         if not self._answered:
-            text = _results(episode)
-            if text:
-                self.tell(Text("content", text))
+            self.tell(Text("content", _results(episode)))
         if single_level:
             return "stop" if steps and steps[-1].action.answer is not None else "length"
         return "stop" if len(steps) >= len(episode.plan.subtasks) else "length"
@@ -290,6 +292,8 @@ def _results(episode: Trajectory) -> str:
         for step in episode.steps
         if step.feedback is not None and step.action.call is not None
     ]
+    if not found:
+        return NO_RESULT
     if len(found) == 1:
         return found[0][1]
     return "\n".join(f"{instruction}: {result}" for instruction, result in found)

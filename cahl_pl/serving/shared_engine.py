@@ -128,6 +128,10 @@ class SharedEngine:
             for order, (completion,) in zip(orders, made, strict=True):
                 _settle(order, completion)
         except BaseException as error:  # whoever waits is told; the engine goes on with the next
+            if len(orders) > 1 and isinstance(error, Exception):  # whose fault it is shows alone
+                for order in orders:
+                    self._sample([order])
+                return
             for order in orders:
                 _settle(order, error)
 

@@ -17,6 +17,8 @@ DONE = b"data: [DONE]\n\n"
 def completion(identity: str, model: str, parts: Sequence[Part]) -> dict[str, Any]:
     """Return a whole reply."""
     message: dict[str, Any] = {"role": "assistant", "content": _joined(parts, "content")}
+    if message["content"] is None and not any(isinstance(part, Call) for part in parts):
+        message["content"] = ""  # one that neither says nor calls anything could not be sent back
     if reasoning := _joined(parts, "reasoning"):
         message["reasoning_content"] = reasoning
     if calls := [_call(part) for part in parts if isinstance(part, Call)]:
@@ -39,16 +41,20 @@ class Chunks:
         self._head = _head(identity, model, "chat.completion.chunk")
         self._include_usage = include_usage
         self._begun = False
+        self._is_empty = True
 
     def of(self, part: Part) -> Iterator[bytes]:
         """Yield the events of a part."""
         delta: dict[str, Any] = {} if self._begun else {"role": "assistant"}
         self._begun = True
+        self._is_empty &= isinstance(part, End) or (isinstance(part, Text) and part.kind == "reasoning")
         if isinstance(part, Text):
             delta["reasoning_content" if part.kind == "reasoning" else "content"] = part.text
         elif isinstance(part, Call):
             delta["tool_calls"] = [{"index": 0, **_call(part)}]
         else:
+            if self._is_empty:
+                delta["content"] = ""
             yield self._event([{"index": 0, "delta": delta, "finish_reason": part.reason}])
             if self._include_usage:
                 yield self._event([], _usage(part))

@@ -13,7 +13,7 @@ from cahl_pl.environments import Environment, McpEnvironment, Session
 from cahl_pl.parsing import format_call, format_plan, parse_plan
 from cahl_pl.prompts import PromptConfig
 from cahl_pl.rollout.config import InferenceConfig
-from cahl_pl.serving.episode import NO_PLAN
+from cahl_pl.serving.episode import NO_PLAN, NO_RESULT
 from cahl_pl.types import Feedback, SubTask, ToolCall
 
 from .conftest import ANSWER, TEXT, TOOLS, WEATHER, called, result, user
@@ -98,6 +98,29 @@ def test_calls_that_no_schema_allows_are_answered_here(served):
     assert refused in served.engine.prompts[-1][1]
     message, _ = served.ask([user(), message, result(message, "sent")])
     assert message["content"] == f"weather in a city: {refused}\nsend a text: sent"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_says_something_or_nothing_but_can_be_sent_back(served, stream):
+    def ask(messages):
+        if not stream:
+            return served.ask(messages)[0]
+        _, _, body = served.post({"model": "cahl", "messages": messages, "tools": TOOLS, "stream": True})
+        events = [json.loads(one[6:]) for one in body.decode().split("\n\n") if one.startswith("data: {")]
+        said = [choice["delta"]["content"] for e in events for choice in e["choices"] if "content" in choice["delta"]]
+        calls = [c for e in events for choice in e["choices"] for c in choice["delta"].get("tool_calls", ())]
+        return {"role": "assistant", "content": "".join(said) if said else None} | ({"tool_calls": calls} if calls else {})
+
+    served.engine.plan = (WEATHER,)
+    served.engine.outputs = ["no call that anybody could read"]
+    first = ask([user()])
+    assert first["content"] == NO_RESULT
+    second = ask([user(), first, user("And now?")])
+    assert second["content"] is None
+    third = ask([user(), first, user("And now?"), second, result(second, "")])
+    assert third["content"] == ""
+    fourth = ask([user(), first, user("And now?"), second, result(second, ""), third, user("And now?")])
+    assert [name for name, _ in called(fourth)] == ["get_weather"]
 
 
 def test_arguments_come_in_their_declared_types(served):

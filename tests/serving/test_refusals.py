@@ -192,6 +192,27 @@ def test_many_clients_share_batches_and_nothing_else(start):
     assert sum(server.engine.batches) == 48
 
 
+def test_what_cannot_be_sampled_for_one_client_is_sampled_for_the_others(start, monkeypatch):
+    server = start(Limits(at_once=8))
+    sample = server.engine.generate_from_drafts
+
+    def generate_from_drafts(policy, role, prompts, drafts, sampling, generator):
+        if any("Request 3" in server.engine.builder.tokenizer.decode(list(prompt)) for prompt in prompts):
+            server.engine.gate.wait(30)
+            raise ConfigError("no grammar can be made of this")
+        return sample(policy, role, prompts, drafts, sampling, generator)
+
+    monkeypatch.setattr(server.engine, "generate_from_drafts", generate_from_drafts)
+    server.engine.gate.clear()
+    with ThreadPoolExecutor(8) as pool:
+        asked = {"model": "cahl", "tools": TOOLS}
+        waiting = [pool.submit(server.post, asked | {"messages": [user(f"Request {n}")]}) for n in range(8)]
+        wait_for(lambda: server.service.busy == 8)
+        server.engine.gate.set()
+        statuses = [future.result()[0] for future in waiting]
+    assert statuses == [200, 200, 200, 502, 200, 200, 200, 200]
+
+
 def test_a_server_that_is_stopped_tells_its_clients(served):
     served.engine.gate.clear()
     with ThreadPoolExecutor(2) as pool:
