@@ -34,6 +34,7 @@ from cahl_pl.engines import ServerEngine, TransformersEngine
 from cahl_pl.engines.base import Engine
 from cahl_pl.environments import McpEnvironment
 from cahl_pl.errors import ConfigError
+from cahl_pl.policy.constraint import compiler_of
 from cahl_pl.policy.loading import load_tokenizer
 from cahl_pl.policy.policy import Policy
 from cahl_pl.prompts import PromptConfig
@@ -87,9 +88,12 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
         engine = TransformersEngine()
         if args.ckpt_path is not None:
             _load_checkpoint(policy, Path(args.ckpt_path))
-    policy.tokenizer = LockedTokenizer(policy.tokenizer)
-    builder = builder_for(policy.tokenizer, prompts, bool(inference.constrained or rollout.constrained))
+    locked, constrained = LockedTokenizer(policy.tokenizer), bool(inference.constrained or rollout.constrained)
+    builder = builder_for(locked, prompts, constrained)
     policy.end_of_turn = builder.end_of_turn
+    if constrained and args.base_url is None:
+        compiler_of(policy)  # of the tokenizer itself; whether it can be had is seen before anybody asks
+    policy.tokenizer = locked
     if policy.config.adapter == "alora":
         inference.check_invocation(config.data.single_level)
     policy.invocation = {role: builder.invocation(role, config.data.single_level) for role in ROLES}

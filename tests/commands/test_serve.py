@@ -92,6 +92,17 @@ def test_a_runs_folder_a_checkpoint_and_exported_folders_are_the_same_pair(run_f
     pair.engine.close()
 
 
+def test_a_pair_is_served_within_grammars(run_folder, tmp_path):
+    pytest.importorskip("llguidance", reason="grammars need llguidance: pip install 'cahl-pl[constrained]'")
+    pair = loaded(["--ckpt_path", run_folder[0], "--data.inference.constrained", "true"], tmp_path)
+    parts = []
+    body = {"model": "cahl", "messages": [{"role": "user", "content": "Weather?"}], "tools": [TOOL]}
+    Reply(pair, read_request(body, 64), parts.append).make()
+    assert parts[0].text.startswith("<plan>\n")
+    assert parts[-1].tokens == 8
+    pair.engine.close()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
