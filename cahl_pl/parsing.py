@@ -51,7 +51,7 @@ def parse_plan(text: str) -> Plan:
     opening, closing = tags
     if text[: opening.start()].strip() or text[closing.end() :].strip():
         return Plan(error="text outside the plan tags")
-    subtasks = []
+    subtasks: list[SubTask] = []
     for number, line in enumerate(text[opening.end() : closing.start()].split("\n"), start=0):
         if not line.strip():
             continue

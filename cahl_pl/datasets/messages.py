@@ -225,11 +225,11 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
     Raises:
         DataError: naming the field and the message.
     """
-    said = []
+    said: list[Said] = []
     for number, row in enumerate(get_field({field: value}, field, list), start=1):
         try:
             one = read_said(row, number)
-            if one.role == "system" and number > 1:
+            if one.role == "system" and any(before.role != "system" for before in said):
                 raise DataError("a system message can only come first: put its text into the first message")
             said.append(one)
         except DataError as error:
@@ -260,6 +260,8 @@ def refuse_lost_calls(said: Sequence[Said], rows: Sequence[Any], tools: Sequence
 def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
     """Return the dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
 
+    System messages that follow one another become one: templates know one alone.
+
     An answer belongs to the call of its `tool_call_id`; without ids, to the call of its name where every answer has one (of
     several calls of one tool, in their order); otherwise to the call at its place.
 
@@ -274,6 +276,10 @@ def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
         if one.role == "tool":
             _check_lone(one, messages, field)
             messages.append(Message("tool", one.text))
+            continue
+        if one.role == "system" and messages and messages[-1].role == "system":  # such as a developer's, after it
+            texts = [text for text in (messages[-1].content, one.text) if text]
+            messages[-1] = Message("system", "\n\n".join(texts))
             continue
         if not one.calls:
             messages.append(Message(one.role, one.text))

@@ -141,6 +141,17 @@ def test_parts_of_text_and_the_developer_are_read() -> None:
     )
 
 
+def test_system_messages_at_the_head_are_one() -> None:
+    head = [
+        {"role": role, "content": text}
+        for role, text in (("system", "Be kind."), ("system", ""), ("developer", "Be brief."))
+    ]
+    said = read_dialogue([*head, {"role": "user", "content": "Hello."}])
+    assert fold(said) == (Message("system", "Be kind.\n\nBe brief."), Message("user", "Hello."))
+    with pytest.raises(DataError, match="message 5: a system message can only come first"):
+        read_dialogue([*head, {"role": "user", "content": "Hello."}, head[0]])
+
+
 @pytest.mark.parametrize(
     ("message", "fault"),
     [
