@@ -39,6 +39,9 @@ def other_kind(row: Any) -> str | None:
         return f"the row is one of {foreign}, which is not read: write its turns as OpenAI's messages; {_DOCS}"
     if isinstance(row.get("question"), list) and ("function" in row or "involved_classes" in row):
         return "the row is one of BFCL ('question'), a test set: docs/benchmarks.md says how it is run"
+    steps = row.get("steps")
+    if isinstance(steps, list) and "query" in row and "messages" not in row:
+        return f"the row is one of ActionStudio ('steps'), which is not read: write its steps as messages; {_DOCS}"
     logs = [one for one in (row, row.get("response")) if isinstance(one, dict)]
     if any("message" in choice for one in logs for choice in _listed(one.get("choices"))):
         return f"the row is a request and what an API answered ('choices'): write the answer behind its messages; {_DOCS}"

@@ -123,6 +123,7 @@ def test_pairs_of_preferences_are_told(tmp_path: Path, row: dict[str, Any]) -> N
         ({"prompt": "q", "completion": "a"}, "the row is a prompt and its completion without the tools that were offered"),
         ({"instruction": "q", "input": "", "output": "a"}, "the row is an instruction and its answer, as Alpaca's, without"),
         ({"instruction": "q", "output": "{}", "tools": "[{}]"}, "an instruction and its answer, as Alpaca's: write it"),
+        ({"query": "q", "tools": [TOOL], "steps": [{"tool_calls": []}]}, "the row is one of ActionStudio ('steps'), which is"),
         ({"id": "a", "question": [[ASK]], "function": [TOOL]}, "the row is one of BFCL ('question'), a test set: docs/benchm"),
         ({"id": "a", "question": [[ASK]], "involved_classes": ["M"]}, "the row is one of BFCL ('question'), a test set"),
         ({"messages": [ASK], "tools": [TOOL], "choices": [{"message": SAY}]}, "a request and what an API answered ('choices')"),

@@ -80,7 +80,10 @@ def _texts(row: Any) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
         )
     prompt = get_field(row, "prompt", list)
     if [isinstance(turn, dict) and turn.get("role") for turn in prompt] != ["system", "user"]:
-        raise DataError("the field 'prompt' must be a system message and a user message")
+        raise DataError(
+            "the field 'prompt' must be a system message and a user message, as in rlla, the only rows with a prompt that are "
+            "read: write others as messages; docs/your-data.md says how"
+        )
     system, dialogue = (get_field(turn, "content", str) for turn in prompt)
     output = get_field(get_field(row, "reward_model", dict), "ground_truth", str)
     return ("prompt[0].content", "prompt[1].content", "reward_model.ground_truth"), (system, dialogue, output)
