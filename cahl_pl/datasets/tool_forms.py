@@ -15,8 +15,7 @@ from cahl_pl.datasets.rows import get_field
 from cahl_pl.datasets.type_names import JSON_TYPES, named_type, type_schema
 from cahl_pl.errors import DataError, SchemaError
 from cahl_pl.schema import check_tool
-from cahl_pl.schema.coercion import dereference
-from cahl_pl.schema.merging import declared
+from cahl_pl.schema.drafts import modernise, with_parameters_on_top
 from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import ToolSpec
 
@@ -114,7 +113,7 @@ def _read(text: str, lenient: bool) -> ToolSpec:
             check_tool(tool, "schema")
         except SchemaError as error:
             raise DataError(str(error)) from None
-        tool = replace(tool, parameters=_with_parameters_on_top(tool.parameters))
+        tool = replace(tool, parameters=with_parameters_on_top(tool.parameters))
     _refuse_undeclared(tool.parameters)
     return tool
 
@@ -218,7 +217,7 @@ def json_schema(schema: Any, types: TypeReader = named_type, place: tuple[str, .
     made = {key: value for key, value in schema.items() if key not in ("nullable", "type") and not _is_flag(key, value)}
     if not isinstance(made.get("examples", []), list):  # which constrain nothing
         del made["examples"]
-    _modernise(made)
+    modernise(made)
     made = _type(schema.get("type"), types, place) | made if "type" in schema else made
     for key in ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"):
         if isinstance(made.get(key), dict):
@@ -234,29 +233,6 @@ def json_schema(schema: Any, types: TypeReader = named_type, place: tuple[str, .
     if schema.get("nullable") is True:
         _allow_null(made)
     return made
-
-
-def _with_parameters_on_top(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a schema whose parameters stand at its top, where those within its `$ref`, `allOf`, `anyOf` or `oneOf` do not."""
-    properties, required = declared(schema)
-    if properties.keys() == schema.get("properties", {}).keys() and len(required) == len(schema.get("required", ())):
-        return schema
-    made = {**dereference(schema, schema), "properties": properties}
-    return made | ({"required": list(required)} if required else {})
-
-
-def _modernise(made: dict[str, Any]) -> None:
-    """Put lists of items and exclusive bounds, as drafts before 2020 and 2016 wrote them, as JSON Schema writes them now."""
-    items = made.get("items")
-    if isinstance(items, list) and all(isinstance(one, dict | bool) for one in items) and "prefixItems" not in made:
-        made["prefixItems"] = made.pop("items")
-        if "additionalItems" in made:
-            made["items"] = made.pop("additionalItems")
-    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        if isinstance(made.get(exclusive), bool):
-            is_exclusive = made.pop(exclusive)
-            if is_exclusive and bound in made:
-                made[exclusive] = made.pop(bound)
 
 
 def _is_flag(key: str, value: Any) -> bool:

@@ -10,12 +10,15 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from cahl_pl.environments.mcp_config import ServerConfig
-from cahl_pl.errors import ConfigError, DataError
+from cahl_pl.errors import ConfigError, SchemaError
 from cahl_pl.python_tools.awaiting import in_background
 from cahl_pl.python_tools.results import json_text, result_text
+from cahl_pl.schema import check_tool
+from cahl_pl.schema.drafts import modernised, with_parameters_on_top
 from cahl_pl.types import ToolSpec
 
 PING_SECONDS: Final = 5.0
@@ -68,16 +71,13 @@ class McpConnection:
         except BaseException:
             self._errors.close()
             raise
-        from cahl_pl.datasets.tool_forms import read_tool  # datasets need environments
-
         self.specs: tuple[ToolSpec, ...] = ()
         self.refused: list[str] = []
         for tool in self._listed:
-            given = {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
             try:
-                self.specs += (read_tool(given),)
-            except DataError as error:
-                self.refused.append(f"MCP server {config.name!r}, tool {tool.name!r}: {error}")
+                self.specs += (_read(tool, f"MCP server {config.name!r}"),)
+            except SchemaError as error:
+                self.refused.append(str(error))
         _live.add(self)
 
     def call(self, name: str, arguments: dict[str, Any], seconds: float) -> str:
@@ -231,6 +231,21 @@ _live: weakref.WeakSet[McpConnection] = weakref.WeakSet()
 def _close_all() -> None:
     for connection in list(_live):
         connection.close()
+
+
+def _read(tool: Any, where: str) -> ToolSpec:
+    """Return the tool that a server declares; `where` stands before what is wrong with it.
+
+    Raises:
+        SchemaError: its parameters are no schema.
+    """
+    try:
+        parameters = {"type": "object", **modernised(tool.input_schema)}
+    except RecursionError:
+        parameters = tool.input_schema  # of which the check says so
+    spec = ToolSpec(tool.name, tool.description or "", parameters)
+    check_tool(spec, where)
+    return replace(spec, parameters=with_parameters_on_top(parameters))
 
 
 def _is_silent(record: logging.LogRecord) -> bool:

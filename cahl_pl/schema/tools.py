@@ -21,10 +21,10 @@ from cahl_pl.types import ToolSpec
 _SOUND_SCHEMAS = 1024
 """Schemas that have been found to be valid and are known again; where there are more, all are forgotten."""
 
-_VALUES: Final = frozenset({"default", "const", "enum", "examples"})
+VALUES: Final = frozenset({"default", "const", "enum", "examples"})
 """Keywords whose content is no schema, whatever it looks like."""
 
-_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 """Keywords whose content is schemas by names, which may be those of keywords."""
 
 _FORMATS: Final = FormatChecker(())
@@ -106,7 +106,7 @@ def _check_target(reference: str, resolver: Any, place: str) -> None:
 
 def _refuse_infinities(schema: Mapping[str, Any], place: str) -> None:
     for key, value in schema.items():
-        stack = [value] if key in _VALUES or isinstance(value, float) else []
+        stack = [value] if key in VALUES or isinstance(value, float) else []
         while stack:
             item = stack.pop()
             if isinstance(item, float) and not math.isfinite(item):
@@ -125,7 +125,7 @@ def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
             if not named:
                 yield item
             stack += [
-                (value, not named and key in _NAMED) for key, value in item.items() if named or key not in _VALUES
+                (value, not named and key in NAMED) for key, value in item.items() if named or key not in VALUES
             ]
         elif isinstance(item, list):
             stack += [(one, False) for one in item]

@@ -103,7 +103,7 @@ def test_sources_that_make_no_sense(tmp_path: Path) -> None:
         read_source("xlam", "x", ["y"])
     with pytest.raises(ConfigError, match="has one file of tools"):
         read_source("seal-tools", "x", ["y", "z"])
-    assert len(FORMATS) == 18
+    assert len(FORMATS) == 19
 
 
 def test_names_of_sources() -> None:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,8 +21,9 @@ pytest.importorskip("mcp", reason="MCP servers need the package mcp")
 from cahl_pl.datasets import JsonlDataset
 from cahl_pl.datasets.requests import Requests
 from cahl_pl.environments import McpEnvironment, McpTools
+from cahl_pl.environments.mcp_connection import _read
 from cahl_pl.environments.mcp_tools import _started
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, SchemaError
 from cahl_pl.types import Feedback, Message, Task, ToolCall
 
 HERE = Path(__file__).parent
@@ -146,10 +149,24 @@ def test_noise_beside_the_messages_is_passed_over(write) -> None:
 
 def test_a_tool_with_a_wrong_schema_is_left_out_and_told(write) -> None:
     with pytest.warns(
-        UserWarning, match="not offered as tools: MCP server 'liar', tool 'bad': the field 'inputSchema': properties.x.type"
+        UserWarning, match="not offered as tools: MCP server 'liar', tool 'bad': parameters are not valid"
     ):
         tools = McpTools(write(liar=liar("bad tool")))
     assert [spec.name for spec in tools.specs] == ["lie"]
+
+
+def test_schemas_of_older_drafts_and_behind_a_reference_are_read() -> None:
+    pair = {"items": [{"type": "number"}, {"type": "string"}], "additionalItems": False}
+    schema = {"$ref": "#/$defs/In", "$defs": {"In": {"properties": {"items": pair}, "required": ["items"]}}}
+    spec = _read(SimpleNamespace(name="f", description=None, input_schema=schema), "x")
+    wanted = {"prefixItems": pair["items"], "items": False}
+    assert (spec.parameters["type"], spec.parameters["properties"]) == ("object", {"items": wanted})
+    assert spec.parameters["required"] == ["items"]
+    deep: Any = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(SchemaError, match="x, tool 'f': parameters are not valid JSON Schema: nested too deeply"):
+        _read(SimpleNamespace(name="f", description=None, input_schema={"type": "object", "not": deep}), "x")
 
 
 def test_a_server_that_is_not_there_is_one_sentence(write) -> None:

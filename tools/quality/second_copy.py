@@ -12,6 +12,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
+import cahl_pl  # noqa: F401 - before torch: it decides how torch's threads wait
+
+# isort: split
 import torch
 from torch import Tensor
 
