@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -23,10 +24,13 @@ from cahl_pl.lightning_internals import requeue_signals, settle_progress
 from cahl_pl.runs.checkpoints import check_state, paths_by_step
 from cahl_pl.runs.event_files import hide_later_events, survive_full_disk
 from cahl_pl.runs.files import lock
-from cahl_pl.runs.folder import run_folder
+from cahl_pl.runs.folder import path_of_run, run_folder
 from cahl_pl.types import RolloutBatch
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+SAME_REQUEST_S: Final = 1.0
+"""Seconds within which the same signal again is the same request: a shell and its terminal both tell of a closed window."""
 
 
 class Checkpoints(Checkpoint):
@@ -36,9 +40,10 @@ class Checkpoints(Checkpoint):
     name that is there is a checkpoint that is whole. One that cannot be written (no space left) costs a warning, not
     the run.
 
-    Once training has begun, a checkpoint is written on SIGTERM and SIGINT, and the process exits with 128 + the signal's
-    number: at once while sampling or evaluating (of one process), else at the end of the training step, which is the
-    longest that it can take. A second signal stops without saving. SIGKILL loses what came after the last checkpoint:
+    Once training has begun, a checkpoint is written on SIGTERM, SIGINT and SIGHUP (a terminal that is closed; under `nohup` it
+    is ignored), and the process exits with 128 + the signal's number: at once while sampling or evaluating (of one process),
+    else at the end of the training step, which is the longest that it can take. A second signal stops without saving; the
+    same one within a second of the first counts as one. SIGKILL loses what came after the last checkpoint:
     time, nothing else. Whatever else stops a run of one process between two steps, such as an error in a reward, a callback
     or a logger of a user's own, what was reached is saved first. How to go on is printed.
 
@@ -62,6 +67,7 @@ class Checkpoints(Checkpoint):
         self.keep = keep
         self._saved = -1  # step of the last checkpoint
         self._requeue = False  # SLURM shall start the job again
+        self._asked = (0, 0.0)  # the last signal, and when
         self._claimed = False  # the run's folder is this run's
         self._unlock: Callable[[], object] | None = None
         self._training = False  # from its start on, until it ends or fails
@@ -100,6 +106,7 @@ class Checkpoints(Checkpoint):
         self._trainer = trainer
         if stage == "fit":
             self._saved, self._requeue, self._data.stream.interruption = -1, False, None
+            self._asked = 0, 0.0
             self._data.stream.sampling = self._data.evaluating = False  # whatever an earlier run was stopped in
             self.claim(trainer)
             if trainer.is_global_zero:
@@ -113,11 +120,16 @@ class Checkpoints(Checkpoint):
         this one starts.
         """
         for number in (*SIGNALS, *requeue_signals(trainer)):
-            signal.signal(number, self._on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
         self._check_states(trainer)  # before anything is learned that could not be saved
         self._training = True
         if trainer.is_global_zero:
-            (run_folder(trainer) / "checkpoints").mkdir(exist_ok=True)
+            folder = run_folder(trainer) / "checkpoints"
+            folder.mkdir(exist_ok=True)
+            for left in folder.glob("step-*.tmp"):  # of a run that was killed while it wrote; nobody else writes here
+                with contextlib.suppress(OSError):
+                    left.unlink()
             hide_later_events(trainer)
 
     def on_train_batch_end(
@@ -160,7 +172,7 @@ class Checkpoints(Checkpoint):
                     self._check_states(trainer)
                     self._save(trainer)
                 except Exception as error:  # such as a user's own state, which stopped the run itself
-                    print(f"warning: the state after step {trainer.global_step} could not be saved ({error})", flush=True)
+                    _tell(f"warning: the state after step {trainer.global_step} could not be saved ({error})")
             if trainer.is_global_zero and not self._requeue:
                 self._tell_kept(trainer)
         self._training = False
@@ -193,11 +205,11 @@ class Checkpoints(Checkpoint):
         settle_progress(trainer, trained=not stream.take_back())
 
     def _tell_kept(self, trainer: Trainer) -> None:
-        paths = paths_by_step(run_folder(trainer))
+        paths = paths_by_step(path_of_run(trainer))
         if not paths:
-            print("no checkpoint has been written yet: start again from the beginning", flush=True)
+            _tell("no checkpoint has been written yet: start again from the beginning")
         else:
-            print(f"kept: {paths[-1]}; the same command goes on from there with --ckpt_path last", flush=True)
+            _tell(f"kept: {paths[-1]}; the same command goes on from there with --ckpt_path last")
 
     @property
     def _data(self) -> RolloutDataModule:
@@ -205,6 +217,10 @@ class Checkpoints(Checkpoint):
         return data
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._asked[0] == number and now - self._asked[1] < SAME_REQUEST_S:
+            return
+        self._asked = number, now
         again = self._data.stream.interruption is not None
         self._data.stream.interruption = stop = Interrupted(128 + number)
         self._requeue = self._requeue or number in requeue_signals(self._trainer)
@@ -212,15 +228,15 @@ class Checkpoints(Checkpoint):
         # what is under way changes neither weights nor position: it can be left at any moment
         idle = self._trainer.world_size == 1 and (self._data.stream.sampling or self._data.evaluating)
         if again or idle:
-            print(f"{name}: stopping", flush=True)
+            _tell(f"{name}: stopping")
             raise stop
-        print(f"{name}: stopping after this training step", flush=True)
+        _tell(f"{name}: stopping after this training step")
 
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
         if step in (self._saved, 0):
             return
-        folder = run_folder(trainer) / "checkpoints" if trainer.is_global_zero else Path()
+        folder = path_of_run(trainer) / "checkpoints" if trainer.is_global_zero else Path()
         path = folder / f"step-{step:06d}.ckpt"
         aside = path.with_suffix(".tmp")
         saved = False
@@ -237,12 +253,12 @@ class Checkpoints(Checkpoint):
                 for old in others[: max(0, len(others) - self.keep + 1)]:
                     old.unlink()
         except OSError as error:
-            aside.unlink(missing_ok=True)
-            print(
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            _tell(
                 f"warning: the checkpoint of step {step} could not be written to {folder} ({error.strerror or error}); "
                 "training goes on, older checkpoints are still there: make room, there and in "
-                f"{tempfile.gettempdir()}, through which it goes, or correct the permissions",
-                flush=True,
+                f"{tempfile.gettempdir()}, through which it goes, or correct the permissions"
             )
             if trainer.world_size > 1 and not saved:
                 trainer.strategy.barrier()  # the others wait for the end of the writing
@@ -261,7 +277,13 @@ def _requeue() -> None:
         status = str(subprocess.run(["scontrol", "requeue", job], check=False).returncode)
     except OSError as error:
         status = error.strerror or str(error)
-    print(f"scontrol requeue {job}: {'done' if status == '0' else f'failed ({status}); start it again'}", flush=True)
+    _tell(f"scontrol requeue {job}: {'done' if status == '0' else f'failed ({status}); start it again'}")
+
+
+def _tell(text: str) -> None:
+    """Print a line, unless its reader has gone, such as `tee` at the same Ctrl-C: saving goes before telling."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _flush(path: Path) -> None:

@@ -28,7 +28,12 @@ def run_folder(trainer: Trainer) -> Path:
     `trainer.log_dir` gives the same, but asks all processes for it: called on one of them alone, it waits for ever. And it
     takes for the run's what W&B and MLflow share among runs.
     """
-    loggers = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
-    folder = given_folder(trainer) or Path(loggers[0] if loggers else trainer.default_root_dir)
+    folder = path_of_run(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def path_of_run(trainer: Trainer) -> Path:
+    """Return the path of the run's folder, whether it is there or not."""
+    loggers = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
+    return given_folder(trainer) or Path(loggers[0] if loggers else trainer.default_root_dir)
