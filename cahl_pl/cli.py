@@ -59,6 +59,7 @@ from cahl_pl.runs.resume import (
     resume_last,
 )
 from cahl_pl.runs.scores import print_scores
+from cahl_pl.runs.signals import leaving_at_once
 from cahl_pl.runs.trackers import note_run, noted_run, tracker_of
 from cahl_pl.startup.text_options import mark_text, plain_text
 from cahl_pl.types import ROLES
@@ -292,7 +293,7 @@ class CAHLCLI(ConfigurationWinsCLI):
         folder = given_folder(self.trainer) or next(logged, None)
         made = folder is not None and not folder.exists()
         try:
-            with lost_processes_told():
+            with lost_processes_told(), leaving_at_once():
                 run()
         except (UserError, SystemExit) as error:
             ended = isinstance(error, SystemExit)  # by Ctrl-C: before training has begun, and made this folder

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ from cahl_pl.cli import main
 from cahl_pl.commands import console
 from cahl_pl.errors import ConfigError, PolicyError
 from cahl_pl.runs.files import lock
+
+TEST_SET = ["--data.test", '{"small": {"class_path": "cahl_pl.toolworld.ToolWorld", "init_args": {"size": 1}}}']
 
 
 def test_the_command_line_wins_over_a_checkpoint(config, tmp_path):
@@ -192,3 +197,24 @@ def test_a_start_that_is_interrupted_before_the_first_step_does_not_hide_the_run
     assert [path.name for path in (tmp_path / "runs" / "lightning_logs").iterdir()] == ["version_0"]
     assert main([*words, "--ckpt_path", "last", "--trainer.max_steps", "3"]).trainer.global_step == 3
     assert "version_0/checkpoints/step-000002.ckpt" in capfd.readouterr().out
+
+
+class Terminated(Callback):
+    """Sends SIGTERM while something is measured before training, and notes whether it was gone on."""
+
+    went_on: ClassVar[list[str]] = []
+
+    def on_fit_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.went_on.append("fit")
+
+    def on_test_batch_start(self, *_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.went_on.append("test")
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_sigterm_before_training_and_while_testing_is_obeyed_at_once(config, verb):
+    with pytest.raises(SystemExit) as stopped:
+        console([verb, "-c", str(config), f"--trainer.callbacks+={__name__}.Terminated", *TEST_SET])
+    assert (stopped.value.code, Terminated.went_on) == (143, [])
