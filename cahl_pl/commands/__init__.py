@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import os
 import pickle
 import pkgutil
@@ -221,6 +222,8 @@ def _sentence(error: Exception) -> str | None:
         return own
     if isinstance(error, OSError) and error.filename:  # the disk, permissions, something in its way
         return f"{os.fsdecode(error.filename)}: {error.strerror}; put that right and start again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return f"a file cannot be written ({error.strerror}): make room, or write to another disk, and start again"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return f'{error.name} is not installed: pip install "cahl-pl[{EXTRAS[error.name]}]"'
     if (

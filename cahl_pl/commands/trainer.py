@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 from cahl_pl.commands import VERBS, notice_of_loading
+from cahl_pl.commands.pipes import output_may_be_lost
 from cahl_pl.config_files import find_configs_in
 from cahl_pl.runs.files import check_checkpoint
 
@@ -78,7 +80,8 @@ def run(verb: str, arguments: list[str]) -> None:
         from cahl_pl.startup.library_warnings import quiet_libraries
 
     quiet_libraries()
-    main([verb, *("--help" if word == "--help-all" else word for word in arguments)])
+    with output_may_be_lost() if verb == "fit" else nullcontext():  # what the others print is their result
+        main([verb, *("--help" if word == "--help-all" else word for word in arguments)])
 
 
 def _refuse_early(arguments: list[str]) -> None:

@@ -57,3 +57,36 @@ def test_every_tool_may_be_cut_off(path):
 def test_the_command_line_may_be_cut_off():
     status, error = run("import sys; sys.argv[1:] = ['fit', '--help']; from cahl_pl.commands import console; console()")
     assert (status in (0, 141), error) == (True, "")  # argparse passes over what it cannot print
+
+
+LONG_WORK = """
+import os, sys
+from cahl_pl.commands.pipes import output_may_be_lost, reader_may_leave
+with reader_may_leave(), output_may_be_lost():
+    for number in range(3):
+        print("x" * 10_000, flush=True)
+        print("warning", file=sys.stderr, flush=True)
+        open(sys.argv[1], "a").write(str(number))
+sys.exit(7)
+"""
+
+
+def test_work_goes_on_where_its_output_cannot_be_written(tmp_path):
+    done = tmp_path / "done"
+    with open("/dev/full", "w") as full:
+        status = subprocess.run(
+            [sys.executable, "-c", LONG_WORK, str(done)], stdout=full, stderr=full, cwd=ROOT
+        ).returncode
+    assert (status, done.read_text()) == (7, "012")
+
+
+def test_work_whose_output_can_be_written_says_all_of_it_in_order(tmp_path):
+    with open(tmp_path / "log", "w") as log:
+        subprocess.run([sys.executable, "-c", LONG_WORK, str(tmp_path / "done")], stdout=log, stderr=log, cwd=ROOT)
+    assert (tmp_path / "log").read_text() == ("x" * 10_000 + "\nwarning\n") * 3
+
+
+def test_a_reader_that_leaves_ends_work_too(tmp_path):
+    code = f"import sys; sys.argv[1:] = [{str(tmp_path / 'done')!r}]{LONG_WORK}"
+    assert run(code) == (141, "")
+    assert not (tmp_path / "done").exists()

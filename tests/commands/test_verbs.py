@@ -117,6 +117,10 @@ def ours(monkeypatch):
         (ConfigError("say this"), "say this"),
         (FileExistsError(17, "File exists", "/x/y"), "/x/y: File exists; put that right and start again"),
         (
+            OSError(28, "No space left on device"),
+            "a file cannot be written (No space left on device): make room, or write to another disk, and start again",
+        ),
+        (
             ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"),
             'matplotlib is not installed: pip install "cahl-pl[report]"',
         ),
