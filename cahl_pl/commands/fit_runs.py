@@ -18,7 +18,7 @@ import yaml
 
 from cahl_pl.config_files import find_config
 from cahl_pl.errors import ConfigError, UserError
-from cahl_pl.runs.files import write_json
+from cahl_pl.runs.files import lock, write_json
 
 
 class RunError(UserError):
@@ -168,7 +168,7 @@ def _run(
             raise RunError(f"{name}: the configuration {path} cannot be read ({reason})") from error
     settings: dict[str, Any] = {"command": command, "arguments": list(arguments), "configs": contents}
     settings = json.loads(json.dumps(settings, default=str))
-    record, log = out / name / "run.json", out / f"{name}.log"
+    record = out / name / "run.json"
     started = record.parent.is_dir()
     then = read(record)
     if then is not None:
@@ -178,6 +178,32 @@ def _run(
     if (folder(out, name) / result).is_file():
         return
     record.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        unlock = lock(record.parent / ".lock")
+    except BlockingIOError:
+        raise RunError(
+            f"{name}: another program is running it in {record.parent}: start this one again when that has ended, and nothing "
+            "is repeated"
+        ) from None
+    try:
+        _start(command, name, paths, arguments, threads, folder(out, name) / result, settings, started)
+    finally:
+        unlock()
+
+
+def _start(
+    command: str,
+    name: str,
+    configs: Sequence[str],
+    arguments: Sequence[str],
+    threads: int,
+    result: Path,
+    settings: dict[str, Any],
+    started: bool,
+) -> None:
+    """Start the process of a run whose folder is this program's, and wait for its end."""
+    out = result.parents[2]
+    record, log = out / name / "run.json", out / f"{name}.log"
     write_json(record, settings)
     print(f"{name}: {'again' if started else 'started'}, output in {log}", flush=True)
     logger = ("save_dir", str(out)), ("name", name), ("version", "0")
@@ -186,7 +212,7 @@ def _run(
         status = subprocess.run(
             [
                 *(sys.executable, "-m", "cahl_pl", command),
-                *(part for path in paths for part in ("-c", path)),
+                *(part for path in configs for part in ("-c", path)),
                 *(part for key, value in logger for part in (f"--trainer.logger.init_args.{key}", value)),
                 *arguments,
             ],
@@ -195,8 +221,8 @@ def _run(
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             check=False,
         ).returncode
-    if status != 0 or not (folder(out, name) / result).is_file():
-        raise RunError(f"{name} failed with exit status {status} and no {result}: read {log}")
+    if status != 0 or not result.is_file():
+        raise RunError(f"{name} failed with exit status {status} and no {result.name}: read {log}")
     took = time.monotonic() - start
     if not started:
         write_json(record, {**settings, "seconds": round(took, 1)})

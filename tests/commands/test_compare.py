@@ -12,6 +12,7 @@ import pytest
 
 from cahl_pl.commands import compare, fit_runs
 from cahl_pl.errors import ConfigError
+from cahl_pl.runs.files import lock
 
 
 @pytest.fixture
@@ -277,3 +278,19 @@ def test_shipped_configurations_go_by_name(tool, commands, tmp_path, monkeypatch
         ["quickstart", "freeze_low"],
     ]
     assert all(path.is_file() for paths in given for path in paths)
+
+
+def test_a_run_that_another_program_is_at_is_left_to_it(tool, commands, config, tmp_path):
+    folder = tmp_path / "out" / "joint-0"
+    folder.mkdir(parents=True)
+    unlock = lock(folder / ".lock")
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([*config, "joint", "--seeds", "0"])
+    assert str(stopped.value) == (
+        f"error: joint-0: another program is running it in {folder}: start this one again when that has ended, and nothing is "
+        "repeated"
+    )
+    assert commands.seen == []
+    unlock()
+    tool.main([*config, "joint", "--seeds", "0"])
+    assert len(commands.seen) == 1
