@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from cahl_pl.environments.base import Environment, MissingToolsError, Session, failure, refusal
 from cahl_pl.errors import ArgumentError, ConfigError, Interrupted, ToolWarning
 from cahl_pl.import_path import import_function
+from cahl_pl.python_tools.apart import apart
 from cahl_pl.python_tools.awaiting import finished
 from cahl_pl.python_tools.loading import names_tools
 from cahl_pl.python_tools.results import result_text
@@ -27,7 +28,7 @@ class ExecutableEnvironment(Environment):
     """Environment that runs each call as a Python function; a tool that raises, or exits, answers with an error.
 
     The functions run in this process with all its rights and no time limit: offer only tools that are safe
-    to run on any argument.
+    to run on any argument. They have no standard input, and the working directory is the program's again after each call.
 
     Args:
         toolkit: makes the functions of one session from a copy of the task's state; or its import path,
@@ -64,7 +65,8 @@ class ExecutableEnvironment(Environment):
             warnings.warn(told, ToolWarning, stacklevel=2)
         state = copy.deepcopy(task.state)
         try:
-            functions = self.toolkit(state)
+            with apart():
+                functions = self.toolkit(state)
         except _OURS:
             raise
         except ConfigError as error:
@@ -118,7 +120,8 @@ class _ExecutableSession(Session):
         # A copy, since the tool may change its arguments in place and the call is still to be scored.
         arguments = copy.deepcopy(dict(coerce_call(call, self._task.tools).arguments))
         try:
-            result = finished(self._functions[call.name](**arguments))
+            with apart():
+                result = finished(self._functions[call.name](**arguments))
         except _OURS:
             raise
         except ArgumentError as error:

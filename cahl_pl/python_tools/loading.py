@@ -7,7 +7,6 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import io
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from typing import Final
 from cahl_pl.errors import ConfigError, Interrupted
 from cahl_pl.errors.encodings import not_utf8, wide_encoding
 from cahl_pl.errors.missing_packages import missing_package
+from cahl_pl.python_tools.apart import apart
 
 _CLASS = re.compile(r"(?P<module>.+\.py|(?:[^\W\d]\w*\.)*[^\W\d]\w*):(?P<name>[^\W\d]\w*)")
 _FORMS: Final = (
@@ -167,14 +167,8 @@ def _run(path: Path) -> ModuleType:
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
     """Keep what a module prints while it is imported out of a program's output, and the program's input and folder from it."""
-    own, folder = sys.stdin, os.getcwd()
-    sys.stdin = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdin = own
-        os.chdir(folder)
+    with apart(), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def _where(path: Path, error: BaseException) -> str:

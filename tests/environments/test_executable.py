@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
+import sys
 
 import pytest
 
@@ -272,3 +275,26 @@ def test_a_signal_that_comes_while_a_tool_runs_is_not_the_tools_error(error):
 def test_lists_without_end_as_text_are_refused(session, depth):
     feedback = session.call(ToolCall("grow", {"items": "[" * depth + "]" * depth}))
     assert feedback.error == "type"
+
+
+def careless(state):
+    def move(path):
+        os.chdir(path)
+        return os.getcwd()
+
+    def confirm():
+        return input("sure? ")
+
+    return {"move": move, "confirm": confirm}
+
+
+def test_a_tool_that_changes_the_folder_or_asks_at_the_terminal_changes_nothing_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", reading := io.StringIO("yes\n"))
+    tools = (tool("move", "path", "string"), ToolSpec("confirm", "", {"type": "object", "properties": {}}))
+    folder = os.getcwd()
+    session = ExecutableEnvironment(careless).start(Task("t", (Message("user", "go"),), tools))
+    assert session.call(ToolCall("move", {"path": str(tmp_path)})) == Feedback(json.dumps(str(tmp_path)))
+    assert os.getcwd() == folder  # to which a relative save_dir, such as `runs`, belongs
+    assert session.call(ToolCall("confirm", {})).error == "tool"
+    assert sys.stdin is reading
+    assert reading.read() == "yes\n"
