@@ -20,6 +20,7 @@ from typing import Any
 from cahl_pl.commands import verb_parser
 from cahl_pl.datasets import DataError, JsonlDataset
 from cahl_pl.datasets.fitness import MANY, Fault, check_tasks
+from cahl_pl.datasets.report import LoadReport, NoTasks
 from cahl_pl.environments import PythonToolsEnvironment
 from cahl_pl.errors import ConfigError
 from cahl_pl.python_tools.loading import split_class
@@ -58,12 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
             total, faults = _hold(data, config, not args.no_run, tools)
         else:
             total, faults = _make_instances(data, tools)
+    except NoTasks as error:
+        if not error.report.counts[2]:
+            raise
+        _print(error.report, [], 0, args.json)
+        return 1
     except (DataError, ConfigError) as error:
         if not args.json:
             raise
         print(json.dumps({"path": args.file, "error": str(error)}))
         return 2
-    _print(data, faults, total, args.json)
+    _print(data.report, faults, total, args.json)
     return 1 if data.report.counts[2] or any(not fault.may_be_right for fault in faults) else 0
 
 
@@ -99,8 +105,7 @@ def _hold(data: JsonlDataset, config: Any, run_gold: bool, tools: str | None) ->
     return check_tasks(tasks, lambda task: len(render(task)), *limits, environment, run_gold, tools)
 
 
-def _print(data: JsonlDataset, faults: list[Fault], total: int, as_json: bool) -> None:
-    report = data.report
+def _print(report: LoadReport, faults: list[Fault], total: int, as_json: bool) -> None:
     if not as_json:
         print(report)
         for fault in faults:

@@ -128,14 +128,23 @@ class LoadReport:
         return _DETAILS.sub("...", _PLACE.sub("", reason.removeprefix(self.path)))
 
 
+class NoTasks(DataError):
+    """No row of a file can be used; `report` says why of each."""
+
+    def __init__(self, text: str, report: LoadReport) -> None:
+        super().__init__(text)
+        self.report = report
+
+
 def require_tasks(report: LoadReport) -> None:
     """Check that some row of the file was taken.
 
     Raises:
-        DataError: naming the first fault.
+        NoTasks: naming the first fault.
     """
     kept, relaxed, dropped = report.counts
     if not kept + relaxed:
         first = f"; the first fault: {report.dropped[0][1]}" if report.dropped else ""
         first = first if dropped else ": the file holds none"
-        raise DataError(f"{report.path}: no row can be used{first}; check that this is the right file and format")
+        said = f"{report.path}: no row can be used{first}; check that this is the right file and format"
+        raise NoTasks(said, report)

@@ -22,9 +22,10 @@ def check_checkpoint(path: str) -> None:
         ConfigError: there is none.
     """
     if not Path(path).exists():
+        others = sorted(Path(path).parent.glob("*.ckpt"))
+        such = f"such as {others[-1]}" if others else "such as runs/NAME/version_0/checkpoints/step-000060.ckpt"
         raise ConfigError(
-            f"--ckpt_path names {path!r}, which does not exist: give a checkpoint that a run has written, "
-            "such as runs/quickstart/version_0/checkpoints/step-000060.ckpt, or `last`"
+            f"--ckpt_path names {path!r}, which does not exist: give a checkpoint that a run has written, {such}, or `last`"
         )
     if Path(path).is_dir():
         raise ConfigError(f"--ckpt_path names {path!r}, which is a folder: give a checkpoint in it, or `last`")

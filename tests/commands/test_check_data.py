@@ -55,6 +55,18 @@ def test_a_dropped_row_fails_and_json_tells_the_same(path: Path, capsys: pytest.
     assert report["dropped_rows"] == [{"id": "line 3", "reason": f"{path}, line 3: the field 'id' is missing"}]
 
 
+def test_a_file_of_bad_rows_alone_is_told_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": 1}\n{"messages": []}\n')
+    assert main([str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "2 dropped" in out
+    assert "the field 'id' must be text" in out
+    assert "line 2: " in out
+    assert main([str(path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["dropped"] == 2
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none")]) == 2
     assert "there is no such file" in capsys.readouterr().err
