@@ -90,6 +90,7 @@ MODULES: Final = (
         CHECK,
         "no function is named 'pong'; did you mean 'ping'?",
         {"rows.jsonl": row(tools=["pong"]), "my_tools.py": PING},
+        status=1,
     ),
     M(
         "servers in UTF-16",
