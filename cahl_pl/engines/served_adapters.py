@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import uuid
 from collections import deque
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cahl_pl.distributed import gather_over_processes
 from cahl_pl.engines.servers import Prepare
 from cahl_pl.errors import ConfigError
 from cahl_pl.http_client import Client, Refusal
@@ -38,16 +40,22 @@ class ServedAdapters:
     """Adapters that are written here and read by servers.
 
     Args:
-        folder: where, under the same path on both sides.
+        folder: where, under the same path on both sides; several runs may share it, and the servers.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.run = uuid.uuid4().hex  # another run with equal adapters must not lose them when this one deletes its own
         self._current: dict[Role, _Adapter] = {}
         self._frozen: deque[dict[Role, Path]] = deque(maxlen=_KEPT_FROZEN)
         self._written: set[Path] = set()
         self._there: dict[str, set[str]] = {}  # address -> names of ours that this server has
         self._lock = threading.Lock()
+
+    def agree(self) -> None:
+        """Have all processes of this run give an adapter one name, so that a server loads it once. All have to call it."""
+        self.run = gather_over_processes(self.run)[0]
+        self._current.clear()
 
     def current(self, policy: Policy, role: Role) -> Path:
         """Return the folder of the role's adapter as it is now; written if it is not there yet.
@@ -95,7 +103,7 @@ class ServedAdapters:
             raise ConfigError(
                 "data.engine is a server, and vLLM cannot run DoRA: leave out model.policy.use_dora, or sample here"
             )
-        folder = write_adapter(policy, role, self.folder)
+        folder = write_adapter(policy, role, self.folder, self.run)
         self._written.add(folder)
         return folder
 

@@ -99,6 +99,7 @@ class ServerEngine(Engine):
             ConfigError: a server does not take them, or none answers.
         """
         if self.adapters is not None:
+            self.adapters.agree()
             for role in ROLES:
                 self.servers.prepare_all(self.adapters.preparation(self.adapters.current(policy, role)))
 

@@ -26,15 +26,17 @@ _ACTING: Final = {"r": "lora_rank", "lora_alpha": "lora_alpha", "use_rslora": "u
 """What decides how an adapter acts: PEFT's names and ours."""
 
 
-def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
-    """Save one role's adapter, as it is now, as a PEFT folder (safetensors) that is named by its content.
+def write_adapter(policy: Policy, role: Role, folder: Path, run: str = "") -> Path:
+    """Save one role's adapter, as it is now, as a PEFT folder (safetensors) that is named by its content and the run.
 
-    It is written aside and renamed: a name that is there is an adapter that is whole, and always the same one.
+    It is written aside and renamed: a name that is there is an adapter that is whole, and always the same one. Another run's
+    has another name, though it be equal: each run deletes its own.
 
     Args:
         policy: with the adapters.
         role: whose.
         folder: where to make the folder.
+        run: what tells this run from others that write to the same folder.
 
     Returns:
         The folder, `<role>-<12 hexadecimal digits>`.
@@ -49,7 +51,7 @@ def write_adapter(policy: Policy, role: Role, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         policy.lm.save_pretrained(aside, selected_adapters=[role])
         saved = aside / role
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(run.encode())
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             digest.update((saved / name).read_bytes())
         target = folder / f"{role}-{digest.hexdigest()[:12]}"

@@ -128,7 +128,9 @@ def test_a_server_that_was_started_again_gets_the_adapters_again(engine, fake, p
 
 def test_an_adapter_that_is_there_is_not_loaded_again(engine, fake, policy, tmp_path):
     generate(engine, policy)
-    generate(ServerEngine(fake.url, str(tmp_path / "adapters")), policy)  # a run that goes on in a new process
+    other = ServerEngine(fake.url, str(tmp_path / "adapters"))  # in another process of the same run
+    other.adapters.run = engine.adapters.run
+    generate(other, policy)
     assert len(bodies(fake, "load_lora_adapter")) == 1
 
 
