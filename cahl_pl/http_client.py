@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -48,7 +49,12 @@ class Client:
     """
 
     def __init__(self, base_url: str, timeout_s: float = 600.0, api_key_env: str | None = None) -> None:
-        self.url = base_url.rstrip("/").removesuffix("/v1")
+        self.url = base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+        if "@" in base_url:  # it would stand in every message
+            raise ConfigError(
+                "data.engine.base_url has a name or a password before its host: leave them out; a key is given by "
+                "data.engine.api_key_env"
+            )
         if not _is_address(self.url):
             raise ConfigError(f"data.engine.base_url is {base_url!r}: give an address such as http://127.0.0.1:8000")
         self._key = None if api_key_env is None else key_from(api_key_env, self.url)
@@ -86,9 +92,28 @@ class Client:
                 said = f"HTTP status {error.code}{self._reason(error)}"
                 if error.code in BUSY:
                     raise TryAgain(said) from None
-                raise Refusal(f"the server {self.url} refuses {path}: {said}", error.code) from None
+                raise Refusal(
+                    f"the server {self.url} refuses {path}: {said}{_remedy(error.code)}", error.code
+                ) from None
         except (OSError, http.client.HTTPException) as error:  # URLError, timeouts and broken connections
+            self._check_encryption(getattr(error, "reason", error))
             raise TryAgain(f"no answer ({type(getattr(error, 'reason', error)).__name__})") from None
+
+    def _check_encryption(self, error: object) -> None:
+        """Refuse a server that cannot be reached by https however often it is asked.
+
+        Raises:
+            ConfigError: it has a certificate that nobody here trusts, or none.
+        """
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise ConfigError(
+                f"the server {self.url} has a certificate that is not trusted here ({error.verify_message}): name its "
+                "authority's file in the environment variable SSL_CERT_FILE, and the server as its certificate does"
+            ) from None
+        if isinstance(error, ssl.SSLError) and error.reason in _NOT_ENCRYPTED:
+            raise ConfigError(
+                f"the server {self.url} does not speak https: give data.engine.base_url with http://"
+            ) from None
 
     def _body(self, reply: Any) -> bytes:
         """Return the whole reply, unless it comes in too slowly or is too long to be one."""
@@ -121,9 +146,21 @@ class Client:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isascii()
+        whole = bool(parts.hostname) and parts.port != 0 and not parts.query
+        return parts.scheme in ("http", "https") and whole and _is_plain(url)
     except ValueError:
         return False
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether these are characters that may stand in an address or a header."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _remedy(status: int) -> str:
+    if status in (401, 403):
+        return "; name the environment variable that holds its key in data.engine.api_key_env"
+    return "; it sends on to another address: give that one as data.engine.base_url" if 300 <= status < 400 else ""
 
 
 def _json(body: bytes) -> Any:
@@ -138,6 +175,8 @@ def _json(body: bytes) -> Any:
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
+_NOT_ENCRYPTED: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
+"""OpenSSL's words, by version, for an answer in clear."""
 _MAX_JSON_REPLY: Final = 4 * 2**20
 
 
@@ -148,8 +187,21 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-OPENER: Final = urllib.request.build_opener(_NoRedirect)
-"""Follows no redirect."""
+class _DirectHere(urllib.request.ProxyHandler):
+    """A proxy would look for this machine's servers on its own machine, and be sent a key in clear."""
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
+        if urlsplit(req.full_url).hostname in _LOCAL:
+            return None
+        return super().proxy_open(req, proxy, type)
+
+
+def make_opener() -> urllib.request.OpenerDirector:
+    """Return what follows no redirect and asks this machine's servers without the environment's proxy."""
+    return urllib.request.build_opener(_NoRedirect, _DirectHere)
+
+
+OPENER: Final = make_opener()
 
 
 def key_from(variable: str | None, url: str) -> str | None:
@@ -167,6 +219,11 @@ def key_from(variable: str | None, url: str) -> str | None:
     if not key:
         raise ConfigError(
             f"the environment variable {variable}, which is to hold the key for {parts.hostname}, is not set"
+        )
+    if not _is_plain(key):
+        raise ConfigError(
+            f"the environment variable {variable} holds spaces, line breaks or letters with accents, which no key has: "
+            "set it again"
         )
     return key
 

@@ -19,6 +19,8 @@ Prepare: TypeAlias = Callable[[Client, bool], None]
 """Makes a server ready for requests; True: it was away or has lost something, and what it was known to have does not count."""
 
 _LONGEST_PAUSE: Final = 60.0
+_LONGEST_TRY: Final = 1e6
+"""Seconds; a socket takes little more."""
 _GLANCE: Final = 0.5
 """Seconds after which a wait looks up: the answers may not be wanted any more."""
 _UNKNOWN: Final = 404
@@ -68,9 +70,9 @@ class Servers:
         api_key_env: str | None = None,
         concurrency: int = 64,
     ) -> None:
-        if timeout_s <= 0 or retries < 0 or concurrency < 1:
+        if not 0 < timeout_s <= _LONGEST_TRY or retries < 0 or concurrency < 1:
             raise ConfigError(
-                "data.engine needs timeout_s > 0, retries >= 0 and concurrency >= 1, "
+                "data.engine needs timeout_s > 0 and at most a million, retries >= 0 and concurrency >= 1, "
                 f"not {timeout_s}, {retries} and {concurrency}"
             )
         self.members = [_Server(Client(url, timeout_s, api_key_env)) for url in base_urls]
@@ -242,12 +244,11 @@ class _Asking(Generic[T]):
             elif error.status != _UNKNOWN or not self._renew(sent):
                 raise
         except ConfigError as error:
-            if sent.request is None:
-                self._refused(sent, error)
-            elif len(self.members) > 1:
-                raise ConfigError(f"{member.client.url}: {error}") from None
-            else:
-                raise
+            if len(self.members) > 1 and member.client.url not in str(error):
+                error = ConfigError(f"{member.client.url}: {error}")
+            if sent.request is not None:
+                raise error from None
+            self._refused(sent, error)
         else:
             if sent.request is None:
                 self.preparations[member] += 1

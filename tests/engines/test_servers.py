@@ -226,7 +226,9 @@ def test_a_frozen_engine_goes_on_with_the_adapters_as_they_were(stub, policy, tm
     assert frozen.folders["planner"].name not in folders | one.adapters.keys()
 
 
-def test_a_run_with_equal_adapters_keeps_them_when_another_gives_up_its_own(stub, policy, make_policy, tmp_path, expected):
+def test_a_run_with_equal_adapters_keeps_them_when_another_gives_up_its_own(
+    stub, policy, make_policy, tmp_path, expected
+):
     one, second = stub(), make_policy()
     first_run, second_run = engine_of([one], tmp_path), engine_of([one], tmp_path)  # one folder, one server, one seed
     assert generate(first_run, policy) == generate(second_run, second) == expected
