@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from cahl_pl.cli import main
 from cahl_pl.engines.base import Sampling
 from cahl_pl.types import ROLES
 from tools.quality.second_copy import SecondCopy
@@ -34,3 +35,13 @@ def test_frozen_samples_are_those_of_the_freeze(policy):
         for (ids, logprobs), (wanted, of_wanted) in zip(sampled(frozen), expected, strict=True):
             assert ids == wanted
             assert logprobs.tolist() == pytest.approx(of_wanted.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_its_configurations_train(small, tmp_path, ahead):
+    files = ["configs/quickstart.yaml", "tools/quality/second_copy.yaml", *["tools/quality/ahead.yaml"] * ahead]
+    overlays = [word for file in files for word in ("-c", file)]
+    cli = main([*overlays, *small, "--trainer.max_steps=4", f"--trainer.logger.init_args.save_dir={tmp_path}"], run=False)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert cli.trainer.global_step == 4
+    assert (cli.datamodule.rollout.engine.copy is not None) is ahead
