@@ -54,13 +54,12 @@ class PlannerReward(BasePlannerReward):
         """
         if not trajectories:
             raise ValueError("a plan needs at least one trajectory: give one without steps if none was run")
-        found = {
+        found: dict[str, float | None] = {
             "param": parameter_reward(plan, trajectories[0].task, self.in_words),
             "exe": sum(map(execution_reward, trajectories)) / len(trajectories),
         }
         if self.reads_probabilities:
-            likely = [value for value in map(probability_reward, trajectories) if value is not None]
-            found["prob"] = sum(likely) / len(likely) if likely else None
+            found["prob"] = sum(map(probability_reward, trajectories)) / len(trajectories)
         return found
 
     def total(self, components: Mapping[str, float | None]) -> float:
@@ -80,6 +79,10 @@ def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | 
     without a tool do not count.
     Takes time linear in the plan's length, times the number of gold values.
 
+    Where no call is needed, the mapping to find is none at all: 1 over the number of sub-tasks if no sub-task names a tool, and
+    0 if one does or the plan is unreadable. Else a planner that orders a call for every request would lose nothing by it under
+    this term alone.
+
     With `in_words`, a sub-task that maps no parameters plans each gold value of its tool that its instruction holds as a run of
     whole tokens, and one that is like none where it holds none: naming every value in each sub-task for the same tool costs
     what surplus values cost. Values that the tool's schema fixes are then not expected, since names alone do not tell them, and
@@ -91,8 +94,11 @@ def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | 
         in_words: read instructions too.
 
     Returns:
-        A number in [0, 1]; None where neither the gold calls nor the plan have any value.
+        A number in [0, 1]; None where there are gold calls, but neither they nor the plan have any value.
     """
+    if not task.gold:
+        silent = plan.error is None and all(subtask.tool is None for subtask in plan.subtasks)
+        return silent / max(len(plan.subtasks), 1)
     wanted = []
     own = {j: j for j in range(len(task.gold))}
     for j, call in enumerate(task.gold):
@@ -159,19 +165,20 @@ def execution_reward(trajectory: Trajectory) -> float:
     return float(total / max(len(task.gold), len(executed), asked))
 
 
-def probability_reward(trajectory: Trajectory) -> float | None:
+def probability_reward(trajectory: Trajectory) -> float:
     """R_h,prob: how many of the gold calls the executor is expected to make, told what the plan tells it.
 
     Each gold call counts by its probability at the step that it is due at (`Trajectory.call_probabilities`), whose
     sub-task names a tool. The sum is divided as R_h,exe is, by max(number of gold calls, number of sub-tasks that are
-    more than one in text), so that a call that is asked for twice counts once and costs as a surplus sub-task.
+    more than one in text), so that a call that is asked for twice counts once and costs as a surplus sub-task. Where no call
+    is needed there is none to be likely, and what was executed counts: R_h,exe.
 
     Returns:
-        A number in [0, 1]; None where no call is needed, since any answer is as good there.
+        A number in [0, 1].
     """
     task, subtasks = trajectory.task, trajectory.plan.subtasks
     if not task.gold:
-        return None
+        return execution_reward(trajectory)
     named = sum(subtask.tool is not None for subtask in subtasks)
     asked = named + max(0, len(subtasks) - named - 1)
     return sum((trajectory.call_probabilities or {}).values()) / max(len(task.gold), asked)

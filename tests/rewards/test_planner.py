@@ -82,9 +82,18 @@ def test_parameter_reward_ignores_subtasks_without_a_tool():
 
 def test_parameter_reward_is_undefined_without_gold_arguments():
     assert parameter_reward(plan_of(), gold_of()) is None
-    assert parameter_reward(Plan(error="empty plan"), replace(gold_of(), gold=())) is None
     assert parameter_reward(Plan(error="empty plan"), gold_of("a")) == 0
     assert parameter_reward(plan_of("a"), gold_of()) == 0  # none of the planned values was wanted
+
+
+def test_parameter_reward_where_no_call_is_needed(chat):
+    words, order = SubTask("tell", None), SubTask("look", "get_weather")
+    assert parameter_reward(Plan((words,)), chat) == 1
+    assert parameter_reward(Plan((words, words)), chat) == 1 / 2
+    assert parameter_reward(Plan((order,)), chat) == 0  # with parameters or without
+    assert parameter_reward(plan_of("a"), chat) == 0
+    assert parameter_reward(Plan((words, order)), chat) == 0
+    assert parameter_reward(Plan(error="empty plan"), chat) == 0
 
 
 def test_a_value_counts_for_the_tool_that_it_is_planned_for():
@@ -384,6 +393,21 @@ def test_calls_for_a_request_that_needs_none_do_not_pay(chat, run):
     plan = format_plan([SubTask("look", "get_weather", WEATHER.arguments)])
     assert reward(run(chat, plan, *[format_call(WEATHER)] * 4)) == 0
     assert reward(run(chat, plan, format_answer("You are welcome."))) == 0  # nor is ordering one
+
+
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.1, 0, 0.9), (0.3, 0.7, 0)])
+def test_a_planner_that_always_orders_a_call_does_not_pay_under_any_weights(chat, run, gold_plan, weights):
+    """ToolWorld 2 once paid every plan nothing where no call is needed, and its planner forgot to order none."""
+    w_param, w_exe, w_prob = weights
+    planner_reward = PlannerReward(w_param, w_exe, w_prob=w_prob)
+    answer = format_answer("You are welcome.")
+    order = format_plan([SubTask("look", "get_weather", WEATHER.arguments)])
+    bare = format_plan([SubTask("look", "get_weather")])
+    totals = []
+    for plan in (gold_plan(chat), order, bare, "no plan"):
+        trajectory = run(chat, plan, answer)
+        totals.append(planner_reward.total(planner_reward.components(trajectory.plan, [trajectory])))
+    assert totals == [pytest.approx(w_param + w_exe + w_prob), 0, 0, 0]
 
 
 def test_answering_in_pieces_does_not_pay(chat, run):
