@@ -5,6 +5,7 @@ The files directly in configs/ are whole; those in folders below it are laid ove
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,19 @@ def by_name(path: Path) -> str:
 
 
 @pytest.fixture
-def small(tiny_model, rlla_file, tmp_path, monkeypatch):
+def rows_file(tmp_path) -> Path:
+    """Two rows in the project's own format."""
+    tool = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+    calls = [[{"name": "add", "arguments": {"a": n}}] for n in range(2)]
+    asked = [{"role": "user", "content": "Add."}]
+    rows = [{"id": str(n), "messages": asked, "tools": [tool], "gold": gold} for n, gold in enumerate(calls)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def small(tiny_model, rlla_file, rows_file, tmp_path, monkeypatch):
     """The arguments that make a configuration small enough for a test."""
     monkeypatch.setattr(sys, "argv", ["cahl_pl"])
     monkeypatch.chdir(tmp_path)  # runs/ is written there
@@ -45,14 +58,20 @@ def small(tiny_model, rlla_file, tmp_path, monkeypatch):
             "model.policy.model": str(tiny_model),
             "model.policy.quantization": "none",
             "model.policy.dtype": "float32",
+            "model.policy.adapter_dtype": "float32",
             "data.tasks_per_round": "2",
             "data.rollout.planner.max_new_tokens": "6",
             "data.rollout.executor.max_new_tokens": "6",
         }
         if content.get("data", {}).get("train", {}).get("class_path", "").endswith("RllaDataset"):
             values["data.train.init_args.path"] = str(rlla_file)
-        for name in content.get("data", {}).get("test", {}):
-            values[f"data.test.{name}.init_args.size"] = "2"
+        if content["data"]["train"]["class_path"].endswith("JsonlDataset"):
+            values["data.train.init_args.path"] = str(rows_file)
+        for name, test_set in content["data"].get("test", {}).items():
+            if test_set["class_path"].endswith("JsonlDataset"):
+                values[f"data.test.{name}.init_args.path"] = str(rows_file)
+            else:
+                values[f"data.test.{name}.init_args.size"] = "2"
         files = ["-c", str(base)] if base == path else ["-c", str(base), "-c", str(path)]
         return [*files, *(f"--{key}={value}" for key, value in values.items())]
 

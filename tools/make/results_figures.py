@@ -2,6 +2,7 @@ r"""Draw the figure and print the table of docs/results.md from the values store
 
     python -m tools.make.results_figures                                      # docs/images/results_*.png, and the tables
     python -m tools.make.results_figures --collect toolworld2=runs/systems2   # first store what `cahl-pl compare` has left
+    python -m tools.make.results_figures --add toolworld2=runs/systems3       # the same, beside what is stored already
 
 One file a world, `docs/data/results/WORLD.json`: of each system and seed the success of the sampled episodes over sampled
 tokens, and which test tasks the trained policy solves greedily. Intervals are of 95 % by bootstrap: seeds and tasks are drawn
@@ -25,6 +26,9 @@ DATA: Final = Path("docs/data/results")
 IMAGES: Final = Path("docs/images")
 FIRST: Final = "joint"
 """The system that the others are compared with."""
+
+START: Final = "start"
+"""A system that is only tested: what the others began with, a line in the figure."""
 
 DRAWN: Final = ("joint", "freeze_high", "freeze_low", "single_level")
 """Systems whose curves are drawn; all stand in the table."""
@@ -69,7 +73,6 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
             "success": [round(value, 4) for _, value in rounds],
             "training": training,
             "solved": {name: values["solved"] for name, values in details.items()},
-            "start": {n: v["before"]["task/success"] for n, v in details.items() if v["before"] is not None},
             "test": {tag: round(details["test"]["after"][tag], 6) for tag, _, _ in COLUMNS.values()},
         }
     for path in sorted(folder.glob("*/**/test.json")):  # of a system that is only tested
@@ -80,7 +83,6 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
             "success": [],
             "training": {"steps": None, "tokens": None},
             "solved": tested["solved"],
-            "start": {},
             "test": {tag: round(tested[f"test/{tag}"], 6) for tag, _, _ in COLUMNS.values()},
         }
     if not found:
@@ -181,9 +183,10 @@ def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
             color=line.get_color(),
         )
         right.plot([place + 0.15] * len(end), 100 * end.mean(1), ".", ms=4, alpha=0.6, color=line.get_color())
-        for run in runs[:1]:
-            if "test" in run["start"]:
-                right.plot(place, 100 * run["start"]["test"], "_", ms=14, color=line.get_color(), alpha=0.6)
+    if START in systems:
+        begun = 100 * solved(systems[START], "test").mean()
+        right.axhline(begun, ls=":", lw=1, color="gray")
+        right.text(len(shown) - 0.55, begun + 1, "start", ha="right", fontsize=8, color="gray")
     left.set(
         xlabel="sampled tokens, million", ylabel="success, %", title="sampled episodes, running mean over 5 rounds"
     )
@@ -198,6 +201,17 @@ def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
     return path
 
 
+def store(world: str, folders: str, systems: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Write the runs of some folders, divided by commas, beside `systems` into the file of a world."""
+    for folder in folders.split(","):
+        for name, runs in collect(Path(folder)).items():
+            systems.setdefault(name, {}).update(runs)
+    ordered = {name: dict(sorted(systems[name].items())) for name in sorted(systems)}
+    DATA.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(ordered, separators=(",", ":")).replace('},"', '},\n"')
+    (DATA / f"{world}.json").write_text(content + "\n", encoding="utf-8")
+
+
 @reader_may_leave()
 def main() -> None:
     """Parse, collect, draw, print."""
@@ -205,16 +219,16 @@ def main() -> None:
     parser.add_argument(
         "--collect", nargs="+", default=[], metavar="WORLD=FOLDER[,FOLDER...]", help="store these before drawing"
     )
+    parser.add_argument(
+        "--add", nargs="+", default=[], metavar="WORLD=FOLDER[,FOLDER...]", help="keep stored runs of others"
+    )
     args = parser.parse_args()
     for text in args.collect:
+        store(*text.partition("=")[::2], {})
+    for text in args.add:
         world, _, folders = text.partition("=")
-        DATA.mkdir(parents=True, exist_ok=True)
-        systems: dict[str, dict[str, dict[str, Any]]] = {}
-        for folder in folders.split(","):
-            for name, runs in collect(Path(folder)).items():
-                systems.setdefault(name, {}).update(runs)
-        content = json.dumps(systems, separators=(",", ":")).replace('},"', '},\n"')
-        (DATA / f"{world}.json").write_text(content + "\n", encoding="utf-8")
+        path = DATA / f"{world}.json"
+        store(world, folders, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
     for path in sorted(DATA.glob("*.json")):
         systems = json.loads(path.read_text(encoding="utf-8"))
         print(f"\n{path.stem}\n\n{table(systems)}\n\nwritten: {draw(path.stem, systems)}")

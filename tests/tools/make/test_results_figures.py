@@ -15,20 +15,20 @@ from tools.make.results_figures import bootstrap, collect, draw, smoothed, solve
 TAGS = {"tools/calls_per_success": 1.5, "tools/invalid_rate": 0.1, "tools/redundant_rate": 0.0}
 
 
-def run(text, unseen="0101", start=None):
+def run(text, unseen="0101"):
     return {
         "tokens": [100, 200, 300],
         "success": [0.1, 0.2, 0.6],
         "training": {"steps": 6, "tokens": 300_000},
         "solved": {"test": text, "test_unseen_tools": unseen},
-        "start": start or {},
         "test": TAGS,
     }
 
 
 SYSTEMS = {
+    "start": {"0": run("1000")},
     "freeze_high": {"0": run("1000"), "1": run("1100")},
-    "joint": {"0": run("1111", start={"test": 0.25}), "1": run("1110")},
+    "joint": {"0": run("1111"), "1": run("1110")},
 }
 
 
@@ -49,7 +49,7 @@ def test_running_mean_by_hand():
 
 def test_the_table_has_the_best_first_and_says_how_far_others_are():
     lines = table(SYSTEMS).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| joint", "| freeze_high"]
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| joint", "| freeze_high", "| start"]
     assert "87.5 [" in lines[2]
     assert "100.0, 75.0" in lines[2]
     assert "-50.0 [" in lines[3]
@@ -78,7 +78,6 @@ def test_runs_are_read_from_their_folders(tmp_path):
     assert found["tokens"] == [100, 201]
     assert found["success"] == [0.0, 0.5]
     assert found["solved"] == {"test": "10"}
-    assert found["start"] == {"test": 0.5}
     with pytest.raises(ConfigError, match="holds no finished run"):
         collect(tmp_path / "none")
 
@@ -102,6 +101,22 @@ def test_systems_that_imitate_or_are_only_tested_are_read_too(tmp_path):
         ["| supervised", "100.0 [100.0, 100.0]"],
         ["| low_only", "50.0 [0.0, 100.0]"],
     ]
+
+
+def test_runs_are_stored_beside_others_or_in_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_figures, "DATA", tmp_path / "data")
+    monkeypatch.setattr(results_figures, "collect", lambda folder: {folder.name: {"1": run("11")}})
+    results_figures.store("small", "joint,start", {"joint": {"2": run("10"), "1": run("00")}})
+    stored = json.loads((tmp_path / "data" / "small.json").read_text())
+    assert {name: list(runs) for name, runs in stored.items()} == {"joint": ["1", "2"], "start": ["1"]}
+    assert stored["joint"]["1"]["solved"]["test"] == "11"
+    monkeypatch.setattr("sys.argv", ["results_figures", "--collect", "small=start"])
+    monkeypatch.setattr(results_figures, "draw", lambda world, systems: world)
+    results_figures.main()
+    assert list(json.loads((tmp_path / "data" / "small.json").read_text())) == ["start"]
+    monkeypatch.setattr("sys.argv", ["results_figures", "--add", "small=joint"])
+    results_figures.main()
+    assert list(json.loads((tmp_path / "data" / "small.json").read_text())) == ["joint", "start"]
 
 
 def test_what_is_stored_makes_a_table(monkeypatch):
