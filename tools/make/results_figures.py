@@ -223,12 +223,11 @@ def main() -> None:
         "--add", nargs="+", default=[], metavar="WORLD=FOLDER[,FOLDER...]", help="keep stored runs of others"
     )
     args = parser.parse_args()
-    for text in args.collect:
-        store(*text.partition("=")[::2], {})
-    for text in args.add:
+    for text in [*args.collect, *args.add]:
         world, _, folders = text.partition("=")
         path = DATA / f"{world}.json"
-        store(world, folders, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        kept = path.exists() and text in args.add
+        store(world, folders, json.loads(path.read_text(encoding="utf-8")) if kept else {})
     for path in sorted(DATA.glob("*.json")):
         systems = json.loads(path.read_text(encoding="utf-8"))
         print(f"\n{path.stem}\n\n{table(systems)}\n\nwritten: {draw(path.stem, systems)}")
