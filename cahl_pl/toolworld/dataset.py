@@ -56,7 +56,8 @@ class ToolWorld2(ToolWorld):
         split, size, seed: as in `ToolWorld`.
         proportions: relative weight of each kind of task, see `generate_choices`.
         habit: what the gold calls do wrongly, for the warm start of an executor that cannot do it: `no_codes` leaves codes
-            out, `literal_references` writes "$1" where a result belongs, `unsure` does either in six of ten places.
+            out, `literal_references` writes "$1" where a result belongs, `unsure` leaves codes out and writes "$1" in six
+            of ten places.
 
     Raises:
         ValueError: no such split, kind or habit, or a size below 1.

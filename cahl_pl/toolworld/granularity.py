@@ -34,8 +34,8 @@ from cahl_pl.types import GoldCall, Message, Task
 PROPORTIONS_2: Mapping[str, float] = {"none": 0.08, "single": 0.17, "chain": 0.5, "pair": 0.25}
 
 Habit: TypeAlias = Literal["none", "no_codes", "literal_references", "unsure"]
-"""What the gold calls of a task do wrong: leave out codes, write "$1" where the result of the first call belongs, or either of
-these in `SPOILT` of the places where it can be done."""
+"""What the gold calls of a task do wrong: leave out codes, write "$1" where the result of the first call belongs, or
+(`unsure`) leave out codes always and write "$1" in `SPOILT` of the places where it can be done."""
 
 SPOILT = 0.6
 
@@ -125,13 +125,10 @@ class _Spoils:
         self._habit, self._rng = habit, rng
 
     def code(self) -> bool:
-        return self._does("no_codes")
+        return self._habit in ("no_codes", "unsure")
 
     def reference(self) -> bool:
-        return self._does("literal_references")
-
-    def _does(self, wrong: Habit) -> bool:
-        return self._habit == wrong or (self._habit == "unsure" and self._rng.random() < SPOILT)
+        return self._habit == "literal_references" or (self._habit == "unsure" and self._rng.random() < SPOILT)
 
 
 def _want(depth: int, split: str, rng: Random, used: set[str]) -> _Want:
