@@ -71,7 +71,7 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
         found.setdefault(system, {})[seed] = {
             "tokens": tokens,
             "success": [round(value, 4) for _, value in rounds],
-            "training": training,
+            "training": {**training, "tokens": training["tokens"] or (tokens or [None])[-1]},  # no budget, no count
             "solved": {name: values["solved"] for name, values in details.items()},
             "test": {tag: round(details["test"]["after"][tag], 6) for tag, _, _ in COLUMNS.values()},
         }
