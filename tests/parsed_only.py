@@ -83,6 +83,7 @@ PARSED_ONLY = {
     ("learning.md", "python -m tools.quality.measure_credit"): "minutes; tests/tools/quality/test_measure_credit.py",
     ("learning.md", "python -m tools.make.learning_figures"): "draws; tests/tools/make/test_learning_figures.py",
     ("results.md", "python -m cahl_pl compare"): "13 minutes a run; tests/commands/test_compare.py",
+    ("results.md", "python -m cahl_pl cross-play"): "needs runs; tests/commands/test_cross_play.py",
     ("results.md", "python -m cahl_pl test -c configs/toolworld2.yaml"): "a minute; tests/cli/test_checkpoints.py",
     ("results.md", "python -m tools.make.results_figures"): "draws; tests/tools/make/test_results_figures.py",
     ("sandbox.md", "python -m timeit"): "needs Landlock; tests/environments/test_sandbox.py calls tools so",
