@@ -9,7 +9,7 @@ from cahl_pl.startup.threads import spin_briefly
 
 __version__ = "0.2.0"
 
-# Here, since programs import torch and peft (which imports bitsandbytes) right after anything else of this package.
+# Called here, since programs import torch and peft (which imports bitsandbytes) right after anything of this package.
 spin_briefly()
 silence_kernel_notice()
 find_moved_modules()

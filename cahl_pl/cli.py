@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, SaveConfigCallback
 
 from cahl_pl import __version__
-from cahl_pl.callbacks import (  # with it all our callbacks, so that YAML may use their short names
+from cahl_pl.callbacks import (  # imports all our callbacks, so that YAML may use their short names
     Checkpoints,
     PredictionWriter,
 )
@@ -65,14 +65,14 @@ from cahl_pl.startup.text_options import mark_text, plain_text
 from cahl_pl.types import ROLES
 
 OF_VERBS: Final = ("ckpt_path", "weights_only", "verbose", "return_predictions")
-"""Keys of some verbs of Lightning, which the `config.yaml` of a run has and other verbs do not take, or take by themselves."""
+"""Keys of some of Lightning's verbs, which a run's `config.yaml` contains and other verbs do not take, or set themselves."""
 
 
 class Parser(LightningArgumentParser):
-    """Parser that says what is wrong with a configuration in one sentence, not by the usage of a hundred options."""
+    """Parser that reports a configuration error in one sentence, not by the usage of a hundred options."""
 
     reading: ClassVar[tuple[str, str] | None] = None  # a configuration file and its text, while it is parsed
-    read: ClassVar[list[tuple[str, str]]] = []  # those of this command
+    read: ClassVar[list[tuple[str, str]]] = []  # all of this command's
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the sentence and exit with status 2."""
@@ -87,7 +87,7 @@ class Parser(LightningArgumentParser):
         super().error(message, ex)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Parse; a key that has keys of its own is refused where it is given something else."""
+        """Parse; refuse a plain value for a key that has sub-keys."""
         parsed: Namespace = super().parse_args(*args, **kwargs)
         whole = parsed.get(parsed.subcommand) if parsed.get("subcommand") else parsed
         known = {key.removeprefix(f"{parsed.get('subcommand')}.") for key in known_keys(self)}
@@ -96,7 +96,7 @@ class Parser(LightningArgumentParser):
         return parsed
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        """Parse a configuration file; one that holds none is named."""
+        """Parse a configuration file; errors name the file."""
         try:
             text = decoded(Path(path).read_bytes(), path)
             content = yaml.safe_load(text)
@@ -110,11 +110,11 @@ class Parser(LightningArgumentParser):
         Parser.reading = str(path), text
         Parser.read.append(Parser.reading)
         parsed: Namespace = super().parse_path(path, *args, **kwargs)
-        Parser.reading = None  # not where it fails: `error` is called after that
+        Parser.reading = None  # not on failure: `error` is called afterwards
         return parsed
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
-        """Parse the text of a configuration; what a run has written there for its own verb alone is left out for others."""
+        """Parse the text of a configuration, leaving out keys that a run wrote for its own verb and this one does not take."""
         found = yaml.safe_load(content) if Parser.reading is not None else None
         if isinstance(found, dict) and (others := [key for key in OF_VERBS if key in found]):
             known = known_keys(self)
@@ -126,15 +126,15 @@ class Parser(LightningArgumentParser):
 
 
 def _fault_of(text: str) -> str | None:
-    """Return what is wrong with a configuration whose YAML is sound, with the line; None where nothing can be seen yet."""
+    """Return the fault, with its line, of a configuration whose YAML is valid; None if none can be seen yet."""
     return fault_of_anchors(text) or fault_of_mapping(text) or fault_of_classes(text) or fault_of_values(text)
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writer of `config.yaml`, once the folder is known to be this run's alone and nothing can be refused any more."""
+    """Writer of `config.yaml`, once the folder is known to be this run's alone and nothing can be refused anymore."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claim the folder; where nothing is trained, write."""
+        """Claim the folder; write the file if nothing is trained."""
         if stage != "fit":
             super().setup(trainer, pl_module, stage)
             return
@@ -143,9 +143,9 @@ class SaveConfig(SaveConfigCallback):
                 callback.claim(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write: a checkpoint that the new values do not go with would have been refused by now, and left the old ones.
+        """Write the file: a checkpoint that does not fit the new values would have been refused by now, leaving the old ones.
 
-        Where a run goes on with other values, those that it had stay in `config.until-step-N.yaml`.
+        If a run resumes with other values, its earlier ones are kept in `config.until-step-N.yaml`.
         """
         if not trainer.is_global_zero:
             super().setup(trainer, pl_module, "fit")
@@ -159,9 +159,9 @@ class SaveConfig(SaveConfigCallback):
             kept.write_bytes(before)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write, in the run's folder, which is not what Lightning takes for it with every logger.
+        """Write to the run's folder, which with some loggers is not the one that Lightning would use.
 
-        Without the tracker's run that the folder belongs to: who starts another one with this file does not go on with it.
+        The tracker's run that the folder belongs to is left out: another run started with this file does not continue it.
         """
         folder, config = run_folder(trainer), self.config.clone()
         logger = first_logger(config)
@@ -173,7 +173,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 def _settings(text: bytes) -> Any:
-    """Return what a `config.yaml` holds, but for the checkpoint, which differs at every start; a damaged one as it is."""
+    """Return the content of a `config.yaml` without the checkpoint, which differs at every start; a damaged one as it is."""
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -184,10 +184,10 @@ def _settings(text: bytes) -> Any:
 
 
 class CAHLCLI(ConfigurationWinsCLI):
-    """LightningCLI with the two classes of this package and one rule of its own: the command line always wins.
+    """LightningCLI with the two classes of this package and one extra rule: the command line always wins.
 
     Attributes:
-        folder: of the run, where its logger gives it none.
+        folder: the run's folder, if its logger provides none.
     """
 
     folder: Path | None = None
@@ -244,7 +244,7 @@ class CAHLCLI(ConfigurationWinsCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the shipped configurations found by their names.
 
-        `sys.argv` is hidden meanwhile: Lightning would warn of its words where `args` are others, which verbs and tools give.
+        `sys.argv` is hidden meanwhile: Lightning would warn about its words when verbs and tools pass other `args`.
 
         Raises:
             ConfigError: a configuration is neither a file nor shipped.
@@ -264,22 +264,22 @@ class CAHLCLI(ConfigurationWinsCLI):
             super().parse_arguments(parser, mark_text(find_configs_in(words)) if isinstance(words, list) else words)
             plain_text(self.config)
             _check_seed(self.config)
-        finally:  # Lightning starts the processes of other devices by it
+        finally:  # Lightning uses it to start the processes of other devices
             sys.argv = argv
 
     def after_validate(self) -> None:
-        """Print what was measured."""
+        """Print the scores."""
         self._print_scores()
 
     def after_test(self) -> None:
-        """Print what was measured."""
+        """Print the scores."""
         self._print_scores()
 
     def before_predict(self) -> None:
-        """Refuse to predict for nothing.
+        """Refuse to predict if nothing would write the predictions.
 
         Raises:
-            ConfigError: no callback writes what is predicted.
+            ConfigError: no callback writes them.
         """
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, BasePredictionWriter | PredictionWriter) for callback in callbacks):
@@ -288,7 +288,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             )
 
     def run_verb(self, run: Callable[[], None]) -> None:
-        """Run; where it is refused or interrupted before anything was done, leave no folder that was not there before."""
+        """Run the verb; if it is refused or interrupted before anything was done, leave no new folder behind."""
         logged = (Path(logger.log_dir) for logger in self.trainer.loggers if logger.log_dir)
         folder = given_folder(self.trainer) or next(logged, None)
         made = folder is not None and not folder.exists()
@@ -296,7 +296,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             with lost_processes_told(), leaving_at_once():
                 run()
         except (UserError, SystemExit) as error:
-            ended = isinstance(error, SystemExit)  # by Ctrl-C: before training has begun, and made this folder
+            ended = isinstance(error, SystemExit)  # by Ctrl-C; this folder is made when training begins
             nothing = self.trainer.global_step == 0 and not (ended and folder and (folder / "checkpoints").is_dir())
             if made and folder is not None and self.trainer.is_global_zero and nothing:
                 for logger in self.trainer.loggers:
@@ -311,7 +311,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             print_scores(names, {tag: float(value) for tag, value in self.trainer.callback_metrics.items()})
 
     def instantiate_classes(self) -> None:
-        """Build trainer, model and data; what their constructors refuse is an error of the configuration.
+        """Build trainer, model and data; a value that their constructors refuse is a configuration error.
 
         Raises:
             ConfigError: a constructor has refused a value.
@@ -322,7 +322,7 @@ class CAHLCLI(ConfigurationWinsCLI):
                 give_folder(self.trainer, self.folder)
         except Exception as error:
             made, first = self.refused or (CAHLModule, error)
-            if (str(first).splitlines() or [""])[0] not in str(error):  # another value of the same key took its place
+            if (str(first).splitlines() or [""])[0] not in str(error):  # another value of the same key replaced it
                 made, first = CAHLModule, error
             if isinstance(first, UserError):
                 raise first from error
@@ -336,7 +336,7 @@ class CAHLCLI(ConfigurationWinsCLI):
 
 
 def _check_seed(config: Namespace) -> None:
-    """Refuse a seed that no generator takes.
+    """Refuse a seed that no generator accepts.
 
     Raises:
         ConfigError: it is below 0, or has more than 32 bits.
@@ -348,10 +348,10 @@ def _check_seed(config: Namespace) -> None:
 
 
 def _check_processes(trainer: Namespace) -> None:
-    """Refuse no processes, and many more than there are cores: those would be started before anything else is looked at.
+    """Refuse zero processes, and far more than there are cores: they would be started before anything else is checked.
 
     Raises:
-        ConfigError: that many are asked for.
+        ConfigError: such a number is requested.
     """
     on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
     wanted, cores = str(trainer.devices), os.cpu_count() or 1
@@ -365,10 +365,10 @@ def _check_processes(trainer: Namespace) -> None:
 
 
 def _check_trainer(trainer: Namespace) -> None:
-    """Refuse settings of Lightning's trainer that have no meaning where two roles take turns, or cannot work.
+    """Refuse settings of Lightning's trainer that are meaningless when two roles take turns, or cannot work.
 
     Raises:
-        ConfigError: naming the key to use in their place.
+        ConfigError: naming the key to use instead.
     """
     if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
         raise ConfigError(
@@ -393,7 +393,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
     """Run the command line.
 
     Args:
-        args: arguments in place of `sys.argv[1:]`.
+        args: arguments to use instead of `sys.argv[1:]`.
         run: run the subcommand; False only builds trainer, model and data (then without a subcommand in `args`).
     """
     return CAHLCLI(
@@ -403,7 +403,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
         run=run,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,  # it serves save_hyperparameters, and we store none
+        load_from_checkpoint_support=False,  # it is for save_hyperparameters, and we store none
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
         parser_class=Parser,
@@ -416,7 +416,7 @@ def main(args: ArgsType = None, run: bool = True) -> CAHLCLI:
 
 
 def _role_of(config: Namespace, message: str) -> str:
-    """Return the key of the role whose settings a constructor has refused, to begin the sentence with; empty for others."""
+    """Return the key of the role whose settings a constructor refused, as the start of the sentence; empty for others."""
     whole = config.get(config.subcommand) if config.get("subcommand") else config
     kinds: tuple[tuple[str, type[Any]], ...] = (("data.rollout", Sampling), ("model", OptimizerConfig))
     for key, kind in ((f"{parent}.{role}", kind) for parent, kind in kinds for role in ROLES):
@@ -433,6 +433,6 @@ def known_keys(parser: argparse.ArgumentParser) -> set[str]:
     keys = set()
     for action in parser._actions:
         keys.add(action.dest)
-        if isinstance(action.choices, dict):  # of a subcommand's name its parser
+        if isinstance(action.choices, dict):  # subcommand name -> its parser
             keys.update(*(known_keys(p) for p in action.choices.values() if isinstance(p, argparse.ArgumentParser)))
     return keys

@@ -1,4 +1,4 @@
-"""Configuration files: a path of the user's, or the name of one that ships with the package."""
+"""Configuration files: a user's path, or the name of one that ships with the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from cahl_pl.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "configs"
-"""The folder of those that ship: `configs/` of a checkout, copied into the wheel."""
+"""The folder of the shipped configurations: `configs/` of a checkout, copied into the wheel."""
 
 
 def shipped_names() -> list[str]:
@@ -17,7 +17,7 @@ def shipped_names() -> list[str]:
 
 
 def find_config(given: str) -> str:
-    """Return the path of a configuration: the user's file where there is one, else the shipped one of that name.
+    """Return the path of a configuration: the user's file if it exists, else the shipped one of that name.
 
     Args:
         given: a path, or a shipped name with or without `configs/` before it and `.yaml` after it.
@@ -37,7 +37,7 @@ def find_config(given: str) -> str:
 
 
 def find_configs_in(words: list[str]) -> list[str]:
-    """Return the words of a command line with the path of every configuration in place of what was given.
+    """Return the words of a command line with every configuration replaced by its path.
 
     Raises:
         ConfigError: one of them is neither a file nor shipped.
@@ -57,7 +57,7 @@ def find_configs_in(words: list[str]) -> list[str]:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    """Return what the sentence of an unknown name ends with: the nearest names, or all."""
+    """Return the end of the sentence about an unknown name: the nearest names, or all."""
     by_last_part = {known.rpartition("/")[2]: known for known in names}
     last = Path(name).name.removesuffix(".yaml")
     near = [by_last_part[last]] if last in by_last_part else difflib.get_close_matches(name, names, 3)

@@ -1,4 +1,4 @@
-"""The rollout data module: streams one role's batch at a time, sampled from its adapter as it is then."""
+"""The rollout data module: streams one role's batch at a time, sampled from its adapter at that time."""
 
 from __future__ import annotations
 
@@ -50,37 +50,37 @@ class RolloutDataModule(LightningDataModule):
 
     Args:
         train: the training tasks.
-        environment: answers the calls.
-        validation: tasks, or a benchmark, of `validate` and of the validation runs during `fit`.
+        environment: the environment that answers the calls.
+        validation: tasks, or a benchmark, for `validate` and for the validation runs during `fit`.
         test: named sets of tasks for `test` and for the before-and-after table, and named benchmarks for `test`.
-        requests: what `predict` runs in place of the sets of tasks in `test`: requests of a user's own, see `Requests`.
+        requests: the user's own requests, which `predict` runs instead of the sets of tasks in `test`; see `Requests`.
         results: folder of the records and reports of benchmarks, `<name>.jsonl` and `<name>.json`; None for the run's
-            folder. A run that is started again with the same folder goes on where it stopped.
-        prompts: the words around a task.
-        engine: who samples tokens.
+            folder. A run that is restarted with the same folder continues where it stopped.
+        prompts: the text around a task.
+        engine: the engine that samples tokens.
         planner_reward: R_h.
         executor_reward: R_l.
-        schedule: whose turn it is.
+        schedule: the roles that step after each round.
         rollout: group sizes, branching, sampling, limits.
         single_level: no planner: the executor's adapter reads the request and calls tools turn by turn, in training and
             evaluation. The planner then takes no steps, and `planner_reward` and `executor_reward` are not used.
-        turn_reward: of an output of such an executor; only with `single_level`.
-        inference: how episodes are made at test time.
-        sampler: which tasks a round draws.
-        tasks_per_round: requests of a round, over all processes.
+        turn_reward: the reward for an output of such an executor; only with `single_level`.
+        inference: how episodes are run at test time.
+        sampler: the sampler that draws a round's tasks.
+        tasks_per_round: requests per round, over all processes.
         updates_per_round: optimiser steps of a role on the same batch; above 1 the later ones are off-policy and
             clipped by their importance ratio.
         refills_per_round: dynamic sampling: while groups of a role that is trained carry no signal, further tasks are
-            sampled in their place, at most so often a round; 0 leaves them as they are. The order of the tasks, and how
-            many rounds an epoch has, stay as they are.
-        warm_start_rounds: the first so many rounds imitate gold plans and calls instead of sampling.
-        lag: 1: a round is sampled, by an engine that samples elsewhere (`ServerEngine`), while the updates on the round before
-            are made, from the policy before these; it needs `model.grpo.importance`. 0: after them.
+            sampled in their place, at most this many times per round; 0 keeps such groups. The order of the tasks and the
+            number of rounds per epoch do not change.
+        warm_start_rounds: number of rounds, from the first, that imitate gold plans and calls instead of sampling.
+        lag: 1: an engine that samples elsewhere (`ServerEngine`) samples each round during the updates on the round before,
+            from the policy before these updates; it needs `model.grpo.importance`. 0: after them.
         eval_batch_size: tasks evaluated at once.
-        seed: of the order of the tasks and of the sampling.
+        seed: seed for the order of the tasks and for the sampling.
 
     Attributes:
-        watch: is told of what happens in an episode of `evaluate` with one task, as it happens; None for nobody.
+        watch: function that gets the events of an episode of `evaluate` with one task, as they happen; None for none.
 
     Raises:
         ValueError: a size is below 1, `lag` neither 0 nor 1, or `turn_reward` given without `single_level`.
@@ -145,7 +145,7 @@ class RolloutDataModule(LightningDataModule):
             environment,
             planner_reward or PlannerReward(),
             executor_reward or ExecutorReward(),
-            copy.deepcopy(rollout),  # the default is one object for all
+            copy.deepcopy(rollout),  # the default is one shared object
         )
         self.single_level = single_level
         self.turn_reward = turn_reward or TurnReward()
@@ -169,11 +169,11 @@ class RolloutDataModule(LightningDataModule):
         self._rewards_ahead: dict[Role, BaseReward] = {}
 
     def setup(self, stage: str) -> None:
-        """Check that there is something to do, and that every role that is to learn has something to be compared with.
+        """Check that there are tasks to run, and that every role to be trained has samples to compare.
 
         Raises:
-            ConfigError: there are no tasks for `validate`, `test` or `predict`; a group of one, which has no advantage, for a
-                role that is to learn; an engine that cannot train; or a lag that cannot be, see `check_lag`.
+            ConfigError: there are no tasks for `validate`, `test` or `predict`; a role to be trained has groups of one, which
+                have no advantage; the engine cannot train; or the lag is impossible, see `check_lag`.
         """
         if stage == "validate" and self.validation_tasks is None and self.validation_benchmark is None:
             raise ConfigError("there is nothing to validate on: give data.validation tasks or a benchmark")
@@ -184,14 +184,14 @@ class RolloutDataModule(LightningDataModule):
         if stage != "fit":
             return
         self._started_round = -1
-        self.stream.abandon(wait_s=30.0)  # of a run before
+        self.stream.abandon(wait_s=30.0)  # of an earlier run
         self.rollout.engine.check_training()
         if self.lag:
             self.rollout.engine.check_lag()
             module: Any = self._attached.lightning_module
             reads = self.rollout.planner_reward.reads_probabilities and not self.single_level
             check_lag(module.grpo, self.roles_of_epoch(), self._attached.world_size, self.refills_per_round, reads)
-            # what is trained on meanwhile keeps its own; without a planner one is for both roles
+            # the round trained on meanwhile keeps its own; without a planner both roles share one
             copies = {id(reward): copy.copy(reward) for reward in map(self.reward_of, ROLES)}
             self._rewards_ahead = {role: copies[id(self.reward_of(role))] for role in ROLES}
         self.inference.check_training(self.rollout.config)
@@ -221,12 +221,12 @@ class RolloutDataModule(LightningDataModule):
         return [] if self.validation_tasks is None else self._loader(self.validation_tasks)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """Return one loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks give indices."""
+        """Return one loader per set of tasks, then one per benchmark, each in the order of `test`; benchmarks yield indices."""
         loaders = [self._loader(tasks) for tasks in self.test_tasks.values()]
         return loaders + [self._loader(range(len(benchmark))) for benchmark in self.benchmarks.values()]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
-        """Return the user's requests or, without any, the sets of tasks again; benchmarks write by themselves."""
+        """Return the user's requests or, without any, the sets of tasks again; benchmarks write their own records."""
         sources = self.test_tasks.values() if self.requests is None else [self.requests]
         return [self._loader(tasks) for tasks in sources]
 
@@ -236,19 +236,19 @@ class RolloutDataModule(LightningDataModule):
         return DataLoader(share, batch_size=None, collate_fn=list)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches stay as they are: tasks would be taken apart, and groups are packed on the host."""
+        """Leave batches as they are: tasks would be taken apart, and groups are packed on the host."""
         return batch
 
     def on_exception(self, exception: BaseException) -> None:
-        """Have the thread of a round ahead stop; a checkpoint has been written already, if there is to be one."""
+        """Stop the thread that samples a round ahead; a checkpoint, if any, has already been written."""
         self.stream.abandon(wait_s=0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the stream and fingerprints of the files' rows; all processes have to ask for it together."""
+        """Return the position in the stream and fingerprints of the files' rows; all processes have to call it together."""
         return self.stream.state_dict(self._shape()) | {"rows": fingerprints(self._sources)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; nothing to do but in training, which alone reads the stream.
+        """Resume where `state_dict` was taken; do nothing except in training, which alone reads the stream.
 
         Raises:
             ConfigError: see `BatchStream.load_state_dict`.
@@ -268,7 +268,7 @@ class RolloutDataModule(LightningDataModule):
         return {"data.train": self.train_tasks} | validation | tests
 
     def _shape(self) -> dict[str, Any]:
-        """Return what the position in the stream is counted in."""
+        """Return the settings on which the position in the stream depends."""
         return {
             "train (number of tasks)": len(self.train_tasks),
             "tasks_per_round": self.tasks_per_round,
@@ -305,10 +305,10 @@ class RolloutDataModule(LightningDataModule):
         return self._builder
 
     def _tell_invocations(self) -> None:
-        """Tell the policy the words from which its adapters act, if they are activated ones.
+        """Tell the policy the words from which its adapters act, if they are activated LoRA.
 
         Raises:
-            ConfigError: the executor is to work with a planner and without one, and its adapter is an activated one.
+            ConfigError: the executor is to work both with and without a planner, and its adapter is activated LoRA.
         """
         if self.policy.config.adapter == "alora":
             self.inference.check_invocation(self.single_level)
@@ -320,14 +320,14 @@ class RolloutDataModule(LightningDataModule):
         return -(-len(self.train_tasks) // self.tasks_per_round)
 
     def roles_of_epoch(self) -> list[Role]:
-        """Return whose batch each training step of the current epoch gets."""
+        """Return the role whose batch each training step of the current epoch gets."""
         first = self.stream.epoch * self.rounds_per_epoch
         return [role for i in range(self.rounds_per_epoch) for role in self._roles_of_round(first + i)]
 
     def planned_steps(self) -> Iterator[tuple[int, Role]] | None:
         """Yield the round, from 0, and the role of every optimiser step from the run's first to its last.
 
-        None where neither `trainer.max_steps` nor `trainer.max_epochs` says which is the last.
+        None if neither `trainer.max_steps` nor `trainer.max_epochs` determines the last one.
         """
         trainer, epochs = self._attached, self._attached.max_epochs or 0
         return self.schedule.planned_steps(
@@ -337,7 +337,7 @@ class RolloutDataModule(LightningDataModule):
         )
 
     def _roles_that_sample(self) -> set[Role]:
-        """Return the roles that take steps after the warm start, in a later epoch too."""
+        """Return the roles that take steps after the warm start, including in later epochs."""
         planned = self.planned_steps()
         if planned is None:
             return {
@@ -350,26 +350,26 @@ class RolloutDataModule(LightningDataModule):
         return roles_of(self.schedule, index) * self.updates_per_round
 
     def batches(self) -> Iterator[RolloutBatch]:
-        """Yield the rest of the current epoch."""
+        """Yield the remaining batches of the current epoch."""
         self._tell_invocations()
-        if self.stream.pending:  # of a checkpoint, or none was left over
+        if self.stream.pending:  # restored from a checkpoint that left some over
             self._start_round(self.stream.epoch * self.rounds_per_epoch + self.stream.round - 1)
         return self.stream.batches(self.rounds_per_epoch, self._sample_round, self._begin_round)
 
     def _sample_round(self) -> Sampled:
-        """Sample the next round; return its batches, and what its samples earned here, by task index."""
+        """Sample the next round; return its batches, and the rewards of its samples here, by task index."""
         index = self.stream.epoch * self.rounds_per_epoch + self.stream.round
         self._start_round(index)
         steps, versions, limits = self._roles_of_round(index), dict(self.policy.version), self.rollout.config
         if index < self.warm_start_rounds:
             return gold_batches(steps, versions, self.builder, self._draw(index).tasks, self.single_level, limits), {}
         played, earned = self._play(index, self.rollout.engine, {role: self.reward_of(role) for role in ROLES})()
-        if self.policy.config.adapter == "lora":  # both adapters are about to change; what the bare base reads is not
+        if self.policy.config.adapter == "lora":  # both adapters are about to change; the bare base is not
             self.policy.prefixes.forget()
         return sampled_batches(steps, versions, played, limits), earned
 
     def _begin_round(self, index: int, start: RoundStart | None) -> RoundAhead | RoundStart | None:
-        """Begin to sample a round while the one before is trained on, see `BatchStream.batches`."""
+        """Begin to sample a round while the previous one is trained on, see `BatchStream.batches`."""
         self._start_round(index - 1)
         if not self.lag or index <= self.warm_start_rounds:
             return None
@@ -388,18 +388,18 @@ class RolloutDataModule(LightningDataModule):
         return RoundAhead(begun, self._sampling_thread.begin(sample), abandoned)
 
     def _last_round(self) -> float:
-        """Return the number of the run's last round, as far as that is known."""
+        """Return the index of the run's last round; infinity if it is not known."""
         steps = self.planned_steps()
         return math.inf if steps is None else max((index for index, _ in steps), default=-1)
 
     def reward_of(self, role: Role) -> BaseReward:
-        """Return what a role is trained by."""
+        """Return the reward that a role is trained on."""
         if self.single_level:
             return self.turn_reward
         return self.rollout.planner_reward if role == "planner" else self.rollout.executor_reward
 
     def _start_round(self, index: int) -> None:
-        """Tell the rewards which round is trained on, once."""
+        """Tell the rewards, once, which round is trained on."""
         if index < self.warm_start_rounds or index == self._started_round:
             return
         self._started_round = index
@@ -417,7 +417,7 @@ class RolloutDataModule(LightningDataModule):
     def _play(
         self, index: int, engine: Engine, rewards: Mapping[Role, BaseReward]
     ) -> Callable[[], tuple[Round, dict[int, list[float]]]]:
-        """Draw a round; return what samples its episodes with an engine, scored by these rewards."""
+        """Draw a round; return a function that samples its episodes with an engine, scored by these rewards."""
         module: Any = self._attached.lightning_module
         tasks, player = self._draw(index), player_of(self.rollout, engine, rewards, self.single_level)
         own = self.policy, self.builder, self.stream.generator, self._roles_of_round(index), self.refills_per_round
@@ -432,13 +432,13 @@ class RolloutDataModule(LightningDataModule):
 
         Args:
             tasks: the tasks.
-            environment: answers the calls; None for the one of training, or that of the user's requests where `predict`
-                runs these.
+            environment: the environment that answers the calls; None for that of training, or that of the user's requests
+                if `predict` runs them.
         """
         if environment is None and isinstance(self.requests, Requests) and self._attached.predicting:
             environment = self.requests.environment
         self._tell_invocations()
-        self.evaluating = True  # stays so when it is left by an exception, until a run begins again
+        self.evaluating = True  # stays True after an exception, until a run begins again
         self.stream.settle()
         player = make_player(self.rollout, self.inference, self.single_level, environment)
         episodes, played = evaluate(player, self.policy, self.builder, tasks, self.seed, self.watch)

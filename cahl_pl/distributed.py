@@ -23,11 +23,11 @@ from cahl_pl.types import Group, RolloutBatch
 T = TypeVar("T")
 
 _LOST: Final = ("/gloo/", "Connection closed by peer", "ncclRemoteError", "remote process exited")
-"""What errors of gloo and NCCL say of other processes; those of the meeting have classes of their own."""
+"""Words in errors of gloo and NCCL about other processes; errors while processes meet have their own classes."""
 
 
 class AdapterDDPStrategy(DDPStrategy):
-    """One process a device, without DistributedDataParallel around the model.
+    """One process per device, without DistributedDataParallel around the model.
 
     DistributedDataParallel expects every parameter in every backward pass and the same number of passes on all ranks;
     here one of two adapters learns per step, in as many micro-batches as its rollouts need, and a rank whose groups
@@ -38,7 +38,7 @@ class AdapterDDPStrategy(DDPStrategy):
         """Meet the other processes.
 
         Raises:
-            ConfigError: those of other machines could not reach this one, see `check_own_address`.
+            ConfigError: processes on other machines could not reach this one, see `check_own_address`.
         """
         if self.num_nodes > 1 and self.root_device.type == "cpu" and self.process_group_backend in (None, "gloo"):
             assert self.cluster_environment is not None  # Lightning has chosen one by now
@@ -55,14 +55,14 @@ StrategyRegistry.register("adapter_ddp", AdapterDDPStrategy, description="data p
 def check_own_address(main_address: str) -> None:
     """Check that gloo will give other machines an address at which this one can be reached.
 
-    It gives what this machine's name stands for, which on many is an address that only the machine itself can reach. The others
-    would wait for it until the strategy's `timeout`.
+    It gives the address that this machine's name resolves to, which on many machines only the machine itself can reach. The
+    others would wait for it until the strategy's `timeout`.
 
     Args:
-        main_address: of the first process's machine, name or number.
+        main_address: name or number of the first process's machine.
 
     Raises:
-        ConfigError: it is such an address, and `GLOO_SOCKET_IFNAME` does not name an interface to take in its place.
+        ConfigError: it is such an address, and `GLOO_SOCKET_IFNAME` does not name an interface to use instead.
     """
     own = socket.gethostname()
     if not os.environ.get("GLOO_SOCKET_IFNAME") and _is_loopback(own) and not _is_loopback(main_address):
@@ -76,16 +76,16 @@ def check_own_address(main_address: str) -> None:
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(socket.gethostbyname(name)).is_loopback
-    except OSError:  # nobody knows it; torch will say so, or find another way
+    except OSError:  # it does not resolve; torch will say so, or find another way
         return False
 
 
 @contextlib.contextmanager
 def lost_processes_told() -> Iterator[None]:
-    """Make one sentence of the errors that end a run whose processes cannot reach each other any more.
+    """Turn the errors that end a run whose processes have lost each other into one sentence.
 
     Raises:
-        ProcessLostError: in their place.
+        ProcessLostError: instead of them.
     """
     try:
         yield
@@ -94,7 +94,7 @@ def lost_processes_told() -> Iterator[None]:
         unmet = dist.is_available() and isinstance(error, dist.DistNetworkError | dist.DistStoreError)
         if not unmet and not any(words in said for words in _LOST):
             raise
-        said = re.sub(r"^\[\S*\] ", "", said).split(". ")[0]  # without the place in gloo's source, and its good wishes
+        said = re.sub(r"^\[\S*\] ", "", said).split(". ")[0]  # without the place in gloo's source, and its advice
         who = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "of this run"
         if not dist.is_initialized():
             raise ProcessLostError(
@@ -128,7 +128,7 @@ def broadcast(parameters: list[nn.Parameter]) -> None:
 
 
 def differing_processes(tensors: Iterable[Tensor]) -> list[int]:
-    """Return the ranks of the processes whose tensors are not, bit for bit, those of the first. All have to ask together."""
+    """Return the ranks of the processes whose tensors are not, bit for bit, those of the first. All call it together."""
     digest = hashlib.sha256()
     if dist.is_available() and dist.is_initialized():
         for tensor in tensors:
@@ -153,7 +153,7 @@ def most_over_processes(value: int) -> int:
 
 
 def gather_over_processes(value: T) -> list[T]:
-    """Return what each process has, in the order of their ranks; a value of plain containers and tensors on the CPU."""
+    """Return each process's value, in the order of ranks; it may consist of plain containers and tensors on the CPU."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     gathered: list[T] = [value] * dist.get_world_size()
@@ -162,14 +162,14 @@ def gather_over_processes(value: T) -> list[T]:
 
 
 def reshard(batches: Sequence[Sequence[RolloutBatch]], rank: int, world_size: int) -> list[RolloutBatch]:
-    """Return the share of one process in the batches that wait.
+    """Return one process's share of the pending batches.
 
     Groups that are compared with one another stay together; comparisons are dealt out in turn. With as many processes as
     before, each gets its own batches back.
 
     Args:
-        batches: of each process that wrote the checkpoint; all have batches of the same steps.
-        rank: of this process.
+        batches: those of each process that wrote the checkpoint; all have batches of the same steps.
+        rank: this process's rank.
         world_size: number of processes now.
     """
     if len(batches) == world_size:

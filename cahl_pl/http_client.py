@@ -1,4 +1,4 @@
-"""Requests to a server, and what may come back in place of an answer."""
+"""Requests to a server, and the errors that may come back instead of an answer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MAX_REPLY: Final = 256 * 2**20
 
 
 class Refusal(ConfigError):
-    """The server has understood a request and refused it.
+    """Refusal by the server of a request that it has understood.
 
     Attributes:
-        status: of HTTP.
+        status: the HTTP status.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -33,11 +33,11 @@ class Refusal(ConfigError):
 
 
 class TryAgain(Exception):
-    """There was no answer that counts; the words say why."""
+    """Lack of a usable answer; the message says why."""
 
 
 class Client:
-    """Client that sends JSON to one server, once; who asks again, and when, is decided elsewhere (`engines/servers.py`).
+    """Client that sends JSON to one server, once; retries are decided elsewhere (`engines/servers.py`).
 
     Args:
         base_url: address of the server, with or without `/v1` at its end.
@@ -45,12 +45,12 @@ class Client:
         api_key_env: environment variable with the key that the server asks for; None for none.
 
     Raises:
-        ConfigError: the address is invalid, the variable is not set, or the key would go over a network in clear.
+        ConfigError: the address is invalid, the variable is not set, or the key would go over a network unencrypted.
     """
 
     def __init__(self, base_url: str, timeout_s: float = 600.0, api_key_env: str | None = None) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1").rstrip("/")
-        if "@" in base_url:  # it would stand in every message
+        if "@" in base_url:  # it would appear in every message
             raise ConfigError(
                 "data.engine.base_url has a name or a password before its host: leave them out; a key is given by "
                 "data.engine.api_key_env"
@@ -64,19 +64,19 @@ class Client:
         """Send a payload and read the answer.
 
         Args:
-            path: below the address.
+            path: the path below the address.
             payload: JSON value; None to get without sending any.
-            read: makes a value of the answer's JSON; raises ConfigError for one that is wrong, and `TryAgain`.
+            read: function that turns the answer's JSON into a value; raises ConfigError if it is wrong, or `TryAgain`.
 
         Raises:
-            TryAgain: there is no answer, or one that says to come again.
+            TryAgain: there is no answer, or one that says to try again.
             Refusal: the server refuses.
             ConfigError: it does not answer with JSON.
         """
         return read(_json(self._send(path, payload)))
 
     def tell(self, path: str, payload: Any) -> None:
-        """Send a payload; whatever the answer says but a refusal, it was heard. Raises as `ask`."""
+        """Send a payload; any answer but a refusal means that it was received. Raises as `ask`."""
         self._send(path, payload)
 
     def _send(self, path: str, payload: Any) -> bytes:
@@ -100,10 +100,10 @@ class Client:
             raise TryAgain(f"no answer ({type(getattr(error, 'reason', error)).__name__})") from None
 
     def _check_encryption(self, error: object) -> None:
-        """Refuse a server that cannot be reached by https however often it is asked.
+        """Refuse a server that cannot be reached by https however often one tries.
 
         Raises:
-            ConfigError: it has a certificate that nobody here trusts, or none.
+            ConfigError: it has a certificate that is not trusted here, or none.
         """
         if isinstance(error, ssl.SSLCertVerificationError):
             raise ConfigError(
@@ -130,7 +130,7 @@ class Client:
         return b"".join(parts)
 
     def _reason(self, error: urllib.error.HTTPError) -> str:
-        """Return what the server says about its refusal, on one line of plain characters."""
+        """Return the server's reason for its refusal, on one line of plain characters."""
         try:
             said = json.loads(error.read(2**16))
             said = said.get("error", said)
@@ -153,7 +153,7 @@ def _is_address(url: str) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether these are characters that may stand in an address or a header."""
+    """Return whether these are characters that an address or a header may contain."""
     return text.isascii() and text.isprintable() and " " not in text
 
 
@@ -176,19 +176,19 @@ _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
 _NOT_ENCRYPTED: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
-"""OpenSSL's words, by version, for an answer in clear."""
+"""OpenSSL's names, by version, for an unencrypted answer."""
 _MAX_JSON_REPLY: Final = 4 * 2**20
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would send the key on to another host."""
+    """Handler that follows no redirect, which would send the key on to another host."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 class _DirectHere(urllib.request.ProxyHandler):
-    """A proxy would look for this machine's servers on its own machine, and be sent a key in clear."""
+    """Handler that bypasses proxies for this machine's servers: they would look on their own, and see an unencrypted key."""
 
     def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
         if urlsplit(req.full_url).hostname in _LOCAL:
@@ -197,7 +197,7 @@ class _DirectHere(urllib.request.ProxyHandler):
 
 
 def make_opener() -> urllib.request.OpenerDirector:
-    """Return what follows no redirect and asks this machine's servers without the environment's proxy."""
+    """Return an opener that follows no redirect and asks this machine's servers without the environment's proxy."""
     return urllib.request.build_opener(_NoRedirect, _DirectHere)
 
 
@@ -208,7 +208,7 @@ def key_from(variable: str | None, url: str) -> str | None:
     """Return the key in an environment variable; None for no variable.
 
     Raises:
-        ConfigError: the variable is not set, or the address would take the key over the network in clear.
+        ConfigError: the variable is not set, or the address would send the key over the network unencrypted.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
@@ -234,12 +234,12 @@ def post_json(url: str, payload: Any, headers: Mapping[str, str], timeout: float
     Args:
         url: the address.
         payload: JSON values.
-        headers: further headers, a key among them; they stand in no message.
+        headers: further headers, including a key; no message shows them.
         timeout: seconds for one try.
-        retries: further tries, after 1, 2, 4, ... seconds, where the other side is busy or does not answer.
+        retries: further tries, after 1, 2, 4, ... seconds, if the other side is busy or does not answer.
 
     Raises:
-        ConfigError: the other side refuses, does not answer, or answers with something else than JSON.
+        ConfigError: the other side refuses, does not answer, or answers with something other than JSON.
     """
     host = urlsplit(url).hostname
     body = json.dumps(payload).encode()

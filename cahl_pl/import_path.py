@@ -15,7 +15,7 @@ def import_function(path: str, what: str) -> Callable[..., Any]:
 
     Args:
         path: module and name, with a dot between them.
-        what: what it is for, to begin the error with.
+        what: its purpose, with which the error begins.
 
     Raises:
         ConfigError: the path leads to nothing that can be called.

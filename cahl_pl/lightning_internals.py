@@ -1,4 +1,4 @@
-"""What we use of Lightning that it does not promise; tests/test_foreign_symbols.py names it."""
+"""Parts of Lightning that we use although it does not promise them; tests/test_foreign_symbols.py names them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 
 class ConfigurationWinsCLI(LightningCLI):
-    """A LightningCLI in which configuration and command line win over what a checkpoint holds.
+    """A LightningCLI in which configuration and command line override what a checkpoint contains.
 
     Attributes:
-        refused: the class whose constructor has raised something last, and what; None where none has.
+        refused: the class whose constructor was the first to raise, and its exception; None if none has.
     """
 
     refused: tuple[type, Exception] | None = None
 
     def instantiate_classes(self) -> None:
-        """Build all classes; `refused` says which could not be, whatever jsonargparse makes of that."""
+        """Build all classes; `refused` says which could not be built, whatever jsonargparse reports."""
         self.refused = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # newer versions of jsonargparse say that they prefer another way
@@ -33,17 +33,17 @@ class ConfigurationWinsCLI(LightningCLI):
     def _make(self, made: type, *args: Any, **kwargs: Any) -> Any:
         try:
             return made(*args, **kwargs)
-        except Exception as error:  # where a value may be one of several types, jsonargparse goes on with the next
+        except Exception as error:  # where a value may be one of several types, jsonargparse tries the next
             self.refused = self.refused or (made, error)
             raise
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would merge the checkpoint's stored hyper-parameters over the configuration and the command line.
-        # We store none, and what the user typed must hold.
+        # We store none, and what the user typed must win.
         return
 
     def run_verb(self, run: Callable[[], None]) -> None:
-        """Run the subcommand; subclasses put around it what they want."""
+        """Run the subcommand; subclasses may wrap it."""
         run()
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -57,10 +57,10 @@ class ConfigurationWinsCLI(LightningCLI):
 
 
 def settle_progress(trainer: Trainer, trained: bool) -> None:
-    """Have the loop's counts of batches say what those of a callback say that saves at the end of a step.
+    """Set the loop's batch counts to those seen by a callback that saves at the end of a step.
 
     Args:
-        trainer: whose training was left in the middle.
+        trainer: the trainer, whose training was left in the middle.
         trained: whether the step of the last batch that was fetched has been taken; else it is fetched again.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
@@ -74,8 +74,8 @@ def settle_progress(trainer: Trainer, trained: bool) -> None:
 
 
 def requeue_signals(trainer: Trainer) -> tuple[signal.Signals, ...]:
-    """Return the signal by which SLURM tells this job that it shall be requeued, if it does."""
-    # strategies of one device have no public way to the environment that the user may have configured
+    """Return the signal by which SLURM tells this job that it will be requeued, if it does."""
+    # single-device strategies give no public access to the environment that the user may have configured
     environment = trainer._accelerator_connector.cluster_environment
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
         return (environment.requeue_signal,)

@@ -1,4 +1,4 @@
-"""What the episodes of a rollout or a benchmark achieved, and how economically they called tools."""
+"""Success of the episodes of a rollout or a benchmark, and the economy of their tool calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COUNTS = (
 
 
 def is_success(trajectory: Trajectory) -> bool:
-    """Return whether a trajectory did what was asked, measured against the gold calls, or its outcome where there are none.
+    """Return whether a trajectory did what was asked, measured against the gold calls, or its outcome if there are none.
 
     With gold calls: the multiset of the executed calls equals the multiset of the gold calls, both coerced by
     the task's tools; their order does not count. Without gold calls: the plan could be read, nothing was
@@ -56,28 +56,28 @@ class ToolUse(Metric):
     """Success and economy of tool calls over trajectories: the quantities of the paper's efficiency results.
 
     A *call* is a step's output that is not an answer in text; an output in which nothing can be read is a
-    call with the cause `parse`. Every trajectory counts as one task. `compute` gives a dict of scalars; where
+    call with the cause `parse`. Every trajectory counts as one task. `compute` returns a dict of scalars; where
     a denominator is 0, the value is 0.
 
     | key | value |
     | --- | --- |
-    | `task/success` | share of trajectories for which `is_success` holds |
-    | `task/cut` | share of trajectories that ended early, at a prompt that was too long, mostly by what a tool answered |
+    | `task/success` | share of trajectories for which `is_success` is true |
+    | `task/cut` | share of trajectories that ended early, at a prompt that was too long, mostly because of a tool's answer |
     | `tools/calls_per_task` | calls / trajectories |
     | `tools/calls_per_success` | calls in successful trajectories / successful trajectories |
-    | `tools/invalid_rate` | share of calls that failed by any cause but `tool` |
-    | `tools/invalid_rate/<cause>` | share of calls that failed by this cause |
+    | `tools/invalid_rate` | share of calls that failed for any cause but `tool` |
+    | `tools/invalid_rate/<cause>` | share of calls that failed for this cause |
     | `tools/error_rate` | share of calls that the tool itself answered with an error (cause `tool`) |
     | `tools/redundant_rate` | share of calls that repeat one made earlier in the trajectory (once coerced) |
     | `tools/excess` | sum over trajectories of max(0, calls - gold calls) / calls |
     | `plan/subtasks` | mean number of sub-tasks of the plans that could be read |
     | `plan/parse_error_rate` | share of trajectories whose plan could not be read |
     | `plan/thinking_tokens` | mean number of tokens of thought that the planner wrote for a trajectory |
-    | `tools/thinking_tokens` | the same of the executor, over all its outputs |
+    | `tools/thinking_tokens` | the same for the executor, over all its outputs |
 
     Args:
-        kwargs: of torchmetrics' `Metric`. `compute` adds the counts of all processes up, on the device that the metric has been
-            moved to: NCCL takes nothing from the host. `sync_on_compute=False` leaves it at those of this process.
+        kwargs: arguments of torchmetrics' `Metric`. `compute` adds up the counts of all processes on the metric's device
+            (NCCL cannot reduce host tensors). `sync_on_compute=False` counts this process alone.
     """
 
     is_differentiable = False
@@ -92,7 +92,7 @@ class ToolUse(Metric):
         self.add_state("counts", torch.zeros(len(_COUNTS), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, trajectories: Sequence[Trajectory | Mapping[str, int]]) -> None:
-        """Count these trajectories in, or what `count_uses` gave for them."""
+        """Add these trajectories, or the counts that `count_uses` returned for them."""
         total: Counter[str] = Counter()
         for item in trajectories:
             total.update(count_uses(item) if isinstance(item, Trajectory) else item)

@@ -54,16 +54,16 @@ class CAHLModule(LightningModule):
         grpo: advantages and loss of both roles.
         planner: the planner's optimiser.
         executor: the executor's optimiser.
-        planner_grpo: what the planner has of its own in place of keys of `grpo`.
-        executor_grpo: what the executor has of its own.
+        planner_grpo: the planner's own values for keys of `grpo`.
+        executor_grpo: the executor's own values.
         max_tokens_per_micro_batch: tokens of one forward and backward pass, padding included, shared tokens counted
-            once. The gradient does not depend on it, only memory and speed do: samples of a prompt that do not fit in
-            together have it computed again.
-        max_skipped_steps: stop when so many steps of a role in a row had a loss or gradients that were not finite. Such a
-            step moves nothing and is counted.
+            once. The gradient does not depend on it, only memory and speed do: a prompt whose samples do not fit in
+            together is computed again.
+        max_skipped_steps: stop when this many steps of a role in a row had a loss or gradients that were not finite. Such
+            a step changes no weights and is counted.
 
     Raises:
-        ValueError: max_skipped_steps is below 1, or what a role has of its own does not go with the rest.
+        ValueError: max_skipped_steps is below 1, or a role's own values do not go with the rest.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class CAHLModule(LightningModule):
     # --- set-up ------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that the processes can train one of two adapters at a time, and run the passes that a sharded base asks for.
+        """Check that the processes can train one of two adapters at a time, and run the passes that a sharded base requires.
 
         Raises:
-            ConfigError: the strategy cannot; or processes would run a sharded base each as often as its own tasks need.
+            ConfigError: the strategy cannot; or each process would run a sharded base as often as its own tasks need.
         """
         fit_names(self.trainer)
         if self.policy.config.shard_base and self.trainer.world_size > 1:
@@ -122,8 +122,8 @@ class CAHLModule(LightningModule):
 
         Raises:
             ConfigError: `trainer.precision` is not 32-true, the configuration allows sequences that the base cannot take, or
-                asks for an attention that cannot train here.
-            PolicyError: the base computes something else here than in plain passes.
+                an attention that cannot train here.
+            PolicyError: the base does not compute here what it computes in plain passes.
         """
         if self._trainer is None:
             self.policy.load("cpu")
@@ -142,7 +142,7 @@ class CAHLModule(LightningModule):
                 keep_reference(self.policy, role)
 
     def _longest(self) -> int:
-        """Return the tokens of the longest sequence that the configuration allows; 0 where there are no data."""
+        """Return the tokens of the longest sequence that the configuration allows; 0 without data."""
         rollout = getattr(getattr(self.trainer, "datamodule", None), "rollout", None)
         if rollout is None:
             return 0
@@ -150,9 +150,9 @@ class CAHLModule(LightningModule):
         return config.longest
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add the callback that stops a run which learns nothing, unless the trainer has one with settings of its own.
+        """Add the callback that stops a run which learns nothing, unless the trainer already has one.
 
-        Put in its place here: what is returned would come last, after evaluations that take long.
+        It is inserted here: returned callbacks would come last, after evaluations that take long.
         """
         from cahl_pl.callbacks import StartSummary, StopIfNothingLearned  # here: callbacks import this module
 
@@ -166,7 +166,7 @@ class CAHLModule(LightningModule):
         """Return one AdamW and one schedule per role, over the adapter's parameters found by name.
 
         Raises:
-            ConfigError: a schedule that ends with the run, but nothing says where that is.
+            ConfigError: a schedule ends with the run, but nothing determines where that is.
         """
         planned = self._data.planned_steps()
         taken = Counter(role for i, role in planned or () if i >= self._data.warm_start_rounds)
@@ -181,7 +181,7 @@ class CAHLModule(LightningModule):
                         f"model.{role}.lr_schedule is {config.lr_schedule}, which ends with the run, but trainer.max_steps and "
                         f"trainer.max_epochs are both -1: give one of them, or --model.{role}.lr_schedule constant"
                     )
-                self._num_steps[role] = 10**9  # the budget alone says where the run ends
+                self._num_steps[role] = 10**9  # the budget alone determines where the run ends
             named = {name: p for name, p in self.policy.lm.named_parameters() if f".{role}." in name}
             # counted from the first round on, so that a resumed run finds the same number
             optimizer, scheduler = make_optimizer(named, config, self._num_steps[role])
@@ -219,7 +219,7 @@ class CAHLModule(LightningModule):
         self._data.rollout.engine.start_training(self.policy)
 
     def on_train_end(self) -> None:
-        """Give up a round that is still being sampled: the run has ended before it."""
+        """Abandon a round that is still being sampled: the run has ended before it."""
         self._data.stream.abandon(wait_s=30.0)
 
     # --- training ----------------------------------------------------------------------------------------------------
@@ -253,10 +253,10 @@ class CAHLModule(LightningModule):
             self._tell_skipped(role, batch)
 
     def on_train_epoch_end(self) -> None:
-        """Check that the epoch was not left in the middle, which Lightning does without a word.
+        """Check that the epoch was not left in the middle, which Lightning does silently.
 
         Raises:
-            ConfigError: it was; the next one would be left too.
+            ConfigError: it was, and the next one would be too.
         """
         if self._data.stream.is_waiting:
             raise ConfigError(
@@ -267,8 +267,8 @@ class CAHLModule(LightningModule):
     def _log_step(self, role: Role, metrics: dict[str, float]) -> None:
         """Write a step's values; the x-axis is `trainer.global_step`, optimiser steps of both roles.
 
-        Not through Lightning, which would write a role's last values once more with the other role's next step: a curve
-        would have points that nothing was measured at, and a resumed run fewer of them.
+        This bypasses Lightning, which would write a role's last values once more with the other role's next step: curves
+        would have points where nothing was measured, and a resumed run fewer of them.
         """
         self.log_dict(metrics, logger=False, batch_size=1)  # for callbacks
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -292,7 +292,7 @@ class CAHLModule(LightningModule):
             )
 
     def scoring(self, role: Role, reward: BaseReward | None = None) -> Scoring:
-        """Return what decides the advantages of the role's groups; by `reward` in place of the one that is trained on."""
+        """Return the scoring that decides the advantages of the role's groups; by `reward` instead of the one trained on."""
         data = self._data
         if reward is None:
             reward = data.reward_of(role)
@@ -308,7 +308,7 @@ class CAHLModule(LightningModule):
     # --- evaluation ----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting afresh."""
+        """Reset the counts."""
         benchmark = self._data.validation_benchmark
         if benchmark is None:
             self._evaluation = Evaluation(self._data, ["val"], device=self.device)
@@ -324,7 +324,7 @@ class CAHLModule(LightningModule):
         self._log_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        """Start counting afresh, one set of metrics per test set; benchmarks go on from their records."""
+        """Reset the counts, one set of metrics per test set; benchmarks resume from their records."""
         data = self._data
         folder = (data.results or run_folder(self.trainer)) if data.benchmarks else None
         settings = self._benchmark_settings(*data.benchmarks) if data.benchmarks else None
@@ -339,7 +339,7 @@ class CAHLModule(LightningModule):
         self._log_evaluation()
 
     def predict_step(self, batch: list[Task], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Return greedy episodes as records, to be written down."""
+        """Return greedy episodes as records, to be written."""
         return [record(trajectory) for trajectory in self._data.evaluate(batch)]
 
     @property
@@ -348,7 +348,7 @@ class CAHLModule(LightningModule):
         return self._evaluation
 
     def _benchmark_settings(self, *names: str) -> dict[str, Any]:
-        """Return what the records of benchmarks belong to: checkpoint, model, prompts and limits.
+        """Return the settings that benchmarks' records belong to: checkpoint, model, prompts and limits.
 
         Raises:
             ConfigError: there are several processes.
@@ -374,12 +374,12 @@ class CAHLModule(LightningModule):
         return self.policy.adapter_state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self.policy.load_adapter_state(dict(state_dict))
-        return torch.nn.Module().load_state_dict({})  # torch's word for: every key has found its place
+        return torch.nn.Module().load_state_dict({})  # torch's way to say that all keys matched
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the policy's versions, its configuration, and who is in the warm start."""
+        """Add the policy's versions, its configuration, and the roles in the warm start."""
         checkpoint["policy_version"] = dict(self.policy.version)
         checkpoint["policy_config"] = asdict(self.policy.config)
         checkpoint["warm"] = [role for role in ROLES if role in self.updates.warm]
@@ -388,8 +388,8 @@ class CAHLModule(LightningModule):
         """Restore the policy's versions.
 
         Raises:
-            PolicyError: its adapters mean something else in the policy as it is configured now.
-            ConfigError: its optimisers group their parameters in another way.
+            PolicyError: its adapters would act differently in the policy as it is configured now.
+            ConfigError: its optimisers group their parameters differently.
         """
         self._checkpoint_step = taken = int(checkpoint["global_step"])
         most: int = self.trainer.max_steps
@@ -405,4 +405,4 @@ class CAHLModule(LightningModule):
         self.policy.version.update(checkpoint["policy_version"])
         self.updates.warm = set(
             checkpoint.get("warm", ())
-        )  # an old checkpoint goes on with the bare base as its reference
+        )  # an old checkpoint resumes with the bare base as its reference

@@ -48,7 +48,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finder of the new module where the old one is asked for; comes last, so that it costs nothing else anything."""
+    """Finder of the new module when the old one is imported; comes last, so that it slows down no other import."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -64,16 +64,16 @@ class _Finder(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the new module its own spec back, which the import system has replaced; it has been run before."""
+        """Restore the new module's own spec, which the import system has replaced; the module has been run before."""
         module.__spec__ = self._spec
 
 
 def warn_of_moved_names(text: str, place: str) -> None:
-    """Warn of every old name in a configuration, by its line; the import that follows has nothing to add.
+    """Warn of every old name in a configuration, by its line; the import that follows adds nothing.
 
     Args:
-        text: of a YAML file, or a word of the command line.
-        place: what the warning names: the file, or `command line`.
+        text: the text of a YAML file, or a word of the command line.
+        place: the place that the warning names: the file, or `command line`.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         for name in re.findall(r"\bcahl_pl((?:\.[a-z_0-9]+)+)", line.partition("#")[0]):
@@ -87,6 +87,6 @@ def warn_of_moved_names(text: str, place: str) -> None:
 
 
 def find_moved_modules() -> None:
-    """Have imports of the old names find the new modules, with a warning."""
+    """Make imports of the old names find the new modules, with a warning."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

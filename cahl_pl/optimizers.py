@@ -1,4 +1,4 @@
-"""A role's optimiser: what is configured of it, how it is made, and what holds after a resume or a warm start."""
+"""A role's optimiser: its configuration, its construction, and its settings after a resume or a warm start."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class OptimizerConfig:
             `cosine_with_restarts`, `polynomial`.
         warmup_steps: steps of this role over which the rate rises from 0.
         warm_start_lr: constant learning rate of the supervised warm start.
-        betas: of AdamW.
-        weight_decay: of AdamW.
+        betas: AdamW's betas.
+        weight_decay: AdamW's weight decay.
         max_grad_norm: gradients are scaled down to this norm; `.inf` leaves them as they are.
-        lora_plus_ratio: LoRA's B learns so many times as fast as A (LoRA+, arXiv 2402.12354, which takes 16; then lower lr).
+        lora_plus_ratio: learning rate of LoRA's B relative to A's (LoRA+, arXiv 2402.12354, which uses 16; then lower lr).
 
     Raises:
         ValueError: a value is out of its range, or there is no such schedule.
@@ -75,12 +75,12 @@ class OptimizerConfig:
 def make_optimizer(
     named: Mapping[str, nn.Parameter], config: OptimizerConfig, num_steps: int
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW and its schedule over one role's parameters.
+    """Return AdamW and its schedule over one role's parameters.
 
     Args:
         named: the parameters by name.
-        config: of the role.
-        num_steps: of the role after the warm start, the length of the schedule.
+        config: the role's configuration.
+        num_steps: the role's steps after the warm start, the length of the schedule.
     """
     groups = [list(named.values())]
     if config.lora_plus_ratio != 1:
@@ -95,13 +95,13 @@ def make_optimizer(
 
 
 def set_rate(optimizer: Any, config: OptimizerConfig, rate: float) -> None:
-    """Let A learn at `rate`, and B at its multiple."""
+    """Set A's learning rate to `rate`, and B's to its multiple."""
     for group, ratio in zip(optimizer.param_groups, _ratios(config), strict=False):
         group["lr"] = rate * ratio
 
 
 def hold_to(optimizer: Any, scheduler: Any, config: OptimizerConfig) -> None:
-    """Make what is configured hold, where a checkpoint has brought back older settings."""
+    """Apply the configured settings where a checkpoint has restored older ones."""
     for group in optimizer.param_groups:
         group["betas"], group["weight_decay"] = tuple(config.betas), config.weight_decay
     ratios = _ratios(config)[: len(optimizer.param_groups)]
@@ -111,12 +111,12 @@ def hold_to(optimizer: Any, scheduler: Any, config: OptimizerConfig) -> None:
 def scheduled_rate(scheduler: Any, config: OptimizerConfig, num_steps: int, spent: float = 0.0) -> float:
     """Return the learning rate of A for the next step.
 
-    `get_last_lr` would give that of the checkpoint after a start with another one.
+    `get_last_lr` would return the checkpoint's rate after a start with another one.
 
     Args:
-        scheduler: of `make_optimizer`.
-        config: of the role.
-        num_steps: as it was made with.
+        scheduler: the scheduler from `make_optimizer`.
+        config: the role's configuration.
+        num_steps: the number that it was made with.
         spent: share of a budget of tokens that is spent, from 0 to 1. A schedule that ends with the run ends with its steps or
             with its budget, whichever comes first.
     """
@@ -127,10 +127,10 @@ def scheduled_rate(scheduler: Any, config: OptimizerConfig, num_steps: int, spen
 
 
 def check_state(role: Role, config: OptimizerConfig, state: Mapping[str, Any]) -> None:
-    """Compare what is configured with what a checkpoint holds of the optimiser.
+    """Compare the configured optimiser with its state in a checkpoint.
 
     Raises:
-        ConfigError: the parameters are grouped in another way.
+        ConfigError: the parameters are grouped differently.
     """
     before, now = len(state["param_groups"]) > 1, config.lora_plus_ratio != 1
     if before != now:
@@ -141,7 +141,7 @@ def check_state(role: Role, config: OptimizerConfig, state: Mapping[str, Any]) -
 
 
 def forget_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Let AdamW start anew: the moments of the warm start's gradients say nothing of those to come."""
+    """Reset AdamW: the moments of the warm start's gradients say nothing about those to come."""
     optimizer.state.clear()
 
 

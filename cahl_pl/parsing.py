@@ -1,6 +1,6 @@
-"""Text of the model to values, and back. Reading is total: any string gives a value, never an exception.
+"""Conversion of the model's text to values, and back. Reading is total: any string gives a value, never an exception.
 
-Planner:  `<plan>`, one JSON object `{"task": ..., "tool": ..., "parameters": {...}}` a line, `</plan>`.
+Planner:  `<plan>`, one JSON object `{"task": ..., "tool": ..., "parameters": {...}}` per line, `</plan>`.
 Executor: `<tool_call>{"name": ..., "parameters": {...}}</tool_call>` or `<answer>text</answer>`.
 Executor without a planner: one or more such calls, or one answer.
 Either may open with `<think>...</think>`; everything up to the last `</think>` is dropped before reading.
@@ -18,14 +18,14 @@ from typing import Any, Final
 from cahl_pl.types import Action, Plan, SubTask, ToolCall, Turn
 
 MAX_DEPTH: Final = 64
-"""Deepest nesting of a value that is read: what handles it later recurses, and must not run out of stack."""
+"""Deepest nesting of a value that is read: code that handles it later recurses, and must not run out of stack."""
 MAX_DIGITS: Final = 300
-"""Longest number that is read: what is shorter fits into a float, so that no later conversion overflows."""
+"""Longest number that is read: a shorter one fits into a float, so that no later conversion overflows."""
 
 MAX_CALLS: Final = 64
-"""Most calls that one output may hold: what compares them with gold calls takes time in proportion to both."""
+"""Most calls in one output: comparing them with gold calls takes time in proportion to both."""
 MAX_SUBTASKS: Final = 64
-"""Most sub-tasks of a plan: what aligns them with gold calls takes time in proportion to both, and more."""
+"""Most sub-tasks of a plan: aligning them with gold calls takes time in proportion to both, and more."""
 
 _PLAN_TAG: Final = re.compile(r"</?plan>")
 _ACTION_TAG: Final = re.compile(r"</?(?:tool_call|answer)>")
@@ -102,7 +102,7 @@ def parse_action(text: str) -> Action:
 def parse_turn(text: str) -> Turn:
     """Read an output of the executor that works without a planner.
 
-    One or more `<tool_call>` elements, each with one JSON object or one a line, as chat models are trained to write
+    One or more `<tool_call>` elements, each with one JSON object or one per line, as chat models are trained to write
     several calls; or one `<answer>`. As in `parse_action`, text around them leaves the calls readable. One call that
     cannot be read makes all of them unreadable: what the others are worth without it is not known.
 
@@ -168,7 +168,7 @@ def format_answer(text: str) -> str:
 
 
 def _dump(value: Mapping[str, Any]) -> str:
-    # In JSON text a "<" stands only within strings, where its escape means the same and is no tag.
+    # In JSON text a "<" occurs only within strings, where its escape means the same and is no tag.
     return _ANY_TAG.sub(r"\\u003c", json.dumps(value, ensure_ascii=False))
 
 
@@ -185,7 +185,7 @@ def split_thought(text: str) -> tuple[str, str]:
 
 
 def is_single_thought(thought: str) -> bool:
-    """Return whether this is nothing, or one `<think>...</think>` with only white space before it."""
+    """Return whether this is empty, or one `<think>...</think>` with only white space before it."""
     if not thought:
         return True
     once = thought.count("<think>") == thought.count("</think>") == 1
@@ -221,7 +221,7 @@ def _read_call(payload: str) -> ToolCall:
 
 
 def _read_calls(body: str) -> list[ToolCall]:
-    """Return one call, or one a line; raises ValueError, and nothing else, with a short reason."""
+    """Return one call, or one per line; raises ValueError, and nothing else, with a short reason."""
     lines = [line for line in body.split("\n") if line.strip()]
     if len(lines) > 1:
         try:
@@ -232,10 +232,10 @@ def _read_calls(body: str) -> list[ToolCall]:
 
 
 def read_json(text: str) -> Any:
-    """Read JSON of which nothing is too large, too deep or there twice.
+    """Read JSON in which nothing is too large, too deep or repeated.
 
     Raises:
-        ValueError: it is not that; the message is a short reason. Nothing else is raised.
+        ValueError: it is not such JSON; the message is a short reason. Nothing else is raised.
     """
     try:
         return _clean(_DECODER.decode(text.strip()), 0)

@@ -1,4 +1,4 @@
-"""Sampling of tasks: which of them a training round draws. How tokens are sampled: `cahl_pl.engines.base.Sampling`."""
+"""Sampling of the tasks of training rounds. For the sampling of tokens, see `cahl_pl.engines.base.Sampling`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cahl_pl.errors import ConfigError
 class TaskSampler(ABC):
     """Sampler of the tasks of each training round.
 
-    With several processes every one of them draws the whole round and takes its share of it, so all have to hold the
-    same state: `update` must get the same rewards, those of all processes, on each of them.
+    With several processes, each draws the whole round and takes its share of it, so all must have the same state:
+    `update` must get the same rewards, those of all processes, on each of them.
     """
 
     @abstractmethod
@@ -26,38 +26,38 @@ class TaskSampler(ABC):
 
         Args:
             num_tasks: how many tasks there are.
-            seed: of the run.
-            epoch: from 0.
-            round_index: of the epoch, from 0.
-            tasks_per_round: how many to draw; fewer come where there are not so many.
+            seed: the run's seed.
+            epoch: the epoch, from 0.
+            round_index: the round of the epoch, from 0.
+            tasks_per_round: how many to draw; fewer are returned if there are not enough.
         """
 
     def refill(
         self, num_tasks: int, seed: int, epoch: int, round_index: int, attempt: int, taken: Collection[int], count: int
     ) -> list[int]:
-        """Return further tasks of a round, for dynamic sampling, all different: here any that it has not had, by chance.
+        """Return further tasks of a round, for dynamic sampling, all different: here random ones that it has not had.
 
         Args:
             num_tasks: how many tasks there are.
-            seed: of the run.
-            epoch: from 0.
-            round_index: of the epoch, from 0.
+            seed: the run's seed.
+            epoch: the epoch, from 0.
+            round_index: the round of the epoch, from 0.
             attempt: refills of this round before this one.
             taken: tasks of the round so far.
-            count: how many to draw; fewer come where there are not so many.
+            count: how many to draw; fewer are returned if there are not enough.
         """
         order = torch.randperm(num_tasks, generator=_generator(seed, epoch, round_index, attempt + 1)).tolist()
         return [task for task in order if task not in taken][:count]
 
     def update(self, rewards: Mapping[int, Sequence[float]]) -> None:  # noqa: B027 - there may be nothing to note
-        """Take note of what the round's samples earned, by task index. A sampler that does not care ignores it."""
+        """Note the rewards of the round's samples, by task index. A sampler that does not need them ignores them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold, tensors alone."""
+        """Return the state for a checkpoint, tensors only."""
         return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: B027
-        """Go on from `state_dict`."""
+        """Restore `state_dict`."""
 
 
 class Shuffled(TaskSampler):
@@ -74,7 +74,7 @@ class Shuffled(TaskSampler):
 
 
 class RewardSampler(TaskSampler):
-    """Tasks by the mean and the variance of their past rewards, after ToolSample (arXiv 2509.14718).
+    """Sampler of tasks by the mean and the variance of their past rewards, after ToolSample (arXiv 2509.14718).
 
     The idea is that paper's, the formula is ours. GRPO learns nothing from a task whose samples all earn the same, and
     a task that is mastered has nothing left to teach. A task that has been seen is drawn with the weight
@@ -94,7 +94,7 @@ class RewardSampler(TaskSampler):
 
     Args:
         floor: what is added to both factors; the larger, the more even the draw.
-        decay: of the moving averages: share of the past in them after an update.
+        decay: decay of the moving averages: the share of the past in them after an update.
         explore: weight of a task that has not been seen, relative to the best that has.
         minimum: the lowest reward possible.
         maximum: the highest reward possible. A reward outside widens the range for good, so that rewards of another
@@ -166,7 +166,7 @@ class RewardSampler(TaskSampler):
         tasks = torch.tensor(list(groups))
         mean = torch.stack([group.mean() for group in groups.values()])
         variance = torch.stack([group.var(correction=0) for group in groups.values()])
-        past = torch.where(self._seen[tasks], self.decay, 0.0).double()  # the first round stands for itself
+        past = torch.where(self._seen[tasks], self.decay, 0.0).double()  # the first round counts alone
         self._mean[tasks] = past * self._mean[tasks] + (1 - past) * mean
         self._variance[tasks] = past * self._variance[tasks] + (1 - past) * variance
         self._seen[tasks] = True
@@ -178,7 +178,7 @@ class RewardSampler(TaskSampler):
         return {name: getattr(self, f"_{name}").clone() for name in _STATE}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`.
+        """Restore `state_dict`.
 
         Raises:
             ConfigError: it is another sampler's.
@@ -200,7 +200,7 @@ class RewardSampler(TaskSampler):
 
 
 def _generator(seed: int, epoch: int, round_index: int, refill: int = 0) -> torch.Generator:
-    """Return random numbers of a round's draw."""
+    """Return the random generator of a round's draw."""
     # odd factors: torch keeps the low 32 bits of a seed, in which no two positions of a run meet
     position = (seed * 100_003 + epoch) * 1_000_003 + round_index
     return torch.Generator().manual_seed((position + refill * 1_500_450_271) % 2**63)

@@ -1,4 +1,4 @@
-"""Whose turn it is: which roles take an optimiser step after each rollout round."""
+"""Schedules: which roles take an optimiser step after each rollout round."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Schedule(ABC):
         Args:
             updates_per_round: steps of a role on the same batch.
             max_rounds: rounds of the run; None: as many as `max_steps` take.
-            max_steps: steps of the run; None: as many as `max_rounds` give.
+            max_steps: steps of the run; None: as many as `max_rounds` have.
 
         Returns:
-            None where neither says which step is the last.
+            None if neither determines the last step.
         """
         if max_rounds is None and max_steps is None:
             return None
@@ -45,7 +45,7 @@ def roles_of(schedule: Schedule, round_index: int) -> tuple[Role, ...]:
     """Return the roles of a schedule, which may be a user's own, that step in a round.
 
     Raises:
-        ConfigError: it raises something, or gives something else than one role or both, each once.
+        ConfigError: it raises an error, or returns anything but one role or both, each once.
     """
     with own_code(schedule, "roles", f"round {round_index}"):
         found = schedule.roles(round_index)
@@ -71,12 +71,12 @@ class Alternate(Schedule):
         self.order: tuple[Role, ...] = ROLES if first == "planner" else (ROLES[1], ROLES[0])
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
-        """Both, `first` first."""
+        """Return both roles, `first` first."""
         return self.order
 
 
 class PlannerOnly(Schedule):
-    """Only the planner learns; the executor stays as it is (the paper's FreezeLow)."""
+    """Schedule of the planner alone; the executor does not change (the paper's FreezeLow)."""
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
         """Return the planner."""
@@ -84,7 +84,7 @@ class PlannerOnly(Schedule):
 
 
 class ExecutorOnly(Schedule):
-    """Only the executor learns; the planner stays as it is (the paper's FreezeHigh)."""
+    """Schedule of the executor alone; the planner does not change (the paper's FreezeHigh)."""
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
         """Return the executor."""
@@ -92,7 +92,7 @@ class ExecutorOnly(Schedule):
 
 
 class Ratio(Schedule):
-    """`planner` planner steps, then `executor` executor steps, and again.
+    """Cycle of `planner` planner steps, then `executor` executor steps.
 
     Args:
         planner: planner steps in a row, n.
@@ -108,7 +108,7 @@ class Ratio(Schedule):
         self.planner, self.executor = planner, executor
 
     def roles(self, round_index: int) -> tuple[Role, ...]:
-        """N - 1 rounds of the planner, one of both, m - 1 of the executor: the last P and the first E share a round."""
+        """Return the planner for n - 1 rounds, both once, the executor for m - 1: the last P and the first E share a round."""
         turn = round_index % (self.planner + self.executor - 1)
         if turn < self.planner - 1:
             return ("planner",)

@@ -1,7 +1,7 @@
-"""The values that a training step passes from hand to hand, in the order in which they appear.
+"""The values that a training step passes along, in the order in which they appear.
 
 `Task` -> `Plan` (G_h of them) -> `Step`s with `ToolCall` and `Feedback` (G_l of each) -> `Trajectory` -> `RolloutBatch`.
-Nothing here knows of models, files or Lightning.
+Nothing here depends on models, files or Lightning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-if TYPE_CHECKING:  # what only carries tasks and calls, such as a tool's worker process, does without torch
+if TYPE_CHECKING:  # code that only passes on tasks and calls, such as a tool's worker process, needs no torch
     from torch import Tensor
 
 Role: TypeAlias = Literal["planner", "executor"]
@@ -22,7 +22,7 @@ ROLES: tuple[Role, Role] = ("planner", "executor")
 JSONSchema: TypeAlias = Mapping[str, Any]
 
 FeedbackError: TypeAlias = Literal[
-    "parse",  # the output holds no call that can be read
+    "parse",  # the output contains no call that can be read
     "unknown_tool",  # the call names a tool that is not offered
     "missing",  # a required parameter is missing
     "undeclared",  # a parameter is not in the tool's schema
@@ -56,12 +56,12 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
-class _Unknown(Enum):  # of an enum there is one object, also after a copy and in another process
+class _Unknown(Enum):  # an enum member is one object, also after a copy and in another process
     RESULT = "no result is stored"
 
 
 NO_RESULT: Final = _Unknown.RESULT
-"""The result of a gold call where none is stored. None is one that is: tools answer null."""
+"""The result of a gold call for which none is stored. None would be a stored result: tools answer null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,11 @@ class GoldCall:
         name: the tool.
         arguments: the values that the executor has to write, every reference resolved.
         result: what the tool answered when the trajectory was recorded; `NO_RESULT` where nothing is stored.
-        references: parameter -> what the planner writes in place of the value, which it cannot know: `"$i"`, the result of
+        references: parameter -> what the planner writes instead of the value, which it cannot know: `"$i"`, the result of
             the i-th gold call (from 1), or a part of it, `"$i.city"`, `"$i.items[0].id"`; or a list or an object with such
             references in it (`cahl_pl.schema.references`).
-        instruction: what a plan in words says to have the call made, results of earlier calls as references; empty where
-            nobody has said it.
+        instruction: the words by which a plan in words asks for the call, with results of earlier calls as references;
+            empty if none are given.
     """
 
     name: str
@@ -92,17 +92,17 @@ class GoldCall:
 
     @property
     def planned(self) -> ToolCall:
-        """The call as the planner writes it: results of earlier calls stand as references."""
+        """The call as the planner writes it: with references to the results of earlier calls."""
         return ToolCall(self.name, {**self.arguments, **self.references})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Outcome that a request's fulfilment can be checked by, whichever calls lead to it: no reference call is in it.
+    """Outcome by which a request's fulfilment can be checked, whichever calls lead to it; it has no reference calls.
 
     Attributes:
-        results: what the user wants to be told, as tools answer it; an error that a right call meets counts too.
-        state: the environment's state afterwards; None where the request changes none.
+        results: what the user wants to know, as tools answer it; an error that a correct call meets counts too.
+        state: the environment's state afterwards; None if the request changes none.
 
     A request that needs no tool has neither.
     """
@@ -112,13 +112,13 @@ class Outcome:
 
     @property
     def needs_tools(self) -> bool:
-        """Whether there is anything to check."""
+        """Return whether there is anything to check."""
         return bool(self.results) or self.state is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of the dialogue so far. A `tool` message is what the environment answered."""
+    """One turn of the dialogue so far. A `tool` message is the environment's answer."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
@@ -133,15 +133,15 @@ class Task:
         messages: the dialogue; the last message is the request (or a tool's answer to continue from).
         tools: the tools offered, distractors among them.
         gold: the reference calls; empty when the request needs no tool.
-        ordered: whether the order of the gold calls means anything. Parallel calls have none. Where calls have references,
-            these say what comes first, and no other order is demanded; where none has, all keep their order.
+        ordered: whether the order of the gold calls matters; for parallel calls it does not. If calls have references, these
+            determine what comes first, and no other order is required; if none has, all keep their order.
         answer: a reference answer in text, for requests that need no tool.
         state: initial state of an executable environment.
-        outcome: what its fulfilment can be checked by; None where nobody has said it.
-        alternatives: other lists of gold calls, each as right as `gold`: what is scored against is the one that a plan or the
-            calls are nearest to (`cahl_pl.rewards.ways`).
-        foreseen: how many of the gold calls, from the first on, can be planned before anything has been seen; None: all. The
-            others are what earlier calls' errors ask for, so that a further plan has them (`rollout.left_over`).
+        outcome: the outcome by which its fulfilment can be checked; None if none is given.
+        alternatives: other lists of gold calls, each as correct as `gold`: a plan or calls are scored against the nearest
+            list (`cahl_pl.rewards.ways`).
+        foreseen: number of gold calls, from the first on, that can be planned before any answer is seen; None: all. The
+            others become necessary through earlier calls' errors, so that a further plan has them (`rollout.left_over`).
         tags: labels to group results by, such as `{"kind": "nested"}`.
     """
 
@@ -159,12 +159,12 @@ class Task:
 
     @property
     def ways(self) -> tuple[tuple[GoldCall, ...], ...]:
-        """All lists of gold calls that are right, `gold` first."""
+        """All correct lists of gold calls, `gold` first."""
         return (self.gold, *self.alternatives)
 
     @property
     def foreseeable(self) -> Task:
-        """The part of the task that a plan can do which is made before anything has been seen: what it is scored against."""
+        """The part of the task that a plan made before any answer is seen can cover: what it is scored against."""
         return self if self.foreseen is None else replace(self, gold=self.gold[: self.foreseen], foreseen=None)
 
     @property
@@ -181,8 +181,8 @@ class Task:
 class SubTask:
     """One step z_k of a plan: an instruction, the chosen tool (None: answer in text) and its parameter mapping.
 
-    A parameter's value may be, or hold, `"$i"`: the result of the plan's i-th sub-task, counted from 1, or a part of it, such
-    as `"$i.city"` or `"$i[0].id"`.
+    A parameter's value may be, or contain, `"$i"`: the result of the plan's i-th sub-task, counted from 1, or a part of it,
+    such as `"$i.city"` or `"$i[0].id"`.
     """
 
     instruction: str
@@ -203,9 +203,9 @@ class Action:
     """A parsed executor output y_k: a call, or an answer in text, or neither (`error` says why).
 
     Attributes:
-        call: the tool call, if there is one that can be read.
+        call: the tool call, if one can be read.
         answer: the text between the answer tags, if the output is an answer.
-        well_formed: the required tags are there, once each, in order, with nothing outside them (R_l,form).
+        well_formed: whether the required tags are there, once each, in order, with nothing outside them (R_l,form).
         error: why nothing could be read; None if there is a call or an answer.
     """
 
@@ -222,8 +222,8 @@ class Turn:
     Attributes:
         calls: what it calls, in order; independent of one another, since none sees another's result.
         answer: the text between the answer tags, if the output is an answer: the episode then ends.
-        well_formed: calls or one answer stand in their tags, with nothing outside them.
-        thought: text stands in `<think>` tags before them.
+        well_formed: whether calls or one answer are in their tags, with nothing outside them.
+        thought: whether text in `<think>` tags comes before them.
         error: why nothing could be read; None if there are calls or an answer.
     """
 
@@ -249,9 +249,9 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One executed step of a trajectory: the sub-task, the text that was written, how it was read, what came back.
+    """One executed step of a trajectory: the sub-task, the text written for it, its parsed form, and the feedback.
 
-    `thinking_tokens` of the text are its thought.
+    `thinking_tokens` counts the text's tokens of thought.
     """
 
     subtask: SubTask
@@ -267,14 +267,14 @@ class Trajectory:
 
     Attributes:
         task: the task.
-        plan_text: what the planner wrote; empty where there was none.
+        plan_text: what the planner wrote; empty if there was none.
         plan: the same, parsed.
         steps: what was executed.
         outcome: R_out in [0, 1], for tasks whose fulfilment can be checked and that have no gold calls; otherwise None.
-        cut: whether it ended early, since its next prompt, with what tools answered, was longer than prompts may be.
+        cut: whether it ended early because its next prompt, with the tools' answers, was longer than prompts may be.
         plan_thinking_tokens: how many tokens of the plan's text are its thought.
         call_probabilities: for each step at which a gold call was due, by its index, how likely the executor was to make it;
-            None where the rewards do not ask.
+            None if the rewards do not ask for it.
     """
 
     task: Task
@@ -294,24 +294,24 @@ class Trajectory:
 
 @dataclass(slots=True)
 class Group:
-    """Completions of the very same prompt: what GRPO compares. G is G_h for the planner and G_l for the executor.
+    """Completions of the same prompt, which GRPO compares. G is G_h for the planner and G_l for the executor.
 
     Attributes:
         prompt_ids: token ids, shape [P].
         completion_ids: G token-id tensors, shapes [C_1] ... [C_G]; exactly what was sampled.
-        logprobs: per-token log-probabilities at sampling, the same shapes; None where they are not needed.
+        logprobs: per-token log-probabilities at sampling, the same shapes; None if they are not needed.
         rewards: shape [G].
         components: reward component -> shape [G]; NaN where a component is undefined.
         advantages: shape [G], filled in by `advantages.fill_advantages`.
         truncated: shape [G], bool: the completion hit the length limit.
         comparison_id: groups of a batch with the same one are compared with one another as if they were one. Only
             trajectory branching needs it, where the prompts of later steps differ within a comparison.
-        alike: shape [G]; plans with the same number ask for the same calls. None where that is not asked.
-        sampled: False at tokens that were put into a completion and not sampled: the loss leaves them out. The shapes of
-            `completion_ids`, bool; None where all were sampled.
-        thinking_tokens: shape [G], how many tokens of each completion are its thought; None where that was not counted.
-        grammar: that all of them were sampled within: the loss takes their log-probabilities among the tokens that it
-            allows. None where every token was allowed.
+        alike: shape [G]; plans with the same number ask for the same calls. None if that is not needed.
+        sampled: False at tokens that were inserted into a completion and not sampled: the loss leaves them out. The shapes
+            of `completion_ids`, bool; None if all were sampled.
+        thinking_tokens: shape [G], how many tokens of each completion are its thought; None if that was not counted.
+        grammar: the grammar within which all of them were sampled: the loss takes their log-probabilities among the tokens
+            that it allows. None if every token was allowed.
     """
 
     prompt_ids: Tensor
@@ -336,7 +336,7 @@ class Group:
 
 
 _RENAMED_FIELDS: Final = {"peers": "comparison_id"}
-"""Fields of `Group` under the names by which checkpoints of version 0.2.0 and before hold them."""
+"""Fields of `Group` under their names in checkpoints of version 0.2.0 and before."""
 
 
 @dataclass(slots=True)
@@ -344,14 +344,14 @@ class RolloutBatch:
     """Batch of one training step: one role's groups, from one rollout round.
 
     Attributes:
-        role: whose adapter learns from it.
+        role: the role whose adapter learns from it.
         groups: all groups of the round, constant ones included.
         version: the role's policy version that sampled it (optimiser steps taken by that role).
         update: 0 for the first update on this batch, 1 for the second, ...
         objective: `grpo`, or `supervised` for the warm start on gold completions (advantages are 1).
         metrics: scalars measured while sampling, tag -> value.
-        trajectories: the episodes of the round, for callbacks to look at; None but with the round's first batch.
-        temperature: of the sampling; the log-probabilities of the loss are taken at the same temperature.
+        trajectories: the episodes of the round, for callbacks to look at; None except in the round's first batch.
+        temperature: temperature of the sampling; the log-probabilities of the loss are taken at the same temperature.
         lag: optimiser steps that the role took while it was sampled.
     """
 
@@ -366,13 +366,13 @@ class RolloutBatch:
     lag: int = 0
 
     def state(self) -> dict[str, Any]:
-        """Plain containers and tensors, for a checkpoint. The episodes are left out: what waits is never a first batch."""
+        """Return plain containers and tensors, for a checkpoint. The episodes are left out: a pending one is never first."""
         state = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("groups", "trajectories")}
         return {**state, "groups": [{f.name: getattr(g, f.name) for f in fields(g)} for g in self.groups]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RolloutBatch:
-        """Return the batch that `state` was taken of."""
+        """Return the batch that `state` was taken from."""
         groups = [
             Group(**{_RENAMED_FIELDS.get(name, name): value for name, value in group.items()})
             for group in state["groups"]

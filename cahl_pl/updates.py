@@ -23,15 +23,15 @@ from cahl_pl.types import ROLES, Group, Role, RolloutBatch
 
 
 class Updates:
-    """Take the optimiser steps of both roles; the other role's adapter keeps its bytes.
+    """Optimiser steps of both roles; the other role's adapter keeps its bytes.
 
     Args:
         policy: base model and adapters.
         grpo: advantages and loss of each role.
-        max_tokens: of a micro-batch.
+        max_tokens: tokens of a micro-batch at most.
 
     Attributes:
-        skipped: of each role, steps in a row whose gradients were not finite.
+        skipped: each role's latest steps in a row whose gradients were not finite.
         warm: roles whose last step was one of the warm start.
     """
 
@@ -53,25 +53,25 @@ class Updates:
         scoring: Scoring,
         backward: Callable[[Tensor], None],
     ) -> dict[str, float]:
-        """Take one step of the batch's role, and return what was measured.
+        """Take one step of the batch's role, and return its metrics.
 
         Args:
-            batch: sampled by the policy as it is, or by that of the round's first update.
-            optimizer: of the role, as Lightning wraps it: its step is counted.
-            scheduler: of the role's learning rate: it counts the steps after the warm start.
-            config: of the role's optimiser.
-            rate: learning rate of the step, but for the warm start's.
+            batch: batch sampled by the current policy, or by that of the round's first update.
+            optimizer: the role's optimiser as Lightning wraps it, which counts its steps.
+            scheduler: scheduler of the role's learning rate, which counts the steps after the warm start.
+            config: configuration of the role's optimiser.
+            rate: learning rate of the step, except in the warm start.
             scoring: what decides the role's advantages.
-            backward: Lightning's, which knows the precision.
+            backward: Lightning's backward function, which knows the precision.
 
         Returns:
-            Metrics by tag. `ROLE/skipped` is 1 where gradients were not finite: then nothing has moved.
+            Metrics by tag. `ROLE/skipped` is 1 if gradients were not finite: then no weight has changed.
         """
         role, metrics = batch.role, dict(batch.metrics)
         supervised = batch.objective == "supervised"
         if supervised:
             self.warm.add(role)
-        elif role in self.warm:  # what the adapter is now is what its KL divergence is taken to
+        elif role in self.warm:  # its KL divergence is taken to the adapter as it is now
             self.warm.remove(role)
             forget_moments(optimizer.optimizer)
             if self.grpo[role].kl > 0:
@@ -93,7 +93,7 @@ class Updates:
                 optimizer.zero_grad(set_to_none=True)
             self.skipped[role] = 0 if finite else self.skipped[role] + 1
             measured = {"warm_start/loss": stats.loss} if supervised else stats.metrics(self.grpo[role])
-            if batch.update == 0 and not supervised:  # later the policy itself has moved away from what was sampled
+            if batch.update == 0 and not supervised:  # later the policy itself has moved away from the one that sampled
                 measured |= stats.gap_metrics(self.grpo[role])
             measured |= {"grad_norm": norm.item(), "skipped": float(not finite)}
             metrics |= {f"{role}/{tag}": value for tag, value in measured.items()}
@@ -106,12 +106,12 @@ class Updates:
         return metrics
 
     def accumulate(self, selected: Selection, batch: RolloutBatch, backward: Callable[[Tensor], None]) -> LossStats:
-        """Add the gradients of this process's groups to the role's adapter, in micro-batches, and return what they measured.
+        """Add the gradients of this process's groups to the role's adapter, in micro-batches, and return their statistics.
 
         Args:
-            selected: the groups, and over how many samples and tokens of all processes their loss is a mean.
-            batch: says the role, the objective and the temperature.
-            backward: called with each micro-batch's loss.
+            selected: the groups, and the samples and tokens of all processes that their loss is a mean over.
+            batch: the batch with the role, the objective and the temperature.
+            backward: function called with each micro-batch's loss.
         """
         role, total = batch.role, LossStats()
         config = self.grpo[role]

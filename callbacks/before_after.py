@@ -19,7 +19,7 @@ from cahl_pl.runs.files import write_json
 from cahl_pl.runs.folder import run_folder
 
 _QUIET_S: Final = 30.0
-"""Seconds after which it is said how far a measurement is."""
+"""Seconds after which a measurement's progress is printed."""
 
 COLUMNS = (
     "task/success",
@@ -31,18 +31,18 @@ COLUMNS = (
 
 
 class BeforeAfter(Callback):
-    """Runs of the data module's test sets before the first step and after the last one.
+    """Callback that runs the data module's test sets before the first step and after the last one.
 
     Writes `summary.json` into the run's folder, `{"test": {"before": 0.41, "after": 0.63}, ...}` (task success), with
-    every other value under `"details"`, and prints a table. `details[<test set>]["solved"]` says of each task, in order,
-    whether it was solved after training: 1 or 0, for intervals over tasks. `details["training"]` holds `steps`, the
-    optimiser steps of both roles, and `tokens`, what the rounds have sampled (a run that only imitates: imitated), if a
-    `TokenBudget` counts them, else null.
+    every other value under `"details"`, and prints a table. `details[<test set>]["solved"]` has for each task, in order,
+    whether it was solved after training: 1 or 0, for intervals over tasks. `details["training"]` contains `steps`, the
+    optimiser steps of both roles, and `tokens`, the number that the rounds sampled (in a run that only imitates: imitated),
+    if a `TokenBudget` counts them, else null.
 
     After `test` it writes `test.json` instead: tag -> value, for each test set, as `test` logs them,
-    `<test set>/tokens_per_task`, the tokens sampled for a task, and under `"solved"` the same of each set.
+    `<test set>/tokens_per_task`, the tokens sampled per task, and under `"solved"` the same for each set.
 
-    Several processes share the tasks out, each is run once.
+    Several processes share the tasks; each task is run once.
 
     Args:
         max_tasks: tasks of each test set to run; None for all. `test` always runs all.
@@ -53,13 +53,13 @@ class BeforeAfter(Callback):
         self.max_tasks = max_tasks
         self.before = before
         self._before: dict[str, dict[str, float]] = {}
-        self._counts: dict[str, int] = {}  # tasks of each test set that `_before` is of
-        self._solved: dict[str, str] = {}  # of each test set what was measured last
+        self._counts: dict[str, int] = {}  # tasks of each test set that `_before` measured
+        self._solved: dict[str, str] = {}  # each test set's last measurement
         self._tested: dict[str, tuple[int, list[bool]]] = {}  # test set -> tokens, and which tasks of this process are solved
         self._evaluated_tokens = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the start, unless a resumed run brought its own; what that has of other tasks than now is left out."""
+        """Measure the start, unless a resumed run brought its own; values over other tasks than now are left out."""
         now = self._task_counts(trainer)
         if self.before and not self._before:
             self._before, self._counts = self._measure(trainer, "before"), now
@@ -72,7 +72,7 @@ class BeforeAfter(Callback):
                 )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the end, print and write both."""
+        """Measure the end; print and write both."""
         after = self._measure(trainer, "after")
         if not trainer.is_global_zero or not after:
             return
@@ -104,7 +104,7 @@ class BeforeAfter(Callback):
         print(f"written: {path}")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting tokens afresh."""
+        """Reset the token counts."""
         self._tested = {}
         self._evaluated_tokens = _data(trainer).evaluated_tokens
 
@@ -120,7 +120,7 @@ class BeforeAfter(Callback):
         """Count the tokens of one batch of a test set."""
         data = _data(trainer)
         spent, self._evaluated_tokens = data.evaluated_tokens - self._evaluated_tokens, data.evaluated_tokens
-        if dataloader_idx < len(data.test_tasks):  # benchmarks come after them, and write reports of their own
+        if dataloader_idx < len(data.test_tasks):  # benchmarks come after them, and write their own reports
             name = list(data.test_tasks)[dataloader_idx]
             tokens, solved = self._tested.get(name, (0, []))
             self._tested[name] = (tokens + spent, solved + outputs["solved"])
@@ -144,11 +144,11 @@ class BeforeAfter(Callback):
             print(f"written: {path}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values before training, and of how many tasks: a resumed run reports those of its first start."""
+        """Return the values before training and their numbers of tasks: a resumed run reports those of its first start."""
         return {"before": self._before, "tasks": self._counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the values before training; an older checkpoint does not say of how many tasks."""
+        """Restore the values before training; an older checkpoint lacks their numbers of tasks."""
         self._before, self._counts = dict(state_dict["before"]), dict(state_dict.get("tasks", {}))
 
     def _task_counts(self, trainer: Trainer) -> dict[str, int]:
@@ -168,7 +168,7 @@ class BeforeAfter(Callback):
         done, told = 0, time.monotonic()
         for name, tasks in data.test_tasks.items():
             count = min(len(tasks), self.max_tasks or len(tasks))
-            metric = ToolUse().to(trainer.strategy.root_device)  # NCCL adds up nothing that lies on the host
+            metric = ToolUse().to(trainer.strategy.root_device)  # NCCL cannot reduce host tensors
             metric.update([])  # a process without a share, too, has something to add
             tokens: float = -data.evaluated_tokens
             share = range(trainer.global_rank, count, trainer.world_size)

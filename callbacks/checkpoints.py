@@ -30,31 +30,30 @@ from cahl_pl.types import RolloutBatch
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 SAME_REQUEST_S: Final = 1.0
-"""Seconds within which the same signal again is the same request: a shell and its terminal both tell of a closed window."""
+"""Seconds within which a repeated signal is the same request: a shell and its terminal both report a closed window."""
 
 
 class Checkpoints(Checkpoint):
-    """Saves adapters, optimisers, generators and data position so that a resumed run is the run that was never stopped.
+    """Callback that saves adapters, optimisers, generators and data position: a resumed run equals an uninterrupted one.
 
-    Files are `checkpoints/step-000040.ckpt` in the run's folder, written aside, flushed to the disk and renamed: a
-    name that is there is a checkpoint that is whole. One that cannot be written (no space left) costs a warning, not
-    the run.
+    Files are `checkpoints/step-000040.ckpt` in the run's folder, written aside, flushed to the disk and renamed: any
+    file of that name is a complete checkpoint. One that cannot be written (no space left) costs a warning, not the
+    run.
 
-    Once training has begun, a checkpoint is written on SIGTERM, SIGINT and SIGHUP (a terminal that is closed; under `nohup` it
-    is ignored), and the process exits with 128 + the signal's number: at once while sampling or evaluating (of one process),
-    else at the end of the training step, which is the longest that it can take. A second signal stops without saving; the
-    same one within a second of the first counts as one. SIGKILL loses what came after the last checkpoint:
-    time, nothing else. Whatever else stops a run of one process between two steps, such as an error in a reward, a callback
-    or a logger of a user's own, what was reached is saved first. How to go on is printed.
+    Once training has begun, a checkpoint is written on SIGTERM, SIGINT and SIGHUP (a closed terminal; ignored under `nohup`),
+    and the process exits with 128 + the signal's number: at once while a single process samples or evaluates, else at the end
+    of the training step, which is the longest that it can take. A second signal stops without saving; the same one within a
+    second of the first counts as one. SIGKILL loses only the time since the last checkpoint. If anything else stops a
+    single-process run between two steps, such as an error in a user's own reward, callback or logger, its progress is saved
+    first. The way to resume is printed.
 
-    In a job of SLURM whose environment has `auto_requeue` (Lightning's default), the signal for it (SIGUSR1 unless said
-    otherwise) does the same and has SLURM start the job again. Lightning's own handler, which this one replaces, would
-    save wherever it strikes, in the middle of an optimiser step too, and to a place where `--ckpt_path last` does not
-    look.
+    In a SLURM job whose environment has `auto_requeue` (Lightning's default), the signal for it (SIGUSR1 unless configured
+    otherwise) does the same and makes SLURM restart the job. Lightning's own handler, which this one replaces, would save
+    at any point, even in the middle of an optimiser step, and to a place where `--ckpt_path last` does not look.
 
     Args:
         every_n_steps: optimiser steps of both roles between two checkpoints.
-        keep: how many to keep, the newest; two, so that a damaged one still leaves one.
+        keep: number of newest checkpoints to keep; two, so that a damaged one still leaves one.
 
     Raises:
         ValueError: a number is below 1.
@@ -66,14 +65,14 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self._saved = -1  # step of the last checkpoint
-        self._requeue = False  # SLURM shall start the job again
+        self._requeue = False  # SLURM is to restart the job
         self._asked = (0, 0.0)  # the last signal, and when
         self._claimed = False  # the run's folder is this run's
         self._unlock: Callable[[], object] | None = None
-        self._training = False  # from its start on, until it ends or fails
+        self._training = False  # from the start of training until it ends or fails
 
     def claim(self, trainer: Trainer) -> None:
-        """Keep other runs out of the run's folder until this one ends; whose folder it is already, keeps it.
+        """Keep other runs out of the run's folder until this one ends; a run that already has it keeps it.
 
         Raises:
             ConfigError: another one trains there; its checkpoints and this one's would replace each other.
@@ -81,13 +80,13 @@ class Checkpoints(Checkpoint):
         if self._claimed:
             return
         taken = ""
-        if trainer.is_global_zero:  # a logger may have numbered the folder otherwise in the other processes
+        if trainer.is_global_zero:  # a logger may have numbered the folder differently in the other processes
             folder = run_folder(trainer)
             try:
                 self._unlock = weakref.finalize(self, lock(folder / ".lock"))
             except BlockingIOError:
                 taken = str(folder)
-        taken = trainer.strategy.broadcast(taken)  # all processes end, or those left behind would wait for ever
+        taken = trainer.strategy.broadcast(taken)  # all processes end, or those left behind would wait forever
         if taken:
             raise ConfigError(
                 f"another run is writing into {taken}: wait for its end, or start this one again without "
@@ -107,17 +106,17 @@ class Checkpoints(Checkpoint):
         if stage == "fit":
             self._saved, self._requeue, self._data.stream.interruption = -1, False, None
             self._asked = 0, 0.0
-            self._data.stream.sampling = self._data.evaluating = False  # whatever an earlier run was stopped in
+            self._data.stream.sampling = self._data.evaluating = False  # an earlier run may have left them True
             self.claim(trainer)
             if trainer.is_global_zero:
                 survive_full_disk(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals, in place of Lightning's handlers; it gives them back at the end.
+        """Listen to signals instead of Lightning's handlers; Lightning restores them at the end.
 
-        Make the folder by which `--ckpt_path last` knows a run of training: a start that ends before is none, and does not
-        hide the run before it. And have TensorBoard leave out what a run in this folder has logged after the point from which
-        this one starts.
+        Make the folder by which `--ckpt_path last` recognises a training run: a start that ends earlier is not one, and does
+        not hide the run before it. Also make TensorBoard leave out events that a run in this folder logged after this one's
+        starting point.
         """
         for number in (*SIGNALS, *requeue_signals(trainer)):
             if signal.getsignal(number) is not signal.SIG_IGN or number in (signal.SIGTERM, signal.SIGINT):
@@ -127,7 +126,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             folder = run_folder(trainer) / "checkpoints"
             folder.mkdir(exist_ok=True)
-            for left in folder.glob("step-*.tmp"):  # of a run that was killed while it wrote; nobody else writes here
+            for left in folder.glob("step-*.tmp"):  # of a run that was killed while writing; no other run writes here
                 with contextlib.suppress(OSError):
                     left.unlink()
             hide_later_events(trainer)
@@ -137,7 +136,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Save when it is time, or when the run has been asked to stop."""
         stop = self._data.stream.interruption
-        if trainer.world_size > 1:  # all stop together, or those left behind would wait for ever
+        if trainer.world_size > 1:  # all stop together, or those left behind would wait forever
             stopping, requeue = sum_over_processes([float(stop is not None), float(self._requeue)])
             stop = stop or (Interrupted(128 + signal.SIGTERM) if stopping else None)
             self._requeue = requeue > 0
@@ -148,23 +147,23 @@ class Checkpoints(Checkpoint):
             raise stop
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before what may take long and is left at once when the run is asked to stop."""
+        """Save before evaluation, which may take long and stops at once when the run is asked to stop."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
+        """Save the final state."""
         self._save(trainer)
         self._training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what was reached, unless it is half done, and say how to go on; requeue if asked.
+        """Save the state, unless a step is half done, and say how to resume; requeue if asked.
 
-        Of several processes, the others may not be here to save with.
+        With several processes, the others may not be here to save with.
         """
         self._trainer = trainer  # something may have failed before `setup`
         if self._training:
-            if isinstance(exception, NothingLearnedError):  # which all processes raise, after a step
+            if isinstance(exception, NothingLearnedError):  # all processes raise it, after a step
                 self._save(trainer)
             elif trainer.world_size == 1 and self._is_whole(exception):
                 self._settle(trainer)
@@ -179,7 +178,7 @@ class Checkpoints(Checkpoint):
         if self._requeue and trainer.is_global_zero:
             _requeue()
         if isinstance(exception, UserError) and trainer.is_global_zero:
-            # a start that was refused is no run: `--ckpt_path last` is to find the one before
+            # a refused start is no run: `--ckpt_path last` is to find the one before
             with contextlib.suppress(OSError):  # there are checkpoints, or no folder yet
                 (run_folder(trainer) / "checkpoints").rmdir()
         self._release()
@@ -193,14 +192,14 @@ class Checkpoints(Checkpoint):
             check_state(owner)
 
     def _is_whole(self, exception: BaseException) -> bool:
-        """Return whether what a checkpoint would hold is the state after a step, and one to go on from."""
+        """Return whether a checkpoint would contain the state after a step, and one to resume from."""
         stream = self._data.stream
         if isinstance(exception, Exception) or (isinstance(exception, SystemExit) and not isinstance(exception, Interrupted)):
             return not (stream.updating or isinstance(exception, NonFiniteError | StaleBatchError))
         return stream.sampling  # a signal; a second one, in a step, is not to save
 
     def _settle(self, trainer: Trainer) -> None:
-        """Put what was begun after the last step back to where it began."""
+        """Undo whatever was begun after the last step."""
         stream = self._data.stream
         settle_progress(trainer, trained=not stream.take_back())
 
@@ -225,7 +224,7 @@ class Checkpoints(Checkpoint):
         self._data.stream.interruption = stop = Interrupted(128 + number)
         self._requeue = self._requeue or number in requeue_signals(self._trainer)
         name = signal.Signals(number).name
-        # what is under way changes neither weights nor position: it can be left at any moment
+        # what is running changes neither weights nor position: it can be stopped at any moment
         idle = self._trainer.world_size == 1 and (self._data.stream.sampling or self._data.evaluating)
         if again or idle:
             _tell(f"{name}: stopping")
@@ -261,15 +260,15 @@ class Checkpoints(Checkpoint):
                 f"{tempfile.gettempdir()}, through which it goes, or correct the permissions"
             )
             if trainer.world_size > 1 and not saved:
-                trainer.strategy.barrier()  # the others wait for the end of the writing
-            if trainer.world_size == 1:  # the others believe that it is saved: the next attempt is made together
+                trainer.strategy.barrier()  # the others wait until the file is written
+            if trainer.world_size == 1:  # the others assume that it is saved: the next attempt is made together
                 return
         self._saved = step
 
 
 def _requeue() -> None:
-    """Have SLURM start this job again, once it has ended this one."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends it
+    """Make SLURM restart this job after ending it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends it with this
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -281,13 +280,13 @@ def _requeue() -> None:
 
 
 def _tell(text: str) -> None:
-    """Print a line, unless its reader has gone, such as `tee` at the same Ctrl-C: saving goes before telling."""
+    """Print a line, unless its reader is gone, such as `tee` at the same Ctrl-C: saving comes before printing."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
 
 def _flush(path: Path) -> None:
-    """Have the system put a file, or a folder's names, on the disk."""
+    """Make the system write a file, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Do the two roles' rewards still move, and do they move together?"""
+"""Monitoring of the two roles' rewards: whether they still move, and move together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Trend:
 
 
 class Convergence(Callback):
-    """Watch over each role's mean reward that says when it has stopped moving.
+    """Callback that watches each role's mean reward and reports when it has stopped moving.
 
     Each role's adapter changes what the other is rewarded for, so neither curve alone shows whether training
     has settled. Per role, once a round, from `<role>/reward/mean` of the batch averaged over processes:
@@ -38,14 +38,14 @@ class Convergence(Callback):
     | `convergence/gap` | the planner's reward_ema minus the executor's |
 
     The slope is logged once there are `window` rewards. The x-axis is `trainer.global_step`. Rewards that are
-    not finite are passed over.
+    not finite are ignored.
 
     Args:
         ema: decay of the moving average, in [0, 1); 0 for no smoothing.
-        window: rewards that the slope is fitted to.
-        min_slope: a slope nearer to 0 than this is flat, in reward per round.
+        window: number of rewards that the slope is fitted to.
+        min_slope: slope below which, in absolute value, rewards are flat, in reward per round.
         patience: flat rounds in a row that make a plateau.
-        stop: end training when both roles are on a plateau.
+        stop: whether to end training when both roles are on a plateau.
 
     Raises:
         ValueError: a number is out of its range.
@@ -77,10 +77,10 @@ class Convergence(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Take in the reward of one role's round."""
+        """Add the reward of one role's round."""
         if batch.objective == "supervised" or batch.update > 0:  # further updates carry the same rewards
             return
-        # averaged over processes, so that all of them take the same decision to stop
+        # averaged over processes, so that all of them decide alike to stop
         own = torch.tensor(batch.metrics.get(f"{batch.role}/reward/mean", math.nan), device=pl_module.device)
         reward = float(trainer.strategy.reduce(own, reduce_op="mean"))
         if not math.isfinite(reward):
@@ -100,7 +100,7 @@ class Convergence(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from saved rewards; a smaller `window` than theirs keeps the latest."""
+        """Restore the rewards; a smaller `window` than theirs keeps the latest."""
         for role in ROLES:
             saved = state_dict[role]
             self._trends[role] = _Trend(deque(saved["rewards"], self.window), saved["ema"], saved["flat"])
@@ -125,6 +125,6 @@ class Convergence(Callback):
 
 
 def _learning(trainer: Trainer) -> set[Role]:
-    """Return the roles that the schedule gives steps: the other one's reward is that of a policy that stays as it is."""
+    """Return the roles that the schedule gives steps: another role's reward is that of an unchanged policy."""
     data = getattr(trainer, "datamodule", None)
     return set(ROLES) if data is None else set(data.roles_of_epoch())

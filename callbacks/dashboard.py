@@ -1,4 +1,4 @@
-"""What loggers show beyond single curves: both roles side by side, distributions, and settings beside final metrics."""
+"""Views of loggers beyond single curves: both roles side by side, distributions, and settings beside final metrics."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SIDE_BY_SIDE = (
 
 
 class Dashboard(Callback):
-    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams, and of them what W&B and MLflow have a place for.
+    """Content of TensorBoard's tabs Custom scalars, Histograms and HParams, and the parts that W&B and MLflow can show.
 
     - Custom scalars: planner and executor in one chart, for each tag that both have; the components of each role's reward
       in one chart; invalid calls by cause in one chart.
     - Histograms `<role>/rewards`, `<role>/advantages` and `<role>/lengths` (tokens), of all samples of a round, before equal
       groups are left out.
-    - HParams: what the run was set to, beside the rewards and the success of its last round (that of the first process),
+    - HParams: the run's settings, beside the rewards and the success of its last round (that of the first process),
       written when it ends.
 
     W&B has the histograms (`histograms/<role>/...`), the settings and the final metrics, MLflow the last two; charts of several
@@ -100,11 +100,11 @@ class Dashboard(Callback):
             log_summary(logger, chosen, self._final, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return rounds seen of each role."""
+        """Return the rounds seen of each role."""
         return dict(self._rounds)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self._rounds.update(state_dict)
 
 
@@ -129,7 +129,7 @@ def layout(data: RolloutDataModule) -> dict[str, dict[str, list[Any]]]:
 
 
 def settings(module: CAHLModule, data: RolloutDataModule) -> dict[str, Any]:
-    """Return what distinguishes runs, flat: numbers and texts."""
+    """Return the settings that distinguish runs, flat: numbers and texts."""
     rollout, policy = data.rollout.config, module.policy.config
     return {
         "model": policy.model,

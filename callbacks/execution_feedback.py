@@ -1,4 +1,4 @@
-"""What the executor did with the plans: rates, success by tool, and episodes to read."""
+"""The executor's work on the plans: rates, success by tool, and episodes to read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cahl_pl.runs.trackers import log_trajectories
 from cahl_pl.types import RolloutBatch, Trajectory
 
 TABLE = ("step", "task", "request", "success", "reward", "episode")
-"""Columns of the table of episodes; `reward` is the plan's, where it is known, and `episode` Markdown."""
+"""Columns of the table of episodes; `reward` is the plan's, if known, and `episode` is Markdown."""
 
 
 class ExecutionFeedback(Callback):
@@ -31,17 +31,17 @@ class ExecutionFeedback(Callback):
     feedback has no error, over the first process's episodes; and `trajectories`, episodes as a text in TensorBoard, as a table
     in W&B (`TABLE`), as text files among MLflow's artifacts. The x-axis is `trainer.global_step`.
 
-    The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object a line: what
-    `cahl_pl.runs.records.record` gives, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
-    null where the round's first batch is not the planner's. A resumed run takes the file up where its checkpoint was
-    written. `cahl-pl report` reads it. A full disk costs a warning and these lines.
+    The same episodes are appended to `trajectories.jsonl` in the run's folder, one JSON object per line: the output of
+    `cahl_pl.runs.records.record`, with `step`, the `trainer.global_step`, and `reward`, the total reward of the plan,
+    null if the round's first batch is not the planner's. A resumed run continues the file from the point where its checkpoint
+    was written. `cahl-pl report` reads it. A full disk costs a warning and these lines.
 
     Args:
-        every_n_rounds: log the first round and every n-th after it.
-        num_samples: episodes to show, 0 for none. Where the plans' rewards are known, from the best to the worst at
-            even distances, so that 3 are the best, the median and the worst; else spread evenly over the round.
+        every_n_rounds: interval n: the first round and every n-th after it are logged.
+        num_samples: episodes to show, 0 for none. If the plans' rewards are known, evenly spaced from the best to the
+            worst, so that 3 are the best, the median and the worst; else spread evenly over the round.
         max_characters: longest quotation in a shown episode; longer ones are cut.
-        max_tools: tools that get a curve of their own, in the order in which they are first called. Data sets
+        max_tools: tools that get their own curve, in the order in which they are first called. Data sets
             with thousands of tools would otherwise write thousands of curves.
 
     Raises:
@@ -73,7 +73,7 @@ class ExecutionFeedback(Callback):
         self._told = False  # that the file cannot be written
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out what a run in this folder has written after the point from which this one starts."""
+        """Drop the lines that a run in this folder wrote after this one's starting point."""
         path = run_folder(trainer) / "trajectories.jsonl" if trainer.is_global_zero else None
         if path is not None and path.exists():
             try:
@@ -139,11 +139,11 @@ class ExecutionFeedback(Callback):
         self._told = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return rounds seen, and the tools that have a curve."""
+        """Return the rounds seen and the tools that have a curve."""
         return {"rounds": self._rounds, "tools": sorted(self._tools)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self._rounds, self._tools = state_dict["rounds"], set(state_dict["tools"])
 
     def _success_by_tool(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -164,7 +164,7 @@ class ExecutionFeedback(Callback):
 
 
 def _plan_rewards(batch: RolloutBatch) -> list[float] | None:
-    """Return the total reward of each trajectory's plan; None where the batch does not hold them."""
+    """Return the total reward of each trajectory's plan; None if the batch does not contain them."""
     rewards = [r for group in batch.groups for r in group.rewards.tolist()] if batch.role == "planner" else []
     if not rewards or not all(map(math.isfinite, rewards)):
         return None
@@ -173,7 +173,7 @@ def _plan_rewards(batch: RolloutBatch) -> list[float] | None:
 
 
 def _choose(rewards: Sequence[float] | None, total: int, number: int) -> list[int]:
-    """Return the indices of at most `number` of `total` trajectories, evenly spaced by rank or, without rewards, by place."""
+    """Return the indices of at most `number` of `total` trajectories, evenly spaced by rank or, without rewards, by index."""
     number = min(number, total)
     if rewards is None:  # neighbours are plans of the same request
         return [i * total // number for i in range(number)]
@@ -184,7 +184,7 @@ def _choose(rewards: Sequence[float] | None, total: int, number: int) -> list[in
 
 
 def _line(trajectory: Trajectory, global_step: int, reward: float | None, max_characters: int) -> str:
-    """Return a line of `trajectories.jsonl`. Texts are cut, calls are not: they are there to be compared with the gold."""
+    """Return a line of `trajectories.jsonl`. Texts are cut, calls are not: they are meant for comparison with the gold."""
     shown = {"step": global_step, "reward": reward, **record(trajectory)}
     for part in (shown, *shown["steps"]):
         for key in ("request", "plan", "task", "output", "answer", "feedback"):
@@ -231,7 +231,7 @@ def _markdown(trajectory: Trajectory, max_characters: int) -> str:
 
 
 def _quote(text: str, max_characters: int) -> str:
-    """Return a code block around text that a model may have written: nothing in it ends the block."""
+    """Return a code block around text that a model may have written: nothing in the text ends the block."""
     text = _cut(text, max_characters)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{_printable(text)}\n{fence}"

@@ -17,31 +17,31 @@ from cahl_pl.types import RolloutBatch
 
 
 class FourBitMemory(Callback):
-    """The frozen base in 4 bits, and a log of the memory that training takes, against a budget.
+    """Callback that loads the frozen base in 4 bits, and logs training's memory against a budget.
 
     | tag (all in GiB) | value |
     | --- | --- |
-    | `memory/base_gib` | the frozen base as it lies in memory, with constants of its quantisation; sharded, the part here |
+    | `memory/base_gib` | the frozen base in memory, with constants of its quantisation; if sharded, this process's part |
     | `memory/base_bf16_gib` | the same weights at 2 bytes each |
     | `memory/saved_gib` | the difference; negative where the base is wider than bfloat16 |
     | `memory/adapters_gib` | the weights of both LoRA adapters |
     | `memory/peak_gib` | the peak; see below |
-    | `memory/reserved_gib` | CUDA only: the most that PyTorch's allocator held, with what lay free between blocks |
-    | `memory/alloc_retries` | CUDA only, a count: how often a step found no room, gave all free blocks back and tried again |
+    | `memory/reserved_gib` | CUDA only: the most that PyTorch's allocator held, with free space between blocks |
+    | `memory/alloc_retries` | CUDA only, a count: how often a step found no room, released all free blocks and tried again |
 
     The first four once, when training starts, the others after every step; the x-axis is `trainer.global_step`.
-    The peak on CUDA is the most that was allocated since the step before, sampling included; elsewhere it is
-    the most host memory that the process has ever held. Where much more is reserved than the peak, memory is fragmented, and
-    each retry waits for the device: a run that fits by its peak may be slow, or end, by these.
+    The peak on CUDA is the most that was allocated since the previous step, sampling included; elsewhere it is
+    the most host memory that the process has ever held. If far more is reserved than the peak, memory is fragmented, and
+    each retry waits for the device: a run that fits by its peak may still be slow, or end, because of these.
 
     Before the base is loaded, the peak is planned (`cahl_pl.memory_plan`: the longest prompts and completions that the
     configuration allows). A run that would not fit is stopped, with the change that would make it fit.
 
     Args:
-        budget_gib: for each device. Warn once, with a RuntimeWarning, when the peak exceeds it.
-        quantization: how the base is loaded where the policy's own `quantization` is null; what is set there holds.
-        stop: stop a run whose planned peak exceeds the budget; on CUDA, where there is no budget, the device's memory.
-            False where the plan is too cautious, because prompts are shorter than they may be.
+        budget_gib: budget of each device. A peak above it causes one RuntimeWarning.
+        quantization: how the base is loaded if the policy's own `quantization` is null; a value there takes precedence.
+        stop: whether to stop a run whose planned peak exceeds the budget or, on CUDA without a budget, the device's memory.
+            Set it to false if the plan is too cautious because prompts are shorter than they may be.
 
     Raises:
         ValueError: the budget is not positive.
@@ -59,7 +59,7 @@ class FourBitMemory(Callback):
         self.quantization = quantization
         self.stop = stop
         self._warned = False
-        self._retries = 0  # of the allocator, until the last step
+        self._retries = 0  # of the allocator, up to the last step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose how the base will be loaded, and plan; Lightning calls this before the model is built.
@@ -100,16 +100,16 @@ class FourBitMemory(Callback):
         )
 
     def _limit(self, trainer: Trainer) -> int | None:
-        """Return the bytes of a device; None where there is nothing to hold a plan against."""
+        """Return the bytes of a device; None if there is no limit to compare a plan with."""
         if self.budget_gib is not None:
             return int(self.budget_gib * GIB)
         device = trainer.strategy.root_device
         return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what base and adapters take."""
+        """Log the memory of base and adapters."""
         policy: Any = pl_module.policy
-        if trainer.ckpt_path is None:  # a resumed run has these in its log already
+        if trainer.ckpt_path is None:  # a resumed run already has these in its log
             self._log(trainer, weights_gib(policy.lm))
         self._warned = False
         if pl_module.device.type == "cuda":
@@ -119,10 +119,10 @@ class FourBitMemory(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Log the peak since the last step, and hold it against the budget."""
+        """Log the peak since the last step, and compare it with the budget."""
         device = pl_module.device
         allocator = {}
-        if device.type == "cuda":  # before the peak is read, which starts all of them afresh
+        if device.type == "cuda":  # before the peak is read, which resets all of them
             before, self._retries = self._retries, _retries(device)
             allocator["memory/reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
             allocator["memory/alloc_retries"] = float(self._retries - before)
@@ -144,10 +144,10 @@ class FourBitMemory(Callback):
 
 
 def weights_gib(lm: nn.Module) -> dict[str, float]:
-    """Return GiB of a model's weights, by tag; see the table of `FourBitMemory`.
+    """Return the GiB of a model's weights, by tag; see the table of `FourBitMemory`.
 
     Args:
-        lm: a PEFT model; parameters with `lora_` in their name are the adapters', all others the base's.
+        lm: a PEFT model; parameters with `lora_` in their names are the adapters', all others the base's.
     """
     base = base_bf16 = adapters = 0
     for name, parameter in lm.named_parameters():
@@ -166,12 +166,12 @@ def weights_gib(lm: nn.Module) -> dict[str, float]:
 
 
 def _retries(device: torch.device) -> int:
-    """Return how often CUDA's allocator has found no room and tried again, in the process's life; 0 before its first use."""
+    """Return how often CUDA's allocator has found no room and tried again in the process's life; 0 before its first use."""
     return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0))
 
 
 def _peak_gib(device: torch.device) -> float | None:
-    """On CUDA the peak since the last call, elsewhere of the process's life; None where it is unknown."""
+    """Return the peak since the last call on CUDA, elsewhere that of the process's life; None if it is unknown."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -18,11 +18,11 @@ from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall
 
 
 class PredictionWriter(Callback):
-    """Prints plan, calls and feedback of each predicted episode and writes them to a file, one JSON object a line.
+    """Callback that prints each predicted episode's plan, calls and feedback, and writes them to a file of JSON lines.
 
-    A user's own requests (`data.requests`) are all printed: as they run if a batch holds one of them, so that a call is seen
-    before its answer; otherwise when the batch is done. Of several processes the first one prints and writes the episodes of
-    all, in the order of the tasks, at the end.
+    A user's own requests (`data.requests`) are all printed: as they run if a batch has only one, so that a call is seen
+    before its answer; otherwise when the batch is done. With several processes, the first one prints and writes the episodes
+    of all, in the order of the tasks, at the end.
 
     Args:
         path: the file; None for `predictions.jsonl` in the run's folder.
@@ -34,10 +34,10 @@ class PredictionWriter(Callback):
         self.show = show
         self._shown = 0
         self._file: Path | None = None
-        self._data: RolloutDataModule | None = None  # where it holds a user's requests
-        self._told = False  # the request of this batch is printed as it runs
+        self._data: RolloutDataModule | None = None  # if it has a user's requests
+        self._told = False  # whether this batch's request is printed as it runs
         self._lost = False  # episodes could not be written
-        self._kept: dict[int, list[Any]] = {}  # this process's share of each loader, where there are several processes
+        self._kept: dict[int, list[Any]] = {}  # this process's share of each loader, if there are several processes
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an empty file.
@@ -91,7 +91,7 @@ class PredictionWriter(Callback):
         self._told = False
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the file is; of several processes, write it."""
+        """Print the file's path; with several processes, write it first."""
         if trainer.world_size > 1:
             shares = gather_over_processes(self._kept)
             for loader in sorted({loader for share in shares for loader in share}) if trainer.is_global_zero else ():
@@ -111,7 +111,7 @@ class PredictionWriter(Callback):
 
 
 def _lines(event: Plan | Action | Feedback) -> list[str]:
-    """Return what happens in an episode, for a terminal."""
+    """Return an event of an episode as lines for a terminal."""
     if isinstance(event, Feedback):
         return [f"{'result' if event.error is None else 'error':9}{_printable(event.text)}"]
     if isinstance(event, Action):
@@ -146,6 +146,6 @@ def _readable(episode: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return the text on lines that begin with spaces, so that none looks like one of ours, and without what moves a cursor."""
+    """Return the text on lines that begin with spaces, so that none looks like ours, and without cursor movements."""
     shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     return shown.replace("\n", "\n" + " " * 12)

@@ -1,4 +1,4 @@
-"""One line of progress every few steps: readable in a terminal, in a log file and over a slow connection."""
+"""Progress in one line every few steps: readable in a terminal, in a log file and over a slow connection."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cahl_pl.types import RolloutBatch
 
 
 class ProgressLines(Callback):
-    """Prints step, both roles' rewards, success of the sampled episodes, tokens per second and the time left.
+    """Callback that prints step, both roles' rewards, success of the sampled episodes, tokens per second and the time left.
 
-    Values are means over the steps since the last line. A run that nothing limits has no time left.
+    Values are means over the steps since the last line. For a run without a limit, no time left is shown.
 
     Args:
         every_n_steps: optimiser steps between two lines.
@@ -70,9 +70,9 @@ class ProgressLines(Callback):
 
 
 def _progress(trainer: Trainer) -> tuple[int, int | None]:
-    """Return how far the run is, and how far it goes: in optimiser steps, or in tokens where these are limited.
+    """Return the run's progress and its total: in optimiser steps, or in tokens if these are limited.
 
-    None where nothing says how far it goes.
+    The total is None if nothing determines it.
     """
     budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
     if budget is not None:

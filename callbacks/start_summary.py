@@ -1,4 +1,4 @@
-"""What a run is about to do, before it does it."""
+"""Summary of what a run is about to do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cahl_pl.types import ROLES
 
 
 class StartSummary(Callback):
-    """Prints the base, the adapters, the planned memory, the shape of a round, the run and the data when training starts.
+    """Callback that prints base, adapters, planned memory, shape of a round, run and data when training starts.
 
-    What became of each row of a data file is written to `data.txt` in the run's folder: every row that was left out,
-    or whose schema was relaxed, by its id and with the reason (of a file of JSON lines, the first of them). The terminal
-    gets the counts and a few rows for each kind of reason.
+    Problems with a data file's rows are written to `data.txt` in the run's folder: every row that was left out, or whose
+    schema was relaxed, by its id and with the reason (for a file of JSON lines, the first of them). The terminal shows the
+    counts and a few rows for each kind of reason.
 
     Args:
-        show: rows to name in the terminal, for each kind of reason.
+        show: number of rows to name in the terminal, for each kind of reason.
     """
 
     def __init__(self, show: int = 3) -> None:
@@ -116,7 +116,7 @@ def _round(data: RolloutDataModule) -> Iterator[str]:
 
 
 def _run(trainer: Trainer, data: RolloutDataModule) -> Iterator[str]:
-    """Yield how long the run will be; less where something stops it before."""
+    """Yield the run's length, unless something stops it earlier."""
     budget = next((c for c in trainer.callbacks if isinstance(c, TokenBudget)), None)  # type: ignore[attr-defined]
     steps = data.planned_steps()
     if budget is not None:

@@ -1,4 +1,4 @@
-"""A run that learns nothing says so and stops, in place of going on to its end."""
+"""Early stop, with the reason, of a run that learns nothing."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SAMPLE = 100
 
 
 class StopIfNothingLearned(Callback):
-    """Stops a run that cannot learn, or has learned nothing for many rounds in a row, and says what to change.
+    """Callback that stops a run that cannot learn, or has learned nothing for many rounds in a row, and says what to change.
 
-    `fit` has it whether or not it is listed; list it to give other numbers. Before training it stops where no training task
-    has a prompt within `data.rollout.max_prompt_tokens`, and where all have more gold calls than `data.rollout.max_steps`.
-    After a step it stops where one of the numbers below is reached or the learning rate has fallen to 0 for good; what was
-    reached is saved first (by `Checkpoints`), and the process exits with status 2. What is left out in part is counted and
-    said where it happens first. A run that ends before gets a warning if none of its rounds had anything to learn from.
+    `fit` has it whether or not it is listed; list it to set other numbers. Before training it stops if no training task has
+    a prompt within `data.rollout.max_prompt_tokens`, or if all have more gold calls than `data.rollout.max_steps`. After a
+    step it stops if one of the numbers below is reached or the learning rate has fallen to 0 for good; the state is saved
+    first (by `Checkpoints`), and the process exits with status 2. If only some tasks are left out, they are counted, and
+    reported the first time. A run that ends earlier gets a warning if none of its rounds had anything to learn from.
 
     Args:
-        rounds_without_tasks: rounds in a row in which no task could be run, all being too long; in a warm start, rounds in
-            which there was no gold to imitate. Null: never stop for it.
+        rounds_without_tasks: rounds in a row in which no task could be run, as all were too long; in a warm start, rounds
+            in which there was no gold to imitate. Null: never stop for it.
         rounds_without_plans: rounds in a row in which no plan could be read and no rewards differed. Null: never stop for it.
         rounds_without_signal: rounds in a row in which all samples of each prompt of a role earned the same, so that
-            there is no advantage; each role that is trained is counted by itself. A role that has learned before is only
+            there is no advantage; each trained role is counted separately. A role that has learned before is only
             named in a warning while the other one goes on learning. Null: never stop for it.
 
     Raises:
@@ -71,11 +71,11 @@ class StopIfNothingLearned(Callback):
         self._learned = self._tried = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Count afresh; what a checkpoint holds is restored after this."""
+        """Reset the counts; those of a checkpoint are restored after this."""
         self._begin()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the training tasks; all processes have the same ones.
+        """Check the training tasks; all processes have the same ones.
 
         Raises:
             ConfigError: none of them can be run, or none can succeed.
@@ -92,10 +92,10 @@ class StopIfNothingLearned(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Count what there was to learn from, over all processes.
+        """Count the rounds with nothing to learn from, over all processes.
 
         Raises:
-            NothingLearnedError: there was nothing for too many rounds in a row, or nothing will be learned from now on.
+            NothingLearnedError: too many rounds in a row had nothing to learn from, or nothing will be learned from now on.
         """
         data = _data(trainer)
         if batch.objective == "supervised":
@@ -106,13 +106,13 @@ class StopIfNothingLearned(Callback):
             return
         if batch.trajectories is not None:  # the first of the round
             self._count_tasks(trainer, data, batch)
-        if batch.update == 0:  # later ones are of the same samples
+        if batch.update == 0:  # later ones have the same samples
             self._count_signal(trainer, pl_module, batch)
         if fault := _rate_fault(trainer, pl_module, batch.role):
             raise NothingLearnedError(fault)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn where a run was too short to be stopped."""
+        """Warn if a run that learned nothing was too short to be stopped."""
         if self._tried and not self._learned and trainer.is_global_zero:
             same = "in every round all samples of each prompt earned the same"
             reason = "in none of its rounds could a plan be read" if self._rounds["plans"] else same
@@ -127,12 +127,12 @@ class StopIfNothingLearned(Callback):
         return {"rounds": dict(self._rounds), "signals": dict(self._signals)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self._rounds.update(state_dict["rounds"])
         self._signals.update(state_dict["signals"])
 
     def _tell_left_out(self, trainer: Trainer, data: RolloutDataModule, batch: RolloutBatch) -> None:
-        """Say once that gold is left out of the warm start since it is too long."""
+        """Print once that gold is left out of the warm start because it is too long."""
         tags = ("rollout/tasks_too_long", f"{batch.role}/warm_start/left_out")
         tasks, outputs = map(int, sum_over_processes([batch.metrics.get(tag, 0.0) for tag in tags]))
         if (tasks or outputs) and trainer.is_global_zero and "warm start" not in self._told:
@@ -177,7 +177,7 @@ class StopIfNothingLearned(Callback):
         if not data.single_level:
             self._count(
                 "plans",
-                read > 0 or learning > 0 or not plans,  # a reward may pay for what is nearly a plan
+                read > 0 or learning > 0 or not plans,  # a reward may pay for an almost correct plan
                 "no plan could be read, so that there was nothing to learn from: teach the form first "
                 "with data.warm_start_rounds (20, say), or take a model that follows instructions",
             )
@@ -223,9 +223,9 @@ class StopIfNothingLearned(Callback):
 
 
 def _check_prompts(data: RolloutDataModule) -> None:
-    """Look for one training task that can be run; mostly that is the first one."""
+    """Look for one training task that can be run; usually it is the first one."""
     config = data.rollout.config
-    if config.too_long == "fail":  # says so itself
+    if config.too_long == "fail":  # raises its own error
         return
     render = data.builder.single if data.single_level else data.builder.planner
     shortest: int | None = None
@@ -245,7 +245,7 @@ def _check_prompts(data: RolloutDataModule) -> None:
 
 
 def _check_gold(data: RolloutDataModule) -> str | None:
-    """Return what to say of training tasks with more gold calls than are carried out."""
+    """Return a sentence on training tasks with more gold calls than can be executed; None if there are none."""
     limit = data.rollout.config.max_steps
     lengths = list(_gold_lengths(data))
     longer = sum(length > limit for length in lengths)
@@ -262,7 +262,7 @@ def _check_gold(data: RolloutDataModule) -> str | None:
 
 
 def _check_sample(data: RolloutDataModule) -> str | None:
-    """Return what to say of prompts that are too long; `check-data FILE -c CONFIG` looks at all tasks."""
+    """Return a sentence on prompts that are too long; `check-data FILE -c CONFIG` checks all tasks."""
     config, number = data.rollout.config, len(data.train_tasks)
     render = data.builder.single if data.single_level else data.builder.planner
     tasks = [data.train_tasks[index] for index in spread(number, SAMPLE)]
@@ -286,7 +286,7 @@ def _no_gold(role: Role) -> str:
 
 
 def _rate_fault(trainer: Trainer, module: Any, role: Role) -> str | None:
-    """Return what is wrong where the role's schedule has ended: from here on its rate is 0."""
+    """Return a sentence if the role's schedule has ended, so that its rate is 0 from here on; else None."""
     config = module.optimizer_config[role]
     scheduler: Any = trainer.lr_scheduler_configs[ROLES.index(role)].scheduler  # a LambdaLR: of `LR_SCHEDULES` all are
     done = scheduler.last_epoch - 1  # the step that was just taken, from 0

@@ -13,14 +13,14 @@ from cahl_pl.types import RolloutBatch
 
 
 class TokenBudget(Callback):
-    """Ends training with the round in which the rounds so far have sampled, or imitated, `max_tokens` tokens.
+    """Callback that ends training with the round in which the rounds so far have sampled, or imitated, `max_tokens` tokens.
 
-    Tokens of all processes count, those of evaluations do not. That round is finished: every role whose turn it is takes its
-    steps. The gold tokens that warm-start rounds imitate are counted apart: they end a run that imitates for so long, and take
-    nothing from what may be sampled. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops at
-    `trainer.max_steps` or `max_epochs` if they come first. A learning rate that falls with the run falls with the tokens that
-    are sampled. Once a round, with its first batch, `rollout/tokens_total` is logged, the count so far, and with every
-    batch of the warm start `warm_start/tokens_total`; the x-axis is `trainer.global_step`.
+    Tokens of all processes count, those of evaluations do not. That round is finished: every role scheduled in it takes its
+    steps. The gold tokens that warm-start rounds imitate are counted separately: they end a run that imitates that long, and
+    do not reduce the sampling budget. Lightning honours the stop only after `trainer.min_steps` and `min_epochs`, and stops
+    at `trainer.max_steps` or `max_epochs` if they come first. A learning rate that falls over the run falls with the sampled
+    tokens. Once a round, with its first batch, `rollout/tokens_total` is logged, the count so far, and with every batch of
+    the warm start `warm_start/tokens_total`; the x-axis is `trainer.global_step`.
 
     Args:
         max_tokens: tokens to sample, or to imitate.
@@ -38,7 +38,7 @@ class TokenBudget(Callback):
 
     @property
     def spent(self) -> float:
-        """The share of what may be sampled that is sampled, at most 1."""
+        """The share of the sampling budget that is used, at most 1."""
         return min(1.0, self.tokens / self.max_tokens)
 
     @property
@@ -47,7 +47,7 @@ class TokenBudget(Callback):
         return max(self.tokens, self.imitated)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take no step when a resumed run had ended already."""
+        """Take no step if a resumed run had already ended."""
         self._stop_if_spent(trainer)
 
     def on_train_batch_end(
@@ -68,9 +68,9 @@ class TokenBudget(Callback):
         return {"tokens": self.tokens, "imitated": self.imitated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self.tokens = state_dict["tokens"]
-        self.imitated = state_dict.get("imitated", 0)  # older checkpoints do not have it
+        self.imitated = state_dict.get("imitated", 0)  # absent from older checkpoints
 
     def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
         for logger in trainer.loggers:

@@ -1,4 +1,4 @@
-"""Official benchmarks, run by `test` beside task sources: one module or folder each."""
+"""Official benchmarks, run by `test` alongside task sources: one module or folder each."""
 
 from cahl_pl.benchmarks.answers import CallableJudge, EndpointJudge
 from cahl_pl.benchmarks.api_bank import APIBank

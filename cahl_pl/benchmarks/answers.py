@@ -16,29 +16,29 @@ _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus white space (SQuAD's evaluation script, arXiv 1606.05250)."""
+    """Return a text in lower case, without punctuation, articles and surplus white space (SQuAD's script, arXiv 1606.05250)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1.0 if both are the same once normalised, else 0.0."""
+    """Return 1.0 if both are the same once normalised, else 0.0."""
     return float(normalize(prediction) == normalize(gold))
 
 
 def substring_match(prediction: str, gold: str) -> float:
-    """1.0 if the prediction contains the gold, both normalised, else 0.0."""
+    """Return 1.0 if the prediction contains the gold, both normalised, else 0.0."""
     return float(normalize(gold) in normalize(prediction))
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Return harmonic mean of precision and recall over the normalised words."""
+    """Return the harmonic mean of precision and recall over the normalised words."""
     predicted, wanted = Counter(normalize(prediction).split()), Counter(normalize(gold).split())
     common = (predicted & wanted).total()
     return 2 * common / (predicted.total() + wanted.total()) if common else 0.0
 
 
 class Judge(ABC):
-    """Judge of answers, where comparing words cannot tell whether one is right."""
+    """Judge of answers, for when comparing words cannot tell whether one is right."""
 
     @abstractmethod
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:
@@ -46,17 +46,17 @@ class Judge(ABC):
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Return what it is and how it is set, as JSON values; never a secret."""
+        """Return its kind and settings, as JSON values; never a secret."""
 
 
 class CallableJudge(Judge):
-    """A Python function `(question, gold, prediction) -> bool`.
+    """Judge by a Python function `(question, gold, prediction) -> bool`.
 
     Args:
         path: its import path, such as `my_package.my_judge`.
 
     Raises:
-        ConfigError: the path leads to nothing that can be called.
+        ConfigError: the path does not lead to a callable.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,7 +64,7 @@ class CallableJudge(Judge):
         self._function = import_function(path, "CallableJudge:")
 
     def __call__(self, question: str, gold: str, prediction: str) -> bool | None:
-        """Return what the function says."""
+        """Return the function's verdict."""
         return bool(self._function(question, gold, prediction))
 
     def options(self) -> dict[str, Any]:
@@ -80,20 +80,20 @@ Does the given answer mean the same as the reference answer? Reply with Yes or N
 
 
 class EndpointJudge(Judge):
-    """A model behind an OpenAI-compatible interface, asked for Yes or No at temperature 0.
+    """Judge by a model behind an OpenAI-compatible interface, asked for Yes or No at temperature 0.
 
-    The key is read from an environment variable for each request, is held nowhere, and stands in no message.
+    The key is read from an environment variable for each request, is not stored, and appears in no message.
 
     Args:
-        url: of the interface, up to and without `/chat/completions`; https, or this machine.
+        url: URL of the interface, without `/chat/completions`; https, or this machine.
         model: the model's name there.
         key_variable: the environment variable that holds the key; None for an interface without one.
-        prompt: with `{question}`, `{gold}` and `{prediction}`.
-        timeout: seconds for one request.
-        retries: further tries where an interface is busy or does not answer.
+        prompt: the prompt, with `{question}`, `{gold}` and `{prediction}`.
+        timeout: time limit of a request in seconds.
+        retries: further attempts if an interface is busy or does not answer.
 
     Raises:
-        ConfigError: the variable is not set, or the key would go over the network in clear.
+        ConfigError: the variable is not set, or the key would be sent over the network unencrypted.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class EndpointJudge(Judge):
             ConfigError: the interface refuses or does not answer.
         """
         words = {"question": question, "gold": gold, "prediction": prediction}
-        # one pass, so that an answer that holds "{gold}" stays what it is
+        # one pass, so that an answer that contains "{gold}" stays as it is
         text = re.sub(r"\{(question|gold|prediction)\}", lambda match: words[match[1]], self.prompt)
         key = key_from(self.key_variable, self.url)
         reply = post_json(

@@ -1,4 +1,4 @@
-"""API-Bank (arXiv 2304.08244), levels 1 to 3, in the form in which ToolRL evaluates it: one call a row.
+"""API-Bank (arXiv 2304.08244), levels 1 to 3, in the form in which ToolRL evaluates it: one call per row.
 
 A level's file is `level-N-api_processed.json`: a list of rows `{"system", "user", "answer", "other"}`.
 """
@@ -44,21 +44,21 @@ _SCHEMES: Final[Mapping[Match, str]] = {
 class APIBank(Benchmark):
     """API-Bank's levels: a row is right if its one call is the gold call. The overall score pools the rows of all levels.
 
-    Calls are compared as they were written, nothing coerced. `strict`: there is exactly one call, and it has the gold's name
+    Calls are compared as they were written, without coercion. `strict`: there is exactly one call, and it has the gold's name
     and arguments (1 and 1.0 are the same, 1 and "1" are not; outer white space of texts does not matter). `toolrl`: some
-    call has them, by Python's `==`; a payload that lacks "name" and "parameters" is taken for the arguments of a call of
-    the gold's name, as ToolRL's script does.
+    call has them, by Python's `==`; a payload that lacks "name" and "parameters" counts as the arguments of a call of
+    the gold's name, as in ToolRL's script.
 
     A row's calls are answered `{"status": "ok"}`. With `sequences`, the level-3 rows of one sample are also run as one task:
-    the request once, all its tools, and the recorded answers as feedback. Their scores stand apart and are no part of the
+    the request once, all its tools, and the recorded answers as feedback. Their scores are separate and not part of the
     overall score.
 
     Args:
-        folder: where the files of the levels lie.
+        folder: folder of the levels' files.
         levels: some of 1, 2 and 3.
         match: `strict` or `toolrl`.
         sequences: run level 3 as sequences too.
-        max_tasks: run only so many, in turn from each level.
+        max_tasks: maximum number of tasks to run, taken in turn from each level.
 
     Raises:
         ConfigError: there is no such level or matching.
@@ -102,7 +102,7 @@ class APIBank(Benchmark):
         }
 
     def group(self, index: int) -> str:
-        """`level-1`, `level-2`, `level-3` or `level-3-sequences`."""
+        """Return `level-1`, `level-2`, `level-3` or `level-3-sequences`."""
         return self._groups[index]
 
     def task(self, index: int) -> Task:
@@ -110,7 +110,7 @@ class APIBank(Benchmark):
         return self._tasks[index]
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Run rows first, then sequences, whose calls are answered by what was recorded; return records in the given order."""
+        """Run rows first, then sequences, whose calls get the recorded answers; return records in the given order."""
         rows = [i for i in indices if self._groups[i] != SEQUENCES]
         samples = [i for i in indices if self._groups[i] == SEQUENCES]
         records = super().run(rows, evaluate) if rows else []
@@ -135,7 +135,7 @@ class APIBank(Benchmark):
         return {"success": success, "matched": matched, "gold_calls": len(gold), "needed": len(gold)}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
-        """`overall` over the rows of all levels that were run, each level, and sequences as a whole and by calls."""
+        """Return `overall` over the rows of all levels that were run, each level, and sequences as a whole and by calls."""
         scores = by_group(records)
         rows = [r for r in records if r["group"] != SEQUENCES]
         samples = [r for r in records if r["group"] == SEQUENCES]
@@ -144,7 +144,7 @@ class APIBank(Benchmark):
         return {"overall": share(r["success"] for r in rows), **scores} if rows else scores
 
     def denominators(self, records: Sequence[Record]) -> dict[str, int]:
-        """Return rows of each level and of all, sequences, and the gold calls of these."""
+        """Return the numbers of rows of each level and of all, of sequences, and of their gold calls."""
         counts = super().denominators(records)
         del counts["all"]
         samples = [r for r in records if r["group"] == SEQUENCES]
@@ -153,7 +153,7 @@ class APIBank(Benchmark):
         return {"overall": len(records) - len(samples), **counts}
 
     def remarks(self, records: Sequence[Record]) -> list[str]:
-        """Levels that were not run."""
+        """Return the levels that were not run."""
         missing = [f"level {n}" for n in (1, 2, 3) if not any(r["group"] == f"level-{n}" for r in records)]
         return [f"not run, and no part of the overall score: {', '.join(missing)}"] if missing else []
 
@@ -164,7 +164,7 @@ class APIBank(Benchmark):
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRow:
-    """A row as a task, and where it belongs.
+    """Row as a task, with its sample.
 
     Attributes:
         task: the row.
@@ -197,7 +197,7 @@ def load_level(path: Path, level: int) -> list[BenchmarkRow]:
 def load_sequences(rows: Sequence[BenchmarkRow]) -> list[Task]:
     """Return the rows of each sample as one task: the first row's request, the last one's tools, the calls of all.
 
-    A call's recorded answer stands in the dialogue of the row after it; the last call has none.
+    A call's recorded answer is in the dialogue of the row after it; the last call has none.
     """
     samples: dict[int, list[Task]] = {}
     for row in rows:

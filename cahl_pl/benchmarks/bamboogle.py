@@ -21,21 +21,21 @@ LAST_ROUND = "Answer the question now, in a few words and without searching."
 
 
 class Bamboogle(Benchmark):
-    """Questions answered in rounds: each round a plan, whose searches are carried out and shown to the next one.
+    """Questions answered in rounds: each round is a plan, whose searches are carried out and shown to the next one.
 
     A question ends with its first answer, with a round that neither searches nor answers, or with the last round, which
     offers no tool and asks for the answer. Its prediction is the last answer of the round that ended it.
 
     Args:
         path: the questions, a JSON list of `{"Question", "Answer"}`.
-        search: who answers searches.
-        rounds: plans for a question, at most.
-        judge: decides in addition to exact match, sub-string match and F1; None for no judge.
-        headline: which of them is `overall`, and a success; None: `judge` where there is one, else `exact_match`.
-        max_tasks: run only so many questions, the first ones.
+        search: search engine.
+        rounds: maximum number of plans for a question.
+        judge: judge, in addition to exact match, sub-string match and F1; None for no judge.
+        headline: the one of them that is `overall`, and a success; None: `judge` if there is one, else `exact_match`.
+        max_tasks: maximum number of questions to run, the first ones.
 
     Raises:
-        ConfigError: `rounds` is below 1, or the headline is a judge that is not there.
+        ConfigError: `rounds` is below 1, or the headline is a judge and there is none.
         DataError: the file is missing or a row cannot be read.
     """
 
@@ -80,7 +80,7 @@ class Bamboogle(Benchmark):
         }
 
     def group(self, index: int) -> str:
-        """There is one group only."""
+        """Return the only group."""
         return "overall"
 
     def task(self, index: int) -> Task:
@@ -88,7 +88,7 @@ class Bamboogle(Benchmark):
         return self._task(index, 0, [Message("user", self.questions[index][0])])
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Round by round, the questions that are still open together."""
+        """Run the questions that are still open together, round by round."""
         messages = {i: list(self.task(i).messages) for i in indices}
         episodes: dict[int, list[Trajectory]] = {i: [] for i in indices}
         still_open = list(indices)
@@ -111,7 +111,7 @@ class Bamboogle(Benchmark):
         ]
 
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """Apply all scorers to the last round's answer; where there is none all say wrong, and no judge is asked."""
+        """Apply all scorers to the last round's answer; without one all say wrong, and no judge is asked."""
         question, gold = self.questions[index]
         prediction = _answer(trajectory)
         answer = prediction or ""
@@ -127,7 +127,7 @@ class Bamboogle(Benchmark):
         return {"success": bool(verdict[self.headline]), **verdict}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
-        """`overall` by the headline, all scorers, searches a question and the share of questions with an answer."""
+        """Return `overall` by the headline, all scorers, searches per question and the share of questions with an answer."""
         names = ["exact_match", "substring_match", "f1", *(["judge"] if self.judge is not None else [])]
         return {
             "overall": share(r["success"] for r in records),
@@ -139,13 +139,13 @@ class Bamboogle(Benchmark):
         }
 
     def remarks(self, records: Sequence[Record]) -> list[str]:
-        """Return how many verdicts of the judge were unclear."""
+        """Return a remark on the number of unclear verdicts of the judge."""
         unclear = sum(r.get("judge", False) is None for r in records)
         told = counted(unclear, "verdict of the judge was", "verdicts of the judge were")
         return [f"{told} neither Yes nor No and counted as wrong"] if unclear else []
 
     def options(self) -> dict[str, Any]:
-        """Return all arguments, those of search and judge too; no key."""
+        """Return all arguments, including those of search and judge; no key."""
         return self._options
 
     def _task(self, index: int, number: int, messages: Sequence[Message]) -> Task:

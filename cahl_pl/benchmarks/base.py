@@ -1,4 +1,4 @@
-"""The interface of a benchmark, and what single-turn and multi-turn ones share."""
+"""Interface of a benchmark, and the parts that single-turn and multi-turn ones share."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from cahl_pl.runs.records import record
 from cahl_pl.types import Plan, Task, Trajectory
 
 Record: TypeAlias = dict[str, Any]
-"""What became of one task, as JSON values: `id`, `group`, `success`, `episodes`, `counts` and what the scorer needs."""
+"""Record of one task, as JSON values: `id`, `group`, `success`, `episodes`, `counts` and the scorer's own."""
 
 
 class Evaluate(Protocol):
-    """One greedy episode per task; the environment answers the calls (None: that of the data module)."""
+    """Function that makes one greedy episode per task; the environment answers the calls (None: that of the data module)."""
 
     def __call__(self, tasks: Sequence[Task], environment: Environment | None = None) -> list[Trajectory]:
         """Return the episodes, in the order of the tasks."""
 
 
 class Benchmark(ABC):
-    """A test set with rules of its own for what counts as right.
+    """Test set with its own scoring rules.
 
-    A single-turn benchmark gives tasks and checks their episodes; one that needs several turns overrides `run`.
+    A single-turn benchmark returns tasks and checks their episodes; one that needs several turns overrides `run`.
 
     Attributes:
-        name: the benchmark, as reports call it.
-        scheme: by which rules it scores, as reports call it.
-        ids: the id of each task, unique and stable between runs: what a resumed run goes by.
-        environment: answers the calls of the default `run`.
+        name: the benchmark's name in reports.
+        scheme: the scoring scheme's name in reports.
+        ids: the id of each task, unique and stable between runs, on which resuming relies.
+        environment: environment that answers the calls of the default `run`.
     """
 
     name: str
@@ -51,18 +51,18 @@ class Benchmark(ABC):
 
     @abstractmethod
     def task(self, index: int) -> Task:
-        """Return the task at `index`, as it starts."""
+        """Return the task at `index`, in its initial form."""
 
     @abstractmethod
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """Judge an episode: return `success` (bool) and what else the record is to hold, such as `gold_calls` (int)."""
+        """Judge an episode: return `success` (bool) and further parts of the record, such as `gold_calls` (int)."""
 
     @abstractmethod
     def score(self, records: Sequence[Record]) -> dict[str, float]:
-        """Return the scores, shares between 0 and 1 unless their name says otherwise; only of what the records hold."""
+        """Return the scores, shares between 0 and 1 unless their name says otherwise, computed only from the records."""
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Evaluate these tasks; one record each, in their order."""
+        """Evaluate these tasks; return one record each, in their order."""
         episodes = evaluate([self.task(i) for i in indices], self.environment)
         return [
             make_record(self.ids[i], self.group(i), [episode], **self.check(i, episode))
@@ -70,19 +70,19 @@ class Benchmark(ABC):
         ]
 
     def denominators(self, records: Sequence[Record]) -> dict[str, int]:
-        """Return how many tasks of each group were run, and of all."""
+        """Return the number of tasks run of each group, and of all."""
         return {**Counter(r["group"] for r in records), "all": len(records)}
 
     def remarks(self, records: Sequence[Record]) -> list[str]:
-        """Return what a reader of the scores has to know, one sentence each."""
+        """Return remarks for a reader of the scores, one sentence each."""
         return []
 
     def options(self) -> dict[str, Any]:
         """Return every option that the scores depend on, as JSON values; never a secret."""
         return {}
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to give back
-        """Give back what a run has opened; it may be run again afterwards."""
+    def close(self) -> None:  # noqa: B027 - most have nothing to release
+        """Release the resources of a run; it may be run again afterwards."""
 
 
 def make_record(
@@ -98,10 +98,10 @@ def make_record(
     Args:
         name: its id.
         group: its category or level.
-        episodes: one, or one a turn or round.
-        success: by the benchmark's own rule.
-        gold_calls: calls that it needs; None where nobody knows: surplus calls are not counted then.
-        verdict: what else to record.
+        episodes: one, or one per turn or round.
+        success: success by the benchmark's own rule.
+        gold_calls: number of calls that it needs; None if unknown: surplus calls are not counted then.
+        verdict: further values to record.
     """
     shown = [record(episode) for episode in episodes]
     for episode in shown:
@@ -113,10 +113,10 @@ def make_record(
 
 
 def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:
-    """Return the indices of at most so many tasks, in their order, taken in turn from each group: a small share sees them all.
+    """Return the indices of at most `max_tasks` tasks, in order, taken in turn from each group, so that few cover all groups.
 
     Raises:
-        ConfigError: so many are none.
+        ConfigError: `max_tasks` is below 1.
     """
     if max_tasks is not None and max_tasks < 1:
         raise ConfigError(f"a benchmark's max_tasks is {max_tasks}: give 1 or more, or null for all tasks")
@@ -131,7 +131,7 @@ def spread(groups: Sequence[str], max_tasks: int | None) -> list[int]:
 
 
 def share(values: Iterable[float]) -> float:
-    """Return the mean of some values, of which there is at least one."""
+    """Return the mean of at least one value."""
     listed = list(values)
     return sum(listed) / len(listed)
 
@@ -143,7 +143,7 @@ def by_group(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _joined(episodes: Sequence[Trajectory]) -> Trajectory:
-    """Return the episodes of a task as one, to be counted: a call that repeats one of an earlier turn is redundant."""
+    """Return the episodes of a task as one, for counting: a call that repeats one of an earlier turn is redundant."""
     if len(episodes) == 1:
         return episodes[0]
     subtasks = tuple(subtask for e in episodes for subtask in e.plan.subtasks)

@@ -1,4 +1,4 @@
-"""What one evaluation measures: sets of tasks by success and economy, and benchmarks by scores of their own."""
+"""Measurements of one evaluation: success and economy on sets of tasks, and the benchmarks' own scores."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cahl_pl.metrics import ToolUse, is_success
 
 
 class Evaluation:
-    """Counts of what is evaluated, batch by batch, of several sets of tasks and benchmarks.
+    """Evaluation of several sets of tasks and benchmarks, counted batch by batch.
 
     Args:
-        evaluator: makes the episodes.
+        evaluator: maker of the episodes.
         sets: names of the sets of tasks.
         benchmarks: the benchmarks by name; their loaders come after those of the sets.
-        folder: of the benchmarks' records and reports; None: nowhere.
-        settings: what a benchmark's records belong to, see `BenchmarkRun`.
-        device: where the sets' counts lie: several processes add them up there, and NCCL takes nothing from the host.
+        folder: folder of the benchmarks' records and reports; None: not written.
+        settings: settings of a benchmark's records, see `BenchmarkRun`.
+        device: device of the sets' counts: several processes add them up there, and NCCL accepts nothing from the host.
 
     Raises:
         ConfigError: see `BenchmarkRun`.
@@ -46,11 +46,11 @@ class Evaluation:
         ]
 
     def step(self, batch: Sequence[Any], loader: int = 0) -> list[bool]:
-        """Play greedy episodes of a batch, and count them; return which of a set's tasks are solved.
+        """Play greedy episodes of a batch, and count them; return for each of a set's tasks whether it is solved.
 
         Args:
             batch: tasks of a set, or indices of a benchmark's tasks.
-            loader: which of the sets and benchmarks it is of, counted through both.
+            loader: index of its set or benchmark, the sets coming first.
         """
         if loader < len(self.metrics):
             episodes = self.evaluator.evaluate(batch)
@@ -60,7 +60,7 @@ class Evaluation:
         return []
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Yield the values of each benchmark, which ends with it, and of each set: `<name>/<tag>` -> value."""
+        """Yield the values of each benchmark, finishing its run, and of each set: `<name>/<tag>` -> value."""
         for run in self.runs:
             yield {f"{run.name}/{tag}": value for tag, value in run.finish().items()}
         for name, metric in self.metrics.items():

@@ -1,4 +1,4 @@
-"""One run of a benchmark: records on disk after every batch, nothing repeated after a restart, a report at the end."""
+"""Run of a benchmark: records on disk after every batch, nothing repeated after a restart, a report at the end."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Evaluator(Protocol):
 
 
 class BenchmarkRun:
-    """One run of a benchmark, batch by batch.
+    """Run of a benchmark, batch by batch.
 
-    With a folder, `<name>.jsonl` holds one record a line and `<name>.json` the settings from the start and the report from
-    the end. A run that finds its own records there goes on after them: what is recorded is not run again, and half a
-    line, left by a run that was killed while writing, is dropped and its task done again. `<name>.jsonl.lock` keeps a second
-    run out until this one has finished.
+    With a folder, `<name>.jsonl` has one record per line and `<name>.json` the settings, written at the start, and the
+    report, written at the end. A run that finds its own records there resumes after them: recorded tasks are not run again,
+    and a partial line, left by a run that was killed while writing, is dropped and its task repeated. `<name>.jsonl.lock`
+    keeps a second run out until this one has finished.
 
     Args:
         benchmark: the benchmark.
-        name: of its files, and in the table.
-        folder: where they are written; None: nowhere.
+        name: name of its files, and in the table.
+        folder: folder for them; None: not written.
         settings: model, checkpoint, prompts and limits of this run, as JSON values.
-        evaluator: makes the episodes.
+        evaluator: maker of the episodes.
 
     Raises:
-        ConfigError: the folder holds records of other settings or options, is another run's at this moment, or cannot be
+        ConfigError: the folder contains records of other settings or options, is in use by another run, or cannot be
             written to.
         DataError: a line of the records cannot be read, or appears twice.
     """
@@ -93,17 +93,17 @@ class BenchmarkRun:
         meter = _Meter(self.evaluator)
         try:
             records = self.benchmark.run(unrecorded, meter)
-        except BaseException:  # also Ctrl-C in a notebook, where the same process may start again
+        except BaseException:  # including Ctrl-C in a notebook, where the same process may start again
             self._unlock()
             raise
-        for one in records:  # batched, so that a task's own share cannot be told from the others'
+        for one in records:  # batched, so a task's own share cannot be separated from the others'
             one["tokens"], one["seconds"] = meter.tokens / len(unrecorded), meter.seconds / len(unrecorded)
             self.records[one["id"]] = one
         if self._lines is not None:
             _append(self._lines, records)
 
     def finish(self) -> dict[str, float]:
-        """Score what is recorded, print and write the report.
+        """Score the records, print and write the report.
 
         Returns:
             Scores and efficiency, tag -> value; empty without records.
@@ -139,7 +139,7 @@ class BenchmarkRun:
         lines.parent.mkdir(parents=True, exist_ok=True)
         self._lock(lines)
         with lines.open("ab"):
-            pass  # what cannot be written is to be known now, not after the first batch
+            pass  # a folder that is not writable is to be noticed now, not after the first batch
         if lines.stat().st_size:
             self._check_settings(report)
             self.records = _read_records(lines, set(self.benchmark.ids))
@@ -191,12 +191,12 @@ class BenchmarkRun:
 
 
 def efficiency(records: Sequence[Record]) -> dict[str, float]:
-    """Return how economically the tasks were done: `ToolUse` over their calls, sampled tokens and seconds per task.
+    """Return the economy of the tasks: `ToolUse` over their calls, sampled tokens and seconds per task.
 
-    `task/success` is left out, because the scores say it; `tools/excess` too, where the number of calls needed is not known.
+    `task/success` is left out, because the scores give it; `tools/excess` too, if the number of calls needed is not known.
     Seconds are those of making episodes, the environment's answers included, checking excluded.
     """
-    metric = ToolUse(sync_on_compute=False)  # the records are all there
+    metric = ToolUse(sync_on_compute=False)  # all records are in this process
     metric.update([one["counts"] for one in records])
     left_out = (
         {"task/success"} if all("surplus" in one["counts"] for one in records) else {"task/success", "tools/excess"}
@@ -208,7 +208,7 @@ def efficiency(records: Sequence[Record]) -> dict[str, float]:
 
 
 class _Meter:
-    """`Evaluate`, counting what it costs."""
+    """Implementation of `Evaluate` that counts tokens and seconds."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
@@ -248,7 +248,7 @@ def _read_records(path: Path, known: set[str]) -> dict[str, Record]:
 
 
 def _is_record(one: Record) -> bool:
-    """Return whether what scores and efficiency of every benchmark are made of is there."""
+    """Return whether a record has the fields from which every benchmark's scores and efficiency are computed."""
     counts = one.get("counts")
     costs: list[Any] = [one.get("tokens"), one.get("seconds")]
     return (

@@ -1,4 +1,4 @@
-"""Where Bamboogle's searches are answered: a folder of texts, an HTTP interface, or answers recorded before."""
+"""Search engines for Bamboogle: a folder of texts, an HTTP interface, or recorded answers."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Search(ABC):
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Return what it is and how it is set, as JSON values; never a secret."""
+        """Return its kind and settings, as JSON values; never a secret."""
 
 
 class BM25Search(Search):
     """BM25 over the text files of a folder, by `bm25s` (`pip install bm25s`). A paragraph is a passage.
 
     Args:
-        folder: searched for `*.txt`, in sub-folders too; UTF-8, paragraphs divided by blank lines.
-        passages: how many to give back.
+        folder: folder with `*.txt`, in sub-folders too; UTF-8, paragraphs separated by blank lines.
+        passages: number of passages to return.
 
     Raises:
-        ConfigError: `bm25s` is not installed, or the folder holds no text.
+        ConfigError: `bm25s` is not installed, or the folder contains no text.
     """
 
     def __init__(self, folder: str, passages: int = 5) -> None:
@@ -66,32 +66,32 @@ class BM25Search(Search):
     def __call__(self, query: str) -> list[str]:
         """Return the passages of positive score."""
         tokens = self._tokenize(query, show_progress=False, return_ids=False)
-        if not tokens[0]:  # nothing but stop words and signs
+        if not tokens[0]:  # only stop words and punctuation
             return []
         count = min(self.passages, len(self._texts))
         found, scores = self._index.retrieve(tokens, k=count, show_progress=False)
         return [self._texts[int(i)] for i, score in zip(found[0], scores[0], strict=True) if score > 0]
 
     def options(self) -> dict[str, Any]:
-        """Folder, passages given back, size of the corpus."""
+        """Return the folder, the number of passages returned, and the size of the corpus."""
         return self._options
 
 
 class HTTPSearch(Search):
-    """A web search by HTTP in the form of google.serper.dev: `{"q": query}` gives `answerBox` and `organic`.
+    """Web search by HTTP in the form of google.serper.dev: `{"q": query}` returns `answerBox` and `organic`.
 
-    The key is read from an environment variable for each request, is held nowhere, and stands in no message.
+    The key is read from an environment variable for each request, is not stored, and appears in no message.
 
     Args:
-        url: of the interface; https, or this machine.
-        key_variable: the environment variable that holds the key; None for an interface without one.
-        key_header: the header that takes the key.
-        passages: how many to give back.
-        timeout: seconds for one request.
-        retries: further tries where an interface is busy or does not answer.
+        url: URL of the interface; https, or this machine.
+        key_variable: the environment variable that contains the key; None for an interface without one.
+        key_header: the header for the key.
+        passages: number of passages to return.
+        timeout: time limit of a request in seconds.
+        retries: further attempts if an interface is busy or does not answer.
 
     Raises:
-        ConfigError: the variable is not set, or the key would go over the network in clear.
+        ConfigError: the variable is not set, or the key would be sent over the network unencrypted.
     """
 
     def __init__(
@@ -136,16 +136,16 @@ class HTTPSearch(Search):
 
 
 class RecordedSearch(Search):
-    """Search in a JSON file `{query: [passage, ...]}`; a query that is not in it finds nothing.
+    """Search in a JSON file `{query: [passage, ...]}`; a query that is missing from it finds nothing.
 
     Case and white space of queries do not matter.
 
     Args:
         path: the file.
-        passages: how many to give back.
+        passages: number of passages to return.
 
     Raises:
-        ConfigError: the file is missing or is no such object.
+        ConfigError: the file is missing or is not such an object.
     """
 
     def __init__(self, path: str, passages: int = 5) -> None:
@@ -163,19 +163,19 @@ class RecordedSearch(Search):
         self._options = {"search": "recorded", "path": path, "passages": passages, "queries": len(content)}
 
     def __call__(self, query: str) -> list[str]:
-        """Return what was recorded for this query."""
+        """Return the passages recorded for this query."""
         return self._answers.get(_normal(query), [])[: self.passages]
 
     def options(self) -> dict[str, Any]:
-        """File, passages given back, number of queries."""
+        """Return the file, the number of passages returned, and the number of queries."""
         return self._options
 
 
 class SearchEnvironment(Environment):
-    """Environment of one tool, `search`.
+    """Environment with one tool, `search`.
 
     Args:
-        search: who answers.
+        search: the search engine.
     """
 
     def __init__(self, search: Search) -> None:

@@ -1,4 +1,4 @@
-"""What a benchmark's records depend on besides the benchmark itself: records of other settings are never mixed."""
+"""Settings that a benchmark's records depend on besides the benchmark: records of different settings are never mixed."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def run_settings(
 
 
 def fingerprint(path: str | os.PathLike[str] | None) -> str | None:
-    """Return what tells the contents of a file or a folder from others.
+    """Return a fingerprint of the contents of a file or a folder.
 
-    Of a file that is all of it. Of the files in a folder, which may be a large base, it is names, sizes and both ends. None
-    where there is nothing of that name on this machine, such as for the name of a model on the hub.
+    For a file it covers all of it. For the files in a folder, which may be a large base, it covers names, sizes and both ends.
+    None if nothing has that name on this machine, such as for the name of a model on the hub.
     """
     root = None if path is None else Path(path).expanduser()
     if root is None or not os.path.exists(root):

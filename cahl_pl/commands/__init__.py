@@ -1,6 +1,6 @@
-"""The command line: `python -m cahl_pl VERB ...`, or `cahl-pl VERB ...`.
+"""Command line: `python -m cahl_pl VERB ...`, or `cahl-pl VERB ...`.
 
-A verb is one module here and one line of `VERBS`. A module is imported when its verb is called, so that help comes at once.
+A verb is one module here and one line of `VERBS`. A module is imported when its verb is called, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ VERBS = {
     "results-table": ("results_table:main", "reports of benchmarks as one Markdown table"),
     "env": ("env:main", "versions, devices and settings of this machine, for a bug report"),
 }
-"""Verb -> where its function is below this package, and what it does; the function takes the words after the verb."""
+"""Verb -> location of its function in this package, and description; the function takes the words after the verb."""
 
 EXTRAS = {"matplotlib": "report", "starlette": "serve", "uvicorn": "serve", "llguidance": "constrained"}
-"""Optional packages that verbs import, and the extra of this package that brings them."""
+"""Optional packages that verbs import, and the extra of this package that installs them."""
 
 PATIENCE_S: Final = 4.0
-"""Seconds that libraries may take to load before that is said."""
+"""Seconds that libraries may take to load before a notice is printed."""
 
 HELP = """\
 usage: cahl-pl VERB [OPTION...]
@@ -67,7 +67,7 @@ CAHL_TRACEBACK=1 shows the traceback behind an error. Documentation: the folder 
 
 
 def console(words: Sequence[str] | None = None) -> None:
-    """Run a verb; what its user can put right is one sentence, not a traceback (CAHL_TRACEBACK=1 shows it).
+    """Run a verb; errors that its user can fix are one sentence, not a traceback (CAHL_TRACEBACK=1 shows it).
 
     Args:
         words: the command line; None: that of the process.
@@ -82,13 +82,13 @@ def console(words: Sequence[str] | None = None) -> None:
             print(f"error: {_place(sentence)}{sentence}", file=sys.stderr)
             status = 2
         except SystemExit as error:
-            interrupted = isinstance(error.__context__, KeyboardInterrupt)  # Lightning makes status 1 of it
+            interrupted = isinstance(error.__context__, KeyboardInterrupt)  # Lightning turns it into status 1
             sentence = "interrupted" if interrupted else sentence_of_own_code(error)
             if os.environ.get("CAHL_TRACEBACK") or sentence is None or isinstance(error, Interrupted):
                 raise
             print(f"error: {sentence}", file=sys.stderr)  # a user's own code has ended the run, perhaps with status 0
             status = 130 if interrupted else 2
-        except KeyboardInterrupt:  # before a run listens to signals, and in verbs that have none
+        except KeyboardInterrupt:  # before a run handles signals, and in verbs that do not
             if os.environ.get("CAHL_TRACEBACK"):
                 raise
             print("error: interrupted", file=sys.stderr)
@@ -99,7 +99,7 @@ def console(words: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _warnings_as_sentences() -> Iterator[None]:
-    """Have warnings of tools shown as this package's other ones, `warning: ...`, and those of libraries as Python does."""
+    """Show warnings of tools like this package's other ones, `warning: ...`, and those of libraries as Python does."""
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -116,7 +116,7 @@ def _warnings_as_sentences() -> Iterator[None]:
 
 
 class VerbParser(argparse.ArgumentParser):
-    """Says in one sentence what is missing or wrong, with the example that the verb's help begins with."""
+    """Parser whose errors are one sentence, with the example at the start of the verb's help."""
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and exit with status 2."""
@@ -136,8 +136,8 @@ def verb_parser(verb: str, text: str, takes_configuration: bool = False) -> argp
 
     Args:
         verb: its name.
-        text: what `--help` says before the options: the module's docstring.
-        takes_configuration: whether what it does not know belongs to the configuration.
+        text: text of `--help` before the options: the module's docstring.
+        takes_configuration: whether unknown options belong to the configuration.
     """
     more = (
         "Every other option belongs to the configuration: `-c` with a file or a shipped name, or any key, as for `fit`."
@@ -152,14 +152,14 @@ def verb_parser(verb: str, text: str, takes_configuration: bool = False) -> argp
 
 
 def _filled(text: str) -> str:
-    """Return a docstring with its prose as wide as the screen; lists and commands, which are indented, stay as they are."""
+    """Return a docstring with its prose wrapped to the screen; lists and commands, which are indented, stay unchanged."""
     width = shutil.get_terminal_size().columns - 2  # as argparse does
     paragraphs = text.strip().split("\n\n")
     return "\n\n".join(p if re.search(r"^[ -]", p, re.M) else textwrap.fill(p, width) for p in paragraphs)
 
 
 def _run(words: list[str]) -> int | None:
-    """Do what the words say; gives the exit status."""
+    """Run the command line; return the exit status."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help(), end="")
         return None
@@ -181,7 +181,7 @@ def _run(words: list[str]) -> int | None:
 
 @contextlib.contextmanager
 def notice_of_loading() -> Iterator[None]:
-    """Say what is waited for where libraries take long to load: nothing of a command is looked at before."""
+    """Print a notice when libraries take long to load, before which nothing of a command is checked."""
 
     def tell() -> None:
         print("loading PyTorch, Lightning and transformers ...", file=sys.stderr, flush=True)
@@ -206,7 +206,7 @@ def _help() -> str:
 
 
 def _place(sentence: str) -> str:
-    """Return the configuration file and the line that name the file which a sentence begins with; empty where none does."""
+    """Return the configuration file and line that name the file at the start of a sentence; empty if none does."""
     if (cli := sys.modules.get("cahl_pl.cli")) is None:  # no configuration was read
         return ""
     from cahl_pl.errors.class_entries import place_of
@@ -215,12 +215,12 @@ def _place(sentence: str) -> str:
 
 
 def _sentence(error: Exception) -> str | None:
-    """Return what to tell of an error that a user can put right; None of any other."""
+    """Return the message for an error that a user can fix; None for any other."""
     if isinstance(error, UserError):
         return str(error)
     if (own := sentence_of_own_code(error)) is not None:
         return own
-    if isinstance(error, OSError) and error.filename:  # the disk, permissions, something in its way
+    if isinstance(error, OSError) and error.filename:  # the disk, permissions, an existing file
         return f"{os.fsdecode(error.filename)}: {error.strerror}; put that right and start again"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
         return f"a file cannot be written ({error.strerror}): make room, or write to another disk, and start again"
@@ -228,7 +228,7 @@ def _sentence(error: Exception) -> str | None:
         return f'{error.name} is not installed: pip install "cahl-pl[{EXTRAS[error.name]}]"'
     if (
         type(error).__name__ == "MisconfigurationException"
-    ):  # of Lightning, about its own keys; not imported for its name alone
+    ):  # from Lightning, about its own keys; not imported just for its name
         return " ".join(str(error).split())
     if isinstance(error, pickle.UnpicklingError):
         reason = str(error).strip().splitlines()[0]

@@ -4,9 +4,9 @@ r"""Run requests, or the test sets of a configuration, against a server that has
     python -m cahl_pl ask --base-url http://127.0.0.1:8000 -c configs/quickstart.yaml \
         --requests requests.jsonl --tools my_tools.py
 
-The configuration is the one that the adapters were trained with: its prompts, limits and `data.inference` hold, and any key
-of it can be given too. `--requests` and `--tools` are those of `cahl_pl.datasets.Requests`. How to start the server:
-docs/serving.md.
+The configuration is the one that the adapters were trained with: its prompts, limits and `data.inference` apply, and any key
+of it can be given too. `--requests` and `--tools` are those of `cahl_pl.datasets.Requests`. docs/serving.md says how to start
+the server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cahl_pl.startup.library_warnings import quiet_libraries
 
 
 class WithoutWeights(CAHLModule):
-    """A module for prediction, of which the policy is a tokenizer and nothing else."""
+    """Module for prediction whose policy consists of a tokenizer only."""
 
     def configure_model(self) -> None:
         """Load the tokenizer."""
@@ -40,7 +40,7 @@ class WithoutWeights(CAHLModule):
 
 
 def ask(data: RolloutDataModule, policy: PolicyConfig, engine: ServerEngine, out: Path) -> None:
-    """Predict with a server, print and write the episodes, and say what share of those with known calls succeeded.
+    """Predict with a server, print and write the episodes, and print the success rate of those with known calls.
 
     Args:
         data: holds the tests or the requests.

@@ -1,14 +1,14 @@
-"""Check a file of tasks (docs/your-data.md): which rows would be taken, and which not, and why.
+"""Check a file of tasks (docs/your-data.md): which rows would be accepted, and which not, and why.
 
     python -m cahl_pl check-data FILE.jsonl
     python -m cahl_pl check-data FILE.jsonl -c my_run.yaml
 
-With a configuration the tasks are also held to it: prompts that are too long, more gold calls than steps, tools that the
-environment lacks, gold calls that fail when the environment carries them out, and references to values that it does not answer
-(--no-run leaves these out). Stored results that the tools answer otherwise are told, and are no fault: some vary, such as the
-time of day. No weights are loaded.
+With a configuration the tasks are also checked against it: prompts that are too long, more gold calls than steps, tools that
+the environment lacks, gold calls that fail when the environment carries them out, and references to values that it does not
+return (--no-run skips these). Stored results that differ from the tools' answers are reported, but are not faults: some vary,
+such as the time of day. No weights are loaded.
 
-Exits with 1 if a row would be dropped, or a task does not go with the configuration, and with 2 if the file cannot be read.
+Exits with 1 if a row would be dropped, or a task does not fit the configuration, and with 2 if the file cannot be read.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _config(words: list[str]) -> Any:
 
 
 def _make_instances(data: JsonlDataset, tools: str | None) -> tuple[int, list[Fault]]:
-    """Return which tasks have a state that the class of their tools does not take; nothing where these are functions."""
+    """Return which tasks have a state that their tools' class does not accept; nothing if the tools are functions."""
     if tools is None or tools.endswith(".json") or split_class(tools)[1] is None:
         return 0, []
     tasks = (data[index] for index in range(len(data)))
@@ -90,7 +90,7 @@ def _make_instances(data: JsonlDataset, tools: str | None) -> tuple[int, list[Fa
 
 
 def _hold(data: JsonlDataset, config: Any, run_gold: bool, tools: str | None) -> tuple[int, list[Fault]]:
-    """Return what is wrong of the tasks under a configuration."""
+    """Return the faults of the tasks under a configuration."""
     from cahl_pl.commands.configured import build, policy_of, prompts_of
     from cahl_pl.environments.base import Environment
     from cahl_pl.policy.loading import load_tokenizer

@@ -5,15 +5,15 @@ r"""Train several systems over several seeds, with the same number of sampled to
 
 A SYSTEM is a configuration over that of --config:
 
-- `joint` (any word that names no file of configs/*/): --config as it is;
-- `configs/ablations/freeze_high.yaml`, or `ablations/freeze_high`, which ships: with this file over it; the system's
-  name is the file's, freeze_high;
-- `NAME=FILE[,FILE...]`: with these files over it;
-- `NAME@OTHER=FILE[,FILE...]`: not trained, only tested, with the checkpoint that the system OTHER ended with at the
-  same seed, for systems that differ from OTHER only there; `NAME@OTHER=` without a file takes --config as it is.
+- `joint` (any word that names no file of configs/*/): --config unchanged;
+- `configs/ablations/freeze_high.yaml`, or `ablations/freeze_high`, which ships: with this file on top; the system is
+  named after the file, freeze_high;
+- `NAME=FILE[,FILE...]`: with these files on top;
+- `NAME@OTHER=FILE[,FILE...]`: not trained, only tested, with the last checkpoint of the system OTHER at the
+  same seed, for systems that differ from OTHER only in testing; `NAME@OTHER=` without a file takes --config unchanged.
 
-What follows `--` goes to every run, of `fit` and of `test`. A finished run is not repeated, and one that was cut off goes
-on from its last checkpoint: the same command serves for every start. `table.md` and `results.json` are written to --out.
+Arguments after `--` go to every run, of `fit` and of `test`. A finished run is not repeated, and an interrupted one resumes
+from its last checkpoint, so the same command works for every start. `table.md` and `results.json` are written to --out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cahl_pl.config_files import SHIPPED, shipped_names
 from cahl_pl.errors import ConfigError
 
 DEFAULT = "joint"
-"""The system that --config is: configs/ablations/joint.yaml only says so."""
+"""The system of --config itself: configs/ablations/joint.yaml only says so."""
 COLUMNS = (
     "test before",
     "test",
@@ -53,10 +53,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class System:
-    """A row of the table.
+    """Row of the table.
 
     Attributes:
-        name: of the row and, with the seed, of its runs.
+        name: name of the row and, with the seed, of its runs.
         overlays: configuration files over the common one.
         trained: the system whose checkpoints are tested; None if this one is trained itself.
     """
@@ -67,10 +67,10 @@ class System:
 
     @classmethod
     def parse(cls, text: str) -> System:
-        """Return the system that a word of the command line means.
+        """Return the system that a word of the command line denotes.
 
         Raises:
-            ConfigError: it means none, or a word alone names a configuration file, which it would not take.
+            ConfigError: it denotes none, or a bare word names a configuration file, which would not be used.
         """
         name, equals, files = text.partition("=")
         overlays = tuple(file for file in files.split(",") if file)
@@ -91,7 +91,7 @@ class System:
 
 
 def result(out: Path, system: System, seed: int) -> dict[str, Any] | None:
-    """Return what a finished run says: `{"before": {test set: values}, "after": ..., "training": ...}`; None if there is none.
+    """Return a finished run's result, `{"before": {test set: values}, "after": ..., "training": ...}`; None if there is none.
 
     Raises:
         RunError: its file is damaged.
@@ -113,7 +113,7 @@ def result(out: Path, system: System, seed: int) -> dict[str, Any] | None:
             "before": {},
             "after": _of_test(content),
             "training": source["training"],
-        }  # what its checkpoint has cost
+        }  # the cost of its checkpoint
     except (KeyError, TypeError, ValueError, AttributeError):
         raise fit_runs.damaged(path) from None
 
@@ -143,10 +143,10 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """Return Markdown, one row a system.
+    """Return Markdown, one row per system.
 
     Args:
-        results: system -> seed -> what `result` gives.
+        results: system -> seed -> value of `result`.
     """
     lines = ["| system | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     for name, runs in results.items():
@@ -187,7 +187,7 @@ def _each(values: Sequence[float]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, print and write the table."""
+    """Run what is missing; print and write the table."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     cut = words.index("--") if "--" in words else len(words)
     words, extra = words[:cut], words[cut + 1 :]
@@ -236,11 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         (options.out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if failures:
-        sys.exit("\n".join(f"error: {failure}" for failure in dict.fromkeys(failures)))  # a test's may be its source's
+        sys.exit("\n".join(f"error: {failure}" for failure in dict.fromkeys(failures)))  # a test may repeat its source's
 
 
 def _run_all(systems: Sequence[System], options: argparse.Namespace, extra: Sequence[str]) -> list[str]:
-    """Train, then test what is only tested; gives what went wrong."""
+    """Train, then test the systems that are only tested; return the failures."""
     fits: list[Callable[[], None]] = []
     tests: list[Callable[[], None]] = []
     for seed in options.seeds:  # all systems of a seed before the next seed: the table fills evenly

@@ -1,4 +1,4 @@
-"""A configuration that is read and not built: neither its weights nor its data nor its devices need to be there."""
+"""Reading of a configuration without building it: its weights, data and devices need not exist."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class ParsedCLI(CAHLCLI):
-    """A command line that reads a configuration and builds nothing from it."""
+    """Command line that reads a configuration and builds nothing from it."""
 
     def before_instantiate_classes(self) -> None:
-        """Nothing is refused."""
+        """Refuse nothing."""
 
     def instantiate_classes(self) -> None:
-        """Nothing is built."""
+        """Build nothing."""
 
 
 def read_config(arguments: list[str]) -> Any:
@@ -55,7 +55,7 @@ def policy_of(config: Any) -> PolicyConfig:
 
 
 def prompts_of(config: Any) -> PromptConfig:
-    """Return the words around a task.
+    """Return the settings of prompts.
 
     Raises:
         ConfigError: they cannot be used.
@@ -67,7 +67,7 @@ def prompts_of(config: Any) -> PromptConfig:
 
 
 def build(kind: type[T], value: Any) -> T:
-    """Return one component of a configuration that was read.
+    """Return one component of a configuration.
 
     Args:
         kind: its base class.

@@ -2,8 +2,8 @@
 
     python -m cahl_pl convert-data FORMAT INPUT OUTPUT.jsonl
 
-INPUT is a file, for api-bank-dialogues a folder, or hub:OWNER/NAME[:SPLIT] of the Hugging Face hub, which needs
-`pip install "cahl-pl[hub]"`. What was left out, and why, is written to OUTPUT.jsonl.dropped.txt; the exit status is then 1.
+INPUT is a file, for api-bank-dialogues a folder, or hub:OWNER/NAME[:SPLIT] on the Hugging Face hub, which needs
+`pip install "cahl-pl[hub]"`. Rows left out are listed, with reasons, in OUTPUT.jsonl.dropped.txt; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cahl_pl.plurals import counted
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert, and print what became of the rows.
+    """Convert, and print a summary of the rows.
 
     Returns:
         1 if a row was left out, else 0.
 
     Raises:
-        ConfigError: what is given does not go together.
+        ConfigError: the arguments do not fit together.
         DataError: nothing could be converted.
     """
     parser = verb_parser("convert-data", __doc__)

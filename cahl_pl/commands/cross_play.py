@@ -3,12 +3,12 @@ r"""Play planners and executors of different checkpoints with one another: succe
     python -m cahl_pl cross-play --out runs/cross_play -c configs/quickstart.yaml \
       --checkpoints runs/quickstart/version_0/checkpoints/step-*.ckpt --tasks 60
 
-Row: whose planner; column: whose executor; `start` is the model before training. If the two roles only learnt for themselves, a
+Rows are planners, columns executors; `start` is the model before training. If each role had only learnt for itself, a
 planner would do equally well with any executor of the same strength; where the diagonal stands out they have adapted to each
-other. Keep the checkpoints of a run for this: `Checkpoints` with `keep` large. Those of several runs are told apart by names,
-`NAME=CHECKPOINT`. Further arguments belong to the configuration.
+other. Keep the checkpoints of a run for this: `Checkpoints` with a large `keep`. Those of several runs are distinguished by
+names, `NAME=CHECKPOINT`. Further arguments belong to the configuration.
 
-A pair that is in `cross_play.json` already is not played again.
+A pair that is already in `cross_play.json` is not played again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def named(checkpoints: Sequence[str]) -> dict[str, Path]:
     """Return each checkpoint by its name: the one given, `NAME=CHECKPOINT`, or the file's.
 
     Raises:
-        ConfigError: two have the same name, or one is none that a table can have.
+        ConfigError: two have the same name, or a name cannot be used in a table.
     """
     found: dict[str, Path] = {}
     for text in checkpoints:
@@ -63,10 +63,10 @@ def named(checkpoints: Sequence[str]) -> dict[str, Path]:
 
 
 def adapters(cli: CAHLCLI, checkpoints: Mapping[str, Path]) -> dict[str, dict[str, Tensor]]:
-    """Return the adapters of the untrained policy and of each checkpoint, by their names.
+    """Return the adapters of the untrained policy and of each checkpoint, by name.
 
     Raises:
-        ConfigError: a checkpoint is not there or damaged.
+        ConfigError: a checkpoint is missing or damaged.
         PolicyError: one does not fit the configured model.
     """
     policy = cli.model.policy
@@ -88,7 +88,7 @@ def mixed(planner: Mapping[str, Tensor], executor: Mapping[str, Tensor]) -> dict
 
 
 def play(cli: CAHLCLI, state: dict[str, Tensor], test_set: str, count: int) -> float:
-    """Success of greedy episodes on the first tasks of a test set."""
+    """Return the success of greedy episodes on the first tasks of a test set."""
     data = cli.datamodule
     tasks = data.test_tasks[test_set]
     cli.model.policy.load_adapter_state(state)
@@ -130,10 +130,10 @@ def plot(names: Sequence[str], success: Mapping[str, float], path: Path, title: 
 
 
 def _earlier(path: Path) -> dict[str, Any]:
-    """Return what an earlier call has written; older ones had no names but those of the files.
+    """Return the results of an earlier call; older ones had only file names as names.
 
     Raises:
-        ConfigError: it is another file.
+        ConfigError: the file is something else.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

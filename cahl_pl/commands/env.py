@@ -1,8 +1,8 @@
-"""Print what a bug report needs of this machine: versions, devices, threads and memory. Nothing is asked of the network.
+"""Print what a bug report needs to know of this machine: versions, devices, threads and memory. The network is not used.
 
     python -m cahl_pl env
 
-Each package stands with the versions that cahl-pl allows; `<-` marks one that is missing or outside of them.
+Each package is listed with the versions that cahl-pl allows; `<-` marks one that is missing or outside them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ FOLDER = Path(cahl_pl.__file__).parent
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """Return what the package asks for: the extra that asks, "" for every installation -> its requirements.
+    """Return the package's requirements: extra -> requirements, "" for those of every installation.
 
-    They are those of the checkout that the code lies in, where it does: metadata of an editable installation can be old.
+    They are read from the checkout if the code is in one: metadata of an editable installation can be outdated.
     """
     project = FOLDER.parent / "pyproject.toml"
     texts: list[tuple[str, str]] = []
@@ -49,7 +49,7 @@ def requirements() -> dict[str, list[Requirement]]:
 
 
 def package_line(requirement: Requirement) -> str:
-    """Return a package's name, its installed version, what is allowed, and a mark where that does not hold."""
+    """Return a package's name, its installed version, the allowed ones, and a mark if it is not among them."""
     allowed = str(requirement.specifier) or "any"
     try:
         installed = version(requirement.name)
@@ -60,7 +60,7 @@ def package_line(requirement: Requirement) -> str:
 
 
 def missing_extras() -> dict[str, list[str]]:
-    """Return the extra -> its packages that are not installed, for each that is not whole."""
+    """Return extra -> its packages that are not installed, for each incomplete extra."""
     found: dict[str, list[str]] = {}
     for extra, needs in requirements().items():
         for requirement in needs if extra else ():
@@ -72,7 +72,7 @@ def missing_extras() -> dict[str, list[str]]:
 
 
 def memory() -> tuple[float, float] | None:
-    """Return GiB of memory, all and available; None where the system does not say so."""
+    """Return total and available memory in GiB; None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         values = {name: int(rest.split()[0]) / 2**20 for name, _, rest in (line.partition(":") for line in lines)}
@@ -82,10 +82,10 @@ def memory() -> tuple[float, float] | None:
 
 
 def torch_lines() -> Iterator[str]:
-    """Give torch's build, its devices and its threads."""
+    """Yield torch's build, its devices and its threads."""
     try:
         import torch
-    except Exception as error:  # a library of the system that is missing, and the like
+    except Exception as error:  # a missing system library, and the like
         yield f"torch cannot be imported: {type(error).__name__}: {error}"
         return
     yield f"torch build: {torch.__version__}, CUDA {torch.version.cuda or 'none'}"
@@ -100,7 +100,7 @@ def torch_lines() -> Iterator[str]:
 
 
 def model_line() -> str:
-    """Return whether the model that ships with the package can be loaded, and how long that took."""
+    """Return a line on whether the model that ships with the package can be loaded, and how long it took."""
     start = time.perf_counter()
     try:
         import torch
@@ -118,7 +118,7 @@ def model_line() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print it, line by line, so that what hangs is seen."""
+    """Print the report line by line, so that a hang is visible."""
     verb_parser("env", __doc__).parse_args(arguments)
     for line in _lines():
         print(line, flush=True)

@@ -6,14 +6,14 @@ makes `adapters/planner` and `adapters/executor`: safetensors, configuration and
 
     PeftModel.from_pretrained(base, "adapters/planner", adapter_name="planner")
 
-A folder that holds anything but an earlier export is refused. And with vLLM:
+A folder that contains anything but an earlier export is refused. With vLLM:
 
     vllm serve BASE --enable-lora --lora-modules planner=adapters/planner executor=adapters/executor
 
 (docs/serving.md; not for activated adapters, which vLLM refuses).
 
-`--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, made if it is not there and private
-then; the key is that of `hf auth login` or the environment variable HF_TOKEN.
+`--push_to_hub OWNER/NAME` uploads both folders to that repository of the Hugging Face hub, created as private if it does not
+exist; the key is that of `hf auth login` or the environment variable HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _TITLE: Final = "# CAHL {role}\n"
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder whose files would be written over.
+    """Refuse a folder whose files would be overwritten.
 
     Raises:
-        ConfigError: `--out` is a file, or a folder that holds something else than an earlier export.
+        ConfigError: `--out` is a file, or a folder that contains something other than an earlier export.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out names {str(out)!r}, which is a file: give a folder")
@@ -70,12 +70,12 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
 
     Args:
         cli: built from the configuration that the checkpoint was trained with.
-        checkpoint: file that a run has written.
+        checkpoint: file written by a run.
         out: folder for the two folders.
-        command: for the model cards.
+        command: command shown in the model cards.
 
     Raises:
-        ConfigError: the checkpoint is not there or damaged.
+        ConfigError: the checkpoint is missing or damaged.
         PolicyError: it does not fit the configured model.
     """
     if fault := fault_of(checkpoint):
@@ -83,7 +83,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
             f"--ckpt_path names {str(checkpoint)!r}, which cannot be read ({fault}): give a whole checkpoint"
         )
     policy, data = cli.model.policy, cli.datamodule
-    policy.config.adapters = None  # what training started from may be gone by now
+    policy.config.adapters = None  # the adapters that training started from may be gone
     policy.load()
     content = read_checkpoint(checkpoint)
     policy.check_config(content["policy_config"])
@@ -91,7 +91,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     policy.version.update(content["policy_version"])
     for role in ROLES:
         config: LoraConfig = policy.lm.peft_config[role]
-        if policy.config.adapter == "alora":  # what an activated adapter is to PEFT
+        if policy.config.adapter == "alora":  # marks an activated adapter for PEFT
             builder = PromptBuilder(policy.tokenizer, data.prompts)
             config.alora_invocation_tokens = builder.invocation(role, data.single_level)
         config.inference_mode = True
@@ -103,14 +103,14 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     else:
         top.write_bytes(own)
     for role in ROLES:
-        for path in (out / role).iterdir():  # safetensors keeps its files from every other user, a server's too
+        for path in (out / role).iterdir():  # safetensors makes its files private, even to a server's user
             path.chmod(0o666 & ~_umask())
     for role in ROLES:
         (out / role / "README.md").write_text(_card(cli, role, checkpoint, command, content), encoding="utf-8")
 
 
 def _umask() -> int:
-    """Return the permissions that new files do not get; it can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -120,8 +120,8 @@ def push(out: Path, repository: str) -> str:
     """Upload both adapters' folders to the hub.
 
     Args:
-        out: folder that `export` has written.
-        repository: `OWNER/NAME`; made, and private, if it is not there.
+        out: folder written by `export`.
+        repository: `OWNER/NAME`; created as private if it does not exist.
 
     Returns:
         The address of the commit.
@@ -134,9 +134,9 @@ def push(out: Path, repository: str) -> str:
     try:
         api = HfApi()
         api.create_repo(repository, private=True, exist_ok=True)
-        patterns = [f"{role}/*" for role in ROLES]  # nothing else that lies in the folder
+        patterns = [f"{role}/*" for role in ROLES]  # nothing else in the folder
         return str(api.upload_folder(repo_id=repository, folder_path=out, allow_patterns=patterns).commit_url)
-    except Exception as error:  # refusals, bad names and a missing network, by an HTTP library that versions change
+    except Exception as error:  # refusals, bad names, no network; the HTTP library depends on the version
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
             f"--push_to_hub {repository} failed ({reason}): log in with `hf auth login`, check OWNER/NAME and the network; "
@@ -145,7 +145,7 @@ def push(out: Path, repository: str) -> str:
 
 
 def _training(role: Role, content: Mapping[str, Any]) -> str:
-    """Return what a checkpoint's adapter has been through, as the end of a sentence."""
+    """Return the training of a checkpoint's adapter, as the end of a sentence."""
     steps, warm = content["policy_version"], content.get("warm", ())
     if not steps[role]:
         return "not trained by the run: it is as it was at the start"

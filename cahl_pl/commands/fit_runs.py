@@ -1,4 +1,4 @@
-"""Run `fit` and `test` in subprocesses; finished runs are reused."""
+"""Runs of `fit` and `test` in subprocesses; finished runs are reused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cahl_pl.runs.files import lock, write_json
 
 
 class RunError(UserError):
-    """A run failed, or cannot be started: one sentence that says what to read or do."""
+    """Failure of a run, or of its start: one sentence that says what to read or do."""
 
 
 def fit(
@@ -30,16 +30,16 @@ def fit(
 ) -> None:
     """Train until the rounds have sampled `tokens` tokens; the run's folder is `folder(out, name)`.
 
-    A run that is finished is not repeated; one that was cut off goes on from its last checkpoint.
+    A finished run is not repeated; an interrupted one resumes from its last checkpoint.
 
     Args:
         out: folder of all runs.
-        name: of the run.
+        name: name of the run.
         configs: configuration files, later ones over earlier ones.
-        seed: of everything.
+        seed: seed of everything.
         tokens: the budget of `cahl_pl.callbacks.TokenBudget`; steps and epochs are not limited.
         extra: further arguments.
-        threads: of the process.
+        threads: threads of the process.
 
     Raises:
         RunError: the process failed, or the folder holds a run with other settings.
@@ -63,7 +63,7 @@ def evaluate(
     extra: Sequence[str] = (),
     threads: int = 1,
 ) -> None:
-    """Test the checkpoint that the run `trained` ended with, under other configuration files.
+    """Test the last checkpoint of the run `trained` with other configuration files.
 
     Raises:
         RunError: that run is not finished, the process failed, or the folder holds a run with other settings.
@@ -77,18 +77,18 @@ def evaluate(
 
 
 def folder(out: Path, name: str) -> Path:
-    """Return where a run writes."""
+    """Return the folder that a run writes to."""
     return out / name / "version_0"
 
 
 def seconds(out: Path, name: str) -> float | None:
-    """Return how long a finished run took; None if it was cut off and went on, or is not there."""
+    """Return the duration of a finished run; None if it was interrupted and resumed, or does not exist."""
     value = (read(out / name / "run.json") or {}).get("seconds")
     return float(value) if isinstance(value, int | float) else None
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return what a run has written as JSON; None if it has not.
+    """Return the JSON that a run has written, or None.
 
     Raises:
         RunError: the file is damaged.
@@ -105,15 +105,15 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def damaged(path: Path) -> RunError:
-    """Return the error of a file that does not hold what the run writes there."""
+    """Return the error for a file whose content is not what a run writes."""
     return RunError(f"{path} is damaged: delete it and start again, which repeats only what is missing")
 
 
 def at_least_one(text: str) -> int:
-    """Return a number of the command line that cannot be 0.
+    """Return a positive integer from the command line.
 
     Raises:
-        argparse.ArgumentTypeError: it is no whole number, or below 1.
+        argparse.ArgumentTypeError: it is not an integer, or below 1.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"give a whole number, 1 or more, not {text!r}")
@@ -121,10 +121,10 @@ def at_least_one(text: str) -> int:
 
 
 def run_all(jobs: Sequence[Callable[[], None]], at_a_time: int) -> list[str]:
-    """Do all jobs, a few at a time; what failed does not keep the others from going on.
+    """Do all jobs, a few at a time; a failure does not stop the others.
 
     Returns:
-        What went wrong, one sentence a failed job.
+        The failures, one sentence per failed job.
     """
     failures = []
     pool = ThreadPoolExecutor(at_a_time)
@@ -134,13 +134,13 @@ def run_all(jobs: Sequence[Callable[[], None]], at_a_time: int) -> list[str]:
                 future.result()
             except RunError as error:
                 failures.append(str(error))
-    finally:  # on Ctrl-C: what runs has got the signal too and saves itself, what waits shall not start
+    finally:  # on Ctrl-C running jobs get the signal too and save their state; waiting ones must not start
         pool.shutdown(cancel_futures=True)
     return failures
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Return the mean and, of two or more, sample standard deviation, as `55.3 +- 2.1`; `-` of none."""
+    """Return the mean and, for two or more, sample standard deviation, as `55.3 +- 2.1`; `-` for none."""
     if not values:
         return "-"
     middle = f"{mean(values):.{digits}f}"
@@ -148,7 +148,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def _common(seed: int, tokens: int) -> list[str]:
-    # a test does nothing with the budget, but Lightning asks for all callbacks that a checkpoint holds a state of
+    # a test does not use the budget, but Lightning requires all callbacks whose state a checkpoint contains
     budget = ("--trainer.callbacks+=cahl_pl.callbacks.TokenBudget", f"--trainer.callbacks.max_tokens={tokens}")
     return ["--seed_everything", str(seed), "--data.seed", str(seed), *budget]
 
@@ -201,7 +201,7 @@ def _start(
     settings: dict[str, Any],
     started: bool,
 ) -> None:
-    """Start the process of a run whose folder is this program's, and wait for its end."""
+    """Start the process of a run whose folder belongs to this program, and wait for its end."""
     out = result.parents[2]
     record, log = out / name / "run.json", out / f"{name}.log"
     write_json(record, settings)

@@ -1,4 +1,4 @@
-"""Programs whose output is read by another one, such as `head`, or cannot be written any more."""
+"""Handling of output that is read by another program, such as `head`, or can no longer be written."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 STATUS = 141
-"""What shells report for a program that SIGPIPE (13) has ended: 128 + 13."""
+"""Status that shells report for a program ended by SIGPIPE (13): 128 + 13."""
 
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """End the program silently, with status 141, once nobody reads its standard output any more; also a decorator.
+    """End the program silently, with status 141, once its standard output is no longer read; also a decorator.
 
-    Not by the signal itself: a server or a worker that goes away while it is written to has to stay an error.
+    The signal itself is not used: a server or a worker that goes away during a write must stay an error.
     """
     try:
         try:
             yield
-        finally:  # here: at its own end the interpreter would print a traceback
+        finally:  # here: the interpreter would print a traceback on exit
             sys.stdout.flush()
     except BrokenPipeError:
         if not _is_broken():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it again
         sys.exit(STATUS)
 
 
 def _is_broken() -> bool:
-    """Return whether it is standard output that nobody reads."""
+    """Return whether it is standard output that is no longer read."""
     if sys.platform == "win32":  # has no poll
         return False
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)  # asks for nothing but errors, which are always reported
-    except (OSError, ValueError):  # no file of the system's
+    except (OSError, ValueError):  # not a system file
         return False
     return bool(poll.poll(0))
 
 
 @contextmanager
 def output_may_be_lost() -> Iterator[None]:
-    """Have a program go on where what it prints cannot be written: a log on a full disk, or a terminal that is closed.
+    """Let a program continue when its output cannot be written: a log on a full disk, or a closed terminal.
 
-    For programs whose work is worth more than what they say. A reader that leaves still ends them.
+    For programs whose work is worth more than their output. A reader that leaves still ends them.
     """
     shown = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_losing, shown)
@@ -61,7 +61,7 @@ def output_may_be_lost() -> Iterator[None]:
 
 
 def _losing(stream: TextIO) -> TextIO:
-    """Return a stream to the same file that loses what the file does not take; one that is no file of the system's as it is."""
+    """Return a stream to the same file that drops output on failure; a stream without a system file is returned unchanged."""
     try:
         stream.flush()
         file = _Losing(stream.fileno(), "w", closefd=False)
@@ -73,13 +73,13 @@ def _losing(stream: TextIO) -> TextIO:
 
 
 class _Losing(io.FileIO):
-    """A file to which writing does not fail, unless it is a pipe that nobody reads."""
+    """File to which writing does not fail, unless it is a pipe that is no longer read."""
 
     def write(self, data: Any) -> int:
-        """Write, or lose it all."""
+        """Write the data, or drop it all."""
         try:
             return super().write(data)
         except BrokenPipeError:
             raise
-        except OSError:  # half a line may have been written before: it is for people to read
+        except OSError:  # half a line may have been written: people can still read it
             return memoryview(data).nbytes

@@ -1,12 +1,12 @@
-"""The peak memory of a run on each device, by part, from its configuration; no weights are loaded, no data are read.
+"""Peak memory of a run on each device, by part, from its configuration; no weights are loaded, no data are read.
 
     python -m cahl_pl plan-memory -c configs/cahl.yaml --gpu-gib 24 45 --data.rollout.planner_group_size 8
 
-For one device, for two and for as many as are configured it prints what lies in memory at the worst moment of sampling (not
-where servers sample) and of the update of each role, and for each size of GPU whether that fits, the largest
-`model.max_tokens_per_micro_batch` whose update fits, and where the run does not fit, what to add to the command line.
-Each device holds the base, or its part of it with `model.policy.shard_base`. The size of a GPU is what `nvidia-smi` calls
-the total, which is less than what the card is sold as.
+For one device, for two and for the configured number it prints the contents of memory at the peak of sampling (unless
+servers sample) and of each role's update, and for each GPU size whether that fits, the largest
+`model.max_tokens_per_micro_batch` whose update fits, and, if the run does not fit, what to add to the command line.
+Each device holds the base, or its part of it with `model.policy.shard_base`. The size of a GPU is the total in `nvidia-smi`,
+which is less than the advertised size.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
     """Return the memory planner's settings.
 
     Raises:
-        ConfigError: another engine than ours samples, and no server.
+        ConfigError: the engine that samples is neither ours nor a server.
     """
     data = config.data
     engine: TransformersEngine | None = TransformersEngine()
@@ -69,7 +69,7 @@ def settings_for(config: Any, policy: PolicyConfig, devices: int) -> Settings:
 
 
 def _devices(config: Any) -> int:
-    """Return how many devices are configured; 1 where Lightning decides."""
+    """Return the number of configured devices; 1 if Lightning decides."""
     devices, nodes = str(config.trainer.devices), config.trainer.num_nodes
     return int(devices) * nodes if devices.isdigit() and int(devices) else 1
 
@@ -81,7 +81,7 @@ def _rollout(config: Any) -> RolloutConfig:
 
 
 def plan(shape: ModelShape, settings: Settings, sizes: list[float]) -> dict[str, Any]:
-    """Return what is printed, for one number of devices."""
+    """Return the plan that is printed for one number of devices."""
     gpus: dict[str, Any] = {}
     for size in sizes:
         limit = int(size * GIB)
@@ -96,7 +96,7 @@ def plan(shape: ModelShape, settings: Settings, sizes: list[float]) -> dict[str,
 
 
 def show(devices: int, planned: dict[str, Any]) -> None:
-    """Print it for people."""
+    """Print a plan for people."""
     found: dict[str, dict[str, int]] = planned["stages"]
     print(f"\n{devices} device{'s' * (devices > 1)}, GiB on each:\n")
     print(f"| {'at the worst moment of':22} | " + " | ".join(f"{name:>16}" for name in found) + " |")

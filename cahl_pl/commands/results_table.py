@@ -3,8 +3,8 @@
     python -m cahl_pl results-table runs/results/joint-0 runs/results/joint-1 runs/results/executor_only-0
 
 A RUN is a folder with the reports that `test` writes (`data.results`), `<name>.json`. Folders that differ only in a number at
-the end, after `-` or `_`, are seeds of one system. Values are percent; the spread is the sample standard deviation, with the
-number of seeds in brackets; `*` marks a report over a share of the tasks.
+the end, after `-` or `_`, are seeds of one system. Values are percentages; the spread is the sample standard deviation, with
+the number of seeds in brackets; `*` marks a report on part of the tasks.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from cahl_pl.errors import UserError
 
 
 class TableError(UserError):
-    """The runs cannot stand in one table: one sentence with the file and what to do."""
+    """Runs that do not fit in one table: one sentence with the file and what to do."""
 
 
 def load(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the finished reports of a run's folder, name -> report.
+    """Return the finished reports in a run's folder, name -> report.
 
     Raises:
-        TableError: the folder holds none, or a damaged one.
+        TableError: the folder has none, or a damaged one.
     """
     reports = {}
     for path in sorted(folder.glob("*.json")):
@@ -64,11 +64,11 @@ def table(folders: Sequence[Path], columns: Sequence[str] = ()) -> str:
     """Return the table.
 
     Args:
-        folders: one a run.
+        folders: one per run.
         columns: scores as `<name>/<score>`; none: `overall` of every report that has one.
 
     Returns:
-        Markdown, with a line below for each scheme, and one for `*` where it is used.
+        Markdown, with a line below for each scheme, and one for `*` if it is used.
 
     Raises:
         TableError: a folder without reports or given twice, reports of one name by different schemes or over different

@@ -1,13 +1,13 @@
-r"""Serve a trained pair by OpenAI's chat API: a client sends messages and tools, and gets the next call, or the answer.
+r"""Serve a trained pair over OpenAI's chat API: a client sends messages and tools, and gets the next call, or the answer.
 
     python -m cahl_pl serve -c configs/quickstart.yaml --ckpt_path last
     python -m cahl_pl serve --ckpt_path runs/quickstart/version_0 --port 8000
     python -m cahl_pl serve -c configs/quickstart.yaml --adapters adapters
     python -m cahl_pl serve -c configs/quickstart.yaml --base-url http://127.0.0.1:8001
 
-The pair is a checkpoint, the newest one of a run's folder, the two folders that `export` has written, or what a vLLM server
-has loaded; without any it is what training starts from. The configuration is that of its training: prompts, limits and
-`data.inference` hold. A run's folder brings its own. Needs `pip install "cahl-pl[serve]"`; docs/agent.md has clients.
+The pair is a checkpoint, the newest one in a run's folder, the two folders written by `export`, or the adapters loaded on a
+vLLM server; by default it is the state before training. The configuration is that of its training: prompts, limits and
+`data.inference` apply. A run's folder brings its own. Needs `pip install "cahl-pl[serve]"`; docs/agent.md has clients.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
     """Return the pair that the command line names.
 
     Args:
-        args: of the verb.
-        config: the configuration that was read.
+        args: arguments of the verb.
+        config: the configuration.
 
     Raises:
         ConfigError: its checkpoint or its server cannot be used.
         PolicyError: it does not fit the configured base.
     """
     policy_config = policy_of(config)
-    policy_config.adapters = None if args.adapters is None else str(args.adapters)  # not what training started from
+    policy_config.adapters = None if args.adapters is None else str(args.adapters)  # not those that training started from
     policy = Policy(policy_config)
     rollout = build(RolloutConfig, config.data.rollout)
     inference = build(InferenceConfig, config.data.inference)
@@ -92,7 +92,7 @@ def load_pair(args: argparse.Namespace, config: Any) -> Pair:
     builder = builder_for(locked, prompts, constrained)
     policy.end_of_turn = builder.end_of_turn
     if constrained and args.base_url is None:
-        compiler_of(policy)  # of the tokenizer itself; whether it can be had is seen before anybody asks
+        compiler_of(policy)  # from the unlocked tokenizer; fails before the first request if unavailable
     policy.tokenizer = locked
     if policy.config.adapter == "alora":
         inference.check_invocation(config.data.single_level)
@@ -113,12 +113,12 @@ def _load_checkpoint(policy: Policy, path: Path) -> None:
 
 
 class Server(uvicorn.Server):
-    """A server that tells its clients when it is being stopped.
+    """Server that tells its clients when it is being stopped.
 
     Args:
         service: the chat API.
-        config: of uvicorn.
-        grace: seconds that replies under way have to be finished.
+        config: configuration of uvicorn.
+        grace: seconds in which replies in progress must finish.
     """
 
     def __init__(self, service: Service, config: uvicorn.Config, grace: float) -> None:
@@ -127,12 +127,12 @@ class Server(uvicorn.Server):
         self.grace = grace
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Take no more connections; what is not finished after the grace is broken off, with an error for its client."""
+        """Accept no more connections; replies not finished after the grace are broken off, with an error for the client."""
         super().handle_exit(sig, frame)
         self.loop.call_soon_threadsafe(self.loop.call_later, self.grace, self.service.close)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Bind, and say where."""
+        """Bind, and print the address."""
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
@@ -173,7 +173,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _with_checkpoint(args: argparse.Namespace, rest: list[str], aside: Path) -> list[str]:
-    """Return the words of the configuration; a run's folder stands for its newest checkpoint and its configuration."""
+    """Return the words of the configuration; a run's folder means its newest checkpoint and its configuration."""
     if sum(value is not None for value in (args.ckpt_path, args.adapters, args.base_url)) > 1:
         raise ConfigError("give one of --ckpt_path, --adapters and --base-url: there is one pair to be served")
     if args.ckpt_path is None or args.ckpt_path == "last":
@@ -195,7 +195,7 @@ def _with_checkpoint(args: argparse.Namespace, rest: list[str], aside: Path) -> 
 
 
 def _settings(path: Path) -> str:
-    """Return the configuration that a run has written, without the keys that only verbs which run it have.
+    """Return the configuration that a run has written, without the keys of only those verbs that run it.
 
     Raises:
         ConfigError: it cannot be read.
@@ -216,10 +216,10 @@ def _told(args: argparse.Namespace) -> str:
 
 
 def _key(args: argparse.Namespace) -> str | None:
-    """Return the key that clients have to give.
+    """Return the key that clients must give.
 
     Raises:
-        ConfigError: its variable is not set, or there is none and the server can be reached from elsewhere.
+        ConfigError: its variable is not set, or there is none and the server can be reached from other machines.
     """
     if args.api_key_env is not None:
         key = os.environ.get(args.api_key_env, "").strip()
@@ -288,7 +288,7 @@ def _number(kind: type, is_good: Callable[[Any], bool], told: str) -> Any:
             raise argparse.ArgumentTypeError(f"must be {told}, not {text}")
         return value
 
-    read.__name__ = kind.__name__  # argparse names it of what is no number at all
+    read.__name__ = kind.__name__  # argparse names it when the text is no number at all
     return read
 
 

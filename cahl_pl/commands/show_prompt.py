@@ -1,11 +1,11 @@
-"""Print what the planner and the executor read of a task, token by token as they read it; no weights are loaded.
+"""Print the prompts of the planner and the executor for a task, with the exact tokens they read; no weights are loaded.
 
     python -m cahl_pl show-prompt -c configs/quickstart.yaml --row 3
     python -m cahl_pl show-prompt -c configs/quickstart.yaml --request "Is it raining in Gage?" --tools my_tools.py
 
-First comes what both roles' prompts begin with, then how each of them goes on: the planner's to its plan, the executor's to its
-first output. The executor's sub-task is the first one of the gold plan. A special token stands in «»: text of the
-data that looks like one does not, since it is read as plain characters.
+First comes the common start of both prompts, then the rest of each: the planner's up to its plan, the executor's up to its
+first output. The executor's sub-task is the first one of the gold plan. Special tokens are shown in «»; text of the
+data that looks like one is not, since it is read as plain characters.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def visible(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def show(builder: PromptBuilder, task: Task, limit: int | None = None, gold_is_known: bool = True) -> str:
-    """Return both roles' prompts of a task as text, what they share first.
+    """Return both roles' prompts of a task as text, their common part first.
 
     Args:
-        builder: for the policy's tokenizer.
-        task: whose first sub-task the executor gets.
-        limit: `data.rollout.max_prompt_tokens`, above which a prompt is named.
-        gold_is_known: whether a task without gold calls is one that needs none; not so of a request.
+        builder: prompt builder for the policy's tokenizer.
+        task: task whose first sub-task the executor gets.
+        limit: `data.rollout.max_prompt_tokens`, above which a prompt is flagged.
+        gold_is_known: whether a task without gold calls needs none, which is not known of a request.
     """
     subtasks = gold_plan(task, builder.plans_in_words)
     planner, executor = builder.planner(task), builder.executor(task, subtasks[0])

@@ -1,11 +1,11 @@
-r"""Train every combination of some configuration values, each with the same number of sampled tokens; a table and a plot.
+r"""Train every combination of some configuration values with the same number of sampled tokens; write table and plot.
 
     python -m cahl_pl sweep --out runs/sweep --seeds 0 1 \
       --keys data.rollout.planner_group_size=2,4 data.rollout.executor_group_size=2,4,8 -- --data.tasks_per_round 8
 
-What follows `--` goes to every run. A finished run is not repeated, and one that was cut off goes on from its last
-checkpoint: the same command serves for every start. `table.md` and `success.png` are written to --out. The plot's lines are
-the success of the training's own sampled episodes, its markers the greedy episodes on the test set after training.
+Arguments after `--` go to every run. A finished run is not repeated, and an interrupted one resumes from its last
+checkpoint, so the same command works for every start. `table.md` and `success.png` are written to --out. The plot's lines
+show the success of episodes sampled in training, its markers that of greedy episodes on the test set after training.
 Needs matplotlib.
 """
 
@@ -37,7 +37,7 @@ def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
     """Return the key -> values, of `KEY=VALUE,VALUE...`.
 
     Raises:
-        ConfigError: a word has no such form, or a key or one of its values appears twice.
+        ConfigError: a word has another form, or a key or one of its values appears twice.
     """
     keys: dict[str, list[str]] = {}
     for word in words:
@@ -51,7 +51,7 @@ def parse_keys(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
-    """As many last parts of each key as tell it from the others."""
+    """Return as many last parts of each key as distinguish it from the others."""
     parts = [key.split(".") for key in keys]
     for number in range(1, max(map(len, parts)) + 1):
         names = [".".join(part[-number:]) for part in parts]
@@ -67,17 +67,17 @@ def run_name(names: Sequence[str], values: Combination, seed: int) -> str:
 
 
 def success_curve(run: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Success of the sampled episodes over the tokens sampled so far.
+    """Return the success of sampled episodes against the tokens sampled so far.
 
     Args:
         run: folder with the event files of one run.
-        rounds: of the moving average; the first points average over as many as there are.
+        rounds: window of the moving average; the first points average over as many as there are.
 
     Returns:
-        Tokens sampled up to each round, its own included, and the averaged success, in [0, 1].
+        Tokens sampled up to and including each round, and the averaged success, in [0, 1].
     """
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    tags = ("rollout/tokens_total", "task/success")  # both once a round, with its first step
+    tags = ("rollout/tokens_total", "task/success")  # both logged once per round, with its first step
     if not set(tags) <= set(events.Tags()["scalars"]):
         return [], []
     tokens, success = ({event.step: event.value for event in events.Scalars(tag)} for tag in tags)
@@ -93,7 +93,7 @@ def finished(out: Path, run: str, test_set: str) -> tuple[dict[str, Any], float 
     """Return a finished run's `summary.json` and its seconds, if known; None if it is not finished.
 
     Raises:
-        RunError: a file of it is damaged.
+        RunError: one of its files is damaged.
         KeyError: it has no such test set.
     """
     path = fit_runs.folder(out, run) / "summary.json"
@@ -117,12 +117,12 @@ def table(
     results: Mapping[Combination, Sequence[tuple[Mapping[str, Any], float | None]]],
     test_set: str,
 ) -> str:
-    """Return Markdown, one row a combination.
+    """Return Markdown, one row per combination.
 
     Args:
-        names: of the keys.
-        results: combination -> a run's `summary.json` and its seconds, if known, for each seed that is finished.
-        test_set: whose success is shown.
+        names: names of the keys.
+        results: combination -> a run's `summary.json` and its seconds, if known, for each finished seed.
+        test_set: test set whose success is shown.
     """
     columns = [*names, f"{test_set} success", "training tokens (thousand)", "optimiser steps", "seconds", "seeds"]
     lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
@@ -153,11 +153,11 @@ def plot(
 
     Args:
         path: the PNG to write, 900 x 500 pixels.
-        names: of the keys.
+        names: names of the keys.
         curves: combination -> tokens and success, for each seed.
         ends: combination -> tokens of the training and greedy success after it, for each seed.
-        test_set: of the greedy episodes.
-        rounds: of the curves' moving average.
+        test_set: test set of the greedy episodes.
+        rounds: window of the curves' moving average.
     """
     figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -187,7 +187,7 @@ def plot(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, print the table, write table and plot."""
+    """Run what is missing; print the table, write table and plot."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     cut = words.index("--") if "--" in words else len(words)
     words, extra = words[:cut], words[cut + 1 :]

@@ -1,4 +1,4 @@
-"""fit, validate, test and predict: Lightning's command line, with a help that fits a screen."""
+"""Verbs fit, validate, test and predict: Lightning's command line, with help that fits a screen."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ KEYS = {
 
 
 def run(verb: str, arguments: list[str]) -> None:
-    """Print the short help, or have Lightning's command line do the rest."""
+    """Print the short help, or run Lightning's command line."""
     if "--help" in arguments or "-h" in arguments:
         keys = "".join(f"  --{key:40} {meaning}\n" for key, meaning in KEYS[verb])
         print(HELP.format(verb=verb, what=VERBS[verb][1].capitalize(), keys=keys), end="")
@@ -80,15 +80,15 @@ def run(verb: str, arguments: list[str]) -> None:
         from cahl_pl.startup.library_warnings import quiet_libraries
 
     quiet_libraries()
-    with output_may_be_lost() if verb == "fit" else nullcontext():  # what the others print is their result
+    with output_may_be_lost() if verb == "fit" else nullcontext():  # the others' output is their result
         main([verb, *("--help" if word == "--help-all" else word for word in arguments)])
 
 
 def _refuse_early(arguments: list[str]) -> None:
-    """Refuse files that are not there before the libraries are loaded, which takes seconds, on a busy machine minutes.
+    """Refuse missing files before the libraries are loaded, which takes seconds, on a busy machine minutes.
 
     Raises:
-        ConfigError: a configuration is neither a file nor shipped, or there is no such checkpoint.
+        ConfigError: a configuration is neither a file nor shipped, or a checkpoint does not exist.
     """
     find_configs_in(arguments)
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):

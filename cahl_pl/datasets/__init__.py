@@ -1,4 +1,4 @@
-"""Tasks from files: how rows are read and judged; each form that rows may have is a module of `formats`."""
+"""Tasks from files: reading and judging rows; each row format is a module of `formats`."""
 
 from cahl_pl.datasets.base import TaskSource
 from cahl_pl.datasets.formats.rlla import RllaDataset

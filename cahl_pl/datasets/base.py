@@ -1,4 +1,4 @@
-"""Where tasks come from, and what loaders share: judging rows, fitting tools to gold, the report."""
+"""Base class of task sources, and the comparison of their rows with those of an earlier run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cahl_pl.types import Task
 
 
 class TaskSource(ABC):
-    """A collection of tasks with a length and an index: what training and evaluation draw tasks from.
+    """Collection of tasks with a length and an index, from which training and evaluation draw.
 
     Attributes:
-        report: what became of the rows of a file; None where tasks do not come from one.
-        fingerprint: of the rows that the tasks come from, by which a resumed run notices that they have changed; None where
-            there are none.
+        report: load report of the file; None if the tasks do not come from one.
+        fingerprint: fingerprint of the tasks' rows, by which a resumed run notices that they have changed; None if there
+            are no rows.
     """
 
     report: LoadReport | None = None
@@ -42,11 +42,11 @@ def fingerprints(sources: Mapping[str, TaskSource]) -> dict[str, dict[str, Any]]
 
 
 def changes(sources: Mapping[str, TaskSource], then: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a sentence for each source whose rows are not those of before.
+    """Yield a sentence for each source whose rows have changed.
 
     Args:
         sources: name -> source.
-        then: what `fingerprints` gave before; nothing is said of a name that is not in it.
+        then: earlier result of `fingerprints`; names missing from it are skipped.
     """
     for name, now in fingerprints(sources).items():
         found = change(then[name], now) if name in then else None

@@ -1,4 +1,4 @@
-"""Fields of a message beside those that are read: one that holds a call is a fault, since the call would be lost."""
+"""Fields of a message that are not read: one that contains a call is a fault, since the call would be lost."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _NO_CALL: Final = re.compile(
     r"(?:available|offered)?_?(?:tools|functions)|.*(?:id|ids|choice|plan|count|counts|tokens|details|reason|usage)",
     re.IGNORECASE,
 )
-"""Keys that speak of tools, and hold no call of one."""
+"""Keys that mention tools but contain no call."""
 _THOUGHTS: Final = frozenset({"reasoning", "reasoning_content", "reasoning_details", "thinking", "thoughts", "thought"})
 _SOURCES: Final = frozenset({"citations", "annotations", "sources"})
-"""What an answer rests on, which may be what a tool answered."""
+"""Keys for sources of an answer, which may quote a tool's answer."""
 _KINDS: Final = frozenset({"type", "block_type", "kind"})
 _MOST: Final = 10_000
-"""Values of a field that are looked at."""
+"""Maximum number of values of a field to examine."""
 
 
 def check_fields(row: dict[str, Any], calls: bool) -> None:
-    """Refuse a field that is nearly one of those that are read, or may hold calls: what it says would be lost.
+    """Refuse a field that nearly matches one that is read, or may contain calls: its content would be lost.
 
     Args:
         row: the message.
-        calls: whether it is one of the assistant.
+        calls: whether it is an assistant message.
 
     Raises:
         DataError: naming the field.
@@ -49,16 +49,16 @@ def check_fields(row: dict[str, Any], calls: bool) -> None:
 
 
 def lost_call(row: Any, tools: Sequence[ToolSpec]) -> str | None:
-    """Return what is wrong with a message of the assistant of which no call was read, and one of whose fields holds one.
+    """Return the fault of an assistant message from which no call was read, although one of its fields contains one.
 
-    Such a field is one that says so by its key or its type, or in which an object names an offered tool, at any depth: what
-    programs write beside the text, such as `toolInvocations`, `parts` or `additional_kwargs`.
+    Such a field says so by its key or its type, or contains, at any depth, an object that names an offered tool. Programs
+    write such fields next to the text: `toolInvocations`, `parts` or `additional_kwargs`.
     """
     if not isinstance(row, dict):
         return None
     fields = [(key, value) for key, value in row.items() if key not in _READ]
     content = row.get("content")
-    if isinstance(content, list):  # of a part its text is read, and nothing else
+    if isinstance(content, list):  # only the text of a part is read
         parts = [part for part in content if isinstance(part, dict)]
         fields += [("content", {key: value for key, value in part.items() if key not in ("type", "text")}) for part in parts]
     for key, value in fields:
@@ -74,7 +74,7 @@ def lost_call(row: Any, tools: Sequence[ToolSpec]) -> str | None:
 
 
 def _says(value: Any) -> bool:
-    """Whether a value may hold a call: numbers and whether there is one do not."""
+    """Return whether a value may contain a call: numbers, booleans and empty values cannot."""
     return isinstance(value, str | dict | list) and bool(value)
 
 
@@ -83,7 +83,7 @@ def _is_toolish(key: str) -> bool:
 
 
 def _holds(key: Any, value: Any) -> bool:
-    """Whether a key and its value are those of a call."""
+    """Return whether a key and its value are those of a call."""
     if not _says(value):
         return False
     if str(key).lower() in _KINDS:
@@ -92,7 +92,7 @@ def _holds(key: Any, value: Any) -> bool:
 
 
 def _within(path: str, value: Any) -> Iterator[str]:
-    """Yield the paths of fields within a value that are those of a call; without recursion, since its depth is anybody's."""
+    """Yield the paths of fields within a value that are those of a call; iterative, since the depth is unbounded."""
     stack, seen = [(path, value)], 0
     while stack and seen < _MOST:
         path, item = stack.pop()

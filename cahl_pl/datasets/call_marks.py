@@ -1,4 +1,4 @@
-"""Calls in the text of an assistant that no reader has taken out of it: such a text is no answer in words."""
+"""Calls in an assistant's text that no reader has extracted: such a text is not an answer in words."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _REACT: Final = re.compile(
     r"^[ *]*(?:Thought|Think)(?: \d+)?:[^\n]*(?:\n\s*|\b)\**Act(?:ion)?(?: \d+)?:\**\s*(?!none\b|no\b|n/a\b)\S",
     re.IGNORECASE | re.MULTILINE,
 )
-"""What is thought and what is done about it, in whatever words: of ReAct and the agents after it."""
+"""A thought followed by an action, in any wording: ReAct and the agents derived from it."""
 _ALONE: Final = re.compile(r"[\s`]*[\w.]+\(.*\)[\s`;]*", re.DOTALL)
 
 
 def unread_call(text: str, tools: Iterable[ToolSpec], called: Collection[str] = ()) -> str | None:
-    """Return the mark of a call in a text, as it is to be named to people; None where it holds none.
+    """Return the mark of a call in a text, worded for messages; None if there is none.
 
-    A mark is a tag by which models or data sets set calls off, JSON (or Python's notation of it) that calls an offered tool, or
-    whatever else looks like a call of one by its name and parameters.
+    A mark is a tag by which models or data sets delimit calls, JSON (or Python's notation of it) that calls an offered tool,
+    or anything else that looks like a call of one by its name and parameters.
 
     Args:
-        text: what an assistant says beside the calls that were read.
+        text: the assistant's text apart from the calls that were read.
         tools: the tools offered.
-        called: names of tools that are called beside the text, which may speak of that.
+        called: names of tools called in the same turn, which the text may mention.
     """
     mark = _MARKS.search(text) or (None if called else _REACT.search(text))
     if mark is not None:
@@ -60,7 +60,7 @@ def unread_call(text: str, tools: Iterable[ToolSpec], called: Collection[str] = 
 
 
 def refuse_call(answer: str | None, tools: Iterable[ToolSpec], what: str = "the answer") -> None:
-    """Check that an answer is none that looks like a call.
+    """Check that an answer does not look like a call.
 
     Raises:
         DataError: it does.
@@ -73,7 +73,7 @@ def refuse_call(answer: str | None, tools: Iterable[ToolSpec], what: str = "the 
 
 
 def _misspelt(text: str, tools: Sequence[ToolSpec]) -> str | None:
-    """Return the call that a text is nothing but, of a tool that is not offered, if its arguments are those of one that is."""
+    """Return the call that makes up a whole text, if its tool is not offered but its arguments fit one that is."""
     if _ALONE.fullmatch(text) is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Calls as objects of rows: `{"name", "arguments"}`, alone or in OpenAI's `{"id", "type", "function"}`."""
+"""Calls as objects in rows: `{"name", "arguments"}`, alone or in OpenAI's `{"id", "type", "function"}`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _BESIDE: Final = frozenset(
     {"name", "id", "index", "call_id", "tool_call_id", "requestor", "namespace", "caller", "created_by"}
     | {"cache_control", "thought_signature", "extra_content", "result", "references", "instruction"}
 )
-"""Keys of a call that say nothing of its arguments."""
+"""Keys of a call that say nothing about its arguments."""
 _OF_APIS: Final = {
     "type": ("function", "function_call", "tool_call", "tool_use", "tool", "call"),
     "status": ("completed", "in_progress", "incomplete", "success", "error"),
 }
-"""Keys that say nothing of the arguments where they hold one of these; any other value is an argument's."""
+"""Keys that say nothing about the arguments if they have one of these values; any other value is an argument."""
 _GIVEN: Final = frozenset(
     {"input", "inputs", "params", "param", "kwargs", "arg", "body", "payload", "tool_input", "action_input"}
 )
-"""Keys that other programs have for arguments, which are not read."""
+"""Keys that other programs use for arguments, which are not read."""
 
 
 class Call(NamedTuple):
-    """A call of a dialogue, and the id by which its answer is found; None where it has none.
+    """Call of a dialogue, and the id by which its answer is found; None if it has none.
 
-    `untyped`: its arguments are texts as they stood between tags, to be read as the types that the tool declares.
+    `untyped`: its arguments are raw texts from between tags, to be read as the types that the tool declares.
     """
 
     call: ToolCall
@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
 
 def read_call(row: Any) -> Call:
-    """Return a call of `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}`, or what stands in it.
+    """Return a call of `tool_calls`: `{"id", "type": "function", "function": {"name", "arguments"}}`, or its inner object.
 
     Raises:
         DataError: naming the field.
@@ -65,8 +65,8 @@ def read_call(row: Any) -> Call:
 def read_function(row: Any) -> ToolCall:
     """Return a call `{"name", "arguments"}`; arguments are an object or text of one, none if `""` or null.
 
-    A call that is nothing but a name, and what says nothing of arguments, such as an id, has none. They may also stand in
-    `parameters` or in LangChain's `args`; under any other key they would be lost, so that one is a fault.
+    A call with only a name, and keys that say nothing about arguments, such as an id, has none. Arguments may also be in
+    `parameters` or in LangChain's `args`; under any other key they would be lost, so such a key is a fault.
 
     Raises:
         DataError: naming the field.
@@ -93,7 +93,7 @@ def read_function(row: Any) -> ToolCall:
 
 
 def _lost(row: dict[str, Any], given: bool) -> str | None:
-    """Return the key of a call under which arguments stand that would be lost; where empty ones are given, a surer one."""
+    """Return the unread key that holds a call's arguments; if empty arguments are given, only a well-known key."""
     for key, value in row.items():
         if key in _BESIDE or key in ARGUMENTS or value in (None, "", [], {}) or value in _OF_APIS.get(key, ()):
             continue
@@ -103,7 +103,7 @@ def _lost(row: dict[str, Any], given: bool) -> str | None:
 
 
 def read_arguments(value: Any, field: str = "arguments") -> dict[str, Any]:
-    """Arguments, an object or text of one, in JSON or in Python's notation; none if they are null or blank.
+    """Return arguments, an object or text of one, in JSON or in Python's notation; none if they are null or blank.
 
     Raises:
         DataError: naming the field.

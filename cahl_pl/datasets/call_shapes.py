@@ -1,4 +1,4 @@
-"""Texts that look like a call of an offered tool, whatever the notation: told by the tool's own name and parameters."""
+"""Texts that look like a call of an offered tool in any notation, recognized by the tool's name and parameters."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _BETWEEN: Final = (
     rf"(?:[^\w{{}}.!?=]|=>|\b(?:{_INPUT}|with|the|following|using|json|(?:tool|action|function)(?:[ _]?(?:name|call))?)"
     r"\b|:\d+|\[ARGS\]|<\|[\w ]*\|>){0,30}?"
 )
-"""What may stand between a name and its arguments: marks, and the words that announce these."""
+"""Text allowed between a name and its arguments: marks, and words that announce the arguments."""
 _TYPE: Final = (
     r"(?:str(?:ing)?|int(?:eger)?|float|number|bool(?:ean)?|list|array|dict|object|any|optional|required|None|null|\.\.\.|the|an?|"
     r"your|which|what|how|name|date|whether)\b"
 )
-"""How the value of a parameter begins in a signature or a description, `city: str`, and not in a call."""
+"""Start of a parameter's value in a signature or a description, `city: str`, but not in a call."""
 _CALLING: Final = r"(?:action|act|call|invok(?:e|ing)|calling|(?:function|tool)[ _-]?call|(?:tool[ _]to[ _])?use|using)"
 _NAMING: Final = r"(?:(?:tool|function|api|action|plugin|command|method)(?:[ _]?name)?|name)"
 _TOOLISH: Final = r"[\w:|-]{0,30}(?:tool|function|invoke|call|action|api|exec|plugin|recipient)[\w|-]{0,30}"
 _ARGUMENT: Final = re.compile(r"\s*(?:[\"'{\[\d-]|(?:true|false|null|none)\b|\*{0,2}\w+\s*[=:]\s*\S)", re.IGNORECASE)
-"""How arguments begin that are values, or names and values; words may be a remark in brackets."""
+"""Start of arguments that are values, or names and values; plain words may be a remark in brackets."""
 _LEAD: Final = re.compile(
     r"\s*(?:[\w ]{1,20}[:=]\s*|(?:await|return|call|>>>)\s+|print\(|\w+\s*=\s*){0,3}[`*_\"'\[{<(|@$]*(?:\w+[.:/])*",
     re.IGNORECASE,
@@ -44,19 +44,19 @@ _OF_HTML: Final = frozenset({
     "source", "span", "strong", "style", "summary", "svg", "table", "template", "text", "textarea", "time", "title",
     "track", "u", "ul", "var", "video",
 })  # fmt: skip
-"""Elements of HTML that may be tools too: a page is no call of them, unless what stands in the tag is a parameter."""
+"""HTML elements that may also be tools: a page does not call them, unless the tag contains a parameter."""
 _BUILT_IN: Final = frozenset(dir(builtins))
-"""Functions that code may call without a tool of that name being meant."""
+"""Functions that code may call without meaning a tool of that name."""
 _LONGEST: Final = 2000
-"""Characters of a call that are looked at."""
+"""Maximum number of characters of a call to examine."""
 _MOST: Final = 100
-"""Places in one text at which a name and a bracket are looked at."""
+"""Maximum number of places in a text to examine for a name and a bracket."""
 
 _Look: TypeAlias = Callable[[str], "str | None"]
 
 
 def is_compound(name: str) -> bool:
-    """Whether a name is none of plain words: `get_weather` and `getWeather` do not stand in prose by chance, `weather` does."""
+    """Return whether a name is not a plain word: `weather` occurs in prose by chance, `get_weather` and `getWeather` do not."""
     return re.search(r"[^a-zA-Z]|[a-z][A-Z]", name) is not None
 
 
@@ -67,10 +67,10 @@ def parameters_of(tool: ToolSpec) -> tuple[str, ...]:
 
 
 def call_shape(text: str, tools: Sequence[ToolSpec]) -> str | None:
-    """Return how a text looks like a call of one of the tools, as it is to be named to people; None where it does not.
+    """Return the part of a text that looks like a call of one of the tools, worded for messages; None if there is none.
 
-    A name alone is no call; it is one with arguments behind it (in brackets, in JSON, as `parameter: value` or under a label
-    such as `Action Input:`), as a tag or as what a tag names, or where the text is nothing but the name.
+    A name alone is not a call. It is one if arguments follow (in brackets, in JSON, as `parameter: value` or under a label
+    such as `Action Input:`), if it is a tag or named by a tag, or if the text consists of the name.
     """
     low = text.lower()
     for tool in tools:
@@ -84,7 +84,7 @@ def call_shape(text: str, tools: Sequence[ToolSpec]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _spellings(name: str) -> tuple[str, ...]:
-    """Return a tool's name, and the others that it has in programs of another style: `getWeather` for `get_weather`."""
+    """Return a tool's name and its spellings in other naming styles: `getWeather` for `get_weather`."""
     words = re.findall(r"[A-Z]?[a-z\d]+|[A-Z\d]+(?![a-z])", name)
     if re.fullmatch(r"[\w-]+", name) is None or len(words) < 2:
         return (name,) if name.strip() else ()
@@ -105,14 +105,14 @@ def _pattern(pattern: re.Pattern[str], what: str) -> _Look:
 
 
 def _patterns(tool: str, parameters: tuple[str, ...]) -> Iterator[tuple[re.Pattern[str], str]]:
-    """Yield the patterns of a tool's calls that are no code, with what each finds."""
+    """Yield the patterns of a tool's calls other than code, each with a label for its matches."""
     compound, bare = is_compound(tool), re.escape(tool)
     named = rf"(?<![\w.]){_SPACE_OF_NAMES}{bare}(?!\w)"
     quoted = rf"[\"'`*]*{named}[\"'`*]*"
     one = "|".join(map(re.escape, parameters)) or r"(?!)"
     flags = re.MULTILINE
     # weather {"city": "Oslo"}, weather: city=Oslo, Tool: weather\nTool Input: {"city": ...}, functions.weather:0{...}
-    # not in quotes: what JSON says is told by its values
+    # not in quotes: JSON is recognized by its values
     marked = rf"(?<![\w.\"']){_SPACE_OF_NAMES}{bare}(?![\w\"'])[`*]*"
     given = rf"\{{?\s*[\"'`]?(?:{one})[\"'`]?\s*"
     yield re.compile(rf"{marked}{_BETWEEN}{given}=(?!\s*[\"'`]?{_TYPE})\s*\S", flags), "the call"
@@ -122,11 +122,11 @@ def _patterns(tool: str, parameters: tuple[str, ...]) -> Iterator[tuple[re.Patte
     yield re.compile(rf"{marked}{_BETWEEN}\{{\s*{opened}", flags), "the call"
     yield re.compile(rf"\A\s*/?{bare}\?(?:{one})="), "the call"
     yield re.compile(rf"(?<![\w./-]){bare}\s+--?(?:{one})\b"), "the command"
-    # ReAct and ReWOO, search[Oslo], but no footnote and no index; [search: Oslo]
+    # ReAct and ReWOO, search[Oslo], but not a footnote or an index; [search: Oslo]
     lead = r"^(?:[\w #$]{1,20}[:=]|[^\w\n]{1,20})?[ \t]*"
     yield re.compile(rf"(?i:{lead}{quoted}\[\s*(?:[^\W\d]|[\"'])[^\]\n]*\]\s*$)", flags), "the call"
     yield re.compile(rf"^[ \t]*[<\[{{]+\s*{bare}\s*[:|]\s*[^\s\"'][^\n]*?[\]}}>]\s*$", flags), "the call"
-    # Action: weather, and what names a tool where what it is given follows
+    # Action: weather, and labels that name a tool if its input follows
     calling = rf"^(?:[^\w\n]|[\d_])*{_CALLING}(?:[ _]?\d+)?[*_ ]*[:=>]+[*_\s]*{quoted}"
     yield re.compile(rf"(?i:{calling})" + (r"(?!\w)" if compound else r"[,;.]?\s*$"), flags), "the call"
     label = rf"(?:\b{_NAMING}|\b{_CALLING})(?:[ _]?\d+)?[\"'*]*\s*[:=]+[*_\s]*{quoted}"
@@ -153,18 +153,18 @@ def _patterns(tool: str, parameters: tuple[str, ...]) -> Iterator[tuple[re.Patte
     yield re.compile(rf"<(name|action|api|command)>\s*{named}\s*</\1>{with_input}", re.DOTALL), "the tag"
     caller = r"(?<!\w)\w{0,30}(?:tool|function|call|invoke|execute|run)\w{0,30}\(\s*(?:\w+\s*=\s*)?"
     yield re.compile(rf"(?i:{caller})[\"']{named}[\"']"), "the call"
-    # who is spoken to
+    # the recipient
     yield re.compile(rf"\b(?:to|recipient)\s*=\s*[\"']?{named}"), "the call"
     space = r"(?:^|[\s<\[>|=\"'`])(?:functions|default_api|multi_tool_use)[.:]"
     yield re.compile(rf"{space}{bare}(?=\s*(?:[:\[({{<]|$))", flags), "the call"
-    # a text that is nothing else
+    # a text that consists of the call
     yield re.compile(rf"\A\s*\(?{bare}\s+:?([\"'])[^\"'\n]+\1\)?\s*\Z"), "the command"
     yield re.compile(rf"\A\s*\({bare}\s+:[^()]*\)\s*\Z"), "the command"
     yield re.compile(rf"\A\s*[/@!$]{bare}(?:[ :][^\n]*)?\s*\Z"), "the command"
     if compound:
         yield re.compile(rf"\A\s*[\"'`*\[<(]*{named}(?:\(\))?[\"'`*\])>;]*\s*\Z"), "the name"
         yield re.compile(rf"\A\W*{quoted}\s*(?::|=>|->|\||=)\s*\S+(?:\s+\S+){{0,2}}(?<![.!?])\s*\Z"), "the call"
-        # get_weather Oslo, x <- get_weather Oslo: what a command is given are names, numbers or text in quotes
+        # get_weather Oslo, x <- get_weather Oslo: a command's arguments are names, numbers or quoted text
         values = r"(?:\s+[A-Z\d\"'][^\s!?]*(?<![.,:;])){1,4}\s*"
         yield re.compile(rf"\A\W*(?:\w+\s*(?:=|<-)\s*)?{quoted}{values}\Z"), "the command"
         said = rf"\A\W*(?i:call|calling|invoke|invoking|run|running|execute|executing|use|using)\s+{quoted}"
@@ -174,9 +174,9 @@ def _patterns(tool: str, parameters: tuple[str, ...]) -> Iterator[tuple[re.Patte
 
 
 def _code(text: str, tool: str, parameters: tuple[str, ...]) -> str | None:
-    """Find `tool(...)`: with values in the brackets anywhere, otherwise where nothing else stands on its line.
+    """Find `tool(...)`: anywhere if the brackets contain values, otherwise only alone on its line.
 
-    A definition of a function of that name, and a signature, `tool(city, days=None)`, are no calls.
+    A definition of a function of that name and a signature, `tool(city, days=None)`, are not calls.
     """
     case = re.IGNORECASE if is_compound(tool) else 0
     places = list(islice(re.finditer(rf"(?<!\w){re.escape(tool)}\s?\(", text, case), _MOST))
@@ -213,7 +213,7 @@ def _code(text: str, tool: str, parameters: tuple[str, ...]) -> str | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Return where a bracket that is open closes; the end of what is looked at where it does not."""
+    """Return where an open bracket closes; the end of the examined text if it does not."""
     depth, stop = 1, min(len(text), start + _LONGEST)
     for at in range(start, stop):
         depth += (text[at] == "(") - (text[at] == ")")
@@ -223,7 +223,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _is_in_code(text: str, place: int) -> bool:
-    """Whether a place stands in a block of code, such as agents that act by code write (smolagents, CodeAct)."""
+    """Return whether a place is in a block of code, as written by agents that act by code (smolagents, CodeAct)."""
     fences = 0
     opened = False
     for mark in _IN_CODE.finditer(text, 0, place):

@@ -17,8 +17,8 @@ _NAMES = {"true": True, "false": False, "null": None}
 def parse_calls(text: str) -> list[ToolCall]:
     """Return the calls of a text.
 
-    Names of tools and of parameters may hold anything but brackets, quotes, commas and `=`: data sets have names with
-    spaces, dots and slashes, which are no Python. Values are Python literals, or the JSON words true, false and null.
+    Names of tools and parameters may contain anything but brackets, quotes, commas and `=`: data sets have names with
+    spaces, dots and slashes, which are not Python. Values are Python literals, or the JSON words true, false and null.
 
     Raises:
         DataError: the text is not a list of such calls.
@@ -50,10 +50,10 @@ def _call(text: str) -> ToolCall:
 
 
 def _last_bracket(text: str) -> int:
-    """Return where the last round bracket opens that stands in no other: names hold some, `Feed (Videos) V2(user=1)`."""
+    """Return where the last outermost round bracket opens: names may contain some, `Feed (Videos) V2(user=1)`."""
     start, depth, at, valued = -1, 0, 0, False
     while at < len(text):
-        if text[at] in "\"'" and depth and valued:  # elsewhere it is an apostrophe of a name
+        if text[at] in "\"'" and depth and valued:  # elsewhere it is an apostrophe in a name
             at = _end_of_string(text, at)
         elif text[at] == "=":
             valued = depth > 0
@@ -71,11 +71,11 @@ def literal(text: str) -> Any:
     """Return the JSON value of a Python literal; a tuple becomes a list.
 
     Raises:
-        DataError: the text is no literal, or its value is not one that JSON has.
+        DataError: the text is not a literal, or its value has no counterpart in JSON.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes such as "\d", which mean themselves
+            warnings.simplefilter("ignore")  # for escapes such as "\d", which stay as they are
             return _json_value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise DataError(f"the value {_show(text)} is not a literal that JSON has") from None
@@ -98,24 +98,24 @@ def _json_value(node: ast.expr) -> Any:
     if isinstance(value, str):
         value.encode()  # half a surrogate pair raises
     elif isinstance(value, int):
-        str(value)  # raises from 4,301 digits on, which hexadecimal ones may have and JSON may not
+        str(value)  # raises from 4,301 digits on, which hexadecimal literals may have and JSON may not
     elif not (value is None or (isinstance(value, float) and math.isfinite(value))):
         raise ValueError("not a JSON value")
     return value
 
 
 def _split(text: str) -> list[str]:
-    """Return the parts between commas that stand in no brackets and no quotes.
+    """Return the parts between commas outside brackets and quotes.
 
     Raises:
         DataError: brackets or quotes are not closed.
     """
     parts: list[str] = []
-    open_: list[str] = []  # the brackets that will close what is open
+    open_: list[str] = []  # the brackets that close the open ones
     start = at = 0
     while at < len(text):
         character = text[at]
-        if character in "\"'" and (open_ or "=" in text[start:at]):  # elsewhere it is an apostrophe of a name
+        if character in "\"'" and (open_ or "=" in text[start:at]):  # elsewhere it is an apostrophe in a name
             at = _end_of_string(text, at)
         elif character in _CLOSING:
             open_.append(_CLOSING[character])

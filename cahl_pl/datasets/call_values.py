@@ -1,4 +1,4 @@
-"""JSON in an assistant's text that is a call of an offered tool: it names one beside arguments, or has one for a key."""
+"""JSON in an assistant's text that calls an offered tool: it names one next to arguments, or has one as a key."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _MAYBE: Final = frozenset(
     {"name", "action", "action_name", "api", "command", "cmd", "type", "method", "intent", "fn", "func", "op", "operation"}
     | {"recipient", "to", "endpoint", "skill", "plugin", "use", "call", "run", "step", "invoke", "task", "id", "actiontype"}
 )
-"""Keys whose value may be one."""
+"""Keys whose value may be a tool."""
 _GIVEN: Final = frozenset(
     {"arguments", "args", "argument", "parameters", "params", "param", "input", "inputs", "action_input", "tool_input"}
     | {"kwargs", "tool_args"}
     | {"tool_arguments", "function_args", "function_arguments", "payload", "slots", "actioninput", "toolinput"}
     | {"action_args", "action_arguments", "tool_params", "tool_parameters"}
 )
-"""Keys whose value is what a tool is given."""
+"""Keys whose value is a tool's arguments."""
 _BESIDE: Final = frozenset({"id", "type", "index", "thought", "thoughts", "reason"})
 _HOLDERS: Final = frozenset(
     {"tool_call", "tool_calls", "toolcall", "toolcalls", "function_call", "function_calls", "tool_uses"}
 )
-"""Keys whose value is calls."""
+"""Keys whose value is a call or several."""
 _QUOTE: Final = r"""\\*["']"""
 _FENCE: Final = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
 _MOST: Final = 64
-"""Values of one text that are looked at: each may take as long as the text."""
+"""Maximum number of values of a text to examine: each may take as long as the whole text."""
 
 
 def call_value(text: str, tools: Sequence[ToolSpec]) -> str | None:
-    """Return the name of the tool that JSON, or Python's notation of it, in a text calls; None where there is no such call."""
+    """Return the name of the tool called by JSON, or Python's notation of it, in a text; None if there is no such call."""
     if "{" not in text and "[" not in text:
         return None
     whole = _whole(text)
@@ -59,20 +59,20 @@ def call_value(text: str, tools: Sequence[ToolSpec]) -> str | None:
         known.append((start, end))
         if (found := called_in(value, tools)) is not None:
             return found
-    for mention in _mentions(tuple(sorted(names))).finditer(text):  # where it is no JSON that can be read
+    for mention in _mentions(tuple(sorted(names))).finditer(text):  # where the JSON cannot be read
         if not any(start <= mention.start() < end for start, end in known):
             return mention[1]
     return None
 
 
 def called_in(value: Any, tools: Sequence[ToolSpec]) -> str | None:
-    """Return the name of the offered tool that an object or a list in a value calls, at any depth; None where none does."""
+    """Return the name of the offered tool called by an object or a list in a value, at any depth; None if there is none."""
     names = {tool.name: frozenset(parameters_of(tool)) for tool in tools}
     return next((found for item in _all(value) if (found := _called(item, names)) is not None), None)
 
 
 def _whole(text: str) -> Any:
-    """Return the value that a text is, in a fence or not; None where it is none, or a single value that is no text."""
+    """Return the value that a whole text encodes, fenced or not; None if it encodes none, or a scalar other than text."""
     fenced = _FENCE.fullmatch(text.strip())
     body = (fenced[1] if fenced else text).strip()
     if body[:1] not in ("{", "[", '"'):
@@ -88,9 +88,9 @@ def _items(value: Any) -> list[Any]:
 
 
 def _announced(item: Any) -> tuple[str] | None:
-    """Return the name in a value that is surely a call, though its tool may not be offered: `{"tool": ..., "args": ...}`.
+    """Return the name in a value that is certainly a call, whether its tool is offered or not: `{"tool": ..., "args": ...}`.
 
-    Arguments may also stand beside the tool, `{"tool": ..., "query": ...}`, or calls in a field of their own.
+    Arguments may also be next to the tool, `{"tool": ..., "query": ...}`, or calls in a separate field.
     """
     if not isinstance(item, dict):
         return None
@@ -127,7 +127,7 @@ def _values(text: str) -> Iterator[tuple[Any, int, int]]:
 
 
 def _all(value: Any) -> Iterator[Any]:
-    """Yield the lists and objects in a value, itself included; without recursion, since its depth is anybody's."""
+    """Yield the lists and objects in a value, itself included; iterative, since the depth is unbounded."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -151,7 +151,7 @@ def _called(item: Any, names: Mapping[str, frozenset[str]]) -> str | None:
 
 
 def _is_call(item: Mapping[str, Any], key: str, parameters: frozenset[str], compound: bool) -> bool:
-    """Whether an object that names a tool under a key calls it."""
+    """Return whether an object that names a tool under a key calls it."""
     low = str(key).lower()
     others = {str(other).lower(): value for other, value in item.items() if other != key}
     if low in _SURE or (compound and low in _MAYBE) or others.keys() & _GIVEN:
@@ -163,7 +163,7 @@ def _is_call(item: Mapping[str, Any], key: str, parameters: frozenset[str], comp
 
 
 def _is_keyed(item: Mapping[str, Any], key: str, names: Mapping[str, frozenset[str]]) -> bool:
-    """Whether an object with a tool for a key calls it: `{"weather": {"city": "Oslo"}}`."""
+    """Return whether an object with a tool as a key calls it: `{"weather": {"city": "Oslo"}}`."""
     value = item[key]
     if not isinstance(value, dict):
         return is_compound(key) and item.keys() <= names.keys()

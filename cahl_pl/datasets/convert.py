@@ -1,4 +1,4 @@
-"""Other formats into the task format of this project (`cahl_pl.datasets.jsonl`), a row at a time."""
+"""Conversion of other formats to the task format of this project (`cahl_pl.datasets.jsonl`), row by row."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from cahl_pl.types import Task
 Source: TypeAlias = tuple[Iterable[FileRow], RowReader]
 
 NEEDS_TOOLS = ("seal-tools", "api-bank-dialogues")
-"""Formats whose rows do not declare their tools: files that do have to be given."""
+"""Formats whose rows do not declare their tools, so that files that do must be given."""
 
 
 def _table(format_name: str) -> Callable[[str], Source]:
-    """Return a format whose rows are told by their form; ids are made of the file's name and the row's number, from 0."""
+    """Return the opener of a format of `TABLE`; ids consist of the file's name and the row's number, from 0."""
 
     def open_(source: str) -> Source:
         name, tasks = source_name(source), TABLE[format_name].tasks
@@ -85,15 +85,15 @@ FORMATS = (*_OPENERS, *NEEDS_TOOLS)
 def read_source(
     format_name: str, source: str | Path, tools: Sequence[str | Path] = (), num_distractors: int = 4, seed: int = 0
 ) -> Source:
-    """Return the rows of a source, and what reads their tasks.
+    """Return the rows of a source, and the reader of their tasks.
 
     Args:
         format_name: one of `FORMATS`.
         source: a file (a folder for `api-bank-dialogues`), or `hub:OWNER/NAME[:SPLIT]`.
         tools: files that declare the tools, for the formats in `NEEDS_TOOLS`: `tool.jsonl` of Seal-Tools; processed
-            rows of API-Bank, any number of files. For `nestful` its specification, where rows bring no tools.
-        num_distractors: tools offered besides those that are called, for the formats in `NEEDS_TOOLS`.
-        seed: of the draw of these.
+            rows of API-Bank, any number of files. For `nestful` its specification, if the rows have no tools.
+        num_distractors: number of tools offered besides those called, for the formats in `NEEDS_TOOLS`.
+        seed: seed of their draw.
 
     Raises:
         ConfigError: there is no such format, or its tools are missing or given where they are not needed.
@@ -128,7 +128,7 @@ def read_source(
 
 
 def _telling_the_form(reader: RowReader, format_name: str) -> RowReader:
-    """Return the reader; of a row that it cannot read since it has another form, it says which."""
+    """Return a reader that names the form of a row that it cannot read because the row has another one."""
 
     def read_row(value: Any, index: int) -> Iterator[Task | DataError]:
         other = other_kind(value)
@@ -158,7 +158,7 @@ def _without_place(fault: str) -> str:
 
 
 def _fault_as(row: dict[str, Any], form: str) -> str | None:
-    """Return why a row gives no task in the form that it has; None where it gives one."""
+    """Return why a row yields no task in its own form; None if it yields one."""
     try:
         found = [row_to_task(row)] if form == "jsonl" else list(TABLE[form].tasks(row, "row"))
     except DataError as error:
@@ -168,7 +168,7 @@ def _fault_as(row: dict[str, Any], form: str) -> str | None:
 
 
 def check_output(source: str | Path, tools: Sequence[str | Path], output: str | Path) -> None:
-    """Check that `convert` would not write over what it reads.
+    """Check that `convert` would not overwrite its input.
 
     Args:
         source: what `convert` reads, see `read_source`.
@@ -176,7 +176,7 @@ def check_output(source: str | Path, tools: Sequence[str | Path], output: str | 
         output: the file that `convert` writes.
 
     Raises:
-        ConfigError: `output`, or a file that is written beside it, is the source, a file in it or a file of tools, or
+        ConfigError: `output`, or a file that is written next to it, is the source, a file in it or a file of tools, or
             `output` names no file.
     """
     if not Path(output).name:
@@ -190,7 +190,7 @@ def check_output(source: str | Path, tools: Sequence[str | Path], output: str | 
 
 
 def _beside(output: Path) -> tuple[Path, Path, Path]:
-    """Return what is written beside the output: itself before it is complete, the reasons, and these before they are."""
+    """Return the files written next to the output: its partial file, the reasons, and their partial file."""
     part, dropped, dropped_part = (output.name + end for end in (".part", ".dropped.txt", ".dropped.txt.part"))
     return output.with_name(part), output.with_name(dropped), output.with_name(dropped_part)
 
@@ -198,18 +198,18 @@ def _beside(output: Path) -> tuple[Path, Path, Path]:
 def convert(source: Source, name: str, output: str | Path, on_contradiction: OnContradiction = "relax") -> LoadReport:
     """Write the tasks of a source to a file of JSON lines.
 
-    Every task that is left out is named with its reason in `<output>.dropped.txt`, which is not there if there is none.
+    Every task that is left out is named with its reason in `<output>.dropped.txt`, which is absent if there are none.
     Schemas that gold breaks are relaxed before they are written, so that every row of the file can be loaded as it is.
-    Both files appear under their names when they are complete; a conversion that fails leaves older ones as they are.
+    Both files get their names once they are complete; a conversion that fails leaves older ones unchanged.
 
     Args:
         source: see `read_source`.
-        name: of the source, for the report.
-        output: the file to write; one that is there is replaced.
+        name: name of the source, for the report.
+        output: the file to write; an existing one is replaced.
         on_contradiction: `relax` the schema of a task whose gold breaks it, or `drop` the task.
 
     Returns:
-        What became of the tasks. The lists name the first `NAMED_ROWS` each; the counts are complete.
+        A report on the tasks. The lists name the first `NAMED_ROWS` each; the counts are complete.
 
     Raises:
         DataError: the source cannot be read, or no task can be used.
@@ -224,7 +224,7 @@ def convert(source: Source, name: str, output: str | Path, on_contradiction: OnC
                 if verdict.task is not None:
                     try:
                         file.write(_line(verdict.task))
-                    except (ValueError, TypeError, RecursionError):  # parquet and the hub have values that JSON has not
+                    except (ValueError, TypeError, RecursionError):  # parquet and the hub have values that JSON lacks
                         reason = f"{verdict.row.where}: a value that JSON does not have, such as an infinity or a date"
                         verdict = verdict._replace(task=None, reason=reason)
                 report.add(verdict)
@@ -247,7 +247,7 @@ def _line(task: Task) -> bytes:
 
 
 def source_name(source: str) -> str:
-    """Return what ids of a source start with: the file's name without its suffix, or the data set's name."""
+    """Return the prefix of a source's ids: the file's name without its suffix, or the data set's name."""
     return (
         source.removeprefix(PREFIX).partition(":")[0].rpartition("/")[2]
         if source.startswith(PREFIX)

@@ -1,4 +1,4 @@
-"""Arguments that stand as bare text between tags, as the types that their tool declares."""
+"""Arguments given as bare text between tags, read as the types that their tool declares."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_value(text: str) -> Any:
     try:
         return parse_json(text)
     except DataError as error:
-        if not str(error).startswith(NOT_JSON):  # such as a key that stands there twice
+        if not str(error).startswith(NOT_JSON):  # such as a duplicate key
             raise
         try:
             return literal(text)
@@ -30,10 +30,10 @@ def read_value(text: str) -> Any:
 
 
 def as_declared(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
-    """Return a call whose arguments were texts with those of other types than text read as JSON, or in Python's notation.
+    """Return a call of text arguments with those declared as other types read as JSON, or in Python's notation.
 
-    A text stays as it is where the parameter may be one, where its type is not declared and it is no list or object, and where
-    it cannot be read: what the tool takes is checked later.
+    A text stays as it is if the parameter may be text, if its type is not declared and it is not a list or object, or if it
+    cannot be read: values are checked against the tool later.
     """
     tool = next((tool for tool in tools if tool.name == call.name), None)
     properties = {} if tool is None else tool.parameters.get("properties", {})

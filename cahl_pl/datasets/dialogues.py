@@ -1,4 +1,4 @@
-"""Tasks of recorded dialogues: one for each turn of the assistant that calls tools, or answers its user without one."""
+"""Tasks of recorded dialogues: one for each assistant turn that calls tools, or answers the user without a call."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def dialogue_tasks(
 ) -> Iterator[Task | DataError]:
     """Return the tasks of a dialogue.
 
-    A turn that calls is the gold of a task whose dialogue is all before it; the answers that follow are the results, and the
-    calls are parallel. A turn that answers its user in text without a call is a task without gold. A turn that is not to be
-    learnt, such as one of weight 0 in OpenAI's rows, is dialogue only.
+    A turn that calls is the gold of a task whose dialogue is everything before it; the answers that follow are the results,
+    and the calls are parallel. A turn that answers the user in text without a call is a task without gold. A turn that is not
+    to be learnt, such as one of weight 0 in OpenAI's rows, is dialogue only.
 
     Args:
         said: the turns.
         tools: the tools offered in all of them.
-        name: of the row; the tasks' ids are `<name>-turn-<turn, from 1>`.
-        field: where the turns stand, for messages.
+        name: name of the row; the tasks' ids are `<name>-turn-<turn, from 1>`.
+        field: name of the turns' field, for messages.
 
     Raises:
         DataError: no turn is the assistant's. A turn that cannot be read, or is not to be learnt, is yielded as a DataError.
@@ -55,10 +55,10 @@ def dialogue_tasks(
 
 
 def last_task(said: Sequence[Said], tools: tuple[ToolSpec, ...], name: str, field: str = "messages") -> Task:
-    """Return the task of a dialogue's last turn that calls, or, where none does, of the last one that answers its user.
+    """Return the task of a dialogue's last turn that calls, or, if none does, of the last one that answers the user.
 
     Raises:
-        DataError: there is none that is to be learnt, or it cannot be read.
+        DataError: no such turn is to be learnt, or it cannot be read.
     """
     calling = [place for place, turn in enumerate(said) if turn.calls]
     replies = [i for i, turn in enumerate(said) if i and turn.role == "assistant" and said[i - 1].role == "user"]
@@ -84,15 +84,15 @@ def _turn_task(
 
     Args:
         said: the turns.
-        place: of the turn.
-        faults: what is wrong with each turn up to it.
+        place: the turn's place.
+        faults: the fault of each turn up to it.
         tools: the tools offered.
-        name: becomes the task's id.
-        field: where the turns stand, for messages.
+        name: the task's id.
+        field: name of the turns' field, for messages.
 
     Raises:
-        DataError: what is before it cannot be read, an answer after it has no call, or the text of an assistant up to it
-            holds a call that was not read.
+        DataError: an earlier turn cannot be read, an answer after it has no call, or an assistant's text up to it contains
+            a call that was not read.
     """
     turn = said[place]
     for one, fault in zip(said[: place + 1], faults, strict=False):
@@ -120,7 +120,7 @@ def _turn_task(
 def _check_values(call: ToolCall, tools: Sequence[ToolSpec], place: str) -> None:
     """Refuse a reference with a path as an argument: a recorded call holds the value itself, and this text would be learnt.
 
-    So is a null refused that stands for no argument.
+    A null that means a missing argument is refused too.
     """
     try:
         refuse_nulls(call, tools)
@@ -136,7 +136,7 @@ def _check_values(call: ToolCall, tools: Sequence[ToolSpec], place: str) -> None
 
 
 def _unread(turn: Said, tools: Sequence[ToolSpec]) -> str | None:
-    """Return what is wrong with an assistant's turn whose text holds a call that was not read."""
+    """Return the fault of an assistant turn whose text contains a call that was not read."""
     if turn.role != "assistant" or turn.fault is not None:
         return turn.fault
     mark = unread_call(turn.text, tools, {one.call.name for one in turn.calls})

@@ -1,4 +1,4 @@
-"""Answers of tools that say that the call failed, in the words of MCP, Anthropic and others, as failures are written here."""
+"""Tool answers that report a failed call as MCP, Anthropic and others do, converted to this project's notation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _FLAGS: Final = ("isError", "is_error")
 
 
 def is_flagged(row: Any) -> bool:
-    """Whether a tool's message or result says that the call failed: `isError` (MCP), `is_error` (Anthropic)."""
+    """Return whether a tool's message or result reports a failed call: `isError` (MCP), `is_error` (Anthropic)."""
     return isinstance(row, Mapping) and any(row.get(flag) is True for flag in _FLAGS)
 
 
 def as_failure(result: Any) -> Any:
-    """Return a result as a failure, `{"error": why}`, where it is flagged as one, and as it is where not.
+    """Return a result as a failure, `{"error": why}`, if it is flagged as one, and unchanged otherwise.
 
     Args:
         result: a value, or JSON text of one: MCP's `{"content": [...], "isError": true}`.
@@ -27,7 +27,7 @@ def as_failure(result: Any) -> Any:
 
 
 def failure_of(said: Any) -> dict[str, Any]:
-    """Return the failure that a tool tells by this text, these parts of text or this value."""
+    """Return the failure that a tool reports by a text, by parts of text or by a value."""
     value = read_text(said) if isinstance(said, str) else said
     if isinstance(value, Mapping) and is_failure(value):
         return dict(value)

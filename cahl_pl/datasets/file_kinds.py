@@ -1,4 +1,4 @@
-"""Files that are no data, or data in another form, whatever their name says: told by how they start."""
+"""Files that are not data, or data in another form, whatever their name: recognized by their first bytes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Final
 from cahl_pl.errors.encodings import not_utf8, wide_encoding
 
 LOOKED_AT: Final = 1024
-"""Bytes at the start of a file that are looked at."""
+"""Number of bytes to examine at the start of a file."""
 
 PARQUET: Final = b"PAR1"
-"""How parquet starts, whatever the file is called."""
+"""First bytes of parquet, whatever the file's name."""
 _PACKED: Final = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 _BINARY: Final = {
     b"ARROW1": "an Arrow file",
@@ -31,12 +31,12 @@ _REFUSALS: Final = (
     b"unauthorized", b"invalid credentials", b"invalid username or password", b"forbidden", b"access denied", b"error:",
     b"rate limit", b"too many requests",
 )  # fmt: skip
-"""How servers answer in words, in lower case."""
+"""Starts of servers' error answers in words, in lower case."""
 _AGAIN: Final = "download the file again, signed in if it asks for that"
 
 
 def foreign_kind(path: str, start: bytes, parquet: bool = False) -> str | None:
-    """Return what a file is if it is no rows that can be read, and what to do, to follow its name; None for any other.
+    """Return, to follow a file's name, what it is if its rows cannot be read, and what to do; None for any other file.
 
     Args:
         path: the file, for the command that converts it.

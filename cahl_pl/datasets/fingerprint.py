@@ -1,4 +1,4 @@
-"""Whether the rows that tasks come from are those of before: what a checkpoint keeps of a data file."""
+"""Fingerprints of data files, kept in checkpoints to notice rows that have changed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _BYTES = 16
 
 
 class Fingerprint:
-    """A fingerprint of rows, made as they are read: a few bytes, however large the file.
+    """Fingerprint of rows, computed as they are read: a few bytes, however large the file.
 
-    It holds one hash of the rows in their order and one that does not depend on it. How a row is spaced, and the order of its
-    keys, do not count.
+    It consists of one hash of the rows in order and one that ignores the order. Whitespace in a row and the order of its
+    keys do not count.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Fingerprint:
         self._sum = 0
 
     def add(self, row: Any) -> None:
-        """Take a row's value in."""
+        """Add a row's value."""
         text = json.dumps(row, sort_keys=True, default=str)
         digest = hashlib.blake2b(text.encode(), digest_size=_BYTES).digest()
         self._number += 1
@@ -31,12 +31,12 @@ class Fingerprint:
         self._sum = (self._sum + int.from_bytes(digest)) % 256**_BYTES
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds: the number of rows and both hashes."""
+        """Return the state for a checkpoint: the number of rows and both hashes."""
         return {"rows": self._number, "ordered": self._ordered.hexdigest(), "unordered": f"{self._sum:x}"}
 
 
 def change(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Return what became of the rows between two states, to follow the name of the file; None where they are the same."""
+    """Return how the rows changed between two states, to follow the name of the file; None if they are the same."""
     if then == now:
         return None
     if then["rows"] != now["rows"]:

@@ -1,4 +1,4 @@
-"""Whether tasks go with a run: prompts, steps, and the environment that is to answer their calls."""
+"""Checks of tasks against a run: prompts, steps, and the environment that answers their calls."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MANY: Final = 10**9
 
 @dataclass(slots=True)
 class Fault:
-    """One thing that tasks have in common.
+    """Fault that several tasks may share.
 
     Attributes:
-        what: what is wrong, as it follows "12 tasks"; its verb comes first.
+        what: the fault, worded to follow "12 tasks", verb first.
         advice: what to do.
-        number: how many tasks have it.
-        examples: the first of them, each with what is wrong there.
-        may_be_right: whether it is only to be looked at.
+        number: number of tasks that have it.
+        examples: the first of them, each with its details.
+        may_be_right: whether it may be intended.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Fault:
             self.examples.append(example)
 
     def lines(self, total: int) -> list[str]:
-        """Return what to print."""
+        """Return the lines to print."""
         verb, _, what = self.what.partition(" ")
         if self.number == 1:
             verb = {"have": "has", "are": "is"}.get(verb, f"{verb}s")
@@ -66,19 +66,19 @@ def check_tasks(
     run_gold: bool,
     tools: str | None = None,
 ) -> tuple[int, list[Fault]]:
-    """Look at each task.
+    """Check each task.
 
     Args:
         tasks: the tasks.
-        length: of a task's prompt, in tokens.
+        length: function that returns the tokens of a task's prompt.
         max_prompt_tokens: longer prompts are not run.
-        max_steps: calls that an episode may make.
-        environment: answers calls; None where it is not to be asked.
+        max_steps: maximum number of calls of an episode.
+        environment: the environment that answers calls; None to leave it out.
         run_gold: whether to carry out the gold calls.
-        tools: the Python file or module that the tasks' tools come from, for what to do; None if they bring their own.
+        tools: the Python file or module of the tasks' tools, for the advice; None if the tasks bring their own.
 
     Returns:
-        The number of tasks, and the faults that some of them have.
+        The number of tasks, and the faults found.
     """
     too_long = Fault(f"have prompts of more than {max_prompt_tokens:,} tokens", "")
     too_many = Fault(f"have more gold calls than data.rollout.max_steps = {max_steps}", "")
@@ -107,20 +107,20 @@ def check_sample(
     max_prompt_tokens: int,
     environment: Environment,
 ) -> str | None:
-    """Look at some tasks before training, which takes a moment.
+    """Check some tasks before training, which is quick.
 
     Args:
         tasks: some of the training tasks, evenly spaced.
-        length: of a task's prompt, in tokens.
+        length: function that returns the tokens of a task's prompt.
         max_prompt_tokens: longer prompts are not run.
-        environment: answers calls; only one that runs Python functions is asked.
+        environment: the environment that answers calls; only one that runs Python functions is checked.
 
     Returns:
-        What to say of prompts that are too long; None where there is none.
+        A message about prompts that are too long; None if there are none.
 
     Raises:
-        SchemaError: a tool's parameters are no JSON Schema.
-        ConfigError: the environment lacks a tool, or refuses a task: the run would die when it is drawn.
+        SchemaError: a tool's parameters are not a JSON Schema.
+        ConfigError: the environment lacks a tool, or refuses a task: the run would fail when it is drawn.
     """
     for task in tasks:
         for tool in task.tools:
@@ -135,7 +135,7 @@ def check_sample(
 
 
 class _Asked:
-    """What an environment says of tasks."""
+    """Faults of tasks in an environment."""
 
     def __init__(self, environment: Environment, run_gold: bool, tools: str | None) -> None:
         self._environment, self._run_gold = environment, run_gold
@@ -162,11 +162,11 @@ class _Asked:
         )
 
     def faults(self) -> tuple[Fault, ...]:
-        """All, also those that no task has."""
+        """Return all faults, including those that no task has."""
         return self._missing, self._refused, self._failing, self._lost, self._other
 
     def ask(self, task: Task) -> None:
-        """Start a session for each way of a task, and carry its calls out."""
+        """Start a session for each way of a task, and carry out its calls."""
         for way in range(len(task.ways)):
             try:
                 session = started(self._environment, task)
@@ -180,7 +180,7 @@ class _Asked:
                 return
 
     def _carry_out(self, task: Task, way: int, session: Session) -> bool:
-        """Make the calls of a way; whether all went well."""
+        """Make the calls of a way; return whether all went well."""
         calls = task.ways[way]
         answers: list[Feedback] = []
         different: str | None = None
@@ -203,5 +203,5 @@ class _Asked:
 
 
 def spread(number: int, most: int) -> range:
-    """At most so many indices, evenly spaced."""
+    """Return at most `most` indices, evenly spaced."""
     return range(0, number, max(1, -(-number // most)))

@@ -1,4 +1,4 @@
-"""Gold calls of rows: what is written, what it refers to, and whether an output could be it."""
+"""Gold calls of rows: reading them, resolving their references, and checking that an output could equal them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from cahl_pl.schema.references import (
 from cahl_pl.types import NO_RESULT, GoldCall, Task, ToolCall, ToolSpec
 
 _IN_WORDS: Final = re.compile(r"\$([1-9][0-9]{0,3})(?![\d,]|\.\d)")
-"""A reference within words: not the amounts $1.50 and $1,000."""
+"""A reference within words, but not the amounts $1.50 and $1,000."""
 
 MAX_INSTRUCTION: Final = 2000
-"""Characters of an instruction at most: a plan says it in a line."""
+"""Maximum number of characters of an instruction: a plan states it in one line."""
 
 _FIELDS: Final = ("name", "arguments", "result", "references", "instruction")
 
@@ -41,18 +41,18 @@ _FIELDS: Final = ("name", "arguments", "result", "references", "instruction")
 def read_gold(rows: Any, tools: Sequence[ToolSpec], field: str = "gold") -> tuple[GoldCall, ...]:
     """Return the gold calls of a row's field `gold`.
 
-    A call is `{"name", "arguments"}`, or one of OpenAI's `tool_calls`; arguments may be JSON text. An argument that is, or
-    holds, a reference to an earlier call, `"$1"` or `"$1.city"`, is read as one: its value is looked up in the stored result.
-    `references` says the same beside the value itself; there null means that an argument is text after all. `instruction` is
-    what a plan in words says to have the call made.
+    A call is `{"name", "arguments"}`, or one of OpenAI's `tool_calls`; arguments may be JSON text. An argument that is or
+    contains a reference to an earlier call, `"$1"` or `"$1.city"`, is read as one: its value is looked up in the stored
+    result. `references` gives the same alongside the value itself; null there means that an argument is text after all.
+    `instruction` is what a plan in words says for the call.
 
     Args:
         rows: the field's value.
-        tools: the tools offered, which have to take what is looked up.
-        field: its name, for messages.
+        tools: the tools offered, which have to accept the values looked up.
+        field: the field's name, for messages.
 
     Raises:
-        DataError: naming the call and what is wrong.
+        DataError: naming the call and the fault.
     """
     gold: list[GoldCall] = []
     listed = get_field({field: rows}, field, list)
@@ -127,7 +127,7 @@ def _referring(
 
 
 def _check_instruction(instruction: str, call: GoldCall, earlier: Sequence[GoldCall]) -> None:
-    """Check that what a plan in words would say refers to results that there are, and to each that the call needs."""
+    """Check that an instruction refers to each result that the call needs, and to no others."""
     if not instruction:
         return
     if not instruction.strip():
@@ -138,7 +138,7 @@ def _check_instruction(instruction: str, call: GoldCall, earlier: Sequence[GoldC
         )
     wanted = {one.call for one in references_in(call.references)}
     said = {int(number) for number in _IN_WORDS.findall(instruction)}
-    # a dollar amount is no reference; where the call refers to results, "$3" in its instruction is one
+    # "$3" is an amount of money in an instruction without references, and a reference if the call has some
     if wanted - said:
         missing = ", ".join(f"${number}" for number in sorted(wanted - said))
         raise DataError(f"the field 'instruction' does not say {missing}, which the call's references need")
@@ -150,7 +150,7 @@ def _check_instruction(instruction: str, call: GoldCall, earlier: Sequence[GoldC
 def _references(
     parameter: str, written: Any, earlier: Sequence[GoldCall], total: int, given: bool
 ) -> list[Reference]:
-    """Return the references in what is written for a parameter of the call after these; empty where it is text."""
+    """Return the references in a parameter's value, for the call after `earlier`; empty if it is text."""
     number = len(earlier) + 1
     found = list(references_in(written))
     if given and (not found or any(one.call >= number for one in found)):
@@ -170,7 +170,7 @@ def _references(
 
 
 def looks_like_reference(value: Any) -> bool:
-    """Whether a value holds text that `read_gold` takes for a reference, or refuses as one that can be none."""
+    """Return whether a value contains text that `read_gold` reads as a reference, or refuses as an impossible one."""
     texts = [text for text in leaves(value) if isinstance(text, str)]
     return any(
         read_reference(text) is not None or meant_reference(text) is not None or WITHIN.search(text) or BRACED.search(text)
@@ -179,7 +179,7 @@ def looks_like_reference(value: Any) -> bool:
 
 
 def _refuse_unknown(parameter: str, written: Any, earlier: Sequence[GoldCall]) -> None:
-    """Refuse text that is meant as a reference, but can be none: a path of a missing call, or in another notation."""
+    """Refuse text that is meant as a reference but cannot be one: a path of a missing call, or another notation."""
     before = len(earlier)
     for text in (text for text in leaves(written) if isinstance(text, str)):
         read, meant = read_reference(text), meant_reference(text)
@@ -209,7 +209,7 @@ def _refuse_unknown(parameter: str, written: Any, earlier: Sequence[GoldCall]) -
 
 
 def _within_text(text: str, earlier: Sequence[GoldCall]) -> str | None:
-    """Return the reference to an earlier result that stands within other text, as a sum of money does not."""
+    """Return the reference to an earlier result within other text; a sum of money is not one."""
     for braced in BRACED.finditer(text):
         if int(braced["call"] or braced["call2"]) <= len(earlier):
             return braced[0]
@@ -246,7 +246,7 @@ def _looked_up(parameter: str, written: Any, earlier: Sequence[GoldCall]) -> Any
 
 
 def _check_type(name: str, parameter: str, value: Any, written: Any, tools: Sequence[ToolSpec]) -> None:
-    """Refuse a result that the parameter does not take: which part of it is meant is not known."""
+    """Refuse a result that the parameter does not accept: it is unknown which part of it is meant."""
     problems = find_problems(ToolCall(name, {parameter: value}), tools)
     fault = next((p.message for p in problems if p.parameter == parameter and p.cause == "type"), None)
     if fault is not None:
@@ -258,13 +258,13 @@ def _check_type(name: str, parameter: str, value: Any, written: Any, tools: Sequ
 
 
 def check_value(parameter: str, value: Any, written: Any, earlier: Sequence[GoldCall]) -> None:
-    """Refuse a value that the result which it is said to come from does not hold.
+    """Refuse a value that is not in the result that it is said to come from.
 
     Args:
         parameter: its name.
         value: the value.
-        written: its reference, or a list or an object of such.
-        earlier: the calls before, with the results that are referred to.
+        written: its reference, or a list or an object of references.
+        earlier: the calls before, with the results referred to.
 
     Raises:
         DataError: in one sentence, naming the parameter and the reference.
@@ -290,7 +290,7 @@ def check_value(parameter: str, value: Any, written: Any, earlier: Sequence[Gold
 
 
 def same_value(value: Any, other: Any) -> bool:
-    """Whether two values are the same, numbers and their texts being so too."""
+    """Return whether two values are the same; numbers equal their texts."""
     if canonical(value, strip=True) == canonical(other, strip=True):
         return True
     scalars = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in (value, other))
@@ -314,7 +314,7 @@ def _short(value: Any) -> str:
 
 
 def check_writable(task: Task) -> None:
-    """Check that outputs exist which are a task's gold: what no model can write would never be paid.
+    """Check that an output can equal a task's gold: gold that no model can write would never be rewarded.
 
     Raises:
         DataError: a call or the answer cannot be read back from the text that it would be written as.
@@ -330,7 +330,7 @@ def check_writable(task: Task) -> None:
         try:
             json.dumps(dict(gold.arguments), allow_nan=False)
             read = parse_action(format_call(gold.call))
-        except (TypeError, ValueError, RecursionError):  # parquet and the hub have values that JSON has not
+        except (TypeError, ValueError, RecursionError):  # parquet and the hub have values that JSON lacks
             raise DataError(
                 f"gold call {number} holds a value that JSON does not have, such as an infinity or a date"
             ) from None

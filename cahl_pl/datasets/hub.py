@@ -34,7 +34,7 @@ def hub_rows(source: str) -> Iterator[FileRow]:
         for value in rows:
             yield FileRow(index, f"{source}, row {index + 1}", _without_nulls(value, features), None)
             index += 1
-    except Exception as error:  # the library passes on those of the network, the hub and every file format
+    except Exception as error:  # the library passes on errors of the network, the hub and every file format
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{source}: cannot be read at row {index + 1} ({first}); correct the name or the split, and log in to the hub if "
@@ -43,11 +43,11 @@ def hub_rows(source: str) -> Iterator[FileRow]:
 
 
 def _without_nulls(row: Any, features: Any) -> Any:
-    """Return a row without the null fields of structs within it, as in parquet: one struct type has the keys of all rows.
+    """Return a row without null fields of nested structs; as in parquet, one struct type has the keys of all rows.
 
     Args:
         row: the row.
-        features: the types of its fields; what is JSON in them keeps its nulls. None where they are not known.
+        features: the types of its fields, of which JSON ones keep their nulls; None if not known.
     """
     if not isinstance(row, dict) or not isinstance(features, Mapping):
         return row

@@ -1,4 +1,4 @@
-"""What is said of text that is no JSON: what is wrong with it, where, and what to write in its place."""
+"""Messages about text that is not JSON: the fault, its place, and what to write instead."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _AT_A_VALUE: Final = 100
 
 
 def no_json(text: str, start: int, error: json.JSONDecodeError) -> str:
-    """Return what is wrong with a value that starts there, with the remedy where it is known.
+    """Return what is wrong with a value that starts at `start`, with the remedy if it is known.
 
     Args:
-        text: what was read.
-        start: where the value starts, from which characters are counted.
-        error: of the decoder.
+        text: the text that was read.
+        start: the start of the value, from which characters are counted.
+        error: the decoder's error.
     """
     remedy = _remedy(text, start, error)
     return f"{error.msg.removesuffix(' at')} at character {error.pos - start}{remedy and f' ({remedy})'}"
@@ -58,7 +58,7 @@ def _remedy(text: str, start: int, error: json.JSONDecodeError) -> str:
 
 
 def more_text(text: str, end: int) -> str:
-    """Return what is wrong with text that stands behind a value, which ends there."""
+    """Return what is wrong with text after a value that ends at `end`."""
     rest = text[end:].lstrip(" \t")
     if rest.startswith("\r"):
         return (
@@ -75,17 +75,17 @@ def more_text(text: str, end: int) -> str:
 
 
 def no_constant(name: str) -> str:
-    """Return what is wrong with `NaN`, `Infinity` and `-Infinity`, which Python's json writes all the same."""
+    """Return what is wrong with `NaN`, `Infinity` and `-Infinity`, which Python's json nevertheless writes."""
     return f'{name} is not JSON: write null, a number or text such as "{name}" (json.dumps writes it unless allow_nan=False)'
 
 
 def out_of_range(number: str) -> str:
-    """Return what is wrong with a number that no float holds."""
+    """Return what is wrong with a number that is out of a float's range."""
     return f"the number {number[:40]} is out of range: write a smaller one, or text"
 
 
 def twice(key: str) -> str:
-    """Return what is wrong with an object that has a key twice."""
+    """Return what is wrong with an object that has a duplicate key."""
     return f"the key {key!r} appears twice in one object: leave one of them"
 
 
@@ -95,7 +95,7 @@ HALF_A_PAIR: Final = (
 
 
 def json_in_text(value: Any, kind: type) -> str:
-    """Return what to do where a list or an object is needed and text holds one, or an object is not in a list; else nothing."""
+    """Return the remedy for text of a needed list or object, or for an object where a list is needed; else empty text."""
     if kind is list and isinstance(value, dict):
         return ": write it in a list, [{...}]"
     if kind not in (list, dict) or not isinstance(value, str):
@@ -107,14 +107,14 @@ def json_in_text(value: Any, kind: type) -> str:
 
 
 def lines_of_a_value(first: bytes, more: Callable[[], bytes]) -> int:
-    """Return over how many lines a value goes that is open at the end of its first one; 1 where that line is but broken.
+    """Return the number of lines of a value that is open at the end of its first line; 1 if that line is merely broken.
 
-    Its brackets are counted, so that it may have other faults. A line at whose very start another row begins ends the search,
-    unless the first line is a bracket alone, and so does one that begins with a brace where no value can stand.
+    Only brackets are counted, so the value may have other faults. The search ends at a line that starts a new row without
+    indentation, unless the first line is a lone bracket, and at one that begins with a brace where no value can be.
 
     Args:
         first: the first line.
-        more: gives the next line; empty at the end of the file.
+        more: returns the next line; empty at the end of the file.
     """
     depth, lines, last = _open(first), 1, first.strip()
     bare = last in (b"{", b"[")
@@ -127,6 +127,6 @@ def lines_of_a_value(first: bytes, more: Callable[[], bytes]) -> int:
 
 
 def _open(line: bytes) -> int:
-    """Return how many more brackets a line opens than it closes, those within text aside."""
+    """Return how many more brackets a line opens than it closes, ignoring those within text."""
     bare = _STRING.sub(b"", line)
     return bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")

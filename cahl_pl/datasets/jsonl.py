@@ -38,14 +38,14 @@ from cahl_pl.plurals import counted
 from cahl_pl.types import NO_RESULT, GoldCall, Message, Outcome, Task, ToolSpec
 
 NAMED_ROWS = 100
-"""Rows of each kind that the report of a JsonlDataset names; the others are only counted."""
+"""Number of rows of each kind that the report of a JsonlDataset names; the others are only counted."""
 
 
 class JsonlDataset(TaskSource):
     """Tasks from a file of JSON lines that may be larger than memory.
 
-    The file is read once when it is opened: every row is checked, and 8 bytes of each are kept: where it starts. A task
-    is read again when it is asked for. Which rows are taken: `cahl_pl.datasets.loading.judge`.
+    The file is read once when it is opened: every row is checked, and 8 bytes per row are kept, its offset. A task is
+    read again when it is requested. `cahl_pl.datasets.loading.judge` says which rows are taken.
 
     Args:
         path: the file. Its rows are described in docs/your-data.md.
@@ -120,7 +120,7 @@ class JsonlDataset(TaskSource):
 
 
 def _shortened(verdict: Verdict) -> str | None:
-    """Return the format of a row that is a dialogue of which earlier turns of the assistant could be tasks of their own."""
+    """Return the format of a dialogue row whose earlier assistant turns could be separate tasks."""
     if verdict.task is None or all(message.role != "assistant" for message in verdict.task.messages):
         return None
     form = form_of(verdict.row.value)
@@ -128,11 +128,11 @@ def _shortened(verdict: Verdict) -> str | None:
 
 
 MAX_ROW_DEPTH: Final = 100
-"""Deepest nesting of a row; values of calls, which models write, may have `cahl_pl.parsing.MAX_DEPTH` of it."""
+"""Maximum nesting depth of a row; that of values of calls, which models write, is `cahl_pl.parsing.MAX_DEPTH`."""
 
 
 def _depth(value: Any) -> int:
-    """Return how deep lists and objects are nested; without recursion, since that is what a deep value would exhaust."""
+    """Return how deep lists and objects are nested; iterative, since a deep value would exhaust recursion."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, (dict, list))]:
         depth += 1
@@ -141,7 +141,7 @@ def _depth(value: Any) -> int:
 
 
 def _chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """Yield the first so many bytes of a file, piece by piece."""
+    """Yield the first `length` bytes of a file, piece by piece."""
     while length > 0 and (chunk := file.read(min(length, 1 << 20))):
         length -= len(chunk)
         yield chunk
@@ -152,7 +152,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 def task_to_row(task: Task) -> dict[str, Any]:
-    """Return a task as a row of JSON lines; `row_to_task` gives the same task back."""
+    """Return a task as a row of JSON lines; `row_to_task` restores the same task."""
     row: dict[str, Any] = {
         "id": task.id,
         "messages": [{"role": message.role, "content": message.content} for message in task.messages],
@@ -180,7 +180,7 @@ def _gold_to_row(call: GoldCall) -> dict[str, Any]:
     row: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
     if call.result is not NO_RESULT:
         row["result"] = call.result
-    # null: text that looks like a reference is none
+    # null: text that looks like a reference is not one
     text = {
         name: None
         for name, value in call.arguments.items()
@@ -196,11 +196,11 @@ def _outcome_to_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> Task:
-    """Return the task of a row in this project's format, or in one that is told by its form.
+    """Return the task of a row in this project's format, or in one recognized by its form.
 
     Args:
         row: the row's JSON value.
-        name: the task's id where the row brings none.
+        name: the task's id if the row has none.
         tools: the tools of rows that have none of their own.
 
     Raises:
@@ -237,10 +237,10 @@ def read_any(row: Any, name: str, tools: tuple[ToolSpec, ...] | None = None) -> 
 
 
 def _refuse_unanswered(row: Any) -> None:
-    """Refuse a row of messages that has neither this project's fields nor a turn of the assistant: it says not what is right.
+    """Refuse a row of messages with neither this project's fields nor an assistant turn: it does not say what is right.
 
     Raises:
-        DataError: so it is, or a message cannot be read, such as one with a role that there is not.
+        DataError: the row is one, or a message cannot be read, such as one with an unknown role.
     """
     messages = row.get("messages") if isinstance(row, dict) and not is_own(row) and "id" not in row else None
     if not isinstance(messages, list) or not all(isinstance(one, dict) and "role" in one for one in messages):
@@ -272,7 +272,7 @@ def row_to_task(row: Any, tools: tuple[ToolSpec, ...] | None = None) -> Task:
         )
     outcome = None if row.get("outcome") is None else _outcome(get_field(row, "outcome", dict))
     offered = _tools(row, tools)
-    # whoever has outcomes need not have traces
+    # data with outcomes may have no traces
     untraced = outcome is not None and row.get("gold") is None
     gold = () if untraced else read_gold(get_field(row, "gold", list), offered)
     answer = _optional(row, "answer", str, None)
@@ -341,7 +341,7 @@ def _optional(row: Mapping[str, Any], name: str, kind: type, default: Any) -> An
 
 
 def _refuse_unknown(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    # A field that is misspelt would otherwise be taken for one that is left out.
+    # A misspelt field would otherwise count as left out.
     unknown = next((name for name in row if name not in known), None)
     if unknown is not None:
         near = difflib.get_close_matches(unknown, known, 1)
@@ -359,7 +359,7 @@ def _messages(row: Any, tools: tuple[ToolSpec, ...]) -> tuple[Message, ...]:
 
 
 def _is_name(tool: Any) -> bool:
-    """Whether a tool is named, and neither declared nor the JSON text of a declaration."""
+    """Return whether a tool is given by name, and neither declared nor the JSON text of a declaration."""
     return isinstance(tool, str) and not tool.lstrip().startswith("{")
 
 

@@ -1,4 +1,4 @@
-"""Read files of tasks row by row, and report what became of each row."""
+"""Row-by-row reading of task files, with a verdict on each row."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ read; one that is raised, for the rest of the row. Both name the field at fault.
 def judge(
     rows: Iterable[FileRow], read: RowReader, on_contradiction: OnContradiction = "relax", strict: bool = False
 ) -> Iterator[Verdict]:
-    """Yield what becomes of each task of each row, in order; memory holds one row.
+    """Yield the verdict on each task of each row, in order, with one row in memory.
 
     A task whose gold contradicts its own tools (a value that cannot be read as its declared type, a required parameter that is
     left out, a tool offered twice) would punish the right answer. Its schema is relaxed just there, or it is dropped. A blank
     request is a fault, and so is gold that names a tool or a parameter which is not offered, has a value that its schema
-    excludes otherwise, or that no output can be. So `find_problems(gold.call, task.tools) == []` for every gold call of a task
-    that is taken.
+    excludes otherwise, or that no output can equal. So `find_problems(gold.call, task.tools) == []` for every gold call of a
+    task that is taken.
 
     Args:
         rows: the rows.
@@ -90,13 +90,13 @@ def _items(row: FileRow, read: RowReader) -> Iterator[Task | DataError]:
 
 
 def _asks(task: Task) -> bool:
-    """Whether the user's last message says anything."""
+    """Return whether the user's last message is not blank."""
     asked = next((message.content for message in reversed(task.messages) if message.role == "user"), "")
     return not is_blank(asked)
 
 
 class _Ids:
-    """Ids seen so far. They lie in a temporary database on disk, so that a million of them take no memory."""
+    """Ids seen so far, in a temporary database on disk, so that a million of them take no memory."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -104,7 +104,7 @@ class _Ids:
             self._database.execute(statement)
 
     def add(self, name: str) -> bool:
-        """Return whether the id is new."""
+        """Add an id, and return whether it is new."""
         key = name.encode("utf-8", "surrogatepass")
         return self._database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (key,)).rowcount == 1
 

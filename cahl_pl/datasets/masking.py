@@ -1,4 +1,4 @@
-"""Function masking (Hammer, arXiv 2410.04587): names that say nothing, so that descriptions have to be read."""
+"""Function masking (Hammer, arXiv 2410.04587): meaningless names, so that descriptions have to be read."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CALLS = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 class MaskedNames(TaskSource):
-    """Tasks of which a share has its tools and their parameters renamed to random strings.
+    """Tasks, a share of which have their tools and parameters renamed to random strings.
 
-    The new names stand in the tools, in the gold calls and their references, and in the calls and answers of the
+    The new names appear in the tools, in the gold calls and their references, and in the calls and answers of the
     dialogue so far. Descriptions and requests stay as they are. Which tasks are renamed, and how, depends on the seed and
-    the index alone. Parameters of a schema with keywords that speak of several parameters at once, such as `allOf` or
+    the index alone. Parameters of a schema with keywords that refer to several parameters at once, such as `allOf` or
     `$defs`, keep their names.
 
     Args:
         tasks: the tasks.
-        share: of the tasks that are renamed, 0 to 1.
-        seed: of the draw.
+        share: share of tasks to rename, 0 to 1.
+        seed: seed of the draw.
 
     Raises:
         ConfigError: `share` is out of range, or the first task has a `state`: an executable environment runs tools by
@@ -58,7 +58,7 @@ class MaskedNames(TaskSource):
 
 
 def mask_names(task: Task, draw: Random) -> Task:
-    """Return the task with other names of tools and parameters, drawn by `draw`; see `MaskedNames`."""
+    """Return the task with new names of tools and parameters, drawn by `draw`; see `MaskedNames`."""
     new = _new_names(task, draw)
     names = {tool.name: next(new) for tool in task.tools}
     parameters = {tool.name: {name: next(new) for name in _maskable(tool)} for tool in task.tools}
@@ -133,7 +133,7 @@ def _message(message: Message, names: Mapping[str, str], call: Any) -> Message:
 
 
 def _block(block: re.Match[str], call: Any) -> str:
-    """Return the calls between two tags under their new names; as they are if they cannot be read."""
+    """Return the calls between two tags under their new names; unchanged if they cannot be read."""
     calls = []
     for line in block[1].strip().split("\n"):
         try:

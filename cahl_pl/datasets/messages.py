@@ -1,4 +1,4 @@
-"""Dialogues as chat programs write them, and the answers of tools beside the calls that they answer."""
+"""Dialogues as chat programs write them, and the matching of tools' answers to calls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ROLES_OF_SHAREGPT: Final = (
 
 
 def is_role_of_sharegpt(role: Any) -> bool:
-    """Whether a role is one that OpenAI's messages do not have, by which ShareGPT's turns are told."""
+    """Return whether a role is not one of OpenAI's, which identifies ShareGPT's turns."""
     return str(role).strip().lower().replace("-", "_") in _ROLES_OF_SHAREGPT
 
 
@@ -48,27 +48,27 @@ SAYS_NOTHING: Final = (
     "the assistant neither says nor calls anything (thoughts do not count): write its answer in 'content', its calls, or [] "
     "where it is to call nothing"
 )
-"""What is wrong with a turn of the assistant that is empty."""
+"""Fault of an empty assistant turn."""
 
 
 ANSWERED: Final = ("results", "result", "response", "output", "content")
-"""Keys beside `name` under which a tool's answer stands."""
+"""Keys next to `name` that may contain a tool's answer."""
 
 
 class Said(NamedTuple):
-    """One turn of a dialogue.
+    """Turn of a dialogue.
 
     Attributes:
-        role: who speaks.
-        text: what is said.
-        calls: what an assistant calls.
-        answers: of a tool's answer, the id of the call; None where it has none.
-        name: of a tool's answer, the tool's name where it is said.
+        role: the speaker's role.
+        text: the text.
+        calls: the assistant's calls.
+        answers: of a tool's answer, the id of the call; None if it has none.
+        name: of a tool's answer, the tool's name, if given.
         number: the place in its list, from 1, for messages.
-        learnt: whether an assistant's turn may be learnt; it is dialogue only where not.
-        fault: why the calls in its text cannot be read; None where they can, or where there is none.
-        is_json: of a tool's answer, whether its text is the JSON of a value that is no text in the row.
-        no_call: whether an assistant says in a notation of calls, such as `[]`, that it makes none.
+        learnt: whether an assistant's turn may be learnt; otherwise it is dialogue only.
+        fault: why the calls in its text cannot be read; None if they can, or if there are none.
+        is_json: of a tool's answer, whether its text is the JSON of a value that is not text in the row.
+        no_call: whether an assistant states in a notation of calls, such as `[]`, that it makes none.
     """
 
     role: Speaker
@@ -84,17 +84,17 @@ class Said(NamedTuple):
 
     @property
     def result(self) -> Any:
-        """What a tool answered.
+        """The tool's answer.
 
-        Text stays text, unless it is a JSON object or list, null or a text in quotes: "1.50" and "4711" are no numbers, which
-        would lose a digit or be none; where a parameter is one, the text is read as such.
+        Text stays text, unless it is a JSON object or list, null or quoted text: "1.50" and "4711" are not read as numbers,
+        which could lose a digit or not be meant; if a parameter is a number, the text is read as one.
         """
         value = read_text(self.text)
         return self.text if isinstance(value, int | float) and not self.is_json else value
 
 
 def read_said(row: Any, number: int) -> Said:
-    """Return a message as in OpenAI's chat API, the legacy `function_call` and the role `function` included.
+    """Return a message as in OpenAI's chat API, including the legacy `function_call` and the role `function`.
 
     Args:
         row: the message.
@@ -127,15 +127,15 @@ def read_said(row: Any, number: int) -> Said:
     if answers is not None and speaker != "tool":
         raise DataError(f"only a tool's answer has a tool_call_id, not the role {role!r}")
     name = name if speaker == "tool" and isinstance(name, str) else None
-    # an id that is blank is none
+    # a blank id counts as none
     return Said(speaker, text, calls, answers or None, name, number, is_learnt(row), is_json=is_json)
 
 
 def is_learnt(row: dict[str, Any]) -> bool:
-    """Whether a turn may be learnt: OpenAI's rows say no with `"weight": 0`, others with `train` or `loss` of false.
+    """Return whether a turn may be learnt: OpenAI's rows exclude it by `"weight": 0`, others by a false `train` or `loss`.
 
     Raises:
-        DataError: a weight is no number from 0.
+        DataError: a weight is not a number of at least 0.
     """
     weight = row.get("weight", row.get("loss_weight"))
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0):
@@ -144,7 +144,7 @@ def is_learnt(row: dict[str, Any]) -> bool:
 
 
 def read_calls(row: dict[str, Any]) -> tuple[Call, ...]:
-    """Return the calls of a message's fields: `tool_calls`, or `function_call` until 2023, which some write as a list too.
+    """Return the calls of a message's fields: `tool_calls`, or `function_call` until 2023, which may also be a list.
 
     Raises:
         DataError: naming the field.
@@ -173,7 +173,7 @@ def read_calls(row: dict[str, Any]) -> tuple[Call, ...]:
 
 
 def read_content(content: Any, given: bool = True) -> str:
-    """Return the text of a message's content: text, or a list of parts that are text.
+    """Return the text of a message's content: text, or a list of text parts.
 
     Raises:
         DataError: there is none, or a part is something else, such as an image.
@@ -200,11 +200,11 @@ def read_content(content: Any, given: bool = True) -> str:
 def read_answer(content: Any, failed: bool = False) -> tuple[str, bool]:
     """Return the text of a tool's answer: text and parts of text as they are, any other value, null too, as JSON.
 
-    An answer that says that the call failed becomes `{"error": why}`.
+    An answer that reports a failed call becomes `{"error": why}`.
 
     Args:
         content: the answer.
-        failed: whether its message says that the call failed.
+        failed: whether its message reports a failed call.
 
     Returns:
         The text, and whether it is the JSON of such a value.
@@ -238,13 +238,13 @@ def read_dialogue(value: Any, field: str = "messages") -> list[Said]:
 
 
 def refuse_lost_calls(said: Sequence[Said], rows: Sequence[Any], tools: Sequence[ToolSpec], field: str = "messages") -> None:
-    """Refuse a dialogue of which a turn of the assistant has calls in a field that is not read, and none that are.
+    """Refuse a dialogue in which an assistant turn has calls only in a field that is not read.
 
     Args:
         said: the turns.
-        rows: them as they stand in the row, by their numbers.
+        rows: the raw turns of the row, by number.
         tools: the tools offered.
-        field: where they stand, for messages.
+        field: name of their field, for messages.
 
     Raises:
         DataError: naming the field and the turn.
@@ -258,12 +258,12 @@ def refuse_lost_calls(said: Sequence[Said], rows: Sequence[Any], tools: Sequence
 
 
 def fold(said: Sequence[Said], field: str = "messages") -> tuple[Message, ...]:
-    """Return the dialogue as text: calls are written as such, and the answers to calls of one turn stand in the calls' order.
+    """Return the dialogue as text: calls are written as text, and the answers to a turn's calls follow in the calls' order.
 
-    System messages that follow one another become one: templates know one alone.
+    Consecutive system messages become one: templates support only one.
 
-    An answer belongs to the call of its `tool_call_id`; without ids, to the call of its name where every answer has one (of
-    several calls of one tool, in their order); otherwise to the call at its place.
+    An answer belongs to the call of its `tool_call_id`; without ids, to the call of its name if every answer has one (for
+    several calls of one tool, in order); otherwise to the call at its place.
 
     Raises:
         DataError: a call has no answer, or an answer no call; naming the message.
@@ -306,7 +306,7 @@ def _check_lone(one: Said, before: Sequence[Message], field: str) -> None:
 
 
 def _is_call(text: str) -> bool:
-    """Whether an assistant's text holds a call, in whatever notation: `fold` and other programs write calls as text."""
+    """Return whether an assistant's text contains a call in any notation: `fold` and other programs write calls as text."""
     return "<tool_call>" in text or '"name"' in text or unread_call(text, ()) is not None
 
 
@@ -322,7 +322,7 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
     names = [one.call.name for one in caller.calls]
     answers = _several(answers, len(names))
     said = [one.name or _named_within(one, names) for one in answers]
-    if None not in said and Counter(said) == Counter(names):  # of calls of one tool, in their order
+    if None not in said and Counter(said) == Counter(names):  # those of one tool's calls in order
         rest = dict[str | None, list[Said]]()
         for name, answer in zip(said, answers, strict=True):
             rest.setdefault(name, []).append(answer)
@@ -343,9 +343,9 @@ def match_answers(caller: Said, answers: Sequence[Said], field: str = "messages"
 
 
 def _several(answers: Sequence[Said], calls: int) -> Sequence[Said]:
-    """Return the answers, one by one where one message holds those of several calls in a list, an item for each.
+    """Return the answers, split if one message has those of several calls as a list, one item each.
 
-    An item may name its call and hold what was answered in `results`, `result`, `response`, `output` or `content`.
+    An item may name its call and have the answer in `results`, `result`, `response`, `output` or `content`.
     """
     listed = answers[0].result if len(answers) == 1 < calls else None
     if not isinstance(listed, list) or len(listed) != calls:
@@ -361,7 +361,7 @@ def _several(answers: Sequence[Said], calls: int) -> Sequence[Said]:
 
 
 def _named_within(answer: Said, names: Sequence[str]) -> str | None:
-    """Return the tool that an answer names in itself, `{"name": ..., "results": ...}`, if it is one of these."""
+    """Return the tool named within an answer, `{"name": ..., "results": ...}`, if it is one of `names`."""
     value = read_text(answer.text)
     given = [value.get(key) for key in ("name", "tool", "tool_name", "function")] if isinstance(value, dict) else []
     return next((one for one in given if isinstance(one, str) and one in names), None)

@@ -1,4 +1,4 @@
-"""What to say of a row without the field of its tools: many data sets have them elsewhere."""
+"""Message about a row without a field of tools: many data sets have them elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cahl_pl.schema.references import read_text
 
 
 def missing_tools(row: Mapping[str, Any], otherwise: str) -> str:
-    """Return the sentence that says that the tools are missing, and where they stand if another field of the row holds some.
+    """Return a sentence that the tools are missing, and where they are if another field of the row has some.
 
     Args:
         row: the row.
-        otherwise: how the sentence ends where no field does.
+        otherwise: end of the sentence if no field does.
     """
     place = _elsewhere(row)
     hint = otherwise if place is None else f": {place!r} holds tools, which are read in 'tools' alone: write them there"
@@ -38,7 +38,7 @@ def _read(value: Any) -> Any:
 
 
 def _declares(value: Any) -> bool:
-    """Whether a value is a list of tools, or of JSON texts of such."""
+    """Return whether a value is a list of tools, or of their JSON texts."""
     tools = list(map(_read, value)) if isinstance(value, list) else []
     return bool(tools) and all(isinstance(one, dict) and _is_tool(one) for one in tools)
 

@@ -1,7 +1,7 @@
 """Calls in the text of an assistant, in the notations of model families: Mistral, Llama, DeepSeek, Qwen3-Coder, GLM and others.
 
-Each notation was read off the chat template or the parser of its family. A text that holds a mark of one but cannot be read is
-a fault; what no reader here knows is found by `cahl_pl.datasets.call_marks.unread_call`.
+Each notation was taken from the chat template or the parser of its family. A text that contains a mark of one but cannot be
+read is a fault; unknown notations are found by `cahl_pl.datasets.call_marks.unread_call`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _START: Final = re.compile(
     r"|(?P<code><\|python_tag\|>|<\|python_start\|>|<\|tool_call_start\|>|```tool_code|^Call:\s*(?=[\w.]+\()|<function_calls>\s*(?=\w+\())",
     re.MULTILINE | re.IGNORECASE,
 )
-"""Where a call starts, by what follows: JSON values, JSON arguments of the named tool, text parameters between tags, code."""
+"""Starts of calls, by what follows: JSON values, JSON arguments of the named tool, text parameters between tags, code."""
 
 _CODE_END: Final = re.compile(
     r"<\|python_end\|>|<\|tool_call_end\|>|```|<bot_end>|\nThought:|</function_calls>|<\|eo[tm]_id\|>|\Z"
 )
 _MAX_ENDS: Final = 8
-"""Ends of code that are tried: each may be a part of a value, and outputs of models hold any number of them."""
+"""Maximum number of code ends to try: each may be part of a value, and model outputs contain any number of them."""
 _FUNCTION: Final = re.compile(r"(.*?)</function>", re.DOTALL)
 _INVOKE: Final = re.compile(rf"(.*?)</{_PREFIX}invoke>", re.DOTALL)
 _PARAMETERS: Final = (
@@ -73,14 +73,14 @@ _AROUND: Final = re.compile(
     r"|<\|(?:eot_id|eom_id|im_end|call|stop|python_end)\|>|</s>|<bot_end>",
     re.MULTILINE | re.IGNORECASE,
 )
-"""What stands around calls, and says nothing once they are read."""
+"""Text around calls that means nothing once they are read."""
 _FENCE: Final = re.compile(r"```(?:json|python)?\s*(.*?)\s*```", re.DOTALL)
 
 _THOUGHTS: Final = re.compile(
     r"<\|channel\|>analysis<\|message\|>.*?(?:<\|end\|>|\Z)(?:\s*<\|start\|>assistant)?|<\|channel\|>final<\|message\|>|<\|return\|>",
     re.DOTALL,
 )
-"""Of gpt-oss: what it thinks, and the mark of what it says."""
+"""Thoughts of gpt-oss, and the mark of its answer."""
 
 _THINK: Final = re.compile(r"<think>.*?</think>\s*|\[THINK\].*?\[/THINK\]\s*", re.DOTALL)
 _ONLY_THOUGHT: Final = re.compile(
@@ -93,19 +93,19 @@ _Reader: TypeAlias = Callable[[str, "re.Match[str]"], tuple[list[Call], int]]
 
 
 def without_thoughts(text: str) -> str:
-    """Return what an assistant says without its thoughts; one whose start stands in the prompt ends at `</think>`."""
+    """Return an assistant's text without its thoughts; a thought that starts in the prompt ends at `</think>`."""
     return _THINK.sub("", text).rpartition("</think>")[2].lstrip("\n")
 
 
 def says_nothing(text: str) -> bool:
-    """Whether a text of an assistant is blank, or but a thought."""
+    """Return whether an assistant's text is blank, or only a thought."""
     return _ONLY_THOUGHT.fullmatch(_THOUGHTS.sub("", without_thoughts(text))) is not None
 
 
 def take_calls(text: str) -> tuple[str, list[Call]]:
-    """Return a text without the calls that stand in it, and the calls; the text as it is where there are none.
+    """Return a text without the calls in it, and the calls; the text unchanged if there are none.
 
-    A text that is nothing but JSON of calls, or code of such, `[name(key=value)]`, is calls.
+    A text that consists of calls in JSON, or in code, `[name(key=value)]`, is read as calls.
 
     Raises:
         DataError: a call starts and cannot be read.
@@ -131,7 +131,7 @@ def take_calls(text: str) -> tuple[str, list[Call]]:
 def tag_body(body: str) -> list[Call] | None:
     """Return the calls between `<tool_call>` tags of Qwen3-Coder, `<function=...>`, or of GLM, `name<arg_key>...`.
 
-    None where it is neither.
+    None if it is neither.
 
     Raises:
         DataError: a parameter cannot be read.
@@ -195,7 +195,7 @@ def _one(item: Any) -> Call:
 
 
 def _named(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
-    """Read the JSON arguments of a tool whose name the mark has."""
+    """Read the JSON arguments of a tool named in the mark."""
     values, at = _json_values(text, found.end(), most=1)
     if not isinstance(values[0], dict):
         raise DataError(f"the arguments must be an object, not {kind_word(values[0])}")
@@ -222,7 +222,7 @@ def _invoke(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
 
 
 def _code(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
-    ends = list(islice(_CODE_END.finditer(text, found.end()), _MAX_ENDS))  # the end of the text at least
+    ends = list(islice(_CODE_END.finditer(text, found.end()), _MAX_ENDS))  # at least the end of the text
     fault: DataError | None = None
     for end in ends:
         body = text[found.end() : end.start()].strip()
@@ -231,7 +231,7 @@ def _code(text: str, found: re.Match[str]) -> tuple[list[Call], int]:
             calls = parse_calls(body)
         except DataError as error:
             fault = fault or error
-            continue  # the mark may stand within a value
+            continue  # the mark may be within a value
         return [Call(ToolCall(call.name.removesuffix(".call"), call.arguments)) for call in calls], end.end()
     assert fault is not None
     raise fault
@@ -247,10 +247,10 @@ _READERS: Final[Mapping[str, _Reader]] = {
 
 
 def _parameters(body: str) -> dict[str, Any]:
-    """Return the text of each parameter between tags; one line break at each end is the notation's.
+    """Return the text of each parameter between tags; one line break at each end belongs to the notation.
 
     Raises:
-        DataError: something else stands between them, or a parameter stands twice.
+        DataError: there is something else between them, or a parameter appears twice.
     """
     found: dict[str, Any] = {}
     for pattern in _PARAMETERS:
@@ -258,7 +258,7 @@ def _parameters(body: str) -> dict[str, Any]:
             key, value = one["key"].strip(), one["value"]
             if key in found:
                 raise DataError(f"the parameter {key!r} appears twice")
-            if "arg_key" not in pattern.pattern or (value[:1] == "\n" == value[-1:]):  # GLM's own stand without them
+            if "arg_key" not in pattern.pattern or (value[:1] == "\n" == value[-1:]):  # GLM itself writes none
                 value = value.removeprefix("\n").removesuffix("\n")
             found[key] = value
             if "text" in pattern.groupindex and one["text"] == "false":
@@ -270,7 +270,7 @@ def _parameters(body: str) -> dict[str, Any]:
 
 
 def _json_values(text: str, at: int, most: int | None = None) -> tuple[list[Any], int]:
-    """Return the JSON values from there on, and where they end; commas and semicolons between them do not count."""
+    """Return the JSON values from `at` on, and where they end; commas and semicolons between them are skipped."""
     values: list[Any] = []
     decoder = json.JSONDecoder()
     end = at
@@ -281,7 +281,7 @@ def _json_values(text: str, at: int, most: int | None = None) -> tuple[list[Any]
         try:
             stop = decoder.raw_decode(text, start)[1]
         except (ValueError, RecursionError):
-            stop = len(_AROUND.split(text[start:], maxsplit=1)[0]) + start  # of another notation than JSON, or broken
+            stop = len(_AROUND.split(text[start:], maxsplit=1)[0]) + start  # in a notation other than JSON, or broken
         values.append(read_value(text[start:stop].strip()))
         end = stop
     if not values:

@@ -1,4 +1,4 @@
-"""Arguments that are null where their tool takes none: as Hugging Face datasets write what a row does not have."""
+"""Null arguments that the tool does not accept: Hugging Face datasets write them for keys that a row does not have."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cahl_pl.types import ToolCall, ToolSpec
 
 
 def refuse_nulls(call: ToolCall, tools: Sequence[ToolSpec], referring: Container[str] = ()) -> None:
-    """Check that no argument is null, or holds null, where the tool does not take that and the call could do without.
+    """Check that no argument is or contains a null that the tool does not accept and the call could do without.
 
-    Objects of a data set have the keys of all its rows, null where a row has none: `{"city": "Oslo", "order_id": null}`. Such
-    a null would be learnt, or be taken for a parameter that nobody declares.
+    Objects of a data set have the keys of all its rows, null if a row has none: `{"city": "Oslo", "order_id": null}`. Such
+    a null would be learnt, or count as a parameter that nobody declares.
 
     Args:
         call: the call.

@@ -1,4 +1,4 @@
-"""Tasks of a source that is a user's own: what is not a task that can be trained on is told, by its class and index."""
+"""Tasks of a user's own source: errors name the source's class and the index of a task that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _or_none(check: _Check) -> _Check:
 
 
 def _several(kind: type, **parts: _Check) -> _Check:
-    """Return what says of a value whether it is a list of such objects, with such parts."""
+    """Return a check that a value is a list of such objects, with such parts."""
 
     def check(values: Any) -> bool:
         return _is_list(values) and all(
@@ -79,18 +79,18 @@ _PARTS: Final[Mapping[str, tuple[_Check, str]]] = {
     "foreseen": (_or_none(lambda value: type(value) is int and value > 0), "a number above 0, or None"),
     "tags": (lambda value: _is_object(value) and all(map(_is_text, value.values())), "a mapping of texts to texts"),
 }
-"""Field of a task -> whether a value can be it, and what it has to be."""
+"""Field of a task -> check of a value, and what the value has to be."""
 
 
 class OwnTasks(TaskSource):
-    """The tasks of a user's own source, each held to what rows of a file are held to when it is drawn first.
+    """Tasks of a user's own source, each checked like rows of a file when it is first drawn.
 
     Args:
         source: the source.
 
     Raises:
-        DataError: it has no tasks; drawing one raises it too, where the task cannot be used, or has the id of another one.
-        ConfigError: the source itself raises something.
+        DataError: it has no tasks; also when drawing a task that cannot be used, or has the id of another one.
+        ConfigError: the source itself raises an error.
     """
 
     def __init__(self, source: TaskSource) -> None:
@@ -134,11 +134,11 @@ class OwnTasks(TaskSource):
 
 
 def _fitted(task: Task) -> Task:
-    """Return a task whose parts are of the right types with its gold values in their declared types.
+    """Return a task, whose parts have the right types, with its gold values in their declared types.
 
     Raises:
         DataError: it cannot be trained on.
-        SchemaError: a tool's parameters are no schema.
+        SchemaError: a tool's parameters are not a schema.
     """
     asked = next((message.content for message in reversed(task.messages) if message.role == "user"), "")
     if is_blank(asked):
@@ -155,7 +155,7 @@ def _fitted(task: Task) -> Task:
 
 
 def checked(source: TaskSource) -> TaskSource:
-    """Return a source whose tasks are checked as they are drawn: the same one, where its class has checked them already."""
+    """Return a source whose tasks are checked as they are drawn; `source` itself if its class checks them already."""
     if isinstance(source, Requests) or (is_ours(source) and not isinstance(source, MaskedNames)):  # of a user's tasks
         return source
     return OwnTasks(source)

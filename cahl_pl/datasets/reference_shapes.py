@@ -1,4 +1,4 @@
-"""What people write for a reference to an earlier call, though it is none: `${1.city}`, `$1['city']`, `#1`, `{{step1}}`."""
+"""Texts meant as references to an earlier call but not written as such: `${1.city}`, `$1['city']`, `#1`, `{{step1}}`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _WRAPS: Final = (
     ('"', '"'), ("'", "'"), ("`", "`"), ("(", ")"),
 )  # fmt: skip
 _MARKING: Final = ("{{", "${", "{", "<<", "<", "[[")
-"""Brackets in which a number, or a word for a result, is no number or word."""
+"""Brackets in which a number, or a word for a result, is meant as a reference."""
 _TAIL: Final = r"(?P<tail>(?:(?=\.|\?\.|->|::|\[)(?:\[[\"'][^\"'\]]*[\"']\]|[^\s,;])*)?)"
 _DOLLAR: Final = re.compile(rf"\$\s?(?P<call>\d{{1,4}}){_TAIL}\$?")
 _AMOUNT: Final = re.compile(r"\.\d+(?!\d)(?!\.[^\W\d]|\[).*")
-"""What follows a number in `$1.50`, `$1.5M` and `$1.99/lb`; `$1.0.id` is no sum."""
+"""Text after the number in `$1.50`, `$1.5M` and `$1.99/lb`; `$1.0.id` is not an amount."""
 _HASH: Final = re.compile(rf"#E?(?P<call>\d{{1,4}}){_TAIL}")
 _NUMBER: Final = re.compile(rf"(?P<call>\d{{1,4}}){_TAIL}")
 _WORD: Final = (
@@ -37,7 +37,7 @@ _BARE: Final = re.compile(
     r"|<(?:GENERATED|resource|node)>?-\d+>?)",
     re.IGNORECASE,
 )
-"""Such words in no brackets, where nothing else can be meant; the marks of Seal-Tools and HuggingGPT."""
+"""Such words without brackets, if nothing else can be meant; the marks of Seal-Tools and HuggingGPT."""
 _STEP: Final = re.compile(
     r"(?:\.|\?\.|->|::)(?P<field>[^\W\d][\w-]*)|\.(?P<element>\d{1,6})|\[\s*(?P<index>\d{1,6})\s*\]"
     r"|\[\s*[\"'](?P<quoted>[^\"'\]]+)[\"']\s*\]|\[(?P<bare>[^\W\d][\w-]*)\]"
@@ -45,7 +45,7 @@ _STEP: Final = re.compile(
 WITHIN: Final = re.compile(r"\$(?P<call>[1-9]\d{0,3})(?P<path>(?:\.[^\W\d][\w-]*|\[\d{1,6}\]|\[[\"'][^\"'\]]*[\"']\])+)")
 """A reference with a path within other text."""
 BRACED: Final = re.compile(r"\{\{?\s*\$(?P<call>[1-9]\d{0,3})[^{}\s]*\s*\}|\$\{(?P<call2>[1-9]\d{0,3})[^{}\s]*\}")
-"""One in braces within other text."""
+"""Reference in braces within other text."""
 
 _NAMED: Final = re.compile(r"(?P<sigil>[$@#]*)(?P<head>[\w -]*(?:\(\))?)(?P<tail>(?:\.|/|:|->|\?\.|\[)\S*)?")
 """`$search.flight`, `search()['flight']`, `$first.flight`, `$.flight`, `@1.flight`, `result.flight`."""
@@ -53,12 +53,12 @@ _HEADS: Final = re.compile(rf"{_WORD}[ _-]?\d*", re.IGNORECASE)
 
 
 class Meant(NamedTuple):
-    """What a text is taken for.
+    """Reference that a text is meant as.
 
     Attributes:
-        call: the number of the call, from 1; None where it is not known.
-        written: how the reference is written in this project; None where that is not known.
-        surely: whether it can be nothing else, whichever calls there are.
+        call: the number of the call, from 1; None if not known.
+        written: the reference in this project's notation; None if not known.
+        surely: whether nothing else can be meant, whatever the calls are.
     """
 
     call: int | None
@@ -67,7 +67,7 @@ class Meant(NamedTuple):
 
 
 def meant_reference(text: str) -> Meant | None:
-    """Return the reference that a text is meant as though it is not written as one; None for other text and for references."""
+    """Return the reference that a text is meant as but not written as; None for other text and for references."""
     if read_reference(text) is not None:
         return None
     inner, marked, wrapped = _unwrapped(text)
@@ -85,17 +85,17 @@ def meant_reference(text: str) -> Meant | None:
 
 
 def named_reference(text: str, earlier: Sequence[tuple[str, Any]]) -> str | None:
-    """Return the reference that a text is meant as which names the tool of an earlier call, or a field of its result.
+    """Return the reference meant by a text that names the tool of an earlier call, or a field of its result.
 
-    `$search.flight`, `{{search}}` and `search()["flight"]` name a call; `$first.flight`, `$.flight` and `result.flight` a field
-    that is there. Unusual letters that look alike (a full-width dollar) and invisible ones count as what they look like.
+    `$search.flight`, `{{search}}` and `search()["flight"]` name a call; `$first.flight`, `$.flight` and `result.flight` an
+    existing field. Unusual letters (a full-width dollar) count as those they look like, and invisible ones do not count.
 
     Args:
         text: an argument, or a part of one.
-        earlier: of each call before, in order, its tool's name and its result.
+        earlier: tool name and result of each call before, in order.
 
     Returns:
-        How it is written in this project, such as `$2.flight`; None for other text and for references.
+        The reference in this project's notation, such as `$2.flight`; None for other text and for references.
     """
     if read_reference(text) is not None:
         return None
@@ -120,7 +120,7 @@ def named_reference(text: str, earlier: Sequence[tuple[str, Any]]) -> str | None
 
 
 def _unwrapped(text: str) -> tuple[str, bool, bool]:
-    """Return what stands within brackets and quotes, whether it is marked by brackets, and whether any were there."""
+    """Return the text within brackets and quotes, whether brackets mark it, and whether there were any."""
     inner, marked, wrapped = text.strip(), False, False
     for _ in range(4):
         around = next((one for one in _WRAPS if inner.startswith(one[0]) and inner.endswith(one[1])), None)
@@ -132,7 +132,7 @@ def _unwrapped(text: str) -> tuple[str, bool, bool]:
 
 
 def _meant(found: re.Match[str], odd: bool, braced: bool) -> Meant | None:
-    """Return what a number and what follows it are meant as; None for `$5` and nothing around it."""
+    """Return the reference meant by a number and the text after it; None for a bare `$5`."""
     number, tail = int(found["call"]), found["tail"]
     if number == 0:
         return Meant(None, None, found[0].startswith("$") or braced or bool(tail))

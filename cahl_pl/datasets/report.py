@@ -1,4 +1,4 @@
-"""What became of the rows of a file."""
+"""Report on the rows of a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cahl_pl.plurals import counted
 from cahl_pl.types import Task
 
 MAX_REASONS = 100
-"""Kinds of reasons that a report of a file counts."""
+"""Maximum number of kinds of reasons that a report counts."""
 _PLACE = re.compile(r"^, (?:line|row) \d+(?: \(line \d+\))?: ")
 _DETAILS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+""")
 
@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         row: the row.
-        name: the task's id; its line or row where there is none.
+        name: the task's id; its line or row if there is none.
         task: the task, its schema relaxed where needed; None if it is left out.
         reason: why it is left out or what was relaxed; empty if it is taken as it is.
     """
@@ -36,17 +36,17 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class LoadReport:
-    """Report of the rows of a file. Every row is in exactly one list; `str` gives a summary, by reason.
+    """Report on the rows of a file. Every row is in exactly one list; `str` returns a summary, by reason.
 
     Attributes:
         path: the file.
         kept: ids of the rows that were taken as they are.
         relaxed: (id, reason) of the rows that were taken with a schema relaxed where their gold breaks it.
         dropped: (id, reason) of the rows that were left out.
-        limit: how many rows each list names at most, and the first of each kind of reason besides; None for all.
+        limit: maximum number of rows in each list, besides the first of each kind of reason; None for all.
         unnamed: number of rows that are in no list: (kept, relaxed, dropped).
-        alike: number of rows that were relaxed or dropped, for each kind of reason; no more than `MAX_REASONS` kinds.
-        shortened: number of rows that are dialogues of which earlier turns make no task, for each format that would make some.
+        alike: number of rows that were relaxed or dropped, by kind of reason; at most `MAX_REASONS` kinds.
+        shortened: number of dialogue rows whose earlier turns make no task, by the format that would make some.
     """
 
     path: str
@@ -94,10 +94,10 @@ class LoadReport:
     def summary(self, examples: int = 3) -> list[str]:
         """Return lines that name a few rows for each kind of reason, and count the others.
 
-        Reasons are of one kind where they differ in nothing but places, numbers and what is quoted.
+        Reasons are of one kind if they differ only in places, numbers and quoted text.
 
         Args:
-            examples: rows to name of each kind.
+            examples: number of rows to name of each kind.
         """
         lines = []
         for (verb, rows), count in zip(self._changed(), self.counts[1:], strict=True):
@@ -129,7 +129,7 @@ class LoadReport:
 
 
 class NoTasks(DataError):
-    """No row of a file can be used; `report` says why of each."""
+    """Error that no row of a file can be used; `report` gives the reason for each."""
 
     def __init__(self, text: str, report: LoadReport) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""Requests of a user's own, which nobody knows the right calls of: what `predict` runs."""
+"""A user's own requests, whose right calls are unknown: the input of `predict`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import Task, ToolSpec
 
 KIND: Final = "request"
-"""The tag `kind` of a task whose gold is not known. Of other tasks, no gold means that no tool is needed."""
+"""Tag `kind` of a task whose gold is not known. For other tasks, no gold means that no tool is needed."""
 
 _FIELDS = ("id", "request", "messages", "tools", "state")
 
@@ -34,16 +34,16 @@ class Requests(TaskSource):
     """Requests without reference calls: their episodes are shown and recorded, but neither successes nor failures.
 
     A line of a file is a request as JSON text, or an object with `request` (text) or `messages` (the dialogue so far, as in
-    docs/your-data.md), and `id`, `tools` and `state` where there are any. All are read at once and held in memory.
+    docs/your-data.md), and optionally `id`, `tools` and `state`. All are read at once and held in memory.
 
     Args:
-        source: a file, if it ends with `.jsonl` or `.json`, or with `.txt` and is there (a request a line); otherwise the
+        source: a file, if it ends with `.jsonl` or `.json`, or with `.txt` and exists (one request per line); otherwise the
             text of one request.
         tools: the tools of requests that do not bring their own: a Python file or module, see `PythonTools`, a `.json`
             file that names MCP servers, see `McpEnvironment`, or one with a list of tools as in OpenAI's chat API. A line may
             also list some of them by name.
-        environment: answers the calls. If None, the functions or servers of `tools` do; where tools are described only,
-            nothing runs and a call that its schema allows is answered with `{"status": "ok"}`.
+        environment: environment that answers the calls. If None, the functions or servers of `tools` do; if tools are only
+            described, nothing runs and a call that its schema allows is answered with `{"status": "ok"}`.
 
     Attributes:
         environment: the same, never None.
@@ -96,11 +96,11 @@ class Requests(TaskSource):
 
 
 def _values(source: str) -> Iterable[tuple[str, Any]]:
-    """Where each request stands, and its JSON value."""
+    """Yield the place of each request, and its JSON value."""
     if source.endswith(".txt") and os.path.isfile(source):
         yield from _lines(source)
         return
-    # a request may end with the name of a file; what holds a space and is no file is one
+    # a request may end with a file's name: text that contains a space and is no existing file is a request
     named = source.endswith((".jsonl", ".json")) and (os.path.isfile(source) or not any(map(str.isspace, source)))
     if not named:
         if os.path.isfile(source):

@@ -1,4 +1,4 @@
-"""Rows for other trainings than this one, which hold no calls that could be learnt."""
+"""Rows for other kinds of training, which contain no calls to learn."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _RATINGS: Final = (
     "label", "kto_tag", "correct", "is_correct", "success", "is_success", "accepted", "passed", "desirable", "is_desirable",
 )  # fmt: skip
 _UNWANTED: Final = frozenset({"false", "0", "no", "bad", "wrong", "incorrect", "rejected", "undesirable", "negative"})
-"""Ratings in words, in lower case."""
+"""Words for a bad rating, in lower case."""
 _WITH_TOOLS: Final = ("tools", "functions", "system", "messages", "conversations", "gold", "reward_model")
 
 
 def other_kind(row: Any) -> str | None:
-    """Return what a row is if it is one of another training, and what to do; None for any other."""
+    """Return what a row is if it is for another kind of training, and what to do; None for any other."""
     if not isinstance(row, dict) or "gold" in row:
         return None
     unwanted = next((field for field in _RATINGS if _is_unwanted(row.get(field))), None)
@@ -66,14 +66,14 @@ def other_kind(row: Any) -> str | None:
 
 
 def _is_unwanted(rating: Any) -> bool:
-    """Whether a rating is false, 0 or a word for it: a row that is rated wrong is never learnt."""
+    """Return whether a rating is false, 0 or a word for it: a row that is rated wrong is never learnt."""
     if isinstance(rating, str):
         return rating.strip().lower() in _UNWANTED
     return isinstance(rating, bool | int | float) and rating <= 0
 
 
 def _foreign_api(row: dict[str, Any]) -> str | None:
-    """Return the API of which a row is a request, and the field by which it is told, where no reader knows it."""
+    """Return the API that a row is a request to, and the field that shows it, if no reader knows the API."""
     if "toolConfig" in row or str(row.get("schemaVersion")).startswith("bedrock"):
         return f"Bedrock's Converse API ({'toolConfig' if 'toolConfig' in row else 'schemaVersion'!r})"
     said = row.get("chat_history")

@@ -1,4 +1,4 @@
-"""Rows out of files: JSON lists, JSON lines and parquet, read strictly and with a place for every fault."""
+"""Rows of files: JSON lists, JSON lines and parquet, read strictly and with a place for every fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cahl_pl.schema.wording import kind_word, word_for
 T = TypeVar("T")
 
 NOT_JSON = "not JSON: "
-"""How messages of text that is no JSON begin."""
+"""Start of messages about text that is not JSON."""
 _JSON_SPACE = " \t\r\n"
 _ENDS = tuple(_JSON_SPACE + ",]")
 _CHUNK = 1 << 20
@@ -31,12 +31,12 @@ _BATCH_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """One row of a file.
+    """Row of a file.
 
     Attributes:
         index: counted from 0, as in ids; messages say `number`.
         where: the place for messages, such as `dev.jsonl, line 3` or `sft.json, row 2 (line 9)`, both from 1.
-        value: what was read.
+        value: the value read.
         fault: why the row is not proper JSON; None if it is.
         line, offset: of JSON lines only: the line, from 1, and the byte at which it starts.
     """
@@ -57,8 +57,8 @@ class FileRow:
 def read_rows(path: str | Path) -> Iterator[FileRow]:
     """Yield the rows of a file: parquet by its suffix or how it starts, a JSON list by its first character, else JSON lines.
 
-    The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a key that stands
-    twice, NaN, infinities or numbers as large as these, or text that has no UTF-8 is a row's fault.
+    The file is read piece by piece, so memory holds a few rows, not the file. JSON is read strictly: a duplicate
+    key, NaN, an infinite number or one too large for a float, or text that has no UTF-8 is a row's fault.
 
     Raises:
         DataError: the file is missing, packed or cannot be read, or a JSON list breaks off.
@@ -98,7 +98,7 @@ def parse_json(text: str) -> Any:
 
 
 def get_field(row: Any, name: str, kind: type[T]) -> T:
-    """Return a row's field, which has to be there and of that type.
+    """Return a row's field, which has to exist and be of type `kind`.
 
     Raises:
         DataError: naming the field, without the place of the row.
@@ -115,7 +115,7 @@ def get_field(row: Any, name: str, kind: type[T]) -> T:
 
 
 def _parquet_rows(path: Path) -> Iterator[FileRow]:
-    from pyarrow import ArrowException, parquet  # here: the import takes long, and JSON does without
+    from pyarrow import ArrowException, parquet  # here: the import is slow, and JSON does not need it
 
     index = 0
     try:
@@ -137,7 +137,7 @@ def _without_nulls(value: Any, top: bool = True) -> Any:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse a file that is no data, such as a login page saved under the name of one."""
+    """Refuse a file that is not data, such as a login page saved under a data file's name."""
     if path.suffix.lower() in _TABLES:
         return
     start = _start_of(path)
@@ -185,13 +185,13 @@ def _line_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
                         "row on one line, or all of them as one JSON list in a .json file"
                     )
                 yield FileRow(index, where, None, fault, number, start)
-                for _ in range(lines - 1):  # which would be faults one by one
+                for _ in range(lines - 1):  # each would be a separate fault
                     number, offset = number + 1, offset + len(file.readline())
             index += 1
 
 
 def _lines_of_a_value(file: BinaryIO, first: bytes) -> int:
-    """Return `lines_of_a_value`, and leave the file where it is."""
+    """Return `lines_of_a_value`, leaving the file's position unchanged."""
     place = file.tell()
     lines = json_faults.lines_of_a_value(first, file.readline)
     file.seek(place)
@@ -206,7 +206,7 @@ def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
     while (character := text.next_character()) != "]":
         where = f"{path}, row {index + 1} (line {text.line})"
         value, found, fault = text.value()
-        if not found:  # nothing says where the next row starts
+        if not found:  # the start of the next row is unknown
             raise DataError(f"{where}: {fault}; correct the row")
         yield FileRow(index, where, value, fault)
         index += 1
@@ -221,7 +221,7 @@ def _list_rows(path: Path, file: BinaryIO) -> Iterator[FileRow]:
 
 
 class _Window:
-    """The text of a file from where it is being read, as much of it as has been needed; `line` counts from 1."""
+    """Text of a file from the current position, as much of it as has been needed; `line` counts from 1."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.line = 1
@@ -250,14 +250,14 @@ class _Window:
         """Return the value that starts here, whether one could be read, and its fault."""
         while True:
             value, end, fault = _decode(self._text, self._at)
-            # What ends with the window may go on after it: "12" as "123" or "12.5"; and so may what cannot be read.
+            # A value at the window's end may continue after it, "12" as "123" or "12.5", and so may one that cannot be read.
             if (end > self._at and self._text[end : end + 1] in _ENDS) or not self._more():
                 found = end > self._at
                 self.move(end - self._at)
                 return value, found, fault
 
     def _more(self) -> bool:
-        # As much again as there is: a long value is then decoded a few times, not once for each chunk.
+        # The window doubles, so that a long value is decoded a few times, not once for each chunk.
         chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
         pending = len(self._decoder.getstate()[0])
         try:

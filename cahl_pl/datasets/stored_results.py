@@ -1,4 +1,4 @@
-"""What tools answer beside the results that rows store."""
+"""Comparison of tools' answers with the results that rows store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cahl_pl.types import NO_RESULT, Feedback, GoldCall
 
 
 def difference(gold: GoldCall, answer: Feedback, shown: int = 100) -> str | None:
-    """Return how an answer differs from the stored result, `stored ..., answered ...`; None where it does not.
+    """Return how an answer differs from the stored result, `stored ..., answered ...`; None if it does not.
 
-    A text that is JSON is the value that it holds, as where it is read; an answer that was cut is compared as far as it goes.
+    JSON text counts as its value, as when it is read; an answer that was cut is compared as far as it goes.
 
     Args:
-        gold: the call; one without a stored result differs in nothing.
-        answer: what the tool answers.
-        shown: characters of either to show at most.
+        gold: the call; without a stored result there is no difference.
+        answer: the tool's answer.
+        shown: maximum number of characters of either to show.
     """
     if gold.result is NO_RESULT:
         return None
@@ -34,12 +34,12 @@ def difference(gold: GoldCall, answer: Feedback, shown: int = 100) -> str | None
 
 
 def lost_reference(gold: GoldCall, before: Sequence[GoldCall], answers: Sequence[Feedback]) -> str | None:
-    """Return why a value that a call takes from earlier results is not in what the tools answer; None where it is.
+    """Return why a value that a call takes from earlier results is not in the tools' answers; None if it is.
 
     Args:
         gold: the call.
         before: the calls before it.
-        answers: what the tools have answered to these.
+        answers: the tools' answers to these.
     """
     answered = [replace(call, result=_value(one.text)) for call, one in zip(before, answers, strict=True)]
     for parameter, written in gold.references.items():

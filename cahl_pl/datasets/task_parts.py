@@ -1,4 +1,4 @@
-"""Parts of tasks that several formats make the same way."""
+"""Parts of tasks that several formats build in the same way."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from cahl_pl.schema import Problem, canonical, coerce_call, find_problems, is_ti
 from cahl_pl.types import GoldCall, Task, ToolCall, ToolSpec
 
 ROW_SECONDS = 5.0
-"""Processor time that searches for patterns, and following references, may take for a row."""
+"""Maximum processor time per row for pattern searches and for following references."""
 
 MAX_GOLD_CALLS = 1000
-"""Gold calls that a task may have: fitting its tools to them takes quadratic time."""
+"""Maximum number of gold calls of a task: fitting its tools to them takes quadratic time."""
 
 _MORE_KEYS: Final = frozenset({"patternProperties", "$ref", "anyOf", "oneOf", "allOf", "if", "dependentSchemas"})
 """Keywords by which an object may have keys that its `properties` do not list."""
 
 _RELAXED: Final = ("type", "anyOf", "oneOf", "required", None)
-"""Keywords that are relaxed: those of types, and of what is required; None: the value could not be checked, or not in time."""
+"""Keywords that are relaxed: those of types and required values; None: the value could not be checked, or not in time."""
 
 
 def fit_tools(task: Task) -> tuple[Task, list[str]]:
     """Return the task with its tools relaxed where its gold breaks them, and what was relaxed, one sentence each.
 
     A parameter whose value cannot be read as its type, or takes too long to check, loses its constraints; a required
-    parameter that gold leaves out is no longer required. Of tools of the same name the first stays. Gold values stand in their
-    declared types afterwards, `5` for `"5"`, true for 1: what is imitated, and compared as text, is what the tool takes.
-    For alternatives nothing is relaxed.
+    parameter that gold leaves out is no longer required. Of tools of the same name the first stays. Gold values then have
+    their declared types, `5` for `"5"`, true for 1: what is imitated, and compared as text, is what the tool accepts.
+    Nothing is relaxed for alternatives.
 
     Raises:
         DataError: gold names a tool or a parameter that is not offered, misspells a key of an object, or has a value that its
@@ -62,7 +62,7 @@ def _fit(task: Task) -> tuple[Task, list[str]]:
 
 
 def _fit_way(task: Task) -> tuple[Task, list[str]]:
-    """Do what `fit_tools` does, for the gold calls alone."""
+    """Apply `fit_tools` to the gold calls alone."""
     tools: dict[str, ToolSpec] = {}
     reasons = []
     for tool in task.tools:
@@ -95,7 +95,7 @@ def _fit_way(task: Task) -> tuple[Task, list[str]]:
 
 
 def _with_flags(gold: GoldCall, tools: Mapping[str, ToolSpec]) -> GoldCall:
-    """Return the call with true for 1 and false for 0 where a parameter is declared as a boolean, as databases write them."""
+    """Return the call with true for 1 and false for 0, as databases write them, if a parameter is declared as a boolean."""
     properties = tools[gold.name].parameters.get("properties", {}) if gold.name in tools else {}
     flags = {
         name: bool(value)
@@ -111,7 +111,7 @@ def _is_flag(schema: Any) -> bool:
 
 
 def _refuse_misspelt(number: int, gold: GoldCall, tools: Mapping[str, ToolSpec]) -> None:
-    """Refuse a key within an argument that is not declared, and nearly one that is declared and left out.
+    """Refuse an undeclared key within an argument that nearly matches a declared key that is left out.
 
     Other undeclared keys within arguments pass, as in JSON Schema, unless `additionalProperties` is false.
     """
@@ -138,7 +138,7 @@ def _refuse_misspelt(number: int, gold: GoldCall, tools: Mapping[str, ToolSpec])
 
 
 def _refuse_format(number: int, gold: GoldCall, tools: Mapping[str, ToolSpec]) -> None:
-    """Refuse text that is not of the format which is declared for it, such as "tomorrow" for a date: the tool would."""
+    """Refuse text that does not have its declared format, such as "tomorrow" for a date: the tool would."""
     schema = tools[gold.name].parameters if gold.name in tools else {}
     for name, declared in schema.get("properties", {}).items():
         if name in gold.arguments and (fault := wrong_format(gold.arguments[name], declared, schema, name)):
@@ -198,7 +198,7 @@ def object_schema(properties: Mapping[str, Any], required: Sequence[str] = ()) -
 def offer_tools(
     tools: Mapping[str, ToolSpec], used: Iterable[str], distractors: int, draw: random.Random
 ) -> tuple[ToolSpec, ...]:
-    """Return the used tools and others drawn besides them, in a drawn order; a used tool that is unknown is left out."""
+    """Return the used tools and others drawn in addition, in a random order; a used tool that is unknown is left out."""
     used, names = list(dict.fromkeys(used)), list(tools)
     drawn = draw.sample(names, min(len(names), distractors + len(used)))
     others = [name for name in drawn if name not in used][:distractors]
@@ -208,6 +208,6 @@ def offer_tools(
 
 
 def history_text(calls: Iterable[ToolCall]) -> str:
-    """Return calls of an earlier turn as they stand in an assistant's message of a dialogue: one JSON object a line."""
+    """Return calls of an earlier turn as written in an assistant's message: one JSON object per line."""
     lines = [json.dumps({"name": call.name, "parameters": dict(call.arguments)}, ensure_ascii=False) for call in calls]
     return "\n".join(["<tool_call>", *lines, "</tool_call>"])

@@ -1,4 +1,4 @@
-"""Texts whose schema declares a format, such as a date: whether a gold value is one, as Python tools would read it."""
+"""Check of gold texts whose schema declares a format, such as a date, as Python tools would read them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMATS: Final[Mapping[str, tuple[Any, str]]] = {
     "ipv4": (ipaddress.IPv4Address, "192.0.2.1"),
     "ipv6": (ipaddress.IPv6Address, "2001:db8::1"),
 }
-"""Format -> the type that reads it, and an example. Other formats are not looked at."""
+"""Format -> the type that reads it, and an example. Other formats are not checked."""
 
 _MAX_DEPTH: Final = 32
 
@@ -32,12 +32,12 @@ _MAX_DEPTH: Final = 32
 def wrong_format(value: Any, schema: Any, root: Mapping[str, Any], place: str) -> str | None:
     """Return what is wrong with a value's texts, such as `day: 'tomorrow' is no date, such as 2026-05-03`; None if nothing is.
 
-    They are read as by the types of Python tools, which take more than JSON Schema's formats: `2026-05-03 14:30` is a time.
+    They are read as by the types of Python tools, which accept more than JSON Schema's formats: `2026-05-03 14:30` is a time.
 
     Args:
         value: the value.
         schema: its schema.
-        root: what references in it are looked up in.
+        root: the schema in which its references are looked up.
         place: the parameter's name.
     """
     stack = [(value, schema, place, 0)]

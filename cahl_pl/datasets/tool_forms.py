@@ -20,7 +20,7 @@ from cahl_pl.schema.wording import kind_word
 from cahl_pl.types import ToolSpec
 
 PARAMETERS: Final = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema")
-"""Where a tool's parameters stand: OpenAI's, Anthropic's, MCP's, Gemini's name."""
+"""Keys of a tool's parameters: OpenAI's, Anthropic's, MCP's, Gemini's name."""
 
 _DECLARING: Final = (*PARAMETERS, "function", "toolSpec")
 _OF_GEMINI: Final = (
@@ -61,18 +61,18 @@ _OTHERS_TOO: Final = ("output_parameters", "cache_control", "examples", "_meta",
 def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
     """Return the tool that a JSON value declares.
 
-    `{"type": "function", "function": {...}}`, or what stands in it: `{"name", "description"}` with `parameters` (OpenAI),
+    `{"type": "function", "function": {...}}`, or its inner object: `{"name", "description"}` with `parameters` (OpenAI),
     `input_schema` (Anthropic) or `inputSchema` (MCP). The schema is JSON Schema; Python's names of types are read as
     JSON's (`dict`, `float`, `List[int]`, `any`), `nullable`, and a `required` of true or false within a parameter, as what
-    they mean. Parameters may also stand directly, `{"city": {"type": "str", "description": ...}}`, as xLAM has them: such a
+    they mean. Parameters may also be given directly, `{"city": {"type": "str", "description": ...}}`, as in xLAM: such a
     one is required unless it has a default, its type says `optional`, or its `required` is false.
 
     Args:
         value: the declaration.
-        lenient: take a type that is not known for none; data sets have many that no JSON value can have.
+        lenient: treat an unknown type as none; data sets have many that no JSON value can have.
 
     Raises:
-        DataError: it declares none; in one sentence, naming the field.
+        DataError: it declares no tool; in one sentence, naming the field.
     """
     if not isinstance(value, dict):
         raise DataError(f"a tool must be an object with a name and parameters, not {kind_word(value)}")
@@ -90,13 +90,13 @@ def read_tool(value: Any, lenient: bool = False) -> ToolSpec:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return a declaration without keys that are null, which say nothing: data sets write each key that other rows have."""
+    """Return a declaration without null keys, which say nothing: data sets write each key that other rows have."""
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None or key in _NULL_SAYS}
     return list(map(_without_nulls, value)) if isinstance(value, list) else value
 
 
-@lru_cache(maxsize=1024)  # rows share tools, and a schema takes long to check and to compile
+@lru_cache(maxsize=1024)  # rows share tools, and a schema is slow to check and to compile
 def _read(text: str, lenient: bool) -> ToolSpec:
     value = json.loads(text)
     function = get_field(value, "function", dict) if "function" in value else value.get("toolSpec", value)
@@ -119,7 +119,7 @@ def _read(text: str, lenient: bool) -> ToolSpec:
 
 
 def _refuse_hosted(value: Mapping[str, Any]) -> None:
-    """Refuse a tool that a provider runs itself, of which only the kind is told."""
+    """Refuse a tool that a provider runs itself, of which only the kind is given."""
     kind = value.get("type")
     told = isinstance(kind, str) and kind not in ("function", "object") and not any(key in value for key in _DECLARING)
     hosted = kind if told and ("name" not in value or kind == "custom" or re.search(r"_\d{8}$", str(kind))) else None
@@ -134,7 +134,7 @@ def _refuse_hosted(value: Mapping[str, Any]) -> None:
 
 
 def _refuse_misspelt(function: Mapping[str, Any]) -> None:
-    """Refuse a field that is nearly one of those that are read: its content would be lost."""
+    """Refuse a field that nearly matches one that is read: its content would be lost."""
     for key, value in function.items():
         if key in _SPELLED or key in _OTHERS or key in _OTHERS_TOO:
             continue
@@ -174,12 +174,12 @@ def _parameters(function: Mapping[str, Any], types: TypeReader) -> dict[str, Any
     schema.setdefault("type", "object")
     more = function.get("required")
     if isinstance(more, list) and schema.get("properties") and ("required" not in schema or _is_flat(declared)):
-        schema["required"] = more  # a list says more than that nothing else is said of a parameter
+        schema["required"] = more  # a list counts more than parameters that say nothing
     return schema
 
 
 def _is_flat(declared: Mapping[str, Any]) -> bool:
-    """Whether these are parameters by name, and no JSON Schema."""
+    """Return whether these are parameters by name, and not a JSON Schema."""
     schema = isinstance(declared.get("type"), str | list) or "properties" in declared or "$ref" in declared
     return not schema and all(isinstance(value, dict) for value in declared.values())
 
@@ -198,15 +198,15 @@ def _flat(declared: Mapping[str, Any], types: TypeReader) -> dict[str, Any]:
 
 
 def json_schema(schema: Any, types: TypeReader = named_type, place: tuple[str, ...] = ()) -> Any:
-    """JSON Schema of a schema that may name types as Python does, and use what OpenAPI and older drafts have.
+    """Return the JSON Schema of a schema that may name types as Python does, and use keywords of OpenAPI and older drafts.
 
     Args:
         schema: the declaration.
-        types: reads the names of types that JSON Schema does not have.
-        place: where it stands, for messages.
+        types: reader of type names that JSON Schema does not have.
+        place: its place, for messages.
 
     Raises:
-        DataError: a type that is not known, or what is no schema.
+        DataError: a type is not known, or a part is not a schema.
     """
     if len(place) > 2 * _MAX_DEPTH:
         raise DataError("it is nested too deeply")
@@ -236,7 +236,7 @@ def json_schema(schema: Any, types: TypeReader = named_type, place: tuple[str, .
 
 
 def _is_flag(key: str, value: Any) -> bool:
-    """Whether it says of a parameter whether it is required, which JSON Schema says in a list beside `properties`."""
+    """Return whether a key says whether its parameter is required, which JSON Schema says in a list next to `properties`."""
     return key in ("required", "optional") and (isinstance(value, bool) or value is None)
 
 
@@ -258,7 +258,7 @@ def _type(given: Any, types: TypeReader, place: tuple[str, ...]) -> dict[str, An
 
 
 def _required(schema: Mapping[str, Any], made: dict[str, Any]) -> None:
-    """Gather what single parameters say of themselves into the list of those that are required."""
+    """Collect the flags of single parameters in the list of required ones."""
     listed = schema.get("required")
     names = list(listed) if isinstance(listed, list) else []
     for name, one in schema["properties"].items():
@@ -296,7 +296,7 @@ def _refuse_undeclared(schema: Mapping[str, Any]) -> None:
 
 
 def read_tools(value: Any, field: str = "tools", lenient: bool = False) -> tuple[ToolSpec, ...]:
-    """Return the tools of a list, or of text that is one, in JSON or in Python's notation; so may each of them be text.
+    """Return the tools of a list, or of text that is one, in JSON or in Python's notation; each of them may be text too.
 
     Raises:
         DataError: naming the field and the tool.
@@ -320,7 +320,7 @@ def _each(value: Any, field: str, lenient: bool) -> Iterator[ToolSpec]:
 
 
 def is_plain(schema: Any) -> bool:
-    """Whether a schema has common keywords only, each as it must be: `check_tool`, which takes milliseconds, would pass."""
+    """Return whether a schema has only common keywords, all valid: `check_tool`, which takes milliseconds, would pass."""
     if not isinstance(schema, dict):
         return False
     for key, value in schema.items():

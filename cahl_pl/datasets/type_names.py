@@ -37,10 +37,10 @@ _MAX_TYPE_DEPTH = 8
 
 
 def named_type(text: str) -> dict[str, Any]:
-    """JSON Schema of a type that has to be known, such as `float`, `dict`, `List[int]`, `any`.
+    """Return the JSON Schema of a type that has to be known, such as `float`, `dict`, `List[int]`, `any`.
 
     Raises:
-        DataError: it is not; with the nearest name.
+        DataError: it is not known; with the nearest name.
     """
     found = type_schema(text)
     if not found and text.strip().lower() not in _ANYTHING and text.partition("[")[0].strip().lower() != "union":
@@ -51,11 +51,11 @@ def named_type(text: str) -> dict[str, Any]:
 
 
 def type_schema(text: Any, depth: int = 0) -> dict[str, Any]:
-    """JSON Schema of a type in free text; `{}` (no constraint) for anything that is not known for sure.
+    """Return the JSON Schema of a type in free text; `{}` (no constraint) for anything that is not known for sure.
 
     `str`, `int, optional`, `List[float]`, `Dict[str, Any]`, `Optional[int]`, `Union[int, str]`, `Tuple[float,
-    float]` (any number of floats), or a list of such names, which means any of them. What a `Dict` or a tuple
-    of unlike types holds is not constrained.
+    float]` (any number of floats), or a list of such names, which means any of them. The contents of
+    a `Dict` or of a tuple of different types are not constrained.
     """
     if depth > _MAX_TYPE_DEPTH:
         return {}
@@ -90,7 +90,7 @@ def _any_of(options: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _split(text: str) -> list[str]:
-    """Return the parts between commas that stand in no brackets."""
+    """Return the parts between commas outside brackets."""
     parts, depth, start = [], 0, 0
     for at, char in enumerate(text):
         depth += (char == "[") - (char == "]")

@@ -1,4 +1,4 @@
-"""Who samples tokens."""
+"""Engines that sample tokens."""
 
 from cahl_pl.engines.base import Completion, Engine, Sampling
 from cahl_pl.engines.local import TransformersEngine

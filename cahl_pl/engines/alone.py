@@ -1,4 +1,4 @@
-"""Prompts that are read each in a row of its own: what bases need that carry a state from token to token."""
+"""Prompts read one per row, as bases that carry a state from token to token require."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cahl_pl.policy.row_cache import RowCache, own_cache
 class Prefixes(NamedTuple):
     """N prompts that have been read, each about to be continued by S samples.
 
-    Keys and values lie in a cache with one row a prompt: first the prompt's, then, at each token, S new ones side by
-    side. So the samples of a prompt share its keys and values, and `visible` tells them which are their own.
+    Keys and values are in a cache with one row per prompt: first the prompt's, then, at each token, S new ones side by
+    side. So the samples of a prompt share its keys and values, and `visible` marks which belong to each sample.
     """
 
     cache: SampleCache | RowCache
@@ -32,19 +32,19 @@ class Prefixes(NamedTuple):
 def read_alone(
     policy: Policy, prompts: Sequence[Sequence[int]], num_samples: int, limit: int, max_tokens: int
 ) -> tuple[list[int], Prefixes]:
-    """Read prompts and copy what they leave behind for their samples: rows of one sample each (S = 1).
+    """Read prompts and copy their states for their samples: rows of one sample each (S = 1).
 
-    Only prompts of one length are read in one pass: behind a shorter one, padding would go into its states.
+    Only prompts of equal length are read in one pass: padding after a shorter one would enter its states.
 
     Args:
-        policy: with the right adapter active.
+        policy: policy with the right adapter active.
         prompts: token ids.
-        num_samples: of each prompt.
-        limit: most tokens of a completion.
-        max_tokens: read in one pass; a longer prompt stands alone.
+        num_samples: samples per prompt.
+        limit: maximum tokens of a completion.
+        max_tokens: tokens read in one pass; a longer prompt is read alone.
 
     Returns:
-        Which prompt each row continues, and the rows.
+        Index of the prompt that each row continues, and the rows.
     """
     device, order = policy.device, sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     parts, last = [], []
@@ -62,7 +62,7 @@ def read_alone(
     final = used + limit
     columns = torch.arange(final, device=device)
     visible = (columns < lengths[:, None])[:, None]
-    keys = columns.repeat(len(lengths), 1)  # behind the prompt: set as tokens are sampled
+    keys = columns.repeat(len(lengths), 1)  # after the prompt: set as tokens are sampled
     logits = policy.logits(torch.cat(last)).repeat_interleave(num_samples, 0)[:, None]
     cache = RowCache(parts, num_samples, used, final)
     rows = [i for i in order for _ in range(num_samples)]

@@ -1,4 +1,4 @@
-"""Who samples tokens. An engine knows adapters by name and nothing of prompts, tools or rewards."""
+"""Sampling of tokens. An engine knows adapters by name and nothing of prompts, tools or rewards."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cahl_pl.types import Role
 
 @dataclass
 class Sampling:
-    """Settings of token sampling. Which tasks a round draws: `cahl_pl.sampling`.
+    """Settings of token sampling. For the sampling of a round's tasks see `cahl_pl.sampling`.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all, as training has to: what is
-            never sampled has a share in the log-probabilities that are trained, and their ratios would be biased.
+        temperature: divisor of the logits; 0 takes the likeliest token.
+        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all, as training requires: tokens
+            never sampled have a share in the log-probabilities that are trained, whose ratios would be biased.
         max_new_tokens: length limit of a completion, end of turn included.
-        max_thinking_tokens: most tokens of a thought; one that reaches it is closed there, and the answer goes on from it. The
-            words that close it are not trained on. null: no limit but `max_new_tokens`, which holds thought and answer.
+        max_thinking_tokens: maximum tokens of a thought; one that reaches it is closed there, and the answer follows. The
+            words that close it are not trained on. null: only `max_new_tokens` limits thought and answer together.
 
     Raises:
         ValueError: a number is out of its range.
@@ -59,10 +59,10 @@ class Completion:
         logprobs: log-probability of each token under the sampling distribution before top_p, among those that a grammar
             allows, shape [C], float32.
         ended: whether it ended by itself; False when it hit the length limit.
-        sampled: False at tokens that were put there and not sampled, whose log-probabilities are 0, shape [C], bool; None where
+        sampled: False at tokens that were inserted, not sampled, whose log-probabilities are 0, shape [C], bool; None if
             all were sampled.
-        thinking_tokens: how many of its tokens are its thought, as far as that was counted.
-        grammar: that it was sampled within, where that was noted.
+        thinking_tokens: how many of its tokens are its thought, if counted.
+        grammar: grammar that it was sampled within, if recorded.
     """
 
     ids: Tensor
@@ -74,7 +74,7 @@ class Completion:
 
     @property
     def ended_by(self) -> int | None:
-        """The id that it ended with; None where it did not end."""
+        """The id that it ended with; None if it did not end."""
         return int(self.ids[-1]) if self.ended and len(self.ids) else None
 
 
@@ -89,10 +89,10 @@ class Engine(ABC):
         """
 
     def check_constrained_training(self) -> None:
-        """Check, before training, that what this engine samples within grammars can be trained on.
+        """Check, before training, that samples of this engine within grammars can be trained on.
 
         Raises:
-            ConfigError: its log-probabilities may not be those among the tokens that were allowed.
+            ConfigError: its log-probabilities may not be those among the allowed tokens.
         """
         raise ConfigError(
             f"data.rollout.constrained is true, but data.engine is a {type(self).__name__}, whose log-probabilities are not "
@@ -104,7 +104,7 @@ class Engine(ABC):
         """Check, before training, that this engine can sample a round while updates change the adapters (`data.lag`).
 
         Raises:
-            ConfigError: it samples with the very weights that change, in this process.
+            ConfigError: it samples in this process with the very weights that change.
         """
         raise ConfigError(
             f"data.lag is above 0, but data.engine, a {type(self).__name__}, samples in this process with the weights that the "
@@ -112,7 +112,7 @@ class Engine(ABC):
         )
 
     def check_sharded_base(self) -> None:
-        """Check that this engine can sample where the base lies in parts on several processes (`model.policy.shard_base`).
+        """Check that this engine can sample with the base sharded over several processes (`model.policy.shard_base`).
 
         Raises:
             ConfigError: it samples with the base of this process.
@@ -127,20 +127,20 @@ class Engine(ABC):
         """Get ready for training, once the policy is loaded and before its first round.
 
         Raises:
-            ConfigError: what this engine depends on is not ready.
+            ConfigError: something this engine depends on is not ready.
         """
 
     def freeze(self, policy: Policy, abandoned: threading.Event) -> Engine:
-        """Return an engine that goes on sampling with the adapters as they are now, in another thread.
+        """Return an engine that keeps sampling with the current adapters, in another thread.
 
-        Only asked of an engine that `check_lag` has not refused.
+        Only called on an engine whose `check_lag` has passed.
 
         Args:
             policy: holds the adapters.
-            abandoned: is set when nobody wants the samples any more; what waits for them may then raise anything.
+            abandoned: set when the samples are no longer needed; a wait for them may then raise anything.
 
         Raises:
-            NotImplementedError: an engine that takes `data.lag` does not say how.
+            NotImplementedError: an engine that accepts `data.lag` does not implement it.
         """
         raise NotImplementedError(f"{type(self).__name__}.check_lag takes data.lag, and it has no `freeze`: write one")
 
@@ -177,7 +177,7 @@ class Engine(ABC):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """Return what `generate` gives for one sample of each prompt, perhaps sooner where the drafts are what will be sampled.
+        """Return what `generate` does for one sample per prompt, possibly sooner if the drafts match the samples.
 
         Args:
             policy: holds the base and the adapters.
@@ -201,18 +201,18 @@ class Engine(ABC):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[Completion]:
-        """Sample what follows the beginnings of completions.
+        """Sample the continuations of partial completions.
 
         Args:
             policy: holds the base and the adapters.
             role: the adapter to sample from.
             prompts: token ids, of any lengths.
             begun: the beginning of each completion.
-            sampling: temperature, top_p, length limit of what follows.
+            sampling: temperature, top_p, length limit of the continuation.
             generator: the only source of randomness.
 
         Returns:
-            The rest of each completion, in their order.
+            The rest of each completion, in order.
         """
         longer = [[*prompt, *start] for prompt, start in zip(prompts, begun, strict=True)]
         return [rest for (rest,) in self.generate(policy, role, longer, 1, sampling, generator)]
@@ -230,24 +230,23 @@ class Engine(ABC):
     ) -> list[list[Completion]]:
         """Sample completions of each prompt that follow the prompt's grammar.
 
-        One that reaches the length limit is cut off within it. The log-probabilities are those among the tokens that were
-        allowed.
+        One that reaches the length limit is cut off there. The log-probabilities are those among the allowed tokens.
 
         Args:
             policy: holds the base and the adapters.
             role: the adapter to sample from.
             prompts: token ids, of any lengths.
             drafts: a guess at each completion, end of turn included; empty for none.
-            grammars: of each prompt, in Lark's notation as llguidance reads it.
+            grammars: grammar of each prompt, in llguidance's variant of Lark.
             sampling: temperature, top_p, length limit.
             generator: the only source of randomness.
-            num_samples: completions per prompt; a draft is of use to a single one.
+            num_samples: completions per prompt; drafts help only if it is 1.
 
         Returns:
             One list of `num_samples` completions per prompt, in the order of the prompts.
 
         Raises:
-            ConfigError: this engine cannot do it, or a grammar cannot be used.
+            ConfigError: this engine cannot follow grammars, or a grammar cannot be used.
         """
         raise ConfigError(
             f"data.inference.constrained is true, but data.engine, a {type(self).__name__}, cannot follow grammars: use "

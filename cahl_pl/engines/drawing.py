@@ -1,4 +1,4 @@
-"""Draw tokens from logits, on their device: nothing here waits for it but `outcome`."""
+"""Sampling of tokens from logits, on their device; only `outcome` waits for it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cahl_pl.errors import ConfigError
 from cahl_pl.policy.constraint import Within
 
 ROWS_AT_A_TIME = 16
-"""Rows whose probabilities are added up as whole numbers at once."""
+"""Rows whose probabilities are summed as integers at once."""
 
 NOT_A_NUMBER = -1
-"""The token that is drawn from logits that are not numbers; `outcome` reports it."""
+"""Token drawn from logits that are not numbers; `outcome` reports it."""
 
 
 def draw(
@@ -23,7 +23,7 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Return token [B] and its log-probability [B] from logits [B, V].
 
-    Within a constraint, which changes the logits in place and then moves on by the tokens.
+    A constraint `within` changes the logits in place and then advances by the tokens.
     """
     if within is not None:
         within.hold(logits)
@@ -39,8 +39,8 @@ def draw_places(
     """Return token [N, S] and its log-probability [N, S] from logits [N, S, V].
 
     Args:
-        logits: of all places.
-        busy: places that something is drawn for, [N, S]; what the others get means nothing.
+        logits: logits of all places.
+        busy: places to draw tokens for, [N, S]; those of the others are meaningless.
         sampling: temperature and top_p.
         generator: the only source of randomness, on the CPU.
     """
@@ -53,14 +53,14 @@ def draw_places(
         ordered, index = probabilities.sort(-1, descending=True)
         ordered.masked_fill_(_cumulative(ordered) - ordered > sampling.top_p, 0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered)
-    # By inversion: one number a place is drawn, on the CPU, so that there is one generator and one state in the checkpoint
+    # By inversion: one number per place is drawn, on the CPU, so that there is one generator and one state in the checkpoint
     # whatever the device. torch.multinomial draws one for every entry of the vocabulary.
     cumulative = _cumulative(probabilities)
     total = cumulative[..., -1:]
     numbers = torch.zeros(*busy.shape, 1)
     numbers[torch.from_numpy(busy)] = torch.rand((int(busy.sum()), 1), generator=generator)
     drawn = numbers.to(logits.device, non_blocking=True)
-    token = torch.searchsorted(cumulative, drawn * total, right=True)  # drawn < 1: what has no probability is never met
+    token = torch.searchsorted(cumulative, drawn * total, right=True)  # drawn < 1: a token of probability 0 is never drawn
     token = token[..., 0].clamp_max(logits.shape[-1] - 1)
     return token.masked_fill(~total[..., 0].isfinite(), NOT_A_NUMBER), _at(logprobs, token)
 
@@ -69,11 +69,11 @@ def outcome(token: Tensor, stop: Tensor) -> NDArray[np.bool_]:
     """Return which tokens end a completion, on the host, which waits for the device here.
 
     Args:
-        token: of `draw_places`, [N, S].
+        token: tokens from `draw_places`, [N, S].
         stop: tokens that end a completion.
 
     Raises:
-        ConfigError: something was drawn from logits that are not numbers.
+        ConfigError: a token was drawn from logits that are not numbers.
     """
     found = torch.isin(token, stop).to(torch.int8).masked_fill(token == NOT_A_NUMBER, NOT_A_NUMBER).cpu().numpy()
     if (found == NOT_A_NUMBER).any():
@@ -91,8 +91,8 @@ def _at(logprobs: Tensor, token: Tensor) -> Tensor:
 def _cumulative(probabilities: Tensor) -> Tensor:
     """Return the cumulative sums over the last dimension of [N, S, V].
 
-    CUDA adds floats up in an order that differs from run to run, which `trainer.deterministic` forbids. Then whole numbers of
-    2^-40 are added up, exactly in any order, some rows at a time: they take twice the memory. Below that, a probability is 0.
+    CUDA sums floats in an order that differs from run to run, which `trainer.deterministic` forbids. Then integer
+    multiples of 2^-40 are summed, exactly in any order, a few rows at a time: they take twice the memory. Below that is 0.
     """
     if not torch.are_deterministic_algorithms_enabled():
         return probabilities.cumsum(-1)
@@ -100,5 +100,5 @@ def _cumulative(probabilities: Tensor) -> Tensor:
     rows = (torch.split(x.view(-1, x.shape[-1]), ROWS_AT_A_TIME) for x in (probabilities, cumulative))
     for part, sums in zip(*rows, strict=True):
         sums.copy_((part * 2.0**40).long().cumsum_(-1)).mul_(2.0**-40)
-        sums.add_((part * 0).sum(-1, keepdim=True))  # a row that holds no numbers must not look as if it did
+        sums.add_((part * 0).sum(-1, keepdim=True))  # a row that contains NaN must not look valid
     return cumulative

@@ -1,7 +1,7 @@
 """Sampling with the transformers model that is being trained: same weights, same process, nothing to keep in sync.
 
-What `generate()` does not do and groups need: what prompts share is run once (`packing`), the samples of a prompt read
-the same keys and values, these live in buffers of their final size, and finished samples leave the batch.
+It does what groups need and `generate()` does not: shared parts of prompts are run once (`packing`), the samples of a prompt
+read the same keys and values, these are in buffers of their final size, and finished samples leave the batch.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class TransformersEngine(Engine):
     """Batched sampling in this process.
 
     Args:
-        batch_size: most completions decoded at once; more prompts than fit are taken in turns. One prompt's
+        batch_size: maximum completions decoded at once; if there are more, prompts take turns. One prompt's
             samples stay together, even if they are more.
-        max_prefill_tokens: most tokens of prompts read in one pass, those that they share counted once; a longer row of
-            prompts (`packing`) stands alone. It bounds the activations, not how many completions are decoded at once.
+        max_prefill_tokens: maximum prompt tokens read in one pass, shared ones counted once; a longer row of
+            prompts (`packing`) is read alone. It bounds the activations, not how many completions are decoded at once.
 
     Raises:
-        ValueError: one of them is below 1.
+        ValueError: an argument is below 1.
     """
 
     def __init__(self, batch_size: int = 256, max_prefill_tokens: int = 16384) -> None:
@@ -49,7 +49,7 @@ class TransformersEngine(Engine):
         self.max_prefill_tokens = max_prefill_tokens
 
     def check_constrained_training(self) -> None:
-        """See `Engine.check_constrained_training`: they are.
+        """See `Engine.check_constrained_training`; satisfied here.
 
         Raises:
             ConfigError: llguidance is missing.
@@ -86,10 +86,10 @@ class TransformersEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """See `Engine.generate_from_drafts`. Greedily, a draft is read in one pass with its prompt.
+        """See `Engine.generate_from_drafts`. In greedy sampling, a draft is read in one pass with its prompt.
 
-        What the model itself would have taken token by token, and the first token that differs, are the completion's
-        beginning; the rest, if it has not ended there, is sampled as always (speculative decoding, arXiv 2211.17192, with a
+        The tokens that the model itself would have chosen, and the first one that differs, begin the completion;
+        the rest, if it has not ended there, is sampled as usual (speculative decoding, arXiv 2211.17192, with a
         draft that costs nothing).
 
         Raises:
@@ -115,7 +115,7 @@ class TransformersEngine(Engine):
         compiler = compiler_of(policy)
         within = Matchers(compiler, [compiler.matcher(grammar) for grammar in grammars])
         if sampling.temperature > 0 or num_samples > 1:
-            drafts = [()] * len(prompts)  # a draft tells nothing of what is drawn
+            drafts = [()] * len(prompts)  # a draft does not help to sample at random
         return self._from_drafts(policy, role, prompts, drafts, sampling, generator, within, num_samples)
 
     def _from_drafts(
@@ -163,7 +163,7 @@ class TransformersEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[Completion]:
-        """See `Engine.go_on`. An activated adapter acts from where it did in the prompt, whatever a completion quotes.
+        """See `Engine.go_on`. An activated adapter acts from the same place in the prompt, whatever a completion quotes.
 
         Raises:
             ConfigError: a completion may become longer than the base can take.
@@ -184,9 +184,9 @@ class TransformersEngine(Engine):
         generator: torch.Generator,
         within: Matchers | None = None,
     ) -> list[list[Completion]]:
-        """Sample with the adapter that is active; of each prompt the bare base reads the first `frozen` tokens.
+        """Sample with the active adapter; the bare base reads the first `frozen` tokens of each prompt.
 
-        Matchers are one a prompt; each sample has a copy of its own.
+        There is one matcher per prompt; each sample gets its own copy.
         """
         completions: list[list[Completion]] = [[] for _ in prompts]
         if not policy.shares_rows:
@@ -220,7 +220,7 @@ class TransformersEngine(Engine):
 def _packed(
     policy: Policy, sequences: Sequence[Sequence[int]], frozen: Sequence[int], context_tokens: Sequence[int]
 ) -> list[PackedRow]:
-    """Return rows of the sequences; of the first `context_tokens` tokens of each nobody needs the hidden states."""
+    """Return rows of the sequences; hidden states of the first `context_tokens` tokens of each are not needed."""
     longest = max(map(len, sequences), default=1)
     rows = pack(sequences, policy.hidden_size, longest * 4, frozen, context_tokens, policy.shares_rows)
     if not policy.shares_rows:
@@ -228,7 +228,7 @@ def _packed(
     policy.begin_prefixes()
     for row in rows:
         ids = np.asarray(row.ids)
-        # without gradient, what all members start with can be kept here too, and what is kept be left out
+        # without gradients, the members' common start can be cached here too, and what is cached left out
         context = _context_of(policy, row, frozen)
         known = [
             policy.prefixes.length(policy.prefix_owner, ids[path[:tokens]])
@@ -240,12 +240,12 @@ def _packed(
 
 
 def _context_of(policy: Policy, row: PackedRow, frozen: Sequence[int]) -> list[int]:
-    """Return for each member of a row how many of its first tokens can be kept, and be left out where they are."""
+    """Return, for each member of a row, how many of its first tokens can be cached, and left out if they are."""
     return row.context_tokens if policy.config.adapter == "lora" else [frozen[member] for member in row.members]
 
 
 def _keep(policy: Policy, rows: Sequence[PackedRow], result: Pass) -> None:
-    """Keep what an adapter has read for itself; what the bare base has read is kept already (`forward`)."""
+    """Cache what an adapter has read; what the bare base has read is already cached (`forward`)."""
     if policy.config.adapter == "lora" and policy.shares_rows:
         keep_prefixes(policy, rows, result.columns, result.cache, [row.context_tokens for row in rows])
 
@@ -259,10 +259,10 @@ def _verify(
     max_tokens: int,
     within: Matchers | None = None,
 ) -> list[Completion]:
-    """Of each draft what the model takes too, and the token that it takes next, if there is one."""
+    """Return the part of each draft that the model accepts, and the token that it takes next, if any."""
     stop, limit = stop_ids(policy), sampling.max_new_tokens
     guesses = [list(draft[:limit]) for draft in drafts]
-    # behind a draft's end, or at the limit, nothing is wanted: its last token need not be read
+    # nothing is needed after a draft's end or the limit: the last token need not be read
     read = [guess[:-1] if len(guess) == limit or stop.intersection(guess[-1:]) else guess for guess in guesses]
     sequences = [[*prompt, *guess] for prompt, guess in zip(prompts, read, strict=True)]
     found: dict[int, Completion] = {}
@@ -284,9 +284,9 @@ def _verify(
 
 
 def _continued_together(policy: Policy, open_: Sequence[int], found: Sequence[Completion]) -> list[list[int]]:
-    """Return which completions are continued in one batch: all of them, as far as the longest of them can go.
+    """Return which completions are continued in one batch: all of them, up to the limit of the longest continuation.
 
-    Where the base limits the length, those of one length: the others would be continued beyond their end, and the limit.
+    If the base limits the length, only those of one length: the others would be continued beyond their end and the limit.
     """
     if not policy.limits_length:
         return [list(open_)] if open_ else []
@@ -300,7 +300,7 @@ def _joined(first: Completion, rest: Completion, limit: int) -> Completion:
 
 
 def _chunks(rows: Sequence[PackedRow], max_prompts: int) -> Iterator[list[PackedRow]]:
-    """Yield rows of at most `max_prompts` prompts in all; a row of more stands alone. Rows of like length go together."""
+    """Yield rows of at most `max_prompts` prompts in all; a row of more comes alone. Rows of similar length go together."""
     chunk: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if chunk and sum(len(r.members) for r in chunk) + len(row.members) > max_prompts:
@@ -312,7 +312,7 @@ def _chunks(rows: Sequence[PackedRow], max_prompts: int) -> Iterator[list[Packed
 
 
 def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: int, limit: int) -> Prefixes:
-    """Run the prompts, a part at a time and shared tokens once, and lay out their keys and values for decoding."""
+    """Run the prompts, one part at a time and shared tokens once, and lay out their keys and values for decoding."""
     on_host = torch.tensor([len(path) for rows in parts for row in rows for path in row.paths])
     used, first = int(on_host.max()), 0
     lengths = on_host.to(policy.device, non_blocking=True)
@@ -324,18 +324,18 @@ def _prefill(policy: Policy, parts: Sequence[Sequence[PackedRow]], num_samples: 
         paths = [torch.from_numpy(result.columns[r][path]) for r, row in enumerate(rows) for path in row.paths]
         row_of = torch.tensor([r for r, row in enumerate(rows) for _ in row.members])
         ends = torch.tensor([int(path[-1]) for path in paths])
-        places = pad_sequence(paths, batch_first=True)  # [N, P]; what pads is never seen
+        places = pad_sequence(paths, batch_first=True)  # [N, P]; padding is never seen
         places, row_of, ends = (x.to(policy.device, non_blocking=True) for x in (places, row_of, ends))
         cache.lay_out(first, result.cache, row_of, places)
         last.append(result.hidden[row_of, ends - result.width])
         first += len(paths)
-        del result  # the next part's, and what decoding takes, are not to lie beside it
+        del result  # free it before the next part and decoding need memory
     logits = policy.logits(torch.cat(last))
     seen = torch.zeros(len(lengths), num_samples, final, dtype=torch.bool, device=policy.device)
     seen[:, :, :used] = (torch.arange(used, device=policy.device) < lengths[:, None])[:, None]
     keys = torch.arange(final, device=policy.device).repeat(
         len(lengths), 1
-    )  # behind the prompt: set as they are sampled
+    )  # after the prompt: set as they are sampled
     return Prefixes(
         cache,
         logits[:, None].expand(-1, num_samples, -1),
@@ -353,9 +353,9 @@ def _decode(
     generator: torch.Generator,
     within: Matchers | None = None,
 ) -> list[list[Completion]]:
-    """Sample until every completion has ended or is at the limit; one list of S completions per prompt.
+    """Sample until every completion has ended or is at the limit; return one list of S completions per prompt.
 
-    Which completions have ended is known on the host, which waits for the device once a token, for all of them together.
+    The host needs to know which completions have ended, so it waits for the device once per token, for all together.
     """
     cache, logits, position, visible, keys, used = prefixes
     device, limit = policy.device, sampling.max_new_tokens
@@ -364,7 +364,7 @@ def _decode(
     stop = torch.tensor(sorted(stop_ids(policy))).to(device, non_blocking=True)
     tokens = torch.zeros(
         total + 1, limit, dtype=torch.long, device=device
-    )  # the last row: of places without a completion
+    )  # the last row: for places without a completion
     logprobs = torch.zeros(total + 1, limit, device=device)
     lengths, ended = np.full(total, limit), np.zeros(total, bool)
     slots = np.arange(total).reshape(count, width)  # the completion that a place works on; -1: none
@@ -375,7 +375,7 @@ def _decode(
             token, drawn = draw_places(logits, busy, sampling, generator)
         else:
             next_ = within.at(slots.flatten())
-            logits = logits.contiguous()  # the samples of a prompt begin with one and the same row
+            logits = logits.contiguous()  # the samples of a prompt start with the very same row
             next_.hold(logits.flatten(0, 1))
             token, drawn = draw_places(logits, busy, sampling, generator)
             next_.take(token.flatten())
@@ -388,7 +388,7 @@ def _decode(
             if len(keep) == 0:
                 break
             slots = slots[keep]
-            # the unfinished samples of a prompt close ranks; the prompt with the most of them sets the width
+            # a prompt's unfinished samples move together; the prompt with the most of them sets the width
             order = np.argsort(slots < 0, axis=1, kind="stable")[:, : int((slots >= 0).sum(1).max())]
             slots = np.take_along_axis(slots, order, axis=1)
             kept = torch.from_numpy(keep)
@@ -420,7 +420,7 @@ def _decode(
 
 
 def _compact_rows(slots: Places) -> Places:
-    """Return rows that still work on something; the last of them take the places of finished ones: little has to be copied."""
+    """Return the rows that are still active; the last of them replace finished ones, so that little is copied."""
     busy = (slots >= 0).max(1)
     left = int(busy.sum())
     keep = np.arange(left)

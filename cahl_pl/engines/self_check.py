@@ -1,8 +1,8 @@
-"""A base is held against itself when it is loaded: what it computes here, and what plain passes over single sequences give.
+"""Self-check of a base when it is loaded: its results here are compared with plain passes over single sequences.
 
 That costs a few passes over about 20 tokens. It finds what `bases` does not know: positions or masks that a model takes
-from the row, noise in train mode, caches that it does not use as others do. What depends on the length of sequences
-stays hidden from so few tokens.
+from the row, noise in train mode, caches that it uses differently from others. Effects that depend on the length of
+sequences stay hidden with so few tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cahl_pl.policy.packing import pack
 from cahl_pl.policy.policy import Policy
 
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.2}
-"""By the base's dtype: of hidden states the share of their norm, of log-probabilities nats; a mean over tokens.
+"""Tolerance by the base's dtype: a share of the norm of hidden states, nats of log-probabilities; a mean over tokens.
 
 Rounding stays far below; in bfloat16 a router may choose another expert for a token.
 """
@@ -30,12 +30,12 @@ _TEXT = "A planner splits what is asked into steps, and an executor turns each o
 
 
 def check_computation(policy: Policy) -> None:
-    """Compare sampled, packed and recomputed passes with plain ones, all by the adapter that is active.
+    """Compare sampled, packed and recomputed passes with plain ones, all by the active adapter.
 
     Raises:
         PolicyError: they differ, or the base cannot run them.
     """
-    # as in training: while Lightning loads a model, new tensors are on its device where none is named
+    # as in training: while Lightning loads a model, new tensors are on its device unless another is given
     with torch.device("cpu"):
         problem = _difference(policy)
     policy.prefixes.forget()
@@ -52,16 +52,16 @@ def _name(policy: Policy) -> str:
 
 @torch.no_grad()
 def _difference(policy: Policy) -> str | None:
-    """Return one clause on what differs; None where nothing does.
+    """Return one clause on what differs; None if nothing does.
 
     Raises:
-        PolicyError: the base cannot run so, which no key would change.
+        PolicyError: the base cannot run this way, which no key would change.
     """
     limit = TOLERANCE[policy.config.dtype]
     doing = "sampling"
     try:
         prompts = _prompts(policy)
-        # of a sharded base a server samples, and processes that ended a sample earlier than others would wait for ever
+        # a server samples for a sharded base, and processes that ended a sample earlier than others would wait for ever
         completions, logprobs = _sampled(policy, prompts) if policy.shards == 1 else ([[], []], [])
         doing = "a plain pass"
         sequences = [[*prompt, *ids] for prompt, ids in zip(prompts, completions, strict=True)]
@@ -83,7 +83,7 @@ def _difference(policy: Policy) -> str | None:
                 return f"hidden states in train mode (gradient_checkpointing) differ from those of plain passes by {off:.0%}"
     except (ConfigError, PolicyError) as error:
         raise PolicyError(f"the base {_name(policy)} cannot be trained: {error}") from error
-    except Exception as error:  # whatever a model that is not made for this does with it
+    except Exception as error:  # a model that is not made for this may raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
         raise PolicyError(
             f"the base {_name(policy)} cannot be trained: {doing} ends with {type(error).__name__}: {reason}; choose "
@@ -93,14 +93,14 @@ def _difference(policy: Policy) -> str | None:
 
 
 def _prompts(policy: Policy) -> list[list[int]]:
-    """Return two prompts that start alike."""
+    """Return two prompts with a common start."""
     words = policy.tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
     words = (words * (16 // max(len(words), 1) + 1))[:16] if words else [*range(3, 19)]
     return [words[:11], [*words[:6], *words[11:14]]]
 
 
 def _sampled(policy: Policy, prompts: list[list[int]]) -> tuple[list[list[int]], list[Tensor]]:
-    """Return a completion of each prompt, sampled beside another one, and its log-probabilities."""
+    """Return a completion of each prompt, sampled alongside another one, and its log-probabilities."""
     generator = torch.Generator().manual_seed(0)
     found = TransformersEngine().sample(policy, prompts, [0, 0], 2, Sampling(1.0, 1.0, 3), generator)
     last = [completions[-1] for completions in found]
@@ -110,7 +110,7 @@ def _sampled(policy: Policy, prompts: list[list[int]]) -> tuple[list[list[int]],
 def _plain(policy: Policy, sequence: Sequence[int]) -> Tensor:
     """Return hidden states of one sequence by itself, [L, H]."""
     ids = torch.tensor([sequence], device=policy.device)
-    with folded_attention(policy.decoder):  # without FlexAttention, which would be compiled for so few tokens
+    with folded_attention(policy.decoder):  # no FlexAttention: it would be compiled for so few tokens
         hidden: Tensor = policy.decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
     return hidden.float()
 
@@ -121,7 +121,7 @@ def _logprobs(policy: Policy, hidden: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 def _packed_error(policy: Policy, sequences: Sequence[Sequence[int]], plain: Sequence[Tensor]) -> float:
-    """Return how far hidden states of packed sequences are off, as a share of their norm: of the worst sequence the mean."""
+    """Return the error of packed sequences' hidden states, as a share of their norm: the mean of the worst sequence."""
     rows = pack(sequences, policy.hidden_size, 1000, share=policy.shares_rows)
     result = run(policy, rows)
     worst = 0.0

@@ -1,9 +1,9 @@
-"""Adapters that are being trained, on their way to servers: a folder that both sides read, and a new name for every content.
+"""Transfer of adapters in training to servers: a folder that both sides read, and a new name for every content.
 
-So neither an adapter's weights nor what a server has cached of an older one can be used by mistake. (vLLM can also replace an
-adapter in place, but then reads its file again at every step of the model, and versions before 0.32 go on using cached keys and
+So neither an older adapter's weights nor what a server has cached of it can be used by mistake. (vLLM can also replace an
+adapter in place, but then rereads its file at every step of the model, and versions before 0.32 keep using cached keys and
 values of the old one: vllm-project/vllm issue 42125.) vLLM takes an adapter as a path on its own side or as a repository of the
-Hugging Face hub, and nothing by the network (`get_adapter_absolute_path` in its `lora/utils.py`): a folder it is.
+Hugging Face hub, not over the network (`get_adapter_absolute_path` in its `lora/utils.py`), hence a folder.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from cahl_pl.policy.saved_adapters import write_adapter
 from cahl_pl.types import ROLES, Role
 
 _KEPT_FROZEN: Final = 3
-"""Rounds whose adapters stay on the servers: the one that is sampled, the one that is trained on, and the one before, which
-another process may still be sampling when this one has begun with the next."""
+"""Rounds whose adapters stay on the servers: the one being sampled, the one being trained on, and the one before, which
+another process may still be sampling when this one has begun the next."""
 
 
 class _Adapter(NamedTuple):
-    """An adapter as the policy had it."""
+    """Adapter written from a state of the policy."""
 
     folder: Path
-    state: tuple[int, ...]  # of the policy when it was written
+    state: tuple[int, ...]  # the policy's, when it was written
 
 
 class ServedAdapters:
     """Adapters that are written here and read by servers.
 
     Args:
-        folder: where, under the same path on both sides; several runs may share it, and the servers.
+        folder: folder, under the same path on both sides; several runs may share it, and the servers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,16 +49,16 @@ class ServedAdapters:
         self._current: dict[Role, _Adapter] = {}
         self._frozen: deque[dict[Role, Path]] = deque(maxlen=_KEPT_FROZEN)
         self._written: set[Path] = set()
-        self._there: dict[str, set[str]] = {}  # address -> names of ours that this server has
+        self._there: dict[str, set[str]] = {}  # address -> names of our adapters on this server
         self._lock = threading.Lock()
 
     def agree(self) -> None:
-        """Have all processes of this run give an adapter one name, so that a server loads it once. All have to call it."""
+        """Make all processes of this run name an adapter alike, so that a server loads it once. All must call this."""
         self.run = gather_over_processes(self.run)[0]
         self._current.clear()
 
     def current(self, policy: Policy, role: Role) -> Path:
-        """Return the folder of the role's adapter as it is now; written if it is not there yet.
+        """Return the folder of the role's current adapter, writing it if it does not exist yet.
 
         Raises:
             ConfigError: a server cannot run such an adapter, or it cannot be written.
@@ -71,14 +71,14 @@ class ServedAdapters:
         return held.folder
 
     def freeze(self, policy: Policy) -> dict[Role, Path]:
-        """Write both adapters as they are now, and keep them while rounds are sampled with them. Raises as `current`."""
+        """Write both current adapters, and keep them while rounds are sampled with them. Raises as `current`."""
         folders = {role: self._write(policy, role) for role in ROLES}
         self._frozen.append(folders)
         self._clear()
         return folders
 
     def preparation(self, adapter: Path) -> Prepare:
-        """Return what gives an adapter to a server, and has it give up those that nobody uses any more."""
+        """Return a function that loads an adapter on a server and unloads those no longer used."""
 
         def prepare(client: Client, again: bool) -> None:
             there = self._there.setdefault(client.url, set())
@@ -88,7 +88,7 @@ class ServedAdapters:
                 self._load(client, adapter)
                 there.add(adapter.name)
             for name in there - {folder.name for folder in self._used()}:
-                with contextlib.suppress(Refusal):  # it is gone already
+                with contextlib.suppress(Refusal):  # already unloaded
                     client.tell("/v1/unload_lora_adapter", {"lora_name": name})
                 there.discard(name)
 
@@ -113,7 +113,7 @@ class ServedAdapters:
             return {*frozen, *(adapter.folder for adapter in self._current.values())}
 
     def _clear(self) -> None:
-        """Delete the folders that nobody uses any more."""
+        """Delete the folders that are no longer used."""
         for folder in self._written - self._used():
             shutil.rmtree(folder, ignore_errors=True)
             self._written.discard(folder)
@@ -138,7 +138,7 @@ class ServedAdapters:
 
 
 def models_of(client: Client) -> list[str]:
-    """Return the names of the base and the adapters that a server has.
+    """Return the names of a server's base and adapters.
 
     Raises:
         ConfigError: it has no list of them.

@@ -1,7 +1,7 @@
 """Sampling on OpenAI-compatible servers; made for vLLM and tested with it.
 
 Prompts go out and completions come back as token ids: nothing is tokenised again, and text of a request never becomes a
-control token. How adapters that are being trained get there: `served_adapters`; how requests are spread: `servers`.
+control token. For the transfer of adapters in training see `served_adapters`, for load balancing `servers`.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ _NEUTRAL: Final = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-"""Said in every request: what is left out, vLLM takes from the model's generation_config.json."""
+"""Fields of every request: for those left out vLLM uses the model's generation_config.json."""
 
 _PROBED: Final = 5
-"""Likeliest tokens that are asked for to see whether log-probabilities follow the temperature."""
+"""Number of likeliest tokens requested to see whether log-probabilities follow the temperature."""
 
 
 class ServerEngine(Engine):
-    """Sampling on one server or several that have the same base and both adapters.
+    """Sampling on one or several servers that have the same base and both adapters.
 
-    With several, each prompt goes to the server with the fewest requests under way. One that does not answer is left out, what
-    it was asked goes to the others, and it is taken back once it answers again and has the adapters as they are by then. Seeds
-    belong to prompts, so that the samples do not depend on who answers, as far as the servers compute alike.
+    With several, each prompt goes to the server with the fewest requests in flight. One that does not answer is left out, its
+    requests go to the others, and it is readmitted once it answers again and has the then current adapters. Seeds
+    belong to prompts, so that samples do not depend on which server answers, as far as the servers compute alike.
 
     Args:
         base_url: address of the server, with or without `/v1` at its end; or a list of several servers'.
         adapter_folder: folder that this process writes the adapters to and every server reads them from, under the same path;
-            needed for training. None: the servers have adapters of their own, which stay as they are.
-        planner: name of the planner's adapter on the servers, where there is no `adapter_folder`.
+            needed for training. None: the servers have their own adapters, which do not change.
+        planner: name of the planner's adapter on the servers, without an `adapter_folder`.
         executor: name of the executor's.
-        timeout_s: seconds that one try of a request may take.
-        retries: further tries of a server that does not answer while no other one does, after 1, 2, 4, ... seconds, at most 60.
-        api_key_env: name of the environment variable with the key that the servers ask for; null for none.
-        concurrency: most requests (one a prompt) under way at once at one server.
+        timeout_s: timeout of one attempt at a request, in seconds.
+        retries: further attempts at a server that does not answer while no other does, after 1, 2, 4, ... seconds, at most 60.
+        api_key_env: name of the environment variable with the key that the servers require; null for none.
+        concurrency: maximum requests (one per prompt) in flight at one server.
 
     Raises:
         ConfigError: see `Servers`.
@@ -62,7 +62,7 @@ class ServerEngine(Engine):
 
     def __init__(
         self,
-        base_url: list[str] | str,  # in this order the command line's '[...]' is read as a list
+        base_url: list[str] | str,  # with list first, the command line's '[...]' is read as one
         adapter_folder: str | None = None,
         planner: str = "planner",
         executor: str = "executor",
@@ -76,7 +76,7 @@ class ServerEngine(Engine):
         folder = None if adapter_folder is None else Path(adapter_folder).expanduser().absolute()
         self.adapters = None if folder is None else ServedAdapters(folder)
         self.names: dict[Role, str] = {"planner": planner, "executor": executor}
-        self._scaled: set[str] = set()  # servers whose log-probabilities are those after the temperature
+        self._scaled: set[str] = set()  # servers whose log-probabilities include the temperature
 
     def check_training(self) -> None:
         """See `Engine.check_training`."""
@@ -93,10 +93,10 @@ class ServerEngine(Engine):
         """See `Engine.check_sharded_base`."""
 
     def start_training(self, policy: Policy) -> None:
-        """Give both adapters to all servers, so that a folder which one of them cannot read is known before the first round.
+        """Load both adapters on all servers, so that a folder which one of them cannot read shows before the first round.
 
         Raises:
-            ConfigError: a server does not take them, or none answers.
+            ConfigError: a server does not accept them, or none answers.
         """
         if self.adapters is not None:
             self.adapters.agree()
@@ -105,7 +105,7 @@ class ServerEngine(Engine):
 
     def freeze(self, policy: Policy, abandoned: threading.Event) -> Engine:
         """See `Engine.freeze`."""
-        assert self.adapters is not None  # `check_training` has seen to it
+        assert self.adapters is not None  # ensured by `check_training`
         return FrozenEngine(self, self.adapters.freeze(policy), abandoned)
 
     def generate(
@@ -117,13 +117,13 @@ class ServerEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; the policy may be one with a tokenizer and no model, where there is no `adapter_folder`.
+        """See `Engine.generate`; without an `adapter_folder`, the policy may have a tokenizer and no model.
 
-        Each prompt has a seed of its own, drawn from `generator`; the same seed gives the same tokens only as far as the
-        server computes the same numbers whatever else it is doing.
+        Each prompt has its own seed, drawn from `generator`; the same seed gives the same tokens only as far as the
+        server computes the same numbers whatever its other load.
 
         Raises:
-            ConfigError: the server does not answer, refuses, or answers with something else than completions.
+            ConfigError: the server does not answer, refuses, or returns something other than completions.
         """
         return self._generate(policy, role, prompts, num_samples, sampling, generator, [{}] * len(prompts))
 
@@ -138,7 +138,7 @@ class ServerEngine(Engine):
         generator: torch.Generator,
         num_samples: int = 1,
     ) -> list[list[Completion]]:
-        """See `Engine.generate_within`: by vLLM's structured outputs, whose back end has to be llguidance.
+        """See `Engine.generate_within`: uses vLLM's structured outputs, whose back end must be llguidance.
 
         Raises:
             ConfigError: see `generate`.
@@ -158,8 +158,8 @@ class ServerEngine(Engine):
         frozen: Path | None = None,
         abandoned: threading.Event | None = None,
     ) -> list[list[Completion]]:
-        """Sample; `own` is what each prompt's request has of its own, `frozen` an adapter in place of the present one."""
-        greedy = sampling.temperature == 0  # all samples are the same then, and vLLM refuses to make several
+        """Sample; `own` holds each prompt's own request fields, `frozen` an adapter to use instead of the current one."""
+        greedy = sampling.temperature == 0  # all samples are then the same, and vLLM refuses to make several
         count = 1 if greedy else num_samples
         seeds = [0] * len(prompts) if greedy else torch.randint(2**31, (len(prompts),), generator=generator).tolist()
         training = self.adapters is not None
@@ -200,10 +200,10 @@ class ServerEngine(Engine):
         return [group * num_samples if greedy else group for group in samples]
 
     def _check_logprobs(self, client: Client, payload: Mapping[str, Any]) -> None:
-        """Training needs the log-probabilities of what was sampled from: those after the temperature.
+        """Check that log-probabilities are those sampled from, after the temperature, as training needs.
 
         Raises:
-            ConfigError: the server gives those before it, which is the default of vLLM.
+            ConfigError: the server returns those before it, which is vLLM's default.
         """
         if client.url in self._scaled:
             return
@@ -218,12 +218,12 @@ class ServerEngine(Engine):
 
 
 class FrozenEngine(Engine):
-    """Sampling with the adapters as they were when it was made, whatever the policy's have become since.
+    """Sampling with the adapters as they were when it was made, however the policy's have changed since.
 
     Args:
-        engine: samples.
-        folders: the adapters.
-        abandoned: is set when nobody wants the samples any more; who waits for them then gets `Abandoned`.
+        engine: sampling engine.
+        folders: folders of the adapters.
+        abandoned: set when the samples are no longer needed; a wait for them then raises `Abandoned`.
     """
 
     def __init__(self, engine: ServerEngine, folders: Mapping[Role, Path], abandoned: threading.Event) -> None:
@@ -240,7 +240,7 @@ class FrozenEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; of the policy only the tokenizer and the base count."""
+        """See `Engine.generate`; only the policy's tokenizer and base are used."""
         own: list[dict[str, Any]] = [{}] * len(prompts)
         folder = self.folders[role]
         return self.engine._generate(
@@ -249,7 +249,7 @@ class FrozenEngine(Engine):
 
 
 def _unlikely(answer: Any) -> float:
-    """Return the log-probability of the fifth likeliest first token: a temperature moves it even where the first is sure."""
+    """Return the log-probability of the fifth likeliest first token: a temperature changes it even if the first is certain."""
     try:
         top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         return sorted((float(value) for value in top.values()), reverse=True)[:_PROBED][-1]
@@ -258,7 +258,7 @@ def _unlikely(answer: Any) -> float:
 
 
 class _Reader:
-    """Reader that makes completions of a server's answers, which are not trusted."""
+    """Reader of completions from a server's answers, which are not trusted."""
 
     def __init__(self, policy: Policy, count: int, limit: int, training: bool) -> None:
         self.tokenizer = policy.tokenizer
@@ -277,7 +277,7 @@ class _Reader:
 
         Raises:
             TryAgain: the server broke off.
-            ConfigError: these are no completions of what was asked for.
+            ConfigError: the answer does not contain the completions requested.
         """
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
@@ -288,7 +288,7 @@ class _Reader:
 
     def _completion(self, choice: dict[str, Any]) -> Completion:
         reason = choice.get("finish_reason")
-        if reason == "abort":  # it is being stopped
+        if reason == "abort":  # the server is being stopped
             raise TryAgain("an answer that was broken off")
         if reason not in ("stop", "length"):
             raise _malformed(f"the finish_reason {str(reason)[:40]!r}")

@@ -1,4 +1,4 @@
-"""Servers that compute alike: requests go to the one with the least to do, and one that is away is left out till it is back."""
+"""Load balancing over servers that compute alike: requests go to the least busy one; unreachable ones are left out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cahl_pl.http_client import Client, Refusal, TryAgain
 T = TypeVar("T")
 
 Prepare: TypeAlias = Callable[[Client, bool], None]
-"""Makes a server ready for requests; True: it was away or has lost something, and what it was known to have does not count."""
+"""Function that prepares a server for requests; True: it was away or lost something, so its known state no longer counts."""
 
 _LONGEST_PAUSE: Final = 60.0
 _LONGEST_TRY: Final = 1e6
-"""Seconds; a socket takes little more."""
+"""Seconds; a socket accepts little more."""
 _GLANCE: Final = 0.5
-"""Seconds after which a wait looks up: the answers may not be wanted any more."""
+"""Seconds after which a wait checks whether the answers are still needed."""
 _UNKNOWN: Final = 404
 _WHAT_NEXT: Final = (
     "correct data.engine.base_url, then give the same command with --ckpt_path last to go on from the newest checkpoint"
@@ -30,21 +30,21 @@ _WHAT_NEXT: Final = (
 
 
 class Abandoned(Exception):
-    """Nobody wants the answers any more."""
+    """Signal that the answers are no longer needed."""
 
 
 @dataclass(eq=False)
 class _Server:
-    """A server, and what has become of it."""
+    """Server and its current state."""
 
     client: Client
     outstanding: int = 0  # requests that it has not answered yet
-    failures: int = 0  # in a row, without a request that it has answered
+    failures: int = 0  # in a row, without an answered request between them
     problem: str = ""  # the last one
     away: bool = False
-    stale: bool = False  # what it was known to have does not count
+    stale: bool = False  # its known state no longer counts
     wake: float = 0.0  # when it is asked again, by time.monotonic
-    episode: int = 0  # how often it has gone away: an answer to what was sent before says nothing of the time after
+    episode: int = 0  # how often it has gone away: answers to earlier requests say nothing of its state now
 
 
 class Servers:
@@ -52,14 +52,14 @@ class Servers:
 
     Args:
         base_urls: their addresses, with or without `/v1` at the end.
-        timeout_s: seconds that one try of a request may take.
-        retries: how often each server that does not answer is asked again, after 1, 2, 4, ... seconds, at most 60, while no
-            other one answers. As long as one does, the others are asked again for ever.
-        api_key_env: environment variable with the key that they ask for; None for none.
-        concurrency: most requests under way at once at one server.
+        timeout_s: timeout of one attempt at a request, in seconds.
+        retries: how often each server that does not answer is retried, after 1, 2, 4, ... seconds, at most 60, while no
+            other one answers. As long as one does, the others are retried forever.
+        api_key_env: environment variable with the key that they require; None for none.
+        concurrency: maximum requests in flight at one server.
 
     Raises:
-        ConfigError: there is no address, or one twice; a number is out of its range; see also `Client`.
+        ConfigError: there is no address, or a duplicate; a number is out of its range; see also `Client`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Servers:
 
     @property
     def clients(self) -> list[Client]:
-        """One of each server."""
+        """One client per server."""
         return [member.client for member in self.members]
 
     def ask(
@@ -99,41 +99,41 @@ class Servers:
         """Send payloads, each to one of the servers, and read the answers. May be called by several threads at once.
 
         Args:
-            path: below the addresses.
+            path: path below the addresses.
             payloads: JSON values.
-            read: makes a value of an answer's JSON; raises ConfigError for one that is wrong, and `TryAgain`.
-            prepare: is called for each server before it is asked, and again when it is back. What it raises for a server that
-                was away leaves that one out, as long as there is another.
-            abandoned: is set by another thread when nobody wants the answers any more.
+            read: converts an answer's JSON to a value; raises ConfigError for a wrong one, and `TryAgain`.
+            prepare: called for each server before its first request, and again when it is back. If it raises for a server
+                that was away, that one is left out, as long as there is another.
+            abandoned: set by another thread when the answers are no longer needed.
 
         Returns:
             The values, in the order of the payloads.
 
         Raises:
             Refusal: a server refuses a request.
-            ConfigError: none of them answers, however often they are asked; or one answers with something wrong. What that one
-                has answered before cannot be trusted either, so it is not just left out.
+            ConfigError: none of them answers, after all retries; or one gives a wrong answer. Its earlier answers cannot
+                be trusted either, so it is not just left out.
             Abandoned: see above.
         """
         return _Asking(self, path, payloads, read, prepare, abandoned).answer()
 
     def prepare_all(self, prepare: Prepare) -> None:
-        """Prepare all servers; one that is away is said and left out, if there is another.
+        """Prepare all servers; one that is away is reported and left out, if there is another.
 
         Raises:
-            ConfigError: a server cannot be prepared; or none of them answers, however often they are asked.
+            ConfigError: a server cannot be prepared; or none of them answers, after all retries.
         """
         asking = _Asking(self, "", [], lambda answer: None, prepare, None)
         asking.prepare_all()
 
 
 class _Sent(NamedTuple):
-    """What a server has been asked for."""
+    """Request sent to a server."""
 
     member: _Server
     request: int | None  # None: to be prepared
     episode: int
-    preparation: int  # how many of them it had had in this call
+    preparation: int  # how many the server had had in this call
 
 
 class _Asking(Generic[T]):
@@ -158,7 +158,7 @@ class _Asking(Generic[T]):
         self.running: dict[Future[Any], _Sent] = {}
         self.ready: set[_Server] = set()
         self.preparations: Counter[_Server] = Counter()
-        self.renewed: set[_Server] = set()  # prepared once more, since they did not know the model
+        self.renewed: set[_Server] = set()  # prepared once more, as they did not know the model
 
     def answer(self) -> list[T]:
         """See `Servers.ask`."""
@@ -181,20 +181,20 @@ class _Asking(Generic[T]):
         return member in self.ready and not member.away
 
     def _prepare_members(self) -> None:
-        """Begin with the servers that are new to this call, and with those whose time has come to be asked again."""
+        """Prepare the servers that are new to this call, and those due to be asked again."""
         under_way = {sent.member for sent in self.running.values() if sent.request is None}
         for member in self.members:
             if not self._usable(member) and member not in under_way and time.monotonic() >= member.wake:
                 self._send(member, None)
 
     def _hand_out(self) -> None:
-        """Send what waits; while a server is being prepared, its share is left for it."""
+        """Send waiting requests; a server being prepared keeps its share."""
         alive = [m for m in self.members if not m.away]
         most = self.servers.concurrency
         if not all(m in self.ready for m in alive):
             most = min(most, -(-(len(self.payloads) - len(self.answers)) // len(alive)))
         while self.waiting:
-            free = [m for m in alive if m in self.ready and m.outstanding < most]  # of equals the first is taken
+            free = [m for m in alive if m in self.ready and m.outstanding < most]  # ties go to the first
             if not free:
                 return
             self._send(min(free, key=lambda member: member.outstanding), self.waiting.popleft())
@@ -217,7 +217,7 @@ class _Asking(Generic[T]):
         self.running[_in_thread(work)] = _Sent(member, request, member.episode, self.preparations[member])
 
     def _wait(self) -> None:
-        """Wait for an answer, or for the time at which a server is to be asked again."""
+        """Wait for an answer, or until a server is due to be asked again."""
         away = [m for m in self.members if not self._usable(m)]
         now = time.monotonic()
         if not self.running:
@@ -259,7 +259,7 @@ class _Asking(Generic[T]):
             self._welcome(sent)
 
     def _welcome(self, sent: _Sent) -> None:
-        """Note that a server has answered."""
+        """Record that a server has answered."""
         member = sent.member
         with self.servers.lock:
             if sent.episode != member.episode:
@@ -271,14 +271,14 @@ class _Asking(Generic[T]):
             print(f"server {member.client.url}: back", flush=True)
 
     def _lose(self, sent: _Sent, problem: str) -> None:
-        """Leave a server out for a while; its request goes to whoever is next.
+        """Leave a server out for a while; its request goes to the next one available.
 
         Raises:
             ConfigError: no server answers, or none answers this request.
         """
         member, servers = sent.member, self.servers
         with servers.lock:
-            known = sent.episode != member.episode  # of a time before: it has been left out since
+            known = sent.episode != member.episode  # from an earlier time: it has been left out since
             if not known:
                 member.episode += 1
                 member.failures += 1
@@ -307,7 +307,7 @@ class _Asking(Generic[T]):
             return
         if alone:
             how = f"try {member.failures + 1} of {servers.retries + 1} in {pause:.0f} s"
-        elif pause < _LONGEST_PAUSE or member.failures <= 7:  # then it has been said often enough
+        elif pause < _LONGEST_PAUSE or member.failures <= 7:  # after that it has been reported often enough
             left = sum(not m.away for m in self.members)
             how = f"left out, {left} of {len(self.members)} servers go on; asked again in {pause:.0f} s"
         else:
@@ -325,7 +325,7 @@ class _Asking(Generic[T]):
         self._lose(sent, str(error))
 
     def _renew(self, sent: _Sent) -> bool:
-        """Prepare a server once more that does not know the model, as after a new start that nobody has noticed."""
+        """Prepare a server again that does not know the model, as after an unnoticed restart."""
         member = sent.member
         assert sent.request is not None
         if self._usable(member) and sent.preparation == self.preparations[member]:
@@ -339,7 +339,7 @@ class _Asking(Generic[T]):
 
 
 def _in_thread(work: Callable[[], Any]) -> Future[Any]:
-    """Run something in a thread that the end of the program does not wait for."""
+    """Run something in a thread that the program does not wait for when it exits."""
     future: Future[Any] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What answers the executor's calls."""
+"""Environments that answer the executor's calls."""
 
 from cahl_pl.environments.acknowledging import AcknowledgingEnvironment
 from cahl_pl.environments.base import Environment, Session

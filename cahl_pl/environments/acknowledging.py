@@ -1,4 +1,4 @@
-"""Answers that say nothing: for calls that are only compared, or that nobody can run."""
+"""Answers without information: for calls that are only compared, or that nobody can run."""
 
 from __future__ import annotations
 

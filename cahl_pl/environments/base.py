@@ -1,4 +1,4 @@
-"""The interface of an environment, and how its answers are written."""
+"""Interface of an environment, and the format of its answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cahl_pl.types import Feedback, FeedbackError, Task, ToolCall
 
 
 class MissingToolsError(ConfigError):
-    """A task offers tools that the environment lacks.
+    """Error that a task offers tools that the environment lacks.
 
     Attributes:
-        names: theirs.
+        names: names of these tools.
     """
 
     def __init__(self, message: str, names: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class MissingToolsError(ConfigError):
 
 
 class LeavesEpisode(Exception):
-    """An environment of ours ends the episode that it is asked in; whoever plays it lets this pass."""
+    """Signal by which one of our environments ends the episode that it is called in; the episode's player lets it pass."""
 
 
 class Session(ABC):
@@ -35,10 +35,10 @@ class Session(ABC):
 
     @abstractmethod
     def call(self, call: ToolCall) -> Feedback:
-        """Return answers a call: f_k. Must not raise on anything that a model wrote."""
+        """Return the answer to a call: f_k. Must not raise on anything that a model wrote."""
 
     def state(self) -> Mapping[str, Any] | None:
-        """Return what the calls so far have left behind, for rewards that check it; None where the environment cannot tell."""
+        """Return the state after the calls so far, for rewards that check it; None if the environment cannot tell."""
         return None
 
 
@@ -46,9 +46,9 @@ class Environment(ABC):
     """Source of answers to the calls of an execution.
 
     Attributes:
-        runs_tools: whether answers are what tools really say.
-        tools_option: the option of the class that says which tools it has; empty where it has none of its own.
-        tools_source: what that option was.
+        runs_tools: whether answers come from running tools.
+        tools_option: the option of the class that says which tools it has; empty if it has none of its own.
+        tools_source: the value of that option.
     """
 
     runs_tools: bool = False
@@ -64,8 +64,8 @@ def started(environment: Environment, task: Task) -> Session:
     """Return a session of an environment, which may be a user's own.
 
     Raises:
-        ConfigError: it raises something that is not for its user to read, or gives no session; the sentence names its class and
-            the task, and what was reached of a run is saved.
+        ConfigError: it raises anything but a `UserError`, or returns no session; the sentence names its class and the task,
+            and the run's progress is saved.
     """
     try:
         session = environment.start(task)
@@ -107,7 +107,7 @@ def answered(session: Session, call: ToolCall, task: Task) -> Feedback:
 
 
 def state_of(session: Session, task: Task) -> Mapping[str, Any] | None:
-    """Return what the calls of a session, which may be a user's own, have left behind.
+    """Return the state after the calls of a session, which may be a user's own.
 
     Raises:
         ConfigError: as `started`.
@@ -126,7 +126,7 @@ def state_of(session: Session, task: Task) -> Mapping[str, Any] | None:
     return state
 
 
-_OF_THE_RUN = (Interrupted, KeyboardInterrupt, LeavesEpisode)  # a signal comes whatever is running
+_OF_THE_RUN = (Interrupted, KeyboardInterrupt, LeavesEpisode)  # a signal may come at any time
 
 
 def _fault_of(own: object, method: str, task: Task, error: BaseException) -> ConfigError:
@@ -148,5 +148,5 @@ def failure(message: str, error: FeedbackError) -> Feedback:
 
 
 def is_failure(result: Any) -> bool:
-    """Return whether a stored result is what `failure` writes: `{"error": message}`, with a message and nothing else."""
+    """Return whether a stored result is one that `failure` writes: `{"error": message}` and nothing else."""
     return isinstance(result, Mapping) and result.keys() == {"error"} and bool(result["error"])

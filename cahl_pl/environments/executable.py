@@ -18,10 +18,10 @@ from cahl_pl.python_tools.toolkit import PythonToolkit
 from cahl_pl.schema import coerce_call
 from cahl_pl.types import Feedback, Task, ToolCall
 
-_OURS = (Interrupted, KeyboardInterrupt)  # meant for the run, whatever was running when the signal came
+_OURS = (Interrupted, KeyboardInterrupt)  # meant for the run, even if a tool was running when the signal came
 
 Toolkit: TypeAlias = Callable[[Mapping[str, Any] | None], Mapping[str, Callable[..., Any]]]
-"""Takes a task's initial state, gives the functions of its tools by name, bound to that very object, which they may change."""
+"""Function from a task's initial state to its tools' functions by name, bound to that very object, which they may change."""
 
 
 class ExecutableEnvironment(Environment):
@@ -31,7 +31,7 @@ class ExecutableEnvironment(Environment):
     to run on any argument. They have no standard input, and the working directory is the program's again after each call.
 
     Args:
-        toolkit: makes the functions of one session from a copy of the task's state; or its import path,
+        toolkit: function that makes a session's functions from a copy of the task's state; or its import path,
             such as `"cahl_pl.toolworld.toolkit"`; or a Python file whose functions are the tools, such as `"my_tools.py"`, or
             a class of one, `"my_tools.py:Shop"` (see `PythonTools`).
         max_characters: longer answers are cut and end with "...".
@@ -98,7 +98,7 @@ class _ExecutableSession(Session):
         self._max_characters = max_characters
 
     def state(self) -> Mapping[str, Any] | None:
-        """Return a copy of the state as it is now.
+        """Return a copy of the current state.
 
         Raises:
             ConfigError: a tool has put something into it that cannot be copied, such as an open file.
@@ -117,7 +117,7 @@ class _ExecutableSession(Session):
         refused = refusal(call, self._task)
         if refused is not None:
             return refused
-        # A copy, since the tool may change its arguments in place and the call is still to be scored.
+        # A copy, since the tool may change its arguments in place and the call has yet to be scored.
         arguments = copy.deepcopy(dict(coerce_call(call, self._task.tools).arguments))
         try:
             with apart():
@@ -144,7 +144,7 @@ class _ExecutableSession(Session):
 
 
 def _path_of(toolkit: Toolkit) -> str:
-    """Return the import path of a function; of another object that of its class."""
+    """Return the import path of a function; for another object, that of its class."""
     named = toolkit if hasattr(toolkit, "__qualname__") else type(toolkit)
     return f"{named.__module__}.{named.__qualname__}"
 

@@ -1,4 +1,4 @@
-"""The file that names MCP servers, in the form that assistants and editors share: `{"mcpServers": {NAME: {...}}}`."""
+"""File that names MCP servers, in the form shared by assistants and editors: `{"mcpServers": {NAME: {...}}}`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ADDRESS = ("url", "headers")
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How one server is reached.
+    """Access to one server.
 
     Attributes:
         name: its name in the file.
-        command: the program to start, which is spoken to by its standard input and output; None for a server at a URL.
-        args: of the program.
+        command: the program to start, which communicates over standard input and output; None for a server at a URL.
+        args: arguments of the program.
         env: environment variables that the program gets besides a few harmless ones such as PATH.
         cwd: its working directory.
-        url: address of a server that runs already, of the transport "streamable HTTP".
-        headers: of requests to the URL, such as `Authorization`.
+        url: address of a running server, with the transport "streamable HTTP".
+        headers: headers of requests to the URL, such as `Authorization`.
     """
 
     name: str
@@ -42,13 +42,13 @@ class ServerConfig:
 
 
 def is_server_file(path: str) -> bool:
-    """Return whether a path leads to a JSON file that names MCP servers."""
+    """Return whether a path is that of a JSON file that names MCP servers."""
     if not path.endswith(".json"):
         return False
     try:
-        value = json.loads(Path(path).expanduser().read_bytes())  # also of UTF-16, which is told when it is read
+        value = json.loads(Path(path).expanduser().read_bytes())  # UTF-16 too, which is reported when it is read
     except (OSError, ValueError, RecursionError):
-        return False  # whoever reads it says what is wrong with it
+        return False  # the fault is reported when it is read
     return isinstance(value, dict) and ("mcpServers" in value or isinstance(value.get("servers"), dict))
 
 
@@ -56,7 +56,7 @@ def read_servers(path: str) -> tuple[ServerConfig, ...]:
     """Return the servers of a file; `${NAME}` in its values is replaced by the environment variable NAME.
 
     Raises:
-        ConfigError: the file cannot be read, names no server, or one of them wrongly.
+        ConfigError: the file cannot be read, names no server, or describes one wrongly.
         DataError: it is not UTF-8.
     """
     try:

@@ -1,4 +1,4 @@
-"""A connection to one MCP server, by the protocol's own SDK."""
+"""Connection to one MCP server, by the protocol's own SDK."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from cahl_pl.schema.drafts import modernised, with_parameters_on_top
 from cahl_pl.types import ToolSpec
 
 PING_SECONDS: Final = 5.0
-"""Time in which a server that has failed a call has to list its tools; one that does not is taken for lost."""
+"""Time in which a server that has failed a call has to list its tools; otherwise it counts as lost."""
 
 CLOSE_SECONDS: Final = 15.0
-"""Time that ending a server may take: the SDK waits for the program, then kills it, in 7 s at most."""
+"""Time limit for ending a server: the SDK waits for the program, then kills it, in 7 s at most."""
 
 MAX_PAGES: Final = 100
-"""Pages of a list of tools that are read: a server that always has one more must not hold the run."""
+"""Maximum number of pages of a list of tools to read: a server that always has one more must not stall the run."""
 
 
 class CallError(Exception):
-    """A call without a result; the message is one sentence for the model."""
+    """Error that a call has no result; the message is one sentence for the model."""
 
 
 class McpConnection:
-    """A server that is started, or connected to, when it is needed, and again when it is lost.
+    """Connection to a server, which is started or connected to when needed, and again when it is lost.
 
     Args:
-        config: how the server is reached.
-        start_seconds: time in which it has to be there and list its tools; one at a URL is tried again until then.
+        config: access to the server.
+        start_seconds: time in which it has to be up and list its tools; one at a URL is retried until then.
 
     Attributes:
-        specs: its tools, as they were when it was first connected to.
-        refused: tools of it that cannot be offered, each a sentence with the reason.
-        connections: how often it has been connected to.
+        specs: its tools at the time of the first connection.
+        refused: its tools that cannot be offered, each a sentence with the reason.
+        connections: number of connections made so far.
         start_seconds: as given; may be changed.
 
     Raises:
@@ -57,7 +57,7 @@ class McpConnection:
             import mcp  # noqa: F401
         except ImportError:
             raise ConfigError('MCP servers need the package mcp: pip install "cahl-pl[mcp]"') from None
-        logging.getLogger("mcp").addFilter(_is_silent)  # what a server does wrong is told to the model
+        logging.getLogger("mcp").addFilter(_is_silent)  # faults of a server are reported to the model
         logging.getLogger("mcp.client.stdio").addFilter(_is_silent)
         self.config = config
         self.connections = 0
@@ -81,10 +81,10 @@ class McpConnection:
         _live.add(self)
 
     def call(self, name: str, arguments: dict[str, Any], seconds: float) -> str:
-        """Return what a tool answers, as JSON text.
+        """Return a tool's answer, as JSON text.
 
         Raises:
-            CallError: the tool failed, or the server did not answer in time, or with something that is no answer.
+            CallError: the tool failed, or the server did not answer in time, or answered invalidly.
             ConfigError: the server is lost and does not come back.
         """
         with self._lock:
@@ -92,12 +92,12 @@ class McpConnection:
                 self._connect()
             try:
                 result = in_background(self._call(name, arguments, seconds))
-            except Exception as error:  # of the SDK, of pydantic, of the transport below: all are the server's doing
+            except Exception as error:  # from the SDK, pydantic or the transport below: all are the server's fault
                 raise CallError(self._after(error, seconds)) from None
         return _text(result)
 
     def _after(self, error: Exception, seconds: float) -> str:
-        """Return what to tell of a failed call; a server that is lost is connected to again."""
+        """Return the message about a failed call, reconnecting to a lost server."""
         told = (
             f"the tool took longer than {seconds:g} s" if _is_timeout(error) else f"the server failed: {_short(error)}"
         )
@@ -109,7 +109,7 @@ class McpConnection:
 
     async def _call(self, name: str, arguments: dict[str, Any], seconds: float) -> Any:
         call = self._client.call_tool(name, arguments, read_timeout_seconds=seconds)
-        return await asyncio.wait_for(call, seconds + 1)  # of the SDK's own limit a server could get around by progress
+        return await asyncio.wait_for(call, seconds + 1)  # a server could evade the SDK's own limit by reporting progress
 
     def _is_alive(self) -> bool:
         async def ping() -> None:
@@ -129,7 +129,7 @@ class McpConnection:
                 in_background(self._open(max(1.0, deadline - time.monotonic())))
             except Exception as error:
                 self._close()
-                if self.config.url and time.monotonic() + 1 < deadline:  # it is for somebody else to start it again
+                if self.config.url and time.monotonic() + 1 < deadline:  # somebody else has to restart it
                     time.sleep(1)
                     continue
                 raise ConfigError(self._cannot(error)) from None
@@ -158,7 +158,7 @@ class McpConnection:
         await asyncio.wait_for(ready, seconds)
 
     async def _serve(self, ready: asyncio.Future[None]) -> None:
-        """Hold the connection: what is opened in a task has to be closed in it."""
+        """Keep the connection open, in one task: anything opened in a task has to be closed in it."""
         from mcp import Client
 
         try:
@@ -218,7 +218,7 @@ class McpConnection:
             in_background(end())
 
     def close(self) -> None:
-        """End the connection, and the program where it is ours; happens by itself when Python ends."""
+        """End the connection, and the program if it is ours; happens by itself when Python ends."""
         self._close()
         self._errors.close()
         _live.discard(self)
@@ -234,15 +234,15 @@ def _close_all() -> None:
 
 
 def _read(tool: Any, where: str) -> ToolSpec:
-    """Return the tool that a server declares; `where` stands before what is wrong with it.
+    """Return the tool that a server declares; `where` begins error messages.
 
     Raises:
-        SchemaError: its parameters are no schema.
+        SchemaError: its parameters are not a schema.
     """
     try:
         parameters = {"type": "object", **modernised(tool.input_schema)}
     except RecursionError:
-        parameters = tool.input_schema  # of which the check says so
+        parameters = tool.input_schema  # the check reports the fault
     spec = ToolSpec(tool.name, tool.description or "", parameters)
     check_tool(spec, where)
     return replace(spec, parameters=with_parameters_on_top(parameters))
@@ -279,14 +279,14 @@ def _text(result: Any) -> str:
         if structured is None:
             return result_text(text)
         if isinstance(structured, dict) and structured.keys() == {"result"}:
-            structured = structured["result"]  # how the SDK wraps what is no object
+            structured = structured["result"]  # the SDK wraps anything but objects in this way
         return json_text(structured)
     except (TypeError, ValueError, RecursionError):
         raise CallError("the tool's result cannot be written as JSON") from None
 
 
 def _part(part: Any) -> str:
-    """Return the text of a part of a result; of a picture or a sound that there is one."""
+    """Return the text of a part of a result; for a picture or a sound, a note that there is one."""
     text = getattr(part, "text", None) or getattr(getattr(part, "resource", None), "text", None)
     if isinstance(text, str):
         return text

@@ -1,4 +1,4 @@
-"""Tools of MCP servers: what a model reads of them, and their answers to calls."""
+"""Tools of MCP servers: their descriptions for a model, and their answers to calls."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cahl_pl.types import Feedback, Task, ToolCall, ToolSpec
 
 
 class McpTools:
-    """The tools of the servers that a file names; a file's servers are started once in a process.
+    """Tools of the servers that a file names; a file's servers are started once per process.
 
     Args:
         servers: the file; see `cahl_pl.environments.mcp_config.read_servers`.
-        start_seconds: time in which each server has to be there.
+        start_seconds: time in which each server has to be up.
 
     Attributes:
         specs: the tools of all servers, in the order of the file.
@@ -50,7 +50,7 @@ _started: dict[tuple[Path, int], tuple[McpConnection, ...]] = {}
 
 
 def _connections(servers: str, start_seconds: float) -> tuple[McpConnection, ...]:
-    """Return the connections to a file's servers: those that there are, since dataset and environment name the same file."""
+    """Return the connections to a file's servers, existing ones if any: dataset and environment name the same file."""
     configs = read_servers(servers)
     path = Path(servers).expanduser().resolve()
     key = path, path.stat().st_mtime_ns
@@ -72,17 +72,17 @@ def _connections(servers: str, start_seconds: float) -> tuple[McpConnection, ...
 
 
 class McpEnvironment(Environment):
-    """Answers calls by the tools of MCP servers.
+    """Environment that answers calls by the tools of MCP servers.
 
-    What a server does wrong (an error, no answer in time, something that is no answer, its own end) is the answer to the
+    A server's fault (an error, no answer in time, an invalid answer, its own end) is the answer to the
     call, with the error `tool`. A program that is lost is started again; a server at a URL is waited for. All episodes
-    share the servers, and what calls change in them.
+    share the servers, and the changes that calls make in them.
 
     Args:
         servers: a JSON file that names them as assistants and editors do: `{"mcpServers": {NAME: {"command": ...,
             "args": [...], "env": {...}}}}` for a program to start, `{"url": ..., "headers": {...}}` for a running server.
-        call_seconds: time of a call.
-        start_seconds: time in which a server has to be there; a lost one too, before the run stops.
+        call_seconds: time limit of a call.
+        start_seconds: time in which a server has to be up, also after it was lost, before the run stops.
         max_characters: longer answers are cut and end with "...".
 
     Raises:

@@ -1,4 +1,4 @@
-"""Plain Python functions as tools: what a model reads of them, and how they are run."""
+"""Plain Python functions as tools: their descriptions for a model, and their execution."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cahl_pl.schema import check_tool
 from cahl_pl.types import ToolSpec
 
 _TOLD: set[str] = set()
-"""Modules whose functions without a docstring have been named: data sets and the environment read the same one."""
+"""Modules whose functions without a docstring have been reported: data sets and the environment read the same one."""
 
 
 class PythonTools:
-    """The functions of a module as tools, and as the toolkit of an ExecutableEnvironment.
+    """Functions of a module as tools, and as the toolkit of an ExecutableEnvironment.
 
     A function's name, type hints and docstring become its ToolSpec. A parameter named `state` is not offered: it is the
     session's own copy of the task's state, which a tool may change and the session's next call then sees.
 
     Args:
         module: a Python file, such as `my_tools.py`, or a module, such as `package.my_tools`. With a class after a colon,
-            `my_tools.py:Shop`, its methods are the tools, and each session has an instance of its own, `Shop(**state)`.
+            `my_tools.py:Shop`, its methods are the tools, and each session has its own instance, `Shop(**state)`.
         functions: names of the functions to offer; if None those of the module's `__all__`, and without that all public
             ones that have a docstring and that the module itself defines.
 
@@ -76,7 +76,7 @@ class PythonTools:
         return self._toolkit(state)
 
     def shared_state(self) -> str | None:
-        """Return what to tell where calls have changed what other episodes see; once, then None."""
+        """Return a message, once, if calls have changed state that other episodes see; otherwise None."""
         return self._toolkit.shared_state()
 
 

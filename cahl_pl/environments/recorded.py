@@ -11,7 +11,7 @@ from cahl_pl.types import NO_RESULT, Feedback, Task, ToolCall
 
 
 class RecordedEnvironment(Environment):
-    """Environment that answers a gold call with its stored result, each once, and any other call with the error `unmatched`.
+    """Environment that answers each gold call once with its stored result, and any other call with the error `unmatched`.
 
     A gold call with no stored result is answered `{"status": "ok"}`. One whose result is an error as environments write
     it, `{"error": "why"}` and nothing else, fails with the error `tool`, as it did when it was recorded.
@@ -27,7 +27,7 @@ class _RecordedSession(Session):
         self._task = task
         self._open: list[tuple[tuple[str, str], Any]] = []
         for way in task.ways:
-            ready = [key for key, _ in self._open]  # a call that several ways share is answered once
+            ready = [key for key, _ in self._open]  # a call shared by several ways is answered once
             for gold in way:
                 key = call_key(gold.call, task.tools)
                 if key in ready:

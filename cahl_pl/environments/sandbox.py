@@ -1,4 +1,4 @@
-"""Answers by running Python functions in worker processes that have next to no rights."""
+"""Answers by running Python functions in worker processes with next to no rights."""
 
 from __future__ import annotations
 
@@ -44,40 +44,40 @@ LIMITS = {
     "privileges": "Linux",
     "outliving the program": "Linux",
 }
-"""What a tool is kept from, or kept within, and what that needs."""
+"""Limits of a tool, and the requirements for enforcing them."""
 
 VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")
-"""Environment variables that every worker gets. Above them, numerical libraries are told to start no threads."""
+"""Environment variables that every worker gets, besides those that tell numerical libraries to start no threads."""
 
 
 class SandboxedEnvironment(Environment):
-    """Environment that runs each call as a Python function in a worker process that is locked in.
+    """Environment that runs each call as a Python function in a locked-down worker process.
 
-    A call that takes too long, crashes or uses too much costs that call, which is answered with the error `tool`; its
+    A call that takes too long, crashes or uses too much is answered with the error `tool`; its
     worker is killed and replaced. Calls of a session that the lost worker had answered are repeated in the new one
-    before the session goes on, so tools have to be deterministic, as a function of state and arguments.
+    before the session continues, so tools have to be deterministic, as a function of state and arguments.
 
-    Limits that cannot be enforced on this machine are named in one warning at the start. What the sandbox does not
-    stop anywhere: a worker runs the calls of many sessions in one interpreter, so a tool that runs a model's code can
-    falsify later answers of its worker.
+    Limits that cannot be enforced on this machine are named in one warning at the start. The sandbox does not
+    prevent this anywhere: a worker runs the calls of many sessions in one interpreter, so a tool that runs a model's
+    code can falsify later answers of its worker.
 
     Args:
         toolkit: import path of the function that makes a session's tools (`executable.Toolkit`), such as
             `"cahl_pl.toolworld.toolkit"`; or a Python file whose functions are the tools, such as `"my_tools.py"`, or a class
             of one, `"my_tools.py:Shop"` (see `PythonTools`). Only workers import it. Its tasks' states must be JSON values.
-        workers: processes; sessions are dealt out in turn. More than one helps only if several threads call.
-        call_seconds: wall time of a call.
-        memory_mib: address space that tools may take on top of what the imported toolkit has.
-        file_mib: size of a file that a tool may write in its session's own folder, the working directory;
+        workers: number of processes; sessions are assigned in turn. More than one helps only if several threads call.
+        call_seconds: wall time limit of a call.
+        memory_mib: address space that tools may take on top of that of the imported toolkit.
+        file_mib: maximum size of a file that a tool may write in its session's own folder, the working directory;
             0: it may write none. The number of files is not limited.
-        start_seconds: wall time of a worker's start, the toolkit's import included.
+        start_seconds: wall time limit of a worker's start, the toolkit's import included.
         max_characters: longer answers are cut and end with "...".
         readable: files and folders that tools may read besides the Python installation and the toolkit's own
             top-level package or module.
         variables: environment variables to pass on besides `VARIABLES`.
 
     Attributes:
-        enforced: limit -> what enforces it here, None where nothing does. Its keys are `LIMITS`.
+        enforced: limit -> the mechanism that enforces it here, None if there is none. Its keys are `LIMITS`.
 
     Raises:
         ConfigError: a value is out of range, or the toolkit cannot be imported in a worker.
@@ -175,7 +175,7 @@ class SandboxedEnvironment(Environment):
 
     @property
     def restarts(self) -> int:
-        """How often a worker has been replaced."""
+        """Number of times that a worker has been replaced."""
         return sum(worker.generation - 1 for worker in self._workers)
 
     def close(self) -> None:
@@ -185,13 +185,13 @@ class SandboxedEnvironment(Environment):
 
 class _SandboxedSession(Session):
     def __init__(self, environment: SandboxedEnvironment, worker: _Worker, task: Task, number: int, start: str) -> None:
-        self._environment = environment  # whose end would be the worker's
+        self._environment = environment  # kept: its end would be the worker's
         self._worker = worker
         self._task = task
         self._number = number
         self._start = start
         self._answered: list[str] = []
-        self._generation = 0  # of the worker process that holds this session
+        self._generation = 0  # of the worker process that has this session
         with worker.lock:
             try:
                 reply = self._resume()
@@ -223,7 +223,7 @@ class _SandboxedSession(Session):
             try:
                 self._resume()
                 reply = self._worker.ask(request, self._environment.call_seconds)
-                if reply.get("worn"):  # other sessions shall have a process with memory and open files to spare
+                if reply.get("worn"):  # other sessions need a process with memory and open files to spare
                     self._worker.stop()
             except _LostWorkerError as error:
                 return self._cut(failure(f"the tool {error}", "tool"))
@@ -233,7 +233,7 @@ class _SandboxedSession(Session):
         return self._cut(failure(_text(reply, "error"), "type" if reply.get("cause") == "type" else "tool"))
 
     def _resume(self) -> Mapping[str, Any]:
-        """Bring the session into a worker that lives; the reply to its start if that was necessary."""
+        """Bring the session into a live worker; return the reply to its start if that was necessary."""
         worker = self._worker
         worker.ensure()
         if self._generation == worker.generation:
@@ -252,17 +252,17 @@ class _SandboxedSession(Session):
 
 
 class _LostWorkerError(Exception):
-    """The worker had to be killed, or has ended; says how, as what follows "the tool"."""
+    """Error that the worker had to be killed, or has ended; the message says how, to follow "the tool"."""
 
 
 class _Worker:
     """One worker process at a time, the pipes to it, and its folder. What it writes is not trusted.
 
     Attributes:
-        lock: to be held while asking.
-        generation: processes started so far.
-        dropped: sessions that are over, to be told at the next start of one.
-        enforced: limit -> mechanism, as the process told.
+        lock: lock to hold during a request.
+        generation: number of processes started so far.
+        dropped: finished sessions, to be reported at the next start of one.
+        enforced: limit -> mechanism, as reported by the process.
     """
 
     def __init__(self, config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -272,18 +272,18 @@ class _Worker:
         self.enforced: dict[str, str] = {}
         self._config = config
         self._environment = environment
-        # An answer of one character a code point, each written as two escapes of six bytes, and the rest of the reply.
+        # An answer whose characters are each written as two escapes of six bytes, and the rest of the reply.
         self._max_bytes = 12 * (config["max_characters"] + 1) + 10_000
         self._process: subprocess.Popen[bytes] | None = None
         self._stamp: tuple[int, int] | None = None  # of the file of tools
 
     def ensure(self) -> None:
-        """Start the process, unless there is one that lives and is silent.
+        """Start the process, unless there is a live and silent one.
 
         Raises:
-            ConfigError: it does not start, or the file of tools is not the one that an earlier process has read.
+            ConfigError: it does not start, or the file of tools has changed since an earlier process read it.
         """
-        # One that ended has closed its pipe, which counts as something to read.
+        # A process that ended has closed its pipe, which counts as something to read.
         if self._process is not None and not self._readable.poll(0):
             return
         self.stop()
@@ -334,7 +334,7 @@ class _Worker:
         return reply
 
     def stop(self) -> int:
-        """Kill the process and its group, and remove its folder; its exit status."""
+        """Kill the process and its group, and remove its folder; return its exit status."""
         process, self._process = self._process, None
         if process is None:
             return 0
@@ -351,7 +351,7 @@ class _Worker:
         return status
 
     def _check_file(self) -> None:
-        """Check that the file is as it was: calls are repeated in a new process, and other tools would answer otherwise."""
+        """Check that the file is unchanged: calls are repeated in a new process, where other tools would answer differently."""
         file = self._config["file"]
         if file is None:
             return
@@ -405,7 +405,7 @@ class _Worker:
 
     def _ending(self) -> str:
         status = self.stop()
-        if status == -signal.SIGKILL:  # ours, unless the system's for want of memory
+        if status == -signal.SIGKILL:  # sent by us, or by the system for lack of memory
             return "broke off the connection or was killed"
         if status < 0:
             return f"crashed ({signal.strsignal(-status)})"

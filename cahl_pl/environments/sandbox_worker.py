@@ -1,7 +1,7 @@
-"""The worker process of a sandbox: takes its own rights away, imports the toolkit, runs the calls it is sent.
+"""Worker process of a sandbox: gives up its own rights, imports the toolkit, runs the calls it is sent.
 
 `cahl_pl.environments.sandbox` runs this file by its path, `python -I -B sandbox_worker.py REQUESTS REPLIES` with the
-numbers of two pipes. Of the package it imports `cahl_pl.python_tools` alone: most other modules would import torch.
+numbers of two pipes. From the package it imports only `cahl_pl.python_tools`: most other modules would import torch.
 
 A request is one line `TOKEN JSON`; its reply is one line with the same token. The first request is the configuration.
 """
@@ -29,7 +29,7 @@ Run: TypeAlias = Callable[[Callable[..., Any], Mapping[str, Any], int], dict[str
 OPEN_FILES = 64
 
 SYSTEM_FILES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom")
-"""What the Python installation may need besides itself: shared libraries, time zones."""
+"""Files that the Python installation may need besides itself: shared libraries, time zones."""
 
 # Landlock, uapi/linux/landlock.h. Its system calls have the same numbers on all architectures.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -59,7 +59,7 @@ ALLOWED_WITH = {"prlimit64": (0, (0,)), "fcntl": (1, (0, 1, 2, 3, 4, 5, 6, 7, 10
 
 
 def main() -> None:
-    """Lock the process, import the toolkit, say what is enforced, and serve until the pipe closes."""
+    """Lock the process, import the toolkit, report the enforced limits, and serve until the pipe closes."""
     requests, replies = os.fdopen(int(sys.argv[1]), "rb"), int(sys.argv[2])
     token, config = read(requests.readline())
     sys.path[:] = config["path"]
@@ -67,13 +67,13 @@ def main() -> None:
     linux = sys.platform == "linux"
     statm = open("/proc/self/statm" if linux else os.devnull, "rb")  # noqa: SIM115  (here, as the lock closes /proc)
     try:
-        run = runner(config)  # before the lock: the package may lie where tools may not read, and asyncio opens sockets
+        run = runner(config)  # before the lock: the package may be where tools may not read, and asyncio opens sockets
         enforced = lock(config)
         toolkit = import_toolkit(config["toolkit"], config["python_tools"])
     except BaseException as error:
         send(replies, token, {"error": message(error)[: config["max_characters"]]})
         return
-    if linux:  # elsewhere it can be set, but nothing looks at it
+    if linux:  # elsewhere it can be set, but has no effect
         # Only now: libraries such as torch reserve address space by the gigabyte as they are imported.
         limit(resource.RLIMIT_AS, address_space(statm) + config["memory_bytes"])
         enforced["memory"] = "RLIMIT_AS"
@@ -111,7 +111,7 @@ def answer(
 
 
 def runner(config: Mapping[str, Any]) -> Run:
-    """Return what runs calls, with all that it needs from the package."""
+    """Return the function that runs calls, with everything that it needs from the package."""
     import asyncio
 
     from cahl_pl.errors import ArgumentError
@@ -141,7 +141,7 @@ def runner(config: Mapping[str, Any]) -> Run:
 
 
 def message(error: BaseException) -> str:
-    """Return the error's text, or its type where it has none or none that can be read."""
+    """Return the error's text, or its type if it has none or none that can be read."""
     try:
         return str(error) or type(error).__name__
     except BaseException:
@@ -149,13 +149,13 @@ def message(error: BaseException) -> str:
 
 
 def read(line: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Token and content of a request."""
+    """Return the token and content of a request."""
     token, _, text = line.partition(b" ")
     return token, json.loads(text)
 
 
 def send(replies: int, token: bytes, reply: Mapping[str, Any]) -> None:
-    """Write a reply. ASCII, so that it holds no line end and no broken character."""
+    """Write a reply, in ASCII, so that it contains no line end and no broken character."""
     data = token + b" " + json.dumps(reply).encode("ascii") + b"\n"
     while data:
         data = data[os.write(replies, data) :]
@@ -178,7 +178,7 @@ def lock(config: Mapping[str, Any]) -> dict[str, str]:
     """Give up rights for good.
 
     Returns:
-        Limit -> what enforces it. A limit that nothing enforces is not in it.
+        Limit -> the mechanism that enforces it. A limit that nothing enforces is left out.
     """
     readable = [*SYSTEM_FILES, sys.prefix, sys.base_prefix, *config["readable"]]
     readable += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
@@ -211,7 +211,7 @@ def lock(config: Mapping[str, Any]) -> dict[str, str]:
     if seccomp():
         enforced |= dict.fromkeys(("network", "processes", "other processes"), "seccomp")
         if version >= 3:  # before, a file that cannot be written can still be emptied
-            enforced["writing files"] = f"Landlock {version}, seccomp"  # which guards mode, owner and time
+            enforced["writing files"] = f"Landlock {version}, seccomp"  # seccomp guards mode, owner and time
     return enforced
 
 
@@ -223,20 +223,20 @@ def limit(kind: int, value: int) -> None:
 
 
 def limit_cpu(seconds: float) -> None:
-    """Allow this much CPU time from now on, rounded up; the parent's clock is what usually stops a call."""
+    """Allow this much CPU time from now on, rounded up; usually the parent's clock stops a call."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     total = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (total, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def address_space(statm: BinaryIO) -> int:
-    """Bytes of address space in use, by /proc/self/statm; 0 where that is not there."""
+    """Return the bytes of address space in use, by /proc/self/statm; 0 if that does not exist."""
     pages = os.pread(statm.fileno(), 64, 0).split()[:1]
     return int(pages[0]) * resource.getpagesize() if pages else 0
 
 
 def spare_files() -> bool:
-    """Whether calls have left at least half of the open files free."""
+    """Return whether calls have left at least half of the open files free."""
     try:
         lowest = os.dup(0)
         os.close(lowest)
@@ -246,7 +246,7 @@ def spare_files() -> bool:
 
 
 def source(toolkit: str, file: str | None) -> list[str]:
-    """Folder of the toolkit's top-level package, or file of its module; a file of functions itself."""
+    """Return the folder of the toolkit's top-level package, or the file of its module; a file of functions itself."""
     if file is not None:
         return [file]
     spec = importlib.util.find_spec(toolkit.partition(":")[0].partition(".")[0])
@@ -262,10 +262,10 @@ def drop_capabilities(libc: ctypes.CDLL) -> bool:
 
 
 def landlock(libc: ctypes.CDLL, readable: Iterable[str], writable: str | None) -> int:
-    """Restrict files to `readable` and `writable`; TCP and signals too where the kernel can.
+    """Restrict files to `readable` and `writable`; TCP and signals too if the kernel can.
 
     Returns:
-        The kernel's version of the Landlock ABI; 0 where there is none.
+        The kernel's version of the Landlock ABI; 0 if there is none.
     """
     version: int = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     if version < 1:
@@ -313,7 +313,7 @@ def seccomp() -> bool:
     for name, comparison in rules:
         number = library.seccomp_syscall_resolve_name(name.encode())
         if number < 0:
-            continue  # not on this architecture, or younger than the library: stays forbidden
+            continue  # not on this architecture, or newer than the library: stays forbidden
         count = 0 if comparison is None else 1
         pointer = None if comparison is None else ctypes.byref(comparison)
         if library.seccomp_rule_add_array(context, allow, number, count, pointer) != 0:

@@ -1,4 +1,4 @@
-"""Where tools come from that a configuration names once for all tasks."""
+"""Sources of tools that a configuration names once for all tasks."""
 
 from __future__ import annotations
 

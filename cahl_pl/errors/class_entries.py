@@ -1,4 +1,4 @@
-"""Classes in configuration files, `class_path` and `init_args`: what stands in the wrong place, and names that are misspelt."""
+"""Classes in configuration files, `class_path` and `init_args`: misplaced values and misspelt names."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any, Final
 import yaml
 
 _PARTS: Final = ("class_path", "init_args", "dict_kwargs")
-"""Keys of the entry of a class, as jsonargparse reads it."""
+"""Keys of a class's entry, as jsonargparse reads it."""
 
 
 def fault_of_classes(text: str) -> str | None:
-    """Return what is wrong with the entries of classes, with its line; None where nothing is.
+    """Return the fault in the entries of classes, with its line; None if there is none.
 
-    An entry may leave `class_path` out where an earlier file has named the class.
+    An entry may leave out `class_path` if an earlier file has named the class.
 
     Args:
-        text: of a configuration, whose YAML is sound.
+        text: text of a configuration, whose YAML is valid.
     """
     nodes: list[tuple[Any, bool]] = [(yaml.compose(text, Loader=yaml.SafeLoader), False)]
     while nodes:
@@ -38,7 +38,7 @@ def fault_of_classes(text: str) -> str | None:
 
 
 def _fault(node: yaml.MappingNode, listed: bool) -> str | None:
-    """Return what is wrong with one mapping."""
+    """Return the fault in one mapping."""
     lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
     parts = {str(key.value): value for key, value in node.value}
     path, options = parts.get("class_path"), parts.get("init_args")
@@ -75,7 +75,7 @@ def _is_mapping_or_nothing(node: Any) -> bool:
 
 
 def line_of_value(text: str, value: str) -> int | None:
-    """Return the first line, from 1, in which a value stands as the value of a key or as an entry of a list."""
+    """Return the first line, from 1, in which a value is the value of a key or an entry of a list."""
     nodes: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
     while nodes:
         node = nodes.pop(0)
@@ -89,11 +89,11 @@ def line_of_value(text: str, value: str) -> int | None:
 
 
 def place_of(told: str, files: Sequence[tuple[str, str]]) -> str:
-    """Return the configuration file and the line that name what a sentence begins with; empty where none does.
+    """Return the configuration file and the line that name the subject with which a sentence begins; empty if none does.
 
     Args:
-        told: such as `rows.jsonl: there is no such file`.
-        files: the configurations that were read, each its path and its text; the last one counts most.
+        told: a sentence such as `rows.jsonl: there is no such file`.
+        files: the configurations that were read, path and text of each; the last one takes precedence.
     """
     named = told.partition(": ")[0]
     for path, text in reversed(files):
@@ -103,7 +103,7 @@ def place_of(told: str, files: Sequence[tuple[str, str]]) -> str:
 
 
 def no_such_class(class_path: str) -> str | None:
-    """Return a sentence on a class that is not where its path says, with the nearest one; None where it is there.
+    """Return a sentence on a class that is not where its path says, with the nearest one; None if it is there.
 
     Args:
         class_path: `package.module.Class`.
@@ -117,7 +117,7 @@ def no_such_class(class_path: str) -> str | None:
             module = importlib.import_module(".".join(parts[:count]))
         except ImportError as error:
             if not isinstance(error, ModuleNotFoundError) or error.name != ".".join(parts[:count]):
-                return None  # the module is there, and its imports fail
+                return None  # the module exists, but its imports fail
             if module is None:
                 return (
                     f"there is no module {part!r} for the class {class_path}: install its package, or put the folder that "
@@ -149,7 +149,7 @@ def _of_no_module(class_path: str, parent: ModuleType, part: str, name: str) -> 
 
 
 def _classes(module: ModuleType) -> list[str]:
-    """Return the classes that can be made from what a module or package holds of its own, not from what it imports."""
+    """Return the instantiable classes that a module or package defines itself, not those that it imports."""
     own = (module.__name__, f"{module.__name__}.")
     return [
         name

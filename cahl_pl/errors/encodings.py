@@ -1,4 +1,4 @@
-"""Text files that are not UTF-8: which encoding they are in, as far as it can be told, and how to convert them."""
+"""Text files that are not UTF-8: their encoding, as far as it can be determined, and how to convert them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from cahl_pl.errors import DataError
 
-_MARKS: Final = {  # UTF-32 first: the mark of UTF-16 is the start of its
+_MARKS: Final = {  # UTF-32 first: its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -18,7 +18,7 @@ _MARKS: Final = {  # UTF-32 first: the mark of UTF-16 is the start of its
 
 
 def wide_encoding(start: bytes) -> str | None:
-    """Return UTF-16 or UTF-32, as iconv names it, where a text starts with its mark, or with ASCII in it; else None."""
+    """Return UTF-16 or UTF-32, as iconv names it, if a text starts with its mark, or with ASCII in it; else None."""
     marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
     if marked is not None or len(start) < 2:
         return marked
@@ -32,7 +32,7 @@ def wide_encoding(start: bytes) -> str | None:
 
 
 def not_utf8(path: str | os.PathLike[str], start: bytes, byte: int = 0) -> str:
-    """Return what is to be said of a text file that is not UTF-8, to follow its name and place.
+    """Return the message about a text file that is not UTF-8, to follow its name and place.
 
     Args:
         path: the file.

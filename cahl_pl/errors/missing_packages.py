@@ -1,4 +1,4 @@
-"""Packages that a user's Python files import and that are not installed."""
+"""Packages that a user's Python files import but that are not installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DISTRIBUTIONS: Final = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Package -> what pip calls it, of those that are known by another name."""
+"""Package -> its name for pip, if that differs."""
 _SHARED: Final = {"azure": 3, "google": 2}
 """Names that many packages share, and how many parts of a module's name are the package."""
 
@@ -28,7 +28,7 @@ _SHARED: Final = {"azure": 3, "google": 2}
 def missing_package(error: BaseException) -> str | None:
     """Return a sentence on the package that an import has not found, the file that imports it, and how to install it.
 
-    None where the error is another one, or what is missing may be a file of the user's own.
+    None if the error is another one, or the missing module may be the user's own file.
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None

@@ -1,4 +1,4 @@
-"""What is said of a configuration that cannot be read: one sentence in the place of jsonargparse's many lines."""
+"""Messages about a configuration that cannot be read: one sentence instead of jsonargparse's many lines."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ CLASSES = {
     "data.engine": ("cahl_pl.engines.TransformersEngine", None),
     "data.schedule": ("cahl_pl.schedules.Alternate", None),
 }
-"""A key that takes a class -> one of its classes, and the option of it that a file or a folder belongs to."""
+"""A key that takes a class -> one of its classes, and its option that takes a file or a folder."""
 
 
 _FILES: Final = (".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".py")
-"""What names of files end with that may look like the path of a class, and are none that describe one (.yaml, .json)."""
+"""Endings of file names that may look like the path of a class, without those that describe one (.yaml, .json)."""
 
 
 def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> str:
-    """Return one sentence of what jsonargparse reports over many lines, with the nearest key for an unknown one.
+    """Return one sentence for jsonargparse's report of many lines, with the nearest key for an unknown one.
 
     Args:
         message: its report.
         known: all configuration keys.
-        verbs: that take a configuration, besides `fit`.
+        verbs: subcommands that take a configuration, besides `fit`.
     """
     unknown = re.search(
         r"(?:unrecognized arguments: --|(?:Group '(?P<group>[^']+)' )?does not accept option '|^Option ')(?P<key>[^\s=']+)",
@@ -65,7 +65,7 @@ def sentence(message: str, known: Collection[str], verbs: Collection[str]) -> st
     nested = re.search(r"NestedArg\(key='([^']+)'", rest)
     if nested and key:
         return f"--{key[1]}.{nested[1]} is an option of a class, which has to be named before it: --{key[1]} CLASS"
-    # of a value that fits none of several types, what is wrong with the class that was named tells most
+    # for a value that fits none of several types, the fault of the class that was named is most informative
     problem = re.search(
         r"Problem with given class_path '([^']+)':(.+?)(?=\n\s*- |\n\s*Given value|\Z)", rest, re.DOTALL
     )
@@ -96,7 +96,7 @@ _NO_CLASS: Final = re.compile(
 
 
 def _of_wrong_class(key: str, report: str) -> str | None:
-    """Return what to say of a value that stands where a class belongs and is none, or another one; None for other reports."""
+    """Return a sentence on a value that should be a class but is none, or the wrong one; None for other reports."""
     no_class = _NO_CLASS.search(report)
     if no_class:
         return _no_class(key, next(filter(None, no_class.groups())).splitlines()[0].strip())
@@ -113,7 +113,7 @@ def _of_wrong_class(key: str, report: str) -> str | None:
 
 
 def cause(message: str) -> str:
-    """Return what a constructor has refused, out of what jsonargparse says about every type that the value could have had."""
+    """Return a constructor's refusal, out of jsonargparse's report on every type that the value could have had."""
     if "Does not validate against any of" not in message:
         return message
     reasons = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip().startswith("- ")]
@@ -126,11 +126,11 @@ _OF_YAML: Final = {
     "by its class_path",
     "but found another document": "a second document begins here (---): write one, or give two files, each behind -c",
 }
-"""What YAML says of what is sound by itself and has no place in a configuration -> what to do."""
+"""YAML's message about something valid that has no place in a configuration -> the remedy."""
 
 
 def unreadable(error: Exception) -> str:
-    """Return what to say behind the path of a configuration that is no YAML: the line, and what is likely to be wrong there."""
+    """Return the text after the path of a configuration that is not YAML: the line, and the likely fault there."""
     cure = "; indent with spaces, not with tabs" if "'\\t'" in str(error) else ""
     mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", ""))
     for begun, remedy in _OF_YAML.items():
@@ -145,16 +145,16 @@ def unreadable(error: Exception) -> str:
 
 
 MAX_VALUES: Final = 100_000
-"""Values of a configuration, those of aliases counted each time: a few lines of them may stand for a billion."""
+"""Limit on a configuration's values, those of aliases counted each time: a few lines of them may represent a billion."""
 
 
 def fault_of_anchors(text: str) -> str | None:
-    """Return what is wrong with YAML's anchors and aliases: a value that holds itself, or stands for too many.
+    """Return the fault in YAML's anchors and aliases: a value that contains itself, or represents too many.
 
     Args:
-        text: of a configuration, whose YAML is sound.
+        text: text of a configuration, whose YAML is valid.
     """
-    sizes: dict[int, int] = {}  # of nodes that are done; 0 while it is within
+    sizes: dict[int, int] = {}  # of finished nodes; 0 for those in progress
 
     def size_of(node: Any) -> int:
         if node is None or isinstance(node, yaml.ScalarNode):
@@ -188,10 +188,10 @@ def _shown(key: Any) -> str:
 
 
 def fault_of_mapping(text: str) -> str | None:
-    """Return what is wrong with YAML that can be read all the same, with its line: a key twice, no space behind a colon.
+    """Return a fault in YAML that can be read nevertheless, with its line: a repeated key, no space after a colon.
 
     Args:
-        text: of a configuration, whose YAML is sound.
+        text: text of a configuration, whose YAML is valid.
     """
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
@@ -206,7 +206,7 @@ def fault_of_mapping(text: str) -> str | None:
     while nodes:
         node = nodes.pop()
         if id(node) in seen:
-            continue  # which several aliases may lead to
+            continue  # several aliases may lead to it
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             free |= {id(one) for one in node.value if id(node) in free}
@@ -233,10 +233,10 @@ def fault_of_mapping(text: str) -> str | None:
 
 
 def fault_of_groups(config: Namespace, known: Collection[str]) -> str | None:
-    """Return which key has keys of its own and was given something else, which jsonargparse takes for none.
+    """Return a sentence on a key with sub-keys that was given another value, which jsonargparse ignores.
 
     Args:
-        config: as it was parsed; what `get` does not find is None.
+        config: the parsed configuration; what `get` does not find is None.
         known: all configuration keys.
     """
     within: dict[str, list[str]] = {}
@@ -251,13 +251,13 @@ def fault_of_groups(config: Namespace, known: Collection[str]) -> str | None:
 
 
 def line_of(path: str, text: str, told: str, message: str = "") -> str:
-    """Return the file and the line in which what a sentence is about stands, to begin it with; empty where it is not there.
+    """Return the file and the line of a sentence's subject, to put before the sentence; empty if it is not there.
 
     Args:
         path: the file.
         text: its content.
         told: the sentence, which names a key.
-        message: what it was made of; the class that it names tells the line within the key's value.
+        message: the report it was made from; the class that it names determines the line within the key's value.
     """
     given = re.search(r"Problem with given class_path '([^']+)'|Import path ([\w.]+) does not", message)
     if given and (at := line_of_value(text, given[1] or given[2])) is not None:
@@ -277,7 +277,7 @@ def line_of(path: str, text: str, told: str, message: str = "") -> str:
 
 
 def _what_is_missing(keys: Sequence[str], verbs: Collection[str]) -> str:
-    """Say how required keys are mostly given: by a configuration."""
+    """Return a sentence on the usual way to give required keys: by a configuration."""
     verb = keys[0].partition(".")[0] if keys[0].startswith(("fit.", *(f"{name}." for name in verbs))) else None
     names = [key.removeprefix(f"{verb}.") for key in keys]
     example = f"cahl-pl {verb} -c quickstart" if verb else "-c quickstart"
@@ -289,10 +289,10 @@ def _what_is_missing(keys: Sequence[str], verbs: Collection[str]) -> str:
 
 
 def fault_of_values(text: str) -> str | None:
-    """Return what is wrong, with its line, where a file stands in the place of a class, or one class in that of named sets.
+    """Return the fault, with its line, of a file given instead of a class, or one class instead of named sets.
 
     Args:
-        text: of a configuration, whose YAML is sound.
+        text: text of a configuration, whose YAML is valid.
     """
     for key in (*CLASSES, "data.test"):
         at: Any = None
@@ -313,11 +313,11 @@ def fault_of_values(text: str) -> str | None:
 
 
 def fault_of_value(key: str, given: str) -> str | None:
-    """Return what is wrong with the value of a key that takes a class, or named sets; None where that is not known yet.
+    """Return the fault in the value of a key that takes a class, or named sets; None if that is not known yet.
 
     Args:
         key: the key.
-        given: its value, or what kind of value it is.
+        given: its value, or the kind of value.
     """
     if key == "data.test" and not given.startswith("{") and given != "null":
         kind = given if given in ("one class", "a list") else "a list" if given.startswith("[") else repr(given)
@@ -329,7 +329,7 @@ def fault_of_value(key: str, given: str) -> str | None:
 
 
 def _no_class(key: str, given: str) -> str:
-    """Say of a value in a class's place what belongs there."""
+    """Return a sentence on what to give instead of a value that is not a class."""
     known, option = CLASSES.get(key, ("MODULE.CLASS", None))
     sentence = f"--{key} takes the import path of a class, such as {known}, and {given!r} is none"
     if option:
@@ -340,7 +340,7 @@ def _no_class(key: str, given: str) -> str:
 
 
 def _nearest_option(class_path: str, option: str) -> str:
-    """Return the option of a class that was meant, as a part of a sentence; empty where none is near."""
+    """Return the option of a class that was probably meant, as part of a sentence; empty if none is near."""
     try:
         options = inspect.signature(pkgutil.resolve_name(class_path)).parameters
     except Exception:  # a short name, or what cannot be imported
@@ -350,7 +350,7 @@ def _nearest_option(class_path: str, option: str) -> str:
 
 
 def _of_several_types(text: str) -> str | None:
-    """Return what to say of a value that is of none of several plain types; None where more than its type is wrong."""
+    """Return a sentence on a value that is of none of several plain types; None if more than its type is wrong."""
     given = re.search(r"Given value: (.*)\Z", text, re.DOTALL)
     reasons = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
     if "Does not validate against any of the Union subtypes" not in text or given is None:

@@ -1,4 +1,4 @@
-"""Code of a user's own, such as a reward or a source of tasks: what it raises is told in one sentence."""
+"""User code, such as a reward or a source of tasks: its errors are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLACES: Final = {
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))),  # not resolved: a folder of the package may be a link
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")),
 }
-"""Folders whose files are no user's: this package, Python and what is installed."""
+"""Folders whose files are not the user's: this package, Python and installed packages."""
 
 
 def path_of(own: object) -> str:
@@ -27,18 +27,18 @@ def path_of(own: object) -> str:
 
 
 def is_ours(own: object) -> bool:
-    """Return whether an object's class is one of this package, whose faults are ours and keep their traceback."""
+    """Return whether an object's class belongs to this package, whose faults are ours and keep their traceback."""
     return type(own).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def raised_by(own: object, method: str, of: str, error: BaseException) -> str:
-    """Return that a method of an object has raised an error, of which task or the like, and in which line; without a full stop.
+    """Return a clause, without a full stop, on a method's error: for which task or the like, and in which line.
 
     Args:
         own: the object.
-        method: that was called.
-        of: what it was called for, such as `"task 'a'"`; empty where that says nothing.
-        error: what it has raised.
+        method: the method that was called.
+        of: what it was called for, such as `"task 'a'"`; empty if that says nothing.
+        error: the error that it raised.
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
@@ -46,7 +46,7 @@ def raised_by(own: object, method: str, of: str, error: BaseException) -> str:
 
 
 def of_constructor(made: type, error: Exception) -> str | None:
-    """Return a sentence on what a class's constructor has raised; None for a class of this package, which says it itself."""
+    """Return a sentence on a constructor's error; None for a class of this package, which says it itself."""
     if made.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return None
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
@@ -57,19 +57,19 @@ def of_constructor(made: type, error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def own_code(own: object, method: str, of: str = "") -> Iterator[None]:
-    """Have what a method of a user's own class raises told in one sentence; that of a class of this package passes.
+    """Report errors of a method of a user's own class in one sentence; those of a class of this package pass.
 
     Args:
         own: the object.
-        method: of it, which is called within.
+        method: its method that is called within.
         of: see `raised_by`.
 
     Raises:
-        ConfigError: the method raises something that is not for its user to read. What was reached of a run is saved.
+        ConfigError: the method raises an error that is not written for users. The run's state is saved.
     """
     try:
         yield
-    except (UserError, Interrupted, KeyboardInterrupt):  # a signal comes whatever is running
+    except (UserError, Interrupted, KeyboardInterrupt):  # a signal may come at any time
         raise
     except (Exception, SystemExit) as error:
         if is_ours(own):
@@ -78,9 +78,9 @@ def own_code(own: object, method: str, of: str = "") -> Iterator[None]:
 
 
 def sentence_of_own_code(error: BaseException) -> str | None:
-    """Return a sentence on an error that was raised in, or below, a file of a user's own; None for any other.
+    """Return a sentence on an error that was raised in, or below, a user's own file; None for any other.
 
-    Such a file is none of Python's, of installed packages and of this one.
+    Such a file belongs neither to Python nor to an installed package or this one.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = next((frame for frame in reversed(frames) if _is_users(frame.filename)), None)
@@ -91,7 +91,7 @@ def sentence_of_own_code(error: BaseException) -> str | None:
 
 
 def _of_signature(error: BaseException) -> str | None:
-    """Return a sentence on a user's function that does not take what it is called with: no line of it has been run."""
+    """Return a sentence on a user's function that does not accept its call's arguments: none of its lines has been run."""
     named = re.match(r"([\w.<>]+)\(\) (?:takes|got|missing)\b", str(error)) if isinstance(error, TypeError) else None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -107,10 +107,10 @@ def _of_signature(error: BaseException) -> str | None:
 
 
 def _told(error: BaseException) -> str:
-    """Return the type of an error and what it says, in one line."""
+    """Return the type and message of an error, in one line."""
     try:
         text = " ".join(str(error).split())[:200]
-    except Exception:  # an error of a user's own may have a __str__ of its own
+    except Exception:  # a user's own error may have its own __str__
         text = ""
     return f"{type(error).__name__}{text and f' ({text})'}"
 

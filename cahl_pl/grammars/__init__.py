@@ -1,4 +1,4 @@
-"""What a model may write, as grammars in Lark's notation as llguidance reads it: here, and on a vLLM server."""
+"""Grammars of model outputs, in llguidance's variant of Lark: for use here, and on a vLLM server."""
 
 from cahl_pl.grammars.outputs import Grammars
 

@@ -1,4 +1,4 @@
-"""The outputs of both roles as grammars: whatever follows them is read by `cahl_pl.parsing` as a plan, or as a valid call."""
+"""Grammars of both roles' outputs: text that follows them is read by `cahl_pl.parsing` as a plan or a valid call."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from cahl_pl.prompts import PromptBuilder
 from cahl_pl.types import Task, ToolSpec
 
 Output: TypeAlias = Literal["plan", "action", "turn"]
-"""What is written: a plan, an executor's output, or one of an executor that works without a planner."""
+"""Kind of output: a plan, an executor's output, or one of an executor that works without a planner."""
 
 MAX_CALLS: Final = 16
-"""Calls of one turn of an executor that works without a planner."""
+"""Maximum calls in one turn of an executor that works without a planner."""
 
 _CACHED: Final = 512
 
 
 class Grammars:
-    """Maker of grammars for the tools of tasks; those made last are kept.
+    """Maker of grammars for the tools of tasks; recent ones are cached.
 
     Args:
-        max_subtasks: sub-tasks of a plan that are carried out: more are not written.
+        max_subtasks: maximum sub-tasks of a plan, as more would not be carried out.
     """
 
     def __init__(self, max_subtasks: int) -> None:
@@ -34,9 +34,9 @@ class Grammars:
         """Return the grammar of an output for a task.
 
         Args:
-            output: what is written.
-            builder: of its prompts, which say whether it begins with a thought.
-            task: offers the tools.
+            output: kind of output.
+            builder: prompt builder, which knows whether it begins with a thought.
+            task: task that offers the tools.
         """
         key = (output, builder.thinks(output), id(builder.tokenizer), *map(id, task.tools))
         if key not in self._made:
@@ -49,7 +49,7 @@ class Grammars:
                 "turn": _turn,
             }
             start = f"{_thought(rules, builder.thinks(output))}{make[output](rules, _distinct(task.tools))}"
-            self._made[key] = task.tools, rules.text(start)  # with the tools: their ids are theirs as long as they live
+            self._made[key] = task.tools, rules.text(start)  # keep the tools: their ids are unique while they live
         return self._made[key][1]
 
     def _plan(self, rules: Rules, tools: Sequence[ToolSpec]) -> str:
@@ -61,13 +61,13 @@ class Grammars:
 
 
 def special_tags(tokenizer: Any) -> frozenset[str]:
-    """Return the tags that are tokens of their own; see `Rules`."""
+    """Return the tags that are single tokens; see `Rules`."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     return frozenset(text for name in TAGS for text in (f"<{name}>", f"</{name}>") if text in added)
 
 
 def _distinct(tools: Sequence[ToolSpec]) -> list[ToolSpec]:
-    """Return the tools; of several of one name the first, as where calls are checked."""
+    """Return the tools, only the first of several with one name, as in the check of calls."""
     return list({tool.name: tool for tool in reversed(tools)}.values())[::-1]
 
 
@@ -79,7 +79,7 @@ def _thought(rules: Rules, thinks: Literal["no", "may", "opened"]) -> str:
 
 
 def _line(rules: Rules, tools: Sequence[ToolSpec], earlier: int) -> str:
-    """Return one line of a plan; its tool decides the parameters."""
+    """Return one line of a plan, whose tool determines the parameters."""
     rests = [
         f"{json_literal(tool.name)} {literal(', ' + _PARAMETERS)} {Values(rules, tool.parameters, earlier).arguments()}"
         for tool in tools

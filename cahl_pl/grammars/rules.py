@@ -1,4 +1,4 @@
-"""The rules of one grammar, and the texts that all grammars are made of."""
+"""Rules of one grammar, and the terminals that all grammars use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STEP: Final = r"(\.[a-zA-Z_][a-zA-Z0-9_\-]{0,63}|\[(0|[1-9][0-9]{0,3})\])"
 _WITHOUT_TAGS: Final = f"~/(?s:.*){_ANY_TAG}(?s:.*)/"
 
 TERMINALS: Final = {
-    # no tag within a text: it would end the output, which is read by its tags
+    # no tag within a text: it would end the output, which is parsed by its tags
     "STRING": f'/"{_CHARACTER}*"/ & {_WITHOUT_TAGS}',
     "SENTENCE": f'/"{_VISIBLE}{_CHARACTER}*"/ & {_WITHOUT_TAGS}',
-    # digits are bounded, as they are where numbers are read
+    # the number of digits is bounded, as when numbers are read
     "INTEGER": r"/-?(0|[1-9][0-9]{0,17})/",
     "NUMBER": r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+\-]?[0-9]{1,2})?/",
     "TEXT": f"/[^\\s\\x00-\\x1f](?s:.*)/ & {_WITHOUT_TAGS}",
@@ -29,11 +29,11 @@ TERMINALS: Final = {
 
 
 class Rules:
-    """The rules of a grammar while it is made. What is the same has one name.
+    """Rules of a grammar under construction. Equal rules share one name.
 
     Args:
-        special: tags that are tokens of their own to llguidance, which knows them by their name and not by their letters:
-            all tokens that were added to a tokenizer and stand in angle brackets.
+        special: tags that are single tokens to llguidance, which knows them by name and not by their letters:
+            all tokens that were added to a tokenizer and are in angle brackets.
     """
 
     def __init__(self, special: frozenset[str] = frozenset()) -> None:
@@ -65,18 +65,18 @@ class Rules:
         return self._names.setdefault(f"{name}\x00{text}", f"until_{tag}[suffix={json.dumps(text)}]").partition("[")[0]
 
     def reference(self, most: int) -> str | None:
-        """Return a reference to one of the first `most` sub-tasks, as a JSON text; None where there are none."""
+        """Return a reference to one of the first `most` sub-tasks, as a JSON string; None if there are none."""
         if most < 1:
             return None
         numbers = f"[1-{most}]" if most < 10 else r"[1-9][0-9]?"
         return self.terminal(f"REFERENCE_{most}", f'/"\\${numbers}{_STEP}{{0,8}}"/')
 
     def unreferring(self) -> str:
-        """Return a JSON text that is no reference, to whatever sub-task."""
+        """Return a JSON string that is not a reference to any sub-task."""
         return self.terminal("PLAIN_STRING", f'{TERMINALS["STRING"]} & ~/"\\$[1-9][0-9]{{0,3}}([.\\[](?s:.*))?"/')
 
     def text_of(self, string: str, least: int, most: int | None) -> str:
-        """Return a JSON text like `string`, a terminal, of at least and at most so many characters."""
+        """Return a JSON string like the terminal `string`, with `least` to `most` characters."""
         if not least and most is None:
             return string
         length = f"{{{least},{'' if most is None else most}}}"
@@ -84,7 +84,7 @@ class Rules:
         return self.terminal(name, f'{self._terminals[string]} & /"{_CHARACTER}{length}"/')
 
     def key_beside(self, declared: Sequence[str]) -> str:
-        """Return a key of an object that is none of these."""
+        """Return a key of an object other than these."""
         if not declared:
             return self.terminal("SENTENCE")
         body = "|".join(re.escape(json.dumps(name, ensure_ascii=False)[1:-1]).replace("/", r"\/") for name in declared)
@@ -100,12 +100,12 @@ class Rules:
 
 
 def literal(text: str) -> str:
-    """Return text that has to stand there as it is."""
+    """Return text that must be written exactly."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def json_literal(value: Any) -> str:
-    """Return a JSON value that has to stand there as it is; a tag in it is escaped, as where outputs are written."""
+    """Return a JSON value that must be written exactly; a tag in it is escaped, as in written outputs."""
     written = json.dumps(value, ensure_ascii=False)
     for tag in TAGS:
         written = written.replace(f"<{tag}>", f"\\u003c{tag}>").replace(f"</{tag}>", f"\\u003c/{tag}>")
@@ -113,6 +113,6 @@ def json_literal(value: Any) -> str:
 
 
 def one_of(options: list[str]) -> str:
-    """Return alternatives; doubles are left out."""
+    """Return alternatives without duplicates."""
     distinct = list(dict.fromkeys(options))
     return distinct[0] if len(distinct) == 1 else f"({' | '.join(distinct)})"

@@ -1,8 +1,8 @@
-"""JSON values of a schema as rules: types, enums and required parameters; in plans also references in the place of any value.
+"""JSON values of a schema as rules: types, enums and required parameters; in plans also references instead of any value.
 
-Keys stand in the order in which they are declared, and white space as `json.dumps` writes it: where there is a choice, models
-lose themselves in it. Patterns and ranges of single values are left to llguidance; what neither it nor a rule can say is not
-held: a call is checked once more when it is whole.
+Keys are in the order of declaration, and white space is as in `json.dumps`: given a choice, models get lost in it.
+Patterns and ranges of single values are left to llguidance; constraints that neither it nor a rule can express are not
+enforced: a complete call is checked again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from cahl_pl.schema.coercion import is_nullable
 from cahl_pl.schema.merging import merged, parts, whole
 
 MAX_DEPTH: Final = 6
-"""References that are followed within one another, and levels of a value of which its schema says nothing."""
+"""Maximum depth of nested references, and of values whose schema says nothing."""
 
 MAX_ALTERNATIVES: Final = 256
-"""Alternatives of one value; more are those of a schema that contains itself."""
+"""Maximum alternatives of one value; only a schema that contains itself has more."""
 
 _SAYS_NOTHING: Final = frozenset(
     {
@@ -32,7 +32,7 @@ _SAYS_NOTHING: Final = frozenset(
         *("writeOnly", "$comment", "$defs", "definitions", "$schema", "$id", "optional"),
     }
 )
-"""Keywords by which no value is refused; `format` is one, here and where calls are checked."""
+"""Keywords that refuse no value; `format` is one, here and in the check of calls."""
 
 _KEYWORDS: Final[dict[str, frozenset[str]]] = {
     "object": frozenset(
@@ -50,7 +50,7 @@ _KEYWORDS: Final[dict[str, frozenset[str]]] = {
     "string": frozenset({"pattern", "minLength", "maxLength"}),
     "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}),
 }
-"""Keywords that are held, by the type whose values they are about."""
+"""Keywords that are enforced, by the type whose values they constrain."""
 
 _LIMITS: Final = {"minimum": -(10**17), "maximum": 10**17}
 
@@ -59,9 +59,9 @@ class Values:
     """Rules of the values of one tool's parameters.
 
     Args:
-        rules: of the grammar.
+        rules: rules of the grammar.
         root: the tool's schema, in which references (`$ref`) are looked up.
-        earlier: sub-tasks whose results may be referred to; None: there are no references, all values are written out.
+        earlier: number of sub-tasks whose results may be referred to; None: no references, all values are written out.
     """
 
     def __init__(self, rules: Rules, root: Mapping[str, Any], earlier: int | None) -> None:
@@ -80,13 +80,13 @@ class Values:
         return self.rules.rule(one_of(found))
 
     def value(self, schema: Any, depth: int) -> str:
-        """Return the values of a schema, or references to results in their place.
+        """Return the values of a schema, or references to results instead.
 
         Args:
-            schema: JSON Schema; what is none allows any value.
+            schema: JSON Schema; anything else allows any value.
             depth: references (`$ref`) that may be followed below.
         """
-        if depth < -MAX_DEPTH:  # it requires itself without end, so that it has no value
+        if depth < -MAX_DEPTH:  # it requires itself endlessly, so it has no value
             return literal("null")
         key = (schema["$ref"], depth) if isinstance(schema, Mapping) and schema.keys() == {"$ref"} else None
         if key in self._made:
@@ -112,7 +112,7 @@ class Values:
         if not branches:
             yield said, depth
             return
-        if depth < 1:  # those that lead no further, where there are some
+        if depth < 1:  # only branches that lead no further, if there are any
             branches = [branch for branch in branches if not _leads_on(branch)] or branches[:1]
         found = [(whole(branch, self.root), depth - _leads_on(branch)) for branch in branches]
         for branch, below in [one for one in found if not _contradict(said, one[0])] or found:
@@ -145,7 +145,7 @@ class Values:
         return self._any(depth)
 
     def _string(self) -> str:
-        # in a plan a text that is a reference has to be to an earlier sub-task
+        # in a plan a text that is a reference must point to an earlier sub-task
         return self.rules.terminal("STRING") if self.earlier is None else self.rules.unreferring()
 
     def _text(self, said: Mapping[str, Any]) -> str:
@@ -159,10 +159,10 @@ class Values:
         return self.rules.terminal(kind.upper()) if found is None else found
 
     def _left_to_llguidance(self, kind: str, said: Mapping[str, Any]) -> str | None:
-        """Return what llguidance makes of a single value's pattern or range; None where it can make nothing of it."""
+        """Return llguidance's rule for a single value's pattern or range; None if it does not support it."""
         words = _KEYWORDS["string" if kind == "string" else "number"]
         schema = {"type": kind} | {key: value for key, value in said.items() if key in words}
-        if kind != "string":  # digits without end cannot be read
+        if kind != "string":  # unbounded digits cannot be read
             for bound, other in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
                 if bound not in schema and other not in schema:
                     schema[bound] = _LIMITS[bound]
@@ -170,7 +170,7 @@ class Values:
         return self.rules.rule(rule) if _is_known(rule) else None
 
     def _any(self, depth: int) -> list[str]:
-        """Any value: of objects the keys are not known."""
+        """Return options for any value; keys of objects are unknown."""
         number = self.rules.terminal("NUMBER")
         options = [self._string(), number, literal("true"), literal("false"), literal("null")]
         return options if depth < 1 else [*options, self._array({}, depth - 1), self._object({}, depth - 1)]
@@ -180,7 +180,7 @@ class Values:
         first, rest = parts(said.get("prefixItems")), said.get("items")
         if rest is False:
             most = min(len(first), len(first) if most is None else most)
-        most = None if most is None else max(most, least)  # where no list will do
+        most = None if most is None else max(most, least)  # if no list is valid
         if most == 0 or (depth < 1 and not least and _leads_on(rest)):
             return literal("[]")
         places = [self.value(item, depth) for item in first[:most]]
@@ -196,11 +196,11 @@ class Values:
         return self.rules.rule(full if least else f"{literal('[]')} | {full}")
 
     def _object(self, said: Mapping[str, Any], depth: int, closed: bool = False) -> str:
-        """Return an object; `closed`: keys that are not declared have to be allowed, as those of a call have to."""
+        """Return an object; `closed`: undeclared keys must be allowed explicitly, as in a call."""
         properties = said.get("properties")
         properties = dict(properties) if isinstance(properties, Mapping) else {}
         required = [name for name in parts(said.get("required")) if isinstance(name, str)]
-        names = whole(said.get("propertyNames"), self.root)  # where they are listed, each of them may come once
+        names = whole(said.get("propertyNames"), self.root)  # if listed, each of them may occur once
         listed = (
             [name for name in parts(names.get("enum")) if isinstance(name, str)] if isinstance(names, Mapping) else []
         )
@@ -219,14 +219,14 @@ class Values:
         return self.rules.rule(f'"{{" {self._pairs(pairs)} "}}"') if pairs else literal("{}")
 
     def _is_open(self, said: Mapping[str, Any], closed: bool) -> bool:
-        """Return whether there are further keys: where it is said, and where nothing is known of an object."""
+        """Return whether further keys are allowed: if the schema says so, or if nothing is known of the object."""
         if said.get("patternProperties"):
             return True
         extra = said.get("additionalProperties")
         return extra is True or isinstance(extra, Mapping) or (extra is None and not closed)
 
     def _further(self, said: Mapping[str, Any], declared: list[str], depth: int) -> str:
-        """Return pairs of keys that are not declared; that none stands there twice is more than a grammar can say."""
+        """Return pairs with undeclared keys; that none occurs twice is more than a grammar can express."""
         patterns, extra = said.get("patternProperties"), said.get("additionalProperties")
         kinds = [(self._text({"pattern": one}), kind) for one, kind in (patterns or {}).items()]
         if extra is True or isinstance(extra, Mapping) or not kinds:
@@ -238,17 +238,17 @@ class Values:
         return f"{pair} {_more(pair, max(least - 1, 0), None if most is None else most - 1)}".strip()
 
     def _key(self, names: Any, declared: list[str]) -> str:
-        """Return a key of those that `propertyNames` allows, or of all that are not declared."""
+        """Return a key that `propertyNames` allows, or any undeclared one."""
         limited = isinstance(names, Mapping) and _KEYWORDS["string"] & names.keys()
         return self._text(names) if limited else self.rules.key_beside(declared)
 
     def _pairs(self, pairs: list[tuple[str, bool]]) -> str:
-        """Return the pairs in their order; those that are not required may be missing, with their comma."""
-        after, first = "", ""  # what may follow a pair, and what an object may begin with
+        """Return the pairs in order; optional ones may be missing, with their comma."""
+        after, first = "", ""  # rules for what may follow a pair, and for an object's beginning
         for place, (pair, is_required) in reversed(list(enumerate(pairs))):
             alone = f"{pair} {after}".strip()
             first = self.rules.rule(alone if is_required else f"{alone} | {first}" if first else f"({alone})?")
-            if place:  # nothing stands before the first
+            if place:  # nothing precedes the first
                 behind = f'", " {alone}'
                 if is_required:
                     after = self.rules.rule(behind)
@@ -262,21 +262,21 @@ _AS_WRITTEN: Final = {"whitespace_flexible": False, "item_separator": ", ", "key
 
 @lru_cache(maxsize=4096)
 def _is_known(rule: str) -> bool:
-    """Whether llguidance can hold a rule: a pattern that looks ahead, for one, it cannot."""
+    """Return whether llguidance supports a rule; it does not support look-ahead patterns, for one."""
     try:
         from llguidance import LLMatcher
-    except ImportError:  # it works on a server; what that can hold is not known here
+    except ImportError:  # it runs on a server, whose abilities are unknown here
         return False
     return not LLMatcher.validate_grammar(f"start: {rule}")
 
 
 def _more(body: str, least: int, most: int | None) -> str:
-    """Return a body several times, each behind a comma; nothing where it may not stand there."""
+    """Return a repeated body, each after a comma; nothing if it may not occur."""
     return "" if most is not None and most < 1 else f'(", " {body}){{{least},{"" if most is None else most}}}'
 
 
 def _of_type(listed: list[Any], kinds: Any) -> list[Any]:
-    """Return the values that are of the type that stands beside them; all of them where none is."""
+    """Return the values of the declared type; all of them if none is."""
     check = Draft202012Validator({} if kinds is None else {"type": kinds})
     return [item for item in listed if check.is_valid(item)] or listed
 

@@ -1,1 +1,1 @@
-"""GRPO for two roles: what is compared, what is trained on, the loss."""
+"""GRPO for two roles: comparison, selection of training data, loss."""

@@ -1,4 +1,4 @@
-"""What the completions of a group are worth to GRPO: their rewards compared with one another."""
+"""Advantages of a group's completions: their rewards compared with one another."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cahl_pl.grpo.config import GRPOConfig, Scale
 from cahl_pl.types import Group
 
 OVERLONG = "overlong"
-"""The component that the soft penalty of long completions is."""
+"""The component for the soft penalty of long completions."""
 
 
 class Scoring(NamedTuple):
     """All that decides the advantages of a role.
 
     Attributes:
-        config: of the role.
-        weights: of the reward's components; a component that is not in it weighs 1.
-        limit: tokens of a completion at most, `max_new_tokens`.
+        config: the role's configuration.
+        weights: weights of the reward's components; a component without one weighs 1.
+        limit: the most tokens of a completion, `max_new_tokens`.
     """
 
     config: GRPOConfig
@@ -38,7 +38,7 @@ def has_signal(rewards: Tensor) -> bool:
 
 
 def rewards_by_comparison(groups: Sequence[Group]) -> dict[int, Tensor]:
-    """Rewards of the groups that are compared with one another, joined: comparison -> [G]."""
+    """Return the rewards of groups that are compared with one another, joined: comparison -> [G]."""
     joined: defaultdict[int, list[Tensor]] = defaultdict(list)
     for group in groups:
         joined[group.comparison_id].append(group.rewards)
@@ -46,10 +46,10 @@ def rewards_by_comparison(groups: Sequence[Group]) -> dict[int, Tensor]:
 
 
 def scores(groups: Sequence[Group], scoring: Scoring) -> dict[int, Tensor]:
-    """Return what is compared: comparison -> [G].
+    """Return the scores that are compared: comparison -> [G].
 
-    The rewards after penalties and pooling; for GDPO the weighted sum of the components, each normalised within its
-    comparison. A comparison without a signal has equal scores, exactly.
+    They are the rewards after penalties and pooling; for GDPO the weighted sum of the components, each normalised within
+    its comparison. A comparison without a signal has exactly equal scores.
     """
     config = scoring.config
     prepared = [_prepared(group, scoring) for group in groups]
@@ -68,7 +68,7 @@ def scores(groups: Sequence[Group], scoring: Scoring) -> dict[int, Tensor]:
 def fill_advantages(groups: Sequence[Group], scoring: Scoring) -> set[int]:
     """Fill in the groups' advantages, and return the comparisons that carry a signal.
 
-    With several processes all of them have to call it together.
+    With several processes, all of them must call it together.
     """
     config, joined = scoring.config, scores(groups, scoring)
     compared = list(joined.values())
@@ -91,13 +91,13 @@ def fill_advantages(groups: Sequence[Group], scoring: Scoring) -> set[int]:
 def advantages(
     rewards: Sequence[Tensor], scale: Scale = "group", epsilon: float = 1e-4, batch_std: Tensor | None = None
 ) -> list[Tensor]:
-    """A_i = (r_i - mean) / (std + epsilon), within each group of one role.
+    """Return A_i = (r_i - mean) / (std + epsilon), within each group of one role.
 
     Args:
         rewards: one tensor [G] per group; sizes may differ.
-        scale: whose standard deviation divides (unbiased, n - 1): the group's, the batch's, or none.
+        scale: the standard deviation to divide by (unbiased, n - 1): the group's, the batch's, or none.
         epsilon: see `GRPOConfig`.
-        batch_std: that of the batch, where there is more of it than these rewards.
+        batch_std: that of the batch, if the batch has more than these rewards.
 
     Returns:
         One tensor [G] per group; zeros for a group of one and for a group of equal rewards.
@@ -116,11 +116,11 @@ def advantages(
 
 
 def overlong_penalties(group: Group, limit: int, cache: int | None) -> Tensor:
-    """DAPO's soft penalty (arXiv 2503.14476, equation 13) of each completion, [G], from 0 to -1.
+    """Return DAPO's soft penalty (arXiv 2503.14476, equation 13) of each completion, [G], from 0 to -1.
 
     Args:
         group: the completions.
-        limit: tokens at most.
+        limit: the most tokens.
         cache: see `GRPOConfig.overlong_cache`.
     """
     cache = max(1, limit // 5) if cache is None else min(cache, limit)
@@ -153,7 +153,7 @@ def _pooled(values: Tensor, alike: Tensor) -> Tensor:
 
 
 def _normalised(component: Tensor, epsilon: float) -> Tensor:
-    """(r - mean) / (std + epsilon) over the values that are defined; 0 for the others and where all are equal."""
+    """Return (r - mean) / (std + epsilon) over the defined values; 0 for the others and if all are equal."""
     defined = component[~component.isnan()]
     if len(defined) == 0 or not has_signal(defined):
         return torch.zeros_like(component)
@@ -161,7 +161,7 @@ def _normalised(component: Tensor, epsilon: float) -> Tensor:
 
 
 def _everywhere(values: Sequence[Tensor]) -> Tensor:
-    """Return all of them, of all processes, in one tensor."""
+    """Return the values of all processes in one tensor."""
     own = torch.cat(list(values)) if values else torch.zeros(0)
     return torch.cat(gather_over_processes(own))
 

@@ -1,4 +1,4 @@
-"""What GRPO learns by: one configuration for both roles, and what a role has of its own."""
+"""GRPO's configuration: one for both roles, and values that are a role's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USUAL_CAP = 3.0  # TRL's vllm_importance_sampling_clip_max
 
 @dataclass
 class GRPOConfig:
-    """Advantages and loss of both roles; what one of them has of its own stands in `model.planner_grpo` or `executor_grpo`.
+    """Advantages and loss of both roles; a role's own values are in `model.planner_grpo` or `model.executor_grpo`.
 
     Attributes:
         loss: `grpo` (mean over a completion's tokens, then over completions; arXiv 2402.03300), `dr_grpo` (sum of
@@ -28,35 +28,35 @@ class GRPOConfig:
         clip_low: a ratio below 1 - clip_low gains nothing more. Null: 0.2, and 3e-4 for `gspo`, as in its paper.
         clip_high: a ratio above 1 + clip_high gains nothing more; above clip_low it is "clip-higher" (DAPO: 0.28). Null: 0.2,
             and 4e-4 for `gspo`.
-        dual_clip: where the advantage is negative, the ratio counts at most so much (arXiv 1912.09729; verl's `clip_ratio_c`,
-            there 3.0; TRL's `delta`). `.inf`: not bounded.
+        dual_clip: the largest ratio that counts if the advantage is negative (arXiv 1912.09729; verl's `clip_ratio_c`,
+            3.0 there; TRL's `delta`). `.inf`: not bounded.
         kl: weight of the KL divergence to the reference: the base (adapters disabled) or, after a warm start, the adapters as
             they were at its end. 0 skips the reference pass.
-        kl_estimator: of log pi / pi_ref by d = log pi_ref - log pi: `k1` = -d, `k2` = d^2 / 2, `k3` = e^d - d - 1.
+        kl_estimator: estimator of log pi / pi_ref by d = log pi_ref - log pi: `k1` = -d, `k2` = d^2 / 2, `k3` = e^d - d - 1.
         kl_bias_correction: the gradient is that of KL(pi || pi_ref) itself: `k1` and `k3` are multiplied by the importance
             ratio (arXiv 2512.02556; TRL's `use_bias_correction_kl`), `k2`, whose own gradient is the right one where the
-            samples are pi's, by the ratio's value. False: the estimate's own gradient, which for `k3` is that of
+            samples come from pi, by the ratio's value. False: the estimate's own gradient, which for `k3` is that of
             KL(pi_ref || pi).
-        entropy: weight of the mean entropy of a token, which is added to what is maximised: above 0 keeps outputs diverse.
+        entropy: weight of the mean entropy of a token, which is added to the objective: above 0 keeps outputs diverse.
         scale_rewards: divide a group's centred rewards by the standard deviation of the `group`, of the whole `batch` (all
             processes), or not at all (`none`).
-        epsilon: added to that standard deviation.
-        aggregate_rewards: `sum_then_normalize`: advantages are made of the total reward. `normalize_then_sum` (GDPO, arXiv
+        epsilon: value added to that standard deviation.
+        aggregate_rewards: `sum_then_normalize`: advantages come from the total reward. `normalize_then_sum` (GDPO, arXiv
             2601.05242): each component of the reward is normalised within its group, their weighted sum over the batch;
-            `scale_rewards` then has no meaning. Weights are those of the reward (`w_...`), or 1 where it has none.
-        pool_equal_plans: plans of a request that tell the executor the same share the mean of their rewards: what they earn
-            differs by chance alone, which a division by the group's deviation would make as loud as anything else. The
-            executor has nothing of the kind.
-        truncation: what becomes of a completion that has hit `max_new_tokens`. `punish`: it is scored as it is. `mask`: its
+            `scale_rewards` is then ignored. Weights are those of the reward (`w_...`), or 1 if it has none.
+        pool_equal_plans: plans of a request that tell the executor the same share the mean of their rewards: their rewards
+            differ only by chance, which division by the group's deviation would amplify to the level of a real signal. This
+            does not apply to the executor.
+        truncation: treatment of a completion that has hit `max_new_tokens`. `punish`: it is scored as it is. `mask`: its
             reward counts in its group, but it is not trained on (TRL's `mask_truncated_completions`). `soft`: DAPO's penalty
-            of long completions is added to the reward: 0 up to max_new_tokens - overlong_cache tokens, and from there
+            for long completions is added to the reward: 0 up to max_new_tokens - overlong_cache tokens, and from there
             linearly to -overlong_penalty at max_new_tokens.
         overlong_cache: tokens over which that penalty rises. Null: a fifth of max_new_tokens, as in DAPO.
         overlong_penalty: the largest penalty; DAPO's is 1 for rewards from -1 to 1.
         max_completion_length: the constant length of `dr_grpo`, in tokens.
-        importance: where another program samples (`ServerEngine`), the policy gradient is multiplied by w = pi / pi_engine, of
-            each token or of the whole sequence (the product of its tokens'); above `importance_cap` it is cut to the cap
-            (`truncate`) or to 0 (`mask`). TRL's default is `sequence_mask`. Null: `token_truncate` where `importance_cap` is
+        importance: if another program samples (`ServerEngine`), the policy gradient is multiplied by w = pi / pi_engine, of
+            each token or of the whole sequence (the product over its tokens); above `importance_cap` it is cut to the cap
+            (`truncate`) or to 0 (`mask`). TRL's default is `sequence_mask`. Null: `token_truncate` if `importance_cap` is
             given, else `none`.
         importance_cap: the largest such weight. Null: 3.0, TRL's.
 
@@ -111,7 +111,7 @@ class GRPOConfig:
 
     @property
     def clip(self) -> tuple[float, float]:
-        """How far a ratio may fall below 1 and rise above it."""
+        """The distances that a ratio may fall below 1 and rise above it."""
         low, high = _CLIP.get(self.loss, _USUAL_CLIP)
         return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
 
@@ -123,13 +123,13 @@ class GRPOConfig:
 
     @property
     def regularised(self) -> bool:
-        """Whether groups of equal rewards are trained on too: their KL divergence and entropy count like all others'."""
+        """Return whether groups of equal rewards are trained on too: their KL divergence and entropy count like all others'."""
         return self.kl > 0 or self.entropy > 0
 
 
 @dataclass
 class RoleGRPOConfig:
-    """Settings of one role in place of `model.grpo`: the same keys, each null (as there) unless it is given.
+    """Settings of one role that override `model.grpo`: the same keys, each null (as there) unless it is given.
 
     Raises:
         ValueError: see `GRPOConfig`.
@@ -155,7 +155,7 @@ class RoleGRPOConfig:
     importance_cap: float | None = None
 
     def over(self, common: GRPOConfig, role: Role) -> GRPOConfig:
-        """Return the role's configuration: what is given here, and the rest of `common`.
+        """Return the role's configuration: the values given here, and the rest from `common`.
 
         Raises:
             ValueError: a value is refused, see `GRPOConfig`; or the executor is to pool plans.

@@ -1,4 +1,4 @@
-"""The losses, as pure functions of tensors.
+"""Losses, as pure functions of tensors.
 
 Shapes: N completions in all, C tokens in the longest; `mask` is True on completion tokens.
 """
@@ -33,7 +33,7 @@ class LossStats:
         low: tokens clipped from below (ratio < 1 - clip_low with a negative advantage).
         high: tokens clipped from above (ratio > 1 + clip_high with a positive advantage).
         ratio: sum over tokens of the importance ratio.
-        gap: sum over tokens of |log pi - log pi_engine|, nats; 0 where they are not compared.
+        gap: sum over tokens of |log pi - log pi_engine|, nats; 0 if they are not compared.
         gap_max: the largest of them, over all micro-batches.
         capped: tokens whose importance weight was above its cap.
         tokens: number of tokens.
@@ -70,7 +70,7 @@ class LossStats:
         return metrics | ({"kl": self.kl / tokens} if config.kl > 0 else {})
 
     def gap_metrics(self, config: GRPOConfig) -> dict[str, float]:
-        """Return how far the engine's log-probabilities are from those of the loss: rounding, or another model altogether."""
+        """Return the distance of the engine's log-probabilities from the loss's: from rounding, or another model altogether."""
         tokens = max(self.tokens, 1.0)
         metrics = {"engine_gap/mean": self.gap / tokens, "engine_gap/max": self.gap_max}
         return metrics | ({"engine_gap/capped": self.capped / tokens} if config.correction[0] != "none" else {})
@@ -92,7 +92,7 @@ def grpo_loss(
 
     Per token: -w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) + kl k - entropy H, with rho = pi / pi_old, w the
     importance weight (`GRPOConfig.importance`) and k the estimate of the KL divergence (`GRPOConfig.kl_estimator`). The
-    entropy is a mean over tokens whichever the loss, as in TRL.
+    entropy is a mean over tokens for every loss, as in TRL.
 
     Args:
         logprobs: [n, C] under the policy being trained, with gradient.
@@ -101,10 +101,10 @@ def grpo_loss(
         reference_logprobs: [n, C] under the reference; needed when config.kl > 0.
         advantages: [n].
         mask: [n, C].
-        config: which loss.
+        config: configuration of the loss.
         size: completions whose advantages count, of the whole batch.
-        engine_logprobs: [n, C] as the engine computed them while it sampled, to be compared with `logprobs` and, with an
-            importance correction, to weigh by. Only while on policy: with old_logprobs these are the engine's, and the
+        engine_logprobs: [n, C] as the engine computed them while sampling, for comparison with `logprobs` and, with an
+            importance correction, for its weights. Only while on policy: with old_logprobs, those are the engine's, and the
             ratio itself corrects.
         entropy: [n, C], with gradient; needed when config.entropy > 0.
         regularised: completions that KL divergence and entropy are means over; None: the same ones.
@@ -158,7 +158,7 @@ def grpo_loss(
 
 
 def importance_weights(gap: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]:
-    """Return what the policy gradient is multiplied by, and whether a cap has changed it; see `GRPOConfig.importance`.
+    """Return the weights of the policy gradient, and whether a cap has changed them; see `GRPOConfig.importance`.
 
     Args:
         gap: [n, C], log pi - log pi_engine without gradient, 0 on padding.
@@ -176,7 +176,7 @@ def importance_weights(gap: Tensor, config: GRPOConfig) -> tuple[Tensor, Tensor]
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor | None, weight: Tensor, config: GRPOConfig) -> Tensor:
-    """Return the ratio pi / pi_old, [n, C]; for `gspo` one a sequence, [n, 1], broadcast over the tokens."""
+    """Return the ratio pi / pi_old, [n, C]; for `gspo` one per sequence, [n, 1], broadcast over the tokens."""
     log_ratio = (logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)) * weight
     if config.loss == "gspo":
         log_ratio = log_ratio.sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
@@ -196,7 +196,7 @@ def _kl(logprobs: Tensor, reference: Tensor, ratio: Tensor, weight: Tensor, conf
 
 
 def _mean(per_token: Tensor, weight: Tensor, config: GRPOConfig, size: Size) -> Tensor:
-    """Return a micro-batch's share of a mean over the batch, taken as the loss takes it."""
+    """Return a micro-batch's share of the kind of mean over the batch that the loss uses."""
     if config.loss in ("grpo", "gspo"):
         return ((per_token * weight).sum(1) / weight.sum(1).clamp(min=1)).sum() / max(size.completions, 1)
     if config.loss == "dr_grpo":

@@ -1,4 +1,4 @@
-"""Which completions of a batch a role is trained on, and what its loss is a mean over."""
+"""The completions of a batch that a role is trained on, and the numbers that its loss is a mean over."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Selection:
     """Groups that a step trains on.
 
     Attributes:
-        groups: this process's.
+        groups: this process's groups.
         size: completions and tokens of the groups with a signal, of all processes: the policy gradient is a mean over them.
-        regularised: those of all groups, where KL divergence or entropy counts; else the same.
+        regularised: those of all groups if KL divergence or entropy counts; else the same.
     """
 
     groups: list[Group]
@@ -29,15 +29,15 @@ class Selection:
 
 
 def select(groups: Sequence[Group], signal: set[int], config: GRPOConfig) -> Selection:
-    """Leave out groups of equal rewards, unless they have a KL divergence or an entropy that counts, and what is masked.
+    """Leave out groups of equal rewards, unless their KL divergence or entropy counts, and masked completions.
 
-    A masked completion counts among the completions, as in TRL, and its tokens do not count.
-    With several processes all of them have to call it together.
+    A masked completion counts among the completions, as in TRL, but its tokens do not count.
+    With several processes, all of them must call it together.
 
     Args:
-        groups: of the batch.
+        groups: the batch's groups.
         signal: the comparisons (`Group.comparison_id`) whose rewards differ.
-        config: of the role.
+        config: the role's configuration.
     """
     kept = [group for group in groups if config.regularised or group.comparison_id in signal]
     trained = [without_truncated(group) for group in kept] if config.truncation == "mask" else kept
@@ -50,13 +50,13 @@ def select(groups: Sequence[Group], signal: set[int], config: GRPOConfig) -> Sel
 
 
 def everything(groups: Sequence[Group]) -> Selection:
-    """Return all of them: the gold completions of the warm start."""
+    """Return all groups, which contain the gold completions of the warm start."""
     numbers = [int(n) for n in sum_over_processes([float(n) for n in _size(groups, groups)])]
     return Selection(list(groups), Size(*numbers), Size(*numbers))
 
 
 def without_truncated(group: Group) -> Group:
-    """Return the group without the completions that hit the length limit; it may be left without any."""
+    """Return the group without the completions that hit the length limit; it may end up empty."""
     kept = [i for i, cut in enumerate(group.truncated.tolist()) if not cut]
     at = torch.tensor(kept, dtype=torch.long)
     return replace(

@@ -1,7 +1,7 @@
 """The memory that a run takes on one device, from its configuration alone: shapes in, bytes out.
 
-What is counted is what PyTorch holds at the worst moment of each stage. `tools/memory/check_memory_plan.py` holds the
-formulas against measured peaks.
+It counts the memory that PyTorch holds at the worst moment of each stage. `tools/memory/check_memory_plan.py` compares
+the formulas with measured peaks.
 """
 
 from cahl_pl.memory_plan.fitting import largest_micro_batch, made_to_fit, overrides, peak, worst_stage

@@ -1,4 +1,4 @@
-"""Whether a run fits, and what to change so that it does."""
+"""Fit of a run into memory, and changes that achieve it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> in
     """Return the largest `max_tokens_per_micro_batch`, in steps of 256 tokens, whose update fits.
 
     Args:
-        shape: of the model.
-        settings: of the run.
+        shape: the model's shape.
+        settings: the run's settings.
         limit: bytes of the device.
 
     Returns:
-        Tokens; None where the longest sequence alone, which is never split, does not fit.
+        Tokens; None if even the longest sequence, which is never split, does not fit.
     """
 
     def fits(tokens: int) -> bool:
@@ -46,18 +46,18 @@ def largest_micro_batch(shape: ModelShape, settings: Settings, limit: int) -> in
 
 
 def made_to_fit(shape: ModelShape, settings: Settings, limit: int) -> Settings | None:
-    """Return the settings with as little changed as makes the run fit.
+    """Return the settings with only the changes needed to make the run fit.
 
     Changes are tried in this order, the mildest first: gradient checkpointing, a smaller micro-batch, fewer prompts read in
     one pass, fewer completions decoded at once, fewer kept prefixes, a base in 4 bits, shorter prompts.
 
     Args:
-        shape: of the model.
-        settings: of the run.
+        shape: the model's shape.
+        settings: the run's settings.
         limit: bytes of the device.
 
     Returns:
-        The settings themselves where they fit; None where nothing helps.
+        The settings themselves if they fit; None if nothing helps.
     """
     current = settings
     for name, values in _choices(settings):
@@ -66,13 +66,13 @@ def made_to_fit(shape: ModelShape, settings: Settings, limit: int) -> Settings |
             break
     else:
         return None
-    for name, values in _choices(settings):  # what a later change has made needless
+    for name, values in _choices(settings):  # undo what a later change has made needless
         current = _largest(shape, current, name, values, limit) or current
     return current
 
 
 def _choices(settings: Settings) -> Iterator[tuple[str, list[Any]]]:
-    """Yield fields of the settings and their values, from the present one to the one that saves the most."""
+    """Yield fields of the settings and their values, from the current one to the one that saves the most."""
     yield "gradient_checkpointing", [settings.gradient_checkpointing, True]
     yield "max_tokens_per_micro_batch", _halves(settings.max_tokens_per_micro_batch, 256)
     yield "max_prefill_tokens", _halves(settings.max_prefill_tokens, 256)
@@ -103,11 +103,11 @@ _KEYS = {
     "quantization": "--model.policy.quantization",
     "max_prompt_tokens": "--data.rollout.max_prompt_tokens",
 }
-_ENGINE = "--data.engine cahl_pl.engines.TransformersEngine"  # must be named, once, before its options can be
+_ENGINE = "--data.engine cahl_pl.engines.TransformersEngine"  # must be named once before its options
 
 
 def overrides(before: Settings, after: Settings) -> list[str]:
-    """Return what to add to the command line to get from one to the other."""
+    """Return the options to add to the command line to get from one to the other."""
     changed = [name for name in _KEYS if getattr(before, name) != getattr(after, name)]
     keys = [f"{_KEYS[name]} {str(getattr(after, name)).lower()}" for name in changed]
     first = next((i for i, key in enumerate(keys) if key.startswith("--data.engine")), None)

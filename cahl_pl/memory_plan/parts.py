@@ -1,7 +1,7 @@
-"""Bytes of each part of a run, a formula a part.
+"""Bytes of each part of a run, one formula per part.
 
 They are those of a decoder with a gated MLP and root mean square norms (Qwen2, Llama, Mistral, SmolLM2) as transformers and
-PEFT run it; other layers are taken for such.
+PEFT run it; other layers are treated as such.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from cahl_pl.policy.logprobs import LOGITS_AT_A_TIME
 from cahl_pl.policy.masks import BLOCK
 
 FLOAT32 = 4
-"""Bytes; of adapters' weights, norms and logits, and of what adapters compute unless that is in the base's dtype."""
+"""Bytes of a number in adapters' weights, norms and logits, and in adapters' outputs unless in the base's dtype."""
 
 
 BLOCK_BYTES = 96
-"""Of a block of FlexAttention's mask: four tables in int32, and what they are made of, four in int64 and truth values."""
+"""Bytes per block of FlexAttention's mask: four tables in int32, and their sources, four in int64 and booleans."""
 
 
 def nf4_bytes(weights: int) -> int:
     """Return the bytes of a weight in NF4 with double quantisation (bitsandbytes, blocks of 64).
 
-    Two weights a byte; a byte of scale a block; of 256 scales each, a float32; the offset of the scales; and the two
-    tables by which weights (16 float32) and scales (256 float32) are looked up.
+    Two weights per byte; one byte of scale per block; a float32 for every 256 scales; the offset of the scales; and the
+    two tables in which weights (16 float32) and scales (256 float32) are looked up.
     """
     blocks = -(-weights // 64)
     return -(-weights // 2) + blocks + 4 * -(-blocks // 256) + 4 + 4 * 16 + 4 * 256
@@ -32,8 +32,8 @@ def nf4_bytes(weights: int) -> int:
 def base_bytes(shape: ModelShape, settings: Settings) -> int:
     """Return the bytes of the frozen base: embeddings, norms, biases and the output layer keep their dtype in either case.
 
-    Of a sharded one those of this process's part, and of what is gathered at once at most: two layers, since the next one
-    arrives while one is computed, or the output layer. Constants of a quantisation are not sharded.
+    For a sharded base, those of this process's part, and of the most that is gathered at once: two layers, since the next
+    one arrives while one is computed, or the output layer. Constants of a quantisation are not sharded.
     """
     e, nf4 = settings.dtype_bytes, settings.quantization == "nf4"
 
@@ -49,7 +49,7 @@ def base_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def dequantised_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes of the largest weight in use: written out in the dtype, its scales in float32, twice."""
+    """Return the bytes of the largest weight in use: expanded in the dtype, and its scales in float32, twice."""
     if settings.quantization == "none":
         return 0
     largest = max(shape.linear)
@@ -57,16 +57,16 @@ def dequantised_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def kv_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes of the keys and values of a token, all layers."""
+    """Return the bytes of a token's keys and values, over all layers."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * settings.dtype_bytes
 
 
 def saved_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes a token that a decoder layer keeps for its backward pass, attention masks and scores apart.
+    """Return the bytes per token that a decoder layer keeps for its backward pass, without attention masks and scores.
 
     The two norms compute in float32 and keep their input. Queries, repeated keys and values and the attention's output
     are kept; so are the MLP's gate, the gate's activation and the up projection. Every adapted layer keeps the input
-    of its adapter in the dtype of adapters (a copy for each, unless activations have it already) and what comes out of A. All
+    of its adapter in the dtype of adapters (a copy for each, unless activations already have it) and the output of A. All
     other weights are frozen: their inputs are not kept.
     """
     h, i, q, e, a = shape.hidden, shape.intermediate, shape.query, settings.dtype_bytes, settings.adapter_bytes
@@ -80,11 +80,11 @@ def saved_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes a token that a decoder layer takes at its worst in the MLP, run without gradient.
+    """Return the bytes per token that a decoder layer takes at its worst in the MLP, run without gradient.
 
     The embeddings, the layer's input, the residual and the normed input; the activation of the gate; and of the up
-    projection the base's output, and the adapter's, before and after scaling. An input in another dtype than that of
-    adapters is also there in that.
+    projection the base's output, and the adapter's, before and after scaling. An input whose dtype differs from that of
+    adapters is also copied to theirs.
     """
     h, i, e, a = shape.hidden, shape.intermediate, settings.dtype_bytes, settings.adapter_bytes
     copy = 0 if e == a else a * h
@@ -92,16 +92,17 @@ def mlp_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def attention_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes a token that a decoder layer takes in the attention, run without gradient, masks apart.
+    """Return the bytes per token that a decoder layer takes in the attention, run without gradient, without masks.
 
-    The embeddings, the layer's input and the normed input; queries, keys and values, these repeated too, and the output.
+    The embeddings, the layer's input and the normed input; queries, keys and values, the latter two repeated too, and the
+    output.
     """
     e = settings.dtype_bytes
     return 3 * e * shape.hidden + 4 * e * shape.query + 2 * e * shape.kv_heads * shape.head_dim
 
 
 def backward_bytes(shape: ModelShape, settings: Settings) -> int:
-    """Return the bytes a token that a layer's backward pass takes beyond what was saved, at its worst.
+    """Return the bytes per token that a layer's backward pass takes beyond what was saved, at its worst.
 
     Either at the end of the layer's forward pass (with checkpointing it has just been repeated): the MLP's product, and
     the down projection's output, the base's, and the adapter's before and after scaling; the residual and the normed input. Or
@@ -114,7 +115,7 @@ def backward_bytes(shape: ModelShape, settings: Settings) -> int:
 
 
 def rounded_bytes(shape: ModelShape, settings: Settings, layers: int) -> int:
-    """Return the bytes of adapters' weights in the dtype that they are computed in, of so many layers, if it is not theirs."""
+    """Return the bytes of adapters' weights in the dtype that they are computed in, for `layers` layers, if it differs."""
     if settings.adapter_bytes == FLOAT32:
         return 0
     return -(-settings.adapter_bytes * shape.adapter * layers // shape.layers)
@@ -123,18 +124,18 @@ def rounded_bytes(shape: ModelShape, settings: Settings, layers: int) -> int:
 def mask_bytes(
     shape: ModelShape, settings: Settings, tokens: int, seen: int, layers: int = 0, attending: bool = False
 ) -> int:
-    """Return the bytes of the attention masks [rows, 1, tokens, seen], and of scores that no kernel keeps to itself.
+    """Return the bytes of the attention masks [rows, 1, tokens, seen], and of scores not kept inside a kernel.
 
-    Layers of one type share a mask. `sdpa` shares a boolean one; in each layer it makes a float one of it, which the
+    Layers of one type share a mask. `sdpa` shares a boolean one; in each layer it makes a float one from it, which the
     backward pass needs, and before that its negation. `flex_attention` has tables of blocks. `eager` shares a float mask;
     each layer keeps the weights of all heads, in float32 and in the dtype, and makes three copies of the scores.
 
     Args:
-        shape: of the model.
-        settings: of the run.
+        shape: the model's shape.
+        settings: the run's settings.
         tokens: padded tokens of all rows.
         seen: columns, the tokens that one may see.
-        layers: layers that keep theirs for the backward pass.
+        layers: number of layers that keep theirs for the backward pass.
         attending: whether a layer is computing its attention.
     """
     places, e = tokens * seen, settings.dtype_bytes
@@ -147,15 +148,15 @@ def mask_bytes(
 
 
 def folded_mask_bytes(shape: ModelShape, settings: Settings, tokens: int, seen: int) -> int:
-    """Return the bytes of the masks of folded attention, beyond those that they are made of.
+    """Return the bytes of the masks of folded attention, beyond those that they are made from.
 
-    A row for each query head that shares keys: for each type of layer a float one, that layers share; and while a boolean
-    one becomes a float one, itself and its negation, in whose place a kernel that wants its rows aligned has a copy later.
+    A row for each query head that shares keys: for each type of layer a float one, which layers share; and while a boolean
+    one becomes a float one, itself and its negation, in whose place a kernel that needs aligned rows later has a copy.
 
     Args:
-        shape: of the model.
-        settings: of the run.
-        tokens: of all samples.
+        shape: the model's shape.
+        settings: the run's settings.
+        tokens: tokens of all samples.
         seen: columns.
     """
     groups, e = -(-shape.heads // shape.kv_heads), settings.dtype_bytes
@@ -172,7 +173,7 @@ def score_logits_bytes(shape: ModelShape, settings: Settings, tokens: int) -> in
 
 
 def grammar_bytes(shape: ModelShape, settings: Settings, rows: int) -> int:
-    """Return the bytes of what grammars allow in these rows of logits: a bit a token, three bytes where it is written out."""
+    """Return the bytes of grammars' masks for these rows of logits: a bit per token, three bytes where it is expanded."""
     if not settings.constrained:
         return 0
     return rows * shape.vocabulary // 8 + 3 * min(rows, ROWS_AT_A_TIME) * shape.vocabulary

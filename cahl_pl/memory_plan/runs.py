@@ -1,4 +1,4 @@
-"""The plan of a run that a trainer is about to begin."""
+"""The memory plan of a run that a trainer is about to begin."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cahl_pl.memory_plan.shapes import ModelShape, Settings, references_of, sett
 
 
 def plan_of(trainer: Trainer, module: Any) -> tuple[ModelShape, Settings] | None:
-    """Return what the memory planner asks for, read from a run's own objects.
+    """Return the memory planner's inputs, read from a run's own objects.
 
     Args:
-        trainer: with its datamodule and its strategy.
+        trainer: the trainer with its datamodule and its strategy.
         module: the LightningModule; its base need not be loaded.
 
     Returns:
-        None where something else than our engines samples, or nothing does, and for a model that is not there (loading it
+        None if something other than our engines samples, or nothing does, and for a model that does not exist (loading it
         will say so) or whose kind cannot be planned.
     """
     data: Any = getattr(trainer, "datamodule", None)

@@ -1,4 +1,4 @@
-"""What memory depends on: the shape of the model, and the settings of the run, each read from a configuration."""
+"""Inputs of the memory plan: the shape of the model and the settings of the run, each read from a configuration."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class ModelShape:
         adapter: weights of one adapter.
         adapted_inputs: widths of the inputs of the adapted linear layers of one decoder layer, added up.
         adapted: adapted linear layers of one decoder layer.
-        rank: of the adapters.
+        rank: rank of the adapters.
         experts: those of `others` that are experts in one tensor, which bitsandbytes does not quantise.
-        masks: types of attention layers, each with a mask of its own.
-        rows_apart: each sample has a copy of its prompt's keys and values, since layers carry states.
-        folds: attention while decoding is folded (`policy.folded_attention`), and repeats no keys and values.
+        masks: types of attention layers, each with its own mask.
+        rows_apart: whether each sample has a copy of its prompt's keys and values, since layers carry states.
+        folds: whether attention while decoding is folded (`policy.folded_attention`), and repeats no keys and values.
         layer_linear: those of `linear` that are in the largest decoder layer, added up.
         layer_others: those of `others` there.
         output: weights of the output layer, which a sharded base gathers.
-        whole: those of `others` that a sharded base has whole in each process (`policy.sharding`).
+        whole: those of `others` that each process of a sharded base keeps whole (`policy.sharding`).
     """
 
     hidden: int
@@ -82,9 +82,9 @@ class Settings:
     """Settings that memory depends on besides shapes, for one device.
 
     Attributes:
-        quantization: of the base's linear layers.
-        dtype_bytes: of a weight that is not quantised, and of an activation.
-        gradient_checkpointing: as configured; activated LoRA trains without.
+        quantization: quantisation of the base's linear layers.
+        dtype_bytes: bytes of a weight that is not quantised, and of an activation.
+        gradient_checkpointing: the configured value; activated LoRA trains without.
         adapter: `lora` or `alora`.
         attention: see `PolicyConfig`.
         max_tokens_per_micro_batch: see `CAHLModule`.
@@ -92,15 +92,15 @@ class Settings:
         batch_size: see `TransformersEngine`.
         max_prefill_tokens: likewise.
         max_prompt_tokens: see `RolloutConfig`.
-        samples: role -> completions sampled of a prompt.
+        samples: role -> completions sampled from a prompt.
         new_tokens: role -> longest completion.
         prompts: role -> prompts of a round that are sampled at the same time, on this device.
         steps: times that the executor is sampled from in a round.
-        evaluated: tasks evaluated at once; 0 where nothing is.
+        evaluated: tasks evaluated at once; 0 if none are.
         references: copies of adapters that a KL divergence is taken to (`references_of`).
-        adapter_bytes: of a number while adapters are computed.
+        adapter_bytes: bytes of a number while adapters are computed.
         constrained: see `RolloutConfig`.
-        shards: processes that the base lies in parts on; 1: it is whole.
+        shards: processes that the base is sharded over; 1: it is whole.
         samples_here: whether this process samples; otherwise a server does.
     """
 
@@ -127,11 +127,11 @@ class Settings:
 
     @property
     def checkpoints(self) -> bool:
-        """Whether activations are computed again in the backward pass."""
+        """Return whether activations are recomputed in the backward pass."""
         return self.gradient_checkpointing and self.adapter == "lora"
 
     def micro_batch_tokens(self, role: Role) -> int:
-        """Return most tokens of a forward and backward pass: a sequence that is longer than a micro-batch stands alone."""
+        """Return the most tokens of a forward and backward pass: a sequence longer than a micro-batch has its own pass."""
         return max(self.max_tokens_per_micro_batch, self.max_prompt_tokens + self.new_tokens[role] - 1)
 
 
@@ -140,11 +140,11 @@ def shape_of(policy: PolicyConfig, longest: int = 0) -> ModelShape:
 
     Args:
         policy: base and adapters.
-        longest: tokens of the longest sequence; 0 where that is not known.
+        longest: tokens of the longest sequence; 0 if not known.
 
     Raises:
         ConfigError: sequences may become too long for the base, or it is of a kind that cannot be counted.
-        PolicyError: the model cannot be found or used (`read_config`), or carry no adapters.
+        PolicyError: the model cannot be found or used (`read_config`), or cannot carry adapters.
     """
     config = read_config(policy, converts=False)
     check_length(config, policy.model, longest)
@@ -198,10 +198,10 @@ def shape_of(policy: PolicyConfig, longest: int = 0) -> ModelShape:
 
 
 def _sharded(model: Any, linear: set[int]) -> dict[str, int]:
-    """Return the fields of `ModelShape` by which a sharded base is planned.
+    """Return the fields of `ModelShape` for planning a sharded base.
 
     Args:
-        model: on the meta device, with an adapter.
+        model: the model on the meta device, with an adapter.
         linear: ids of the weights of its linear layers.
     """
 
@@ -223,10 +223,10 @@ def _sharded(model: Any, linear: set[int]) -> dict[str, int]:
 
 
 def _widest(config: Any, name: str) -> int:
-    """Return the largest of a size in any layer; 0 where the configuration does not name it."""
+    """Return the largest value of a size over all layers; 0 if the configuration does not name it."""
     try:
         sizes = [getattr(config, name, None)]
-    except RuntimeError:  # it differs from layer to layer (Gemma 4)
+    except RuntimeError:  # it differs between layers (Gemma 4)
         sizes = [getattr(layer, name, None) for layer in config.per_layer_config]
     numbers = [max(size) if isinstance(size, list | tuple) else size or 0 for size in sizes]
     return max(numbers)
@@ -243,17 +243,17 @@ def settings_of(
     evaluated: int = 0,
     references: int = 0,
 ) -> Settings:
-    """Return the settings of a configuration on one of its devices, among which the tasks of a round are shared out.
+    """Return the settings of a configuration on one of its devices, which share the tasks of a round.
 
     Args:
         policy: base and adapters.
         rollout: group sizes and lengths.
-        max_tokens_per_micro_batch: of the update.
-        tasks_per_round: over all devices.
-        engine: samples; None where a server does.
-        devices: number of processes; the base lies in parts on all of them if it is sharded.
-        single_level: the executor works without a planner.
-        evaluated: tasks evaluated at once, 0 where nothing is.
+        max_tokens_per_micro_batch: tokens of the update.
+        tasks_per_round: number over all devices.
+        engine: the engine that samples; None if a server does.
+        devices: number of processes, over which the base is sharded if at all.
+        single_level: whether the executor works without a planner.
+        evaluated: tasks evaluated at once, 0 if none are.
         references: see `Settings`.
     """
     batches = engine or TransformersEngine()
@@ -263,7 +263,7 @@ def settings_of(
     prompts: dict[Role, int] = {"planner": tasks, "executor": tasks * rollout.planner_group_size}
     if single_level:
         prompts = {"executor": tasks}
-    elif rollout.branching == "trajectory":  # as many executions of a plan, each with prompts of its own
+    elif rollout.branching == "trajectory":  # as many executions of a plan, each with its own prompts
         prompts["executor"] *= samples["executor"]
         samples["executor"] = 1
     return Settings(
@@ -291,5 +291,5 @@ def settings_of(
 
 
 def references_of(policy: PolicyConfig, warm_start_rounds: int, weights: Iterable[float]) -> int:
-    """Return how many adapters are copied, from a folder or at the end of a warm start, by the roles' weights of the KL."""
+    """Return the number of adapters copied, from a folder or at the end of a warm start, by the roles' KL weights."""
     return sum(weight > 0 for weight in weights) if warm_start_rounds or policy.adapters is not None else 0

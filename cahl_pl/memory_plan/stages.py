@@ -1,7 +1,7 @@
-"""The worst moments of a run: what lies in memory while tokens are sampled, and while an adapter is updated.
+"""The worst moments of a run: memory while tokens are sampled, and while an adapter is updated.
 
-Tasks have prompts of `max_prompt_tokens`, completions of `max_new_tokens`, no prefix in common, and one packed row is as long
-as its micro-batch.
+Tasks are assumed to have prompts of `max_prompt_tokens`, completions of `max_new_tokens` and no common prefix, and one packed
+row to be as long as its micro-batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GIB = 2**30
 CONTEXT = int(0.8 * GIB)
 """Assumed, not counted: CUDA's context, its libraries and their workspaces; on a CPU, Python with its libraries."""
 FRAGMENTATION = 0.08
-"""Assumed: what an allocator holds beyond what is in use, as a share of all that comes and goes."""
+"""Assumed: memory that an allocator holds beyond that in use, as a share of all that is allocated and freed."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Stage:
     """The worst moment of a part of a run.
 
     Attributes:
-        name: of the part.
-        parts: what lies in memory then, in bytes.
+        name: name of the part.
+        parts: contents of memory at that moment, in bytes.
     """
 
     name: str
@@ -47,16 +47,16 @@ class Stage:
 
     @property
     def total(self) -> int:
-        """Bytes, with the assumed context and fragmentation."""
+        """Sum in bytes, with the assumed context and fragmentation."""
         return sum(self.parts.values())
 
 
 def stages(shape: ModelShape, settings: Settings) -> list[Stage]:
-    """Return the worst moments of sampling, unless a server samples, and of the update, of each role that is sampled from.
+    """Return the worst moments of sampling, unless a server samples, and of the update, for each role that is sampled from.
 
     Args:
-        shape: of the model.
-        settings: of the run.
+        shape: the model's shape.
+        settings: the run's settings.
     """
     updates = [update_stage(shape, settings, role) for role in settings.prompts]
     if not settings.samples_here:
@@ -69,7 +69,7 @@ def stages(shape: ModelShape, settings: Settings) -> list[Stage]:
 
 
 def _stage(shape: ModelShape, settings: Settings, name: str, parts: dict[str, int]) -> Stage:
-    """With what lies there all the time, and what is assumed.
+    """Return a stage with its parts, what is always in memory, and what is assumed.
 
     Adapters, references among them, and both moments of AdamW for each of the two that learn are float32. The gradients of
     the role that stepped last stay until the next step.
@@ -100,13 +100,13 @@ def _parts(
 def sampling_moments(
     shape: ModelShape, settings: Settings, role: Role, prompt_tokens: int | None = None
 ) -> list[dict[str, int]]:
-    """Four moments of sampling that may be the worst: prompts are read (attention, MLP), laid out, and continued.
+    """Return four moments of sampling that may be the worst: prompts are read (attention, MLP), laid out, and continued.
 
     Args:
-        shape: of the model.
-        settings: of the run.
-        role: who samples.
-        prompt_tokens: of each prompt; None for `max_prompt_tokens`.
+        shape: the model's shape.
+        settings: the run's settings.
+        role: the role that samples.
+        prompt_tokens: tokens of each prompt; None for `max_prompt_tokens`.
 
     Returns:
         The parts of each in bytes.
@@ -115,7 +115,7 @@ def sampling_moments(
     samples, e = settings.samples[role], settings.dtype_bytes
     count = min(settings.prompts[role], max(1, settings.batch_size // samples))  # a prompt's samples stay together
     new = settings.new_tokens[role]
-    # rows and columns of the buffers: the samples of a prompt lie side by side, or each behind a copy of it
+    # rows and columns of the buffers: the samples of a prompt are side by side, or each follows a copy of it
     rows, final = (count * samples, length + new) if shape.rows_apart else (count, length + samples * new)
     token, tokens = kv_bytes(shape, settings), count * length
     read_tokens = min(tokens, max(settings.max_prefill_tokens // length, 1) * length)  # in one pass
@@ -127,7 +127,7 @@ def sampling_moments(
     before = token * min(settings.prefix_cache_tokens, kept - read_tokens)
     rounded = rounded_bytes(shape, settings, 1)
     places = 2 * e * shape.head_dim  # cosines and sines of the positions
-    # a product's weight is there before the adapter's output is
+    # a product's weight is in memory before the adapter's output is
     adapted = read_tokens * 2 * settings.adapter_bytes * shape.intermediate
     attend, read = (
         _parts(
@@ -153,10 +153,10 @@ def sampling_moments(
     prefixes = token * min(settings.prefix_cache_tokens, kept)
     # the packed keys and values, and the buffers that they are copied to
     laid_out = _parts(cache=read_tokens * token + buffers, prefixes=prefixes)
-    # where it is not folded, keys and values are repeated for all query heads, a layer at a time
+    # if not folded, keys and values are repeated for all query heads, a layer at a time
     grouped = shape.heads > shape.kv_heads
     repeated = grouped and not shape.folds and (samples > 1 or settings.attention == "eager")
-    # FlexAttention gives way to the other two then: what either would take
+    # one of the other two then replaces FlexAttention: the larger of what they take
     masks = max(
         mask_bytes(shape, at, count * samples, final, attending=True)
         + (folded_mask_bytes(shape, at, count * samples, final) if grouped and shape.folds else 0)
@@ -181,7 +181,7 @@ def _while_decoding(settings: Settings) -> list[Settings]:
 
 
 def _prefix_tokens(settings: Settings, role: Role, length: int) -> int:
-    """Return prompt tokens of a round up to and including the role's: of the executor, those of every step."""
+    """Return prompt tokens of a round up to and including the role's; for the executor, those of every step."""
     times = {"planner": 1, "executor": settings.steps}
     roles = list(settings.prompts)
     return sum(settings.prompts[r] * times[r] * length for r in roles[: roles.index(role) + 1])
@@ -198,13 +198,13 @@ def update_moments(
     """Return two moments of a forward and backward pass that may be the worst: a chunk of logits, and a layer's backward pass.
 
     Args:
-        shape: of the model.
-        settings: of the run.
+        shape: the model's shape.
+        settings: the run's settings.
         tokens: padded tokens of the micro-batch.
         row: length of its rows.
         predicted: completion tokens among them; None for all.
-        trunk: tokens of each row that all its members start with, where they are run first (`forward`): they take no mask,
-            and their last layer ends with keys and values. 0 is the most that may be needed.
+        trunk: tokens of each row that all its members start with, if they are run first (`forward`): they take no mask,
+            and their last layer ends with keys and values. With 0, the memory is the most that may be needed.
 
     Returns:
         The parts of each in bytes.
@@ -221,16 +221,16 @@ def update_moments(
     chosen = predicted * e * shape.hidden
     alora = settings.adapter == "alora"
     trunk = 0 if settings.checkpoints else trunk
-    # keys and values of trunks are kept for their own attention, and together with those of the rest for that of the rest
+    # keys and values of trunks are kept for their own attention, and again, with those of the rest, for that of the rest
     in_trunks = tokens // row * trunk
     trunks = in_trunks * (kv_bytes(shape, settings) - saved)
     masked = tokens - in_trunks
-    cache = tokens * kv_bytes(shape, settings) if alora else 0  # what the body is run on top of
+    cache = tokens * kv_bytes(shape, settings) if alora else 0  # the cache that the body is run on top of
     prefixes = 0
     if alora:
         kept = _prefix_tokens(settings, list(settings.prompts)[-1], settings.max_prompt_tokens)
         prefixes = kv_bytes(shape, settings) * min(settings.prefix_cache_tokens, kept)
-    # the backward pass takes what comes after the trunks first, and is done with it when it comes to them
+    # the backward pass first handles what comes after the trunks, and has finished it when it reaches them
     working = backward_bytes(shape, settings) + e * shape.hidden
     # sdpa's backward pass makes no further masks
     masks = mask_bytes(shape, settings, masked, row, alive, attending=settings.attention == "eager")

@@ -1,4 +1,4 @@
-"""Adapters computed in the base's bfloat16, their weights kept in float32.
+"""Adapters computed in the base's bfloat16, with weights kept in float32.
 
 PEFT computes them in the dtype of their weights: each layer's input is copied to float32, and two products run there. The
 updates need those digits, the products do not (vLLM computes adapters in bfloat16 too).
@@ -24,7 +24,7 @@ def compute_in_base_dtype(lm: Any) -> None:
     """Make all adapters of a PEFT model compute in the dtype that their layers' inputs have.
 
     Args:
-        lm: with adapters of LoRA on linear layers; those made later are not among them.
+        lm: a PEFT model with LoRA adapters on linear layers; adapters added later are not affected.
     """
     for layer in lm.modules():
         for adapters in (getattr(layer, "lora_A", None), getattr(layer, "lora_B", None)):

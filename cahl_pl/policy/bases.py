@@ -1,4 +1,4 @@
-"""Which bases can be trained on, and how far: all that a model's `config.json` tells before its weights are loaded."""
+"""Limits on the bases that can be trained on, as far as a `config.json` shows them before weights are loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cahl_pl.policy.masks import MASKED, layer_types
 from cahl_pl.policy.row_cache import STATES_ARE_KNOWN
 
 STATES = {"linear_attention", "conv", "hybrid"}
-"""Types of layers that carry a state from token to token, alone or beside attention: no mask can part two sequences."""
+"""Types of layers that carry a state from token to token, alone or beside attention: no mask can separate two sequences."""
 
 _OTHERS = {
     "rwkv": "keeps states in a form of its own",
@@ -39,7 +39,7 @@ _ADVICE = "choose another base, such as Qwen3, Llama 3 or Gemma 3"
 
 
 def auto_class(config: Any) -> Any:
-    """Return the class of transformers that loads a model: that of image-text models where there is none for text."""
+    """Return the class of transformers that loads a model: that of image-text models if there is none for text."""
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -56,7 +56,7 @@ def auto_class(config: Any) -> Any:
 def decoder_of(causal_lm: Any) -> Any:
     """Return the model below the output layer: of a multimodal one the language model, which is all that text needs."""
     below = causal_lm.base_model
-    if below is causal_lm:  # its class names another attribute than it has (Llama 4)
+    if below is causal_lm:  # its class names an attribute that it lacks (Llama 4)
         below = causal_lm.model
     return getattr(below, "language_model", below)
 
@@ -68,14 +68,14 @@ def keeps_states(config: Any) -> bool:
 
 
 def check_base(config: Any, policy: PolicyConfig) -> None:
-    """Refuse a base on which sequences would not be computed rightly, or not as configured.
+    """Refuse a base on which sequences would be computed wrongly, or not as configured.
 
     Args:
-        config: of the model, from its `config.json`.
-        policy: what is asked of it.
+        config: the model's configuration, from its `config.json`.
+        policy: the configured policy.
 
     Raises:
-        PolicyError: why, and what helps.
+        PolicyError: saying why, and what helps.
     """
     for reason in _reasons(config, policy):
         raise PolicyError(f"a {config.get_text_config().model_type} model {reason}")
@@ -121,13 +121,13 @@ def _reasons(config: Any, policy: PolicyConfig) -> Iterator[str]:
 
 
 def forget_unread(model: Any) -> None:
-    """Clear what a model's configuration says of windows and chunks where its code never reads it.
+    """Clear the windows and chunks in a model's configuration that its code never reads.
 
-    transformers keeps any key of a `config.json`. A `sliding_window` in one of a family without windows (Llama, OLMo 2) is
-    none to the model, and it would be one to the masks that are made here.
+    transformers keeps any key of a `config.json`. In a family without windows (Llama, OLMo 2), the model ignores a
+    `sliding_window`, but the masks that are made here would not.
 
     Args:
-        model: as it was loaded, or on the meta device.
+        model: the model as loaded, or on the meta device.
     """
     code = inspect.getsource(sys.modules[type(decoder_of(model)).__module__])
     config = model.config.get_text_config()
@@ -142,7 +142,7 @@ def forget_unread(model: Any) -> None:
 
 
 def _clamps_steps(text: Any) -> bool:
-    """Return whether a pass over several tokens clamps the steps of a state space, which a pass over one does not."""
+    """Return whether a pass over several tokens clamps the steps of a state space, unlike a pass over one."""
     if text.model_type in ("nemotron_h", "zamba2"):
         low, high = text.time_step_min, math.inf
     else:
@@ -158,7 +158,7 @@ def _uses_alibi(text: Any) -> bool:
 
 
 def _model_class(config: Any) -> Any:
-    """Return the class of the model, None where it comes with code of its own."""
+    """Return the class of the model, None if it comes with its own code."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForCausalLM
 
     text = auto_class(config) is AutoModelForCausalLM
@@ -167,21 +167,21 @@ def _model_class(config: Any) -> Any:
 
 @dataclass(frozen=True)
 class LengthLimit:
-    """How long sequences may be.
+    """Limit on the length of sequences.
 
     Attributes:
-        tokens: at most.
-        reason: why, with the key of `config.json` that says so.
+        tokens: the most tokens of a sequence.
+        reason: the reason, with the key of `config.json` that sets it.
     """
 
     tokens: int
     reason: str
 
     def check(self, model: str, longest: int) -> None:
-        """Check that sequences are not longer.
+        """Check that sequences are within the limit.
 
         Raises:
-            ConfigError: they are.
+            ConfigError: they are longer.
         """
         if longest > self.tokens:
             raise ConfigError(
@@ -191,11 +191,11 @@ class LengthLimit:
 
 
 def length_limit(config: Any) -> LengthLimit | None:
-    """Return up to which length a sequence is computed rightly in any company; None: at any length.
+    """Return the length up to which a sequence is computed correctly whatever shares its pass; None: any length.
 
     Frequencies of rotary embeddings that follow the longest position of a pass (LongRoPE, dynamic NTK) would depend on
-    what else is in it, and a completion that crosses the border would have been sampled with others than it is scored
-    with. Below the border they stand still.
+    the rest of the pass, and a completion that crosses the limit would be sampled with other frequencies than it is
+    scored with. Below the limit they are constant.
     """
     text = config.get_text_config()
     found = []
@@ -214,21 +214,21 @@ def length_limit(config: Any) -> LengthLimit | None:
 
 
 def positions_known(config: Any) -> int | None:
-    """Return up to how many positions a base was made for, where it computes longer sequences as it does others."""
+    """Return the number of positions that a base was made for, if it computes longer sequences like others."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or keeps_states(config):
         return None
-    # where frequencies are stretched, some configurations count stretched positions, some do not
+    # if frequencies are stretched, some configurations count stretched positions, some do not
     factors = [float(rope.get("factor") or 1) for rope in _ropes(text) if rope.get("rope_type") != "default"]
     return int(positions * max([1.0, *factors]))
 
 
 def check_length(config: Any, model: str, longest: int) -> None:
-    """Check that a base can take sequences of so many tokens; warn where it was made for fewer.
+    """Check that a base can take sequences of a given length; warn if it was made for shorter ones.
 
     Args:
-        config: of the model.
+        config: the model's configuration.
         model: its name, for the message.
         longest: tokens of the longest sequence.
 
@@ -248,14 +248,14 @@ def check_length(config: Any, model: str, longest: int) -> None:
 
 
 def _ropes(text: Any) -> list[dict[str, Any]]:
-    """Return the parameters of a model's rotary embeddings, one for each type of layer where they differ."""
+    """Return the parameters of a model's rotary embeddings, one for each type of layer if they differ."""
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     return nested or [parameters]
 
 
 def expert_weights(model: nn.Module) -> int:
-    """Return how many weights of a model are experts that lie in one tensor for all of them, which stay out of NF4."""
+    """Return the number of a model's expert weights that share one tensor, which stay out of NF4."""
     return sum(p.numel() for name, p in model.named_parameters() if p.ndim == 3 and ".experts." in name)
 
 

@@ -1,4 +1,4 @@
-"""What base to load, and what adapters to put on it."""
+"""The base to load, and the adapters to put on it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ class PolicyConfig:
         gguf_file: name of a GGUF file inside that folder, to load (and de-quantise) instead of safetensors.
         quantization: `nf4` loads the base in 4 bits with double quantisation, `none` in `dtype`; null is `none`, unless
             the callback `FourBitMemory` decides otherwise.
-        dtype: of the base's weights and activations. The weights of adapters are always float32.
-        adapter_dtype: what adapters are computed in; `bfloat16`, on a base of that dtype, spares copies of every input.
+        dtype: dtype of the base's weights and activations. The weights of adapters are always float32.
+        adapter_dtype: dtype that adapters are computed in; `bfloat16`, on a base of that dtype, saves copies of every input.
         adapter: `lora`, or `alora` (activated LoRA, arXiv 2504.12397): the adapter acts from the role's own words on;
-            what comes before, the tools and the request, is read by the bare base, once for both roles.
+            the bare base reads what comes before, the tools and the request, once for both roles.
         lora_rank: rank r of both adapters.
         lora_alpha: scale numerator; an adapter's update is multiplied by lora_alpha / lora_rank.
-        lora_targets: module names to adapt, or `all-linear`: every linear layer but the output layer; of a mixture of experts
-            those of its attention alone, of a multimodal model those of its language model.
+        lora_targets: module names to adapt, or `all-linear`: every linear layer but the output layer; in a mixture of experts
+            only those of its attention, in a multimodal model those of its language model.
         use_rslora: multiply by lora_alpha / sqrt(lora_rank) instead (rsLoRA, arXiv 2312.03732).
-        use_dora: a magnitude of each output is learned beside the update (DoRA, arXiv 2402.09353): slower, more memory, and
-            neither with `alora` nor on a vLLM server.
-        init_lora_weights: how adapters start, all of them as the base itself: `default` (A as a linear layer's weights, B 0),
-            `gaussian` (A normal, B 0) or `orthogonal` (A and B that cancel). What changes the base's weights, such as PiSSA
-            or OLoRA, is refused.
-        adapters: folder that `export` has written: training starts from its two adapters, and the KL divergence is taken to
+        use_dora: learn a magnitude of each output beside the update (DoRA, arXiv 2402.09353): slower, more memory, and
+            available neither with `alora` nor on a vLLM server.
+        init_lora_weights: initialisation of the adapters, all of which start as the base itself: `default` (A as a linear
+            layer's weights, B 0), `gaussian` (A normal, B 0) or `orthogonal` (A and B that cancel). Methods that change the
+            base's weights, such as PiSSA or OLoRA, are refused.
+        adapters: folder written by `export`: training starts from its two adapters, and the KL divergence is taken to
             them. Null: from adapters that change nothing yet.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         attention: attention implementation of transformers; all three can take the mask of packed sequences (`packing`),
-            which `flash_attention_2` cannot. `flex_attention` needs CUDA to train: it skips what nobody sees, which is most
-            of a long row.
-        shard_base: of several processes each holds a part of the base alone (FSDP2), and a layer that is computed is gathered
-            from all of them; adapters are whole on each. It takes an engine that samples elsewhere (`ServerEngine`).
-        prefix_cache_tokens: keys and values of so many prompt tokens are kept within a round, to be used again (56 KB a
+            which `flash_attention_2` cannot. `flex_attention` needs CUDA to train: it skips what no token sees, which is
+            most of a long row.
+        shard_base: with several processes, each has only a part of the base (FSDP2), and gathers a layer from all of them to
+            compute it; adapters are whole on each. It requires an engine that samples elsewhere (`ServerEngine`).
+        prefix_cache_tokens: number of prompt tokens whose keys and values are kept within a round for reuse (56 KB a
             token for Qwen2.5-7B in bfloat16).
-        check_base: when the base is loaded, hold packed, sampled and recomputed passes of a few tokens against plain ones, and
-            refuse a base on which they differ, or in whose layers weights lie that the model has no place for.
+        check_base: when the base is loaded, compare packed, sampled and recomputed passes of a few tokens with plain ones, and
+            refuse a base on which they differ, or whose layers contain weights that the model has no place for.
         trust_remote_code: run code that comes with the model. Off unless you have read that code.
     """
 
@@ -86,6 +86,6 @@ class PolicyConfig:
             raise ConfigError("model.policy.lora_targets names nothing: give all-linear, or names of modules")
 
     def decide_quantization(self, otherwise: Literal["none", "nf4"]) -> None:
-        """Take this quantization, unless the configuration itself names one; the callback `FourBitMemory` asks for it."""
+        """Set this quantization, unless the configuration itself names one; the callback `FourBitMemory` asks for it."""
         if self.quantization is None and otherwise != "none":  # null is none already
             self.quantization = otherwise

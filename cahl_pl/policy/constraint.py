@@ -1,8 +1,8 @@
-"""Grammars and tokens: which tokens may come next, by llguidance, while they are drawn and again while they are learnt from.
+"""Grammars and tokens: the tokens that llguidance allows next, both in sampling and in training.
 
-A matcher is asked for the tokens that may follow, and told the one that was drawn. What it allows is kept as a bit a token: as
-truth values it would be a quarter of the logits. The masks are NumPy's: llguidance's own for torch are compiled at their first
-use, which takes a minute.
+A matcher is asked for the tokens that may follow, and told the one that was drawn. The allowed tokens are kept as one bit
+each: as booleans they would take a quarter of the logits' memory. The masks are NumPy's: llguidance's own for torch are
+compiled at their first use, which takes a minute.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from cahl_pl.policy.endings import stop_ids
 from cahl_pl.policy.policy import Policy
 
 Bits: TypeAlias = NDArray[np.uint8]
-"""Which tokens may come, one bit each, the lowest of a byte first, [B, W]."""
+"""The allowed tokens, one bit each, the lowest of a byte first, [B, W]."""
 
 FORBIDDEN: Final = -1e30
-"""The logit of a token that may not come: its probability is 0, and 0 times its logarithm is a number."""
+"""The logit of a forbidden token: its probability is 0, and 0 times its logarithm is a number."""
 
 ROWS_AT_A_TIME: Final = 64
-"""Rows of logits whose bits are written out at once."""
+"""Rows of logits whose bits are expanded at once."""
 
 _KEPT: Final = 256
-"""Compiled grammars that are kept; when there are more, all are dropped."""
+"""Number of compiled grammars that are kept; when there are more, all are dropped."""
 
 
 def check_installed() -> None:
-    """Check that there is a library for grammars.
+    """Check that the library for grammars is installed.
 
     Raises:
         ConfigError: llguidance is missing.
@@ -50,7 +50,7 @@ class Compiler:
     """Compiler of grammars for one tokenizer.
 
     Args:
-        tokenizer: a fast one of transformers.
+        tokenizer: a fast tokenizer of transformers.
         stop: the ids that end a completion, the usual one first.
         vocabulary: number of tokens that the model knows.
 
@@ -68,7 +68,7 @@ class Compiler:
         self.vocabulary = vocabulary
         try:
             self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(stop))
-        except Exception as error:  # of its own kinds, or of the Rust below
+        except Exception as error:  # of its own types, or of the Rust below
             raise ConfigError(
                 f"grammars cannot work with this tokenizer ({error}): use a model with a fast one, or leave out "
                 "data.inference.constrained and data.rollout.constrained"
@@ -76,7 +76,7 @@ class Compiler:
         self._compiled: dict[str, Any] = {}
 
     def matcher(self, grammar: str) -> Any:
-        """Return a matcher at its beginning.
+        """Return a matcher at the start of a grammar.
 
         Raises:
             ConfigError: the grammar cannot be compiled.
@@ -95,7 +95,7 @@ class Compiler:
         return self._compiled[grammar].deep_copy()
 
     def bits(self, matchers: Sequence[Any | None]) -> Bits:
-        """Return which tokens may come next, [B, W]; every one where there is no matcher."""
+        """Return the tokens that may come next, [B, W]; all of them where there is no matcher."""
         masks = self._library.numpy.allocate_token_bitmask(len(matchers), self.vocabulary)
         for i, matcher in enumerate(matchers):
             if matcher is not None:
@@ -120,11 +120,11 @@ def compiler_of(policy: Policy) -> Compiler:
 
 
 def forbid(logits: Tensor, bits: Bits) -> None:
-    """Put `FORBIDDEN` in the place of the logits of tokens that may not come.
+    """Set the logits of forbidden tokens to `FORBIDDEN`.
 
     Args:
         logits: [B, V], changed in place.
-        bits: of the same rows; of tokens that they do not know, a row that forbids something allows none.
+        bits: bits of the same rows; a row that forbids something also forbids tokens without a bit.
     """
     for start in range(0, len(logits), ROWS_AT_A_TIME):
         rows = logits[start : start + ROWS_AT_A_TIME]
@@ -132,7 +132,7 @@ def forbid(logits: Tensor, bits: Bits) -> None:
 
 
 def forbidden(bits: Bits, logits: Tensor) -> Tensor:
-    """Return which tokens may not come, a truth value each, for logits [B, V], on their device."""
+    """Return the forbidden tokens, a boolean each, for logits [B, V], on their device."""
     packed = torch.from_numpy(bits).to(logits.device, non_blocking=True)
     places = torch.arange(8, dtype=torch.uint8, device=logits.device)
     found = (packed[..., None] >> places).bitwise_and_(1).flatten(1) == 0
@@ -146,8 +146,8 @@ class Matchers:
     """The matchers of some completions.
 
     Args:
-        compiler: made them.
-        matchers: one a completion.
+        compiler: the compiler that made them.
+        matchers: one per completion.
     """
 
     def __init__(self, compiler: Compiler, matchers: Sequence[Any]) -> None:
@@ -155,11 +155,11 @@ class Matchers:
         self.matchers = list(matchers)
 
     def of(self, which: Sequence[int], samples: int = 1) -> Matchers:
-        """Return those of some of the completions, so many of each; they move on by themselves."""
+        """Return copies for some of the completions, `samples` of each, which advance independently."""
         return Matchers(self.compiler, [self.matchers[i].deep_copy() for i in which for _ in range(samples)])
 
     def after(self, tokens: Sequence[Tensor]) -> Matchers:
-        """Return the matchers behind the first tokens of each completion, [C_i]."""
+        """Return the matchers advanced by the first tokens of each completion, [C_i]."""
         moved = [matcher.deep_copy() for matcher in self.matchers]
         for matcher, ids in zip(moved, tokens, strict=True):
             for token in ids.tolist():
@@ -167,16 +167,16 @@ class Matchers:
         return Matchers(self.compiler, moved)
 
     def at(self, which: NDArray[Any]) -> Within:
-        """Return the constraint on the next token of some completions, by index [B]; below 0 there is none."""
+        """Return the constraint on the next token of some completions, by index [B]; an index below 0 has none."""
         return Within(self.compiler, [None if i < 0 else self.matchers[i] for i in which.tolist()])
 
     def along(self, completion: int, draft: Sequence[int]) -> Within:
-        """Return the constraint on the tokens at, and behind, those of a draft: as if it were being written."""
+        """Return the constraint on each token of a draft and on the one after it, as if it were being written."""
         matcher, states = self.matchers[completion].deep_copy(), []
         for token in draft:
             states.append(matcher.deep_copy())
             if not _move(matcher, token):
-                break  # the draft breaks the grammar here, and what is behind it is not looked at
+                break  # the draft breaks the grammar here; what follows is not checked
         else:
             states.append(matcher)
         return Within(self.compiler, states + [None] * (len(draft) + 1 - len(states)))
@@ -186,8 +186,8 @@ class Within:
     """Constraint on one token of each of some completions.
 
     Args:
-        compiler: of their grammars.
-        matchers: of each of them; None where nothing is forbidden.
+        compiler: the compiler of their grammars.
+        matchers: one for each of them; None where nothing is forbidden.
     """
 
     def __init__(self, compiler: Compiler, matchers: Sequence[Any | None]) -> None:
@@ -195,22 +195,22 @@ class Within:
         self.matchers = matchers
 
     def hold(self, logits: Tensor) -> None:
-        """Put the logits of tokens that may not come where they are never drawn, in place, [B, V]."""
+        """Set the logits [B, V] of forbidden tokens so low, in place, that they are never drawn."""
         forbid(logits, self.compiler.bits(self.matchers))
 
     def take(self, tokens: Tensor) -> None:
-        """Move on by the tokens that were drawn, [B]."""
+        """Advance by the tokens that were drawn, [B]."""
         for matcher, token in zip(self.matchers, tokens.tolist(), strict=True):
             if matcher is not None:
                 _move(matcher, token)
 
 
 class Replay:
-    """What completions were drawn within, found again from their tokens: a few tokens at a time, in order.
+    """Constraints of completions, reconstructed from their tokens: a few tokens at a time, in order.
 
     Args:
-        compiler: of the grammars.
-        completions: token ids of each, [C_i], and its grammar; None where it was drawn freely.
+        compiler: the compiler of the grammars.
+        completions: token ids of each, [C_i], and its grammar; None if it was drawn freely.
     """
 
     def __init__(self, compiler: Compiler, completions: Sequence[tuple[Tensor, str | None]]) -> None:
@@ -219,10 +219,10 @@ class Replay:
         self._matcher: Any = None
 
     def next(self, count: int) -> Bits:
-        """Return what was allowed in the place of each of the next `count` tokens, [count, W].
+        """Return the tokens that were allowed at each of the next `count` positions, [count, W].
 
         Raises:
-            ConfigError: a token that was drawn is not among them.
+            ConfigError: a token that was drawn is not allowed.
         """
         parts = []
         for _ in range(count):
@@ -241,7 +241,7 @@ class Replay:
 
 
 def _move(matcher: Any, token: int) -> bool:
-    """Return whether a matcher takes a token; what ends the turn behind a whole output is none of the grammar's."""
+    """Return whether a matcher accepts a token; the end of turn after a complete output is not part of the grammar."""
     if matcher.is_stopped():
         return True
     return bool(matcher.try_consume_tokens([token]))

@@ -1,4 +1,4 @@
-"""A check of each role's first gradients: without them training would silently do nothing, or too much."""
+"""Check of each role's first gradients: if they were wrong, training would silently do nothing, or too much."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS_WITHOUT_GRADIENT: Final = 20
 
 
 class FirstGradientCheck:
-    """Check of each role's gradients, until some were right."""
+    """Check of each role's gradients, until they have been right once."""
 
     def __init__(self) -> None:
         self._checked: set[Role] = set()
@@ -24,10 +24,10 @@ class FirstGradientCheck:
 
         Args:
             model: the base with both adapters, after a backward pass.
-            role: whose step it is.
+            role: the role of the step.
 
         Raises:
-            RuntimeError: gradients went missing or elsewhere.
+            RuntimeError: gradients are missing, or went elsewhere.
         """
         if role in self._checked:
             return

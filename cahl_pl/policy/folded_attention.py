@@ -1,9 +1,9 @@
-"""Attention while decoding that does not write keys and values out for every query head.
+"""Attention while decoding that does not repeat keys and values for every query head.
 
-Where fewer heads of keys than of queries meet several new tokens under a mask, transformers repeats keys and values for all
-query heads, at each token and in each layer (`repeat_kv`). Yet the query heads that share keys are only more queries of
+If there are fewer key heads than query heads, and several new tokens under a mask, transformers repeats keys and values for
+all query heads, at each token and in each layer (`repeat_kv`). Yet query heads that share keys are only more queries to
 these: they are folded into the tokens, [R, heads, S, d] to [R, key heads, heads / key heads * S, d], and the family's own
-function does the rest. Scores, and the sums over them, are those of the plain way.
+function does the rest. Scores, and the sums over them, are the same as without folding.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 
 Output = tuple[Tensor, Tensor | None]
-"""What an attention function of transformers returns: [R, S, heads, d], and weights that nobody asks for here."""
+"""Output of an attention function of transformers: [R, S, heads, d], and weights that are not used here."""
 
 _PREFIX = "cahl_folded_"
 _SINKS_KNOWN = {"gpt_oss"}
-"""Families whose attention has sinks that `_with_sinks` computes as they do."""
+"""Families with attention sinks that `_with_sinks` computes as they do."""
 
 
 @contextlib.contextmanager
 def folded_attention(decoder: nn.Module) -> Iterator[None]:
-    """Fold the attention of a model that runs within; one whose attention cannot be told to is left as it is.
+    """Fold the attention of a model that runs within; a model whose attention cannot be folded is left as it is.
 
-    FlexAttention, which is for many tokens at once, gives way to `decoding_attention`.
+    FlexAttention, which is for many tokens at once, is replaced by `decoding_attention`.
 
     Args:
-        decoder: of transformers.
+        decoder: a decoder of transformers.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -53,22 +53,22 @@ def folded_attention(decoder: nn.Module) -> Iterator[None]:
 
 
 def is_foldable(decoder: nn.Module) -> bool:
-    """Return whether a model's attention is folded, where it has fewer heads of keys than of queries."""
+    """Return whether a model's attention is folded, if it has fewer key heads than query heads."""
     return bool(_foldable(decoder))
 
 
 def decoding_attention(decoder: Any) -> str:
-    """Return `sdpa` or `eager`: what attends while decoding, and takes masks that are tensors.
+    """Return the attention for decoding, `sdpa` or `eager`, which take masks that are tensors.
 
     Args:
-        decoder: of transformers.
+        decoder: a decoder of transformers.
     """
     name: str = decoder.config._attn_implementation.removeprefix(_PREFIX)
     return name if name != "flex_attention" else "sdpa" if decoder._supports_sdpa else "eager"
 
 
 def _foldable(decoder: Any) -> list[Any]:
-    """Return the configurations by which a model's layers choose their attention; none where they are to stay."""
+    """Return the configurations by which a model's layers choose their attention; none if they are to stay as they are."""
     takes_functions = getattr(type(decoder), "_can_set_attn_implementation", lambda: False)
     if not takes_functions():
         return []
@@ -80,19 +80,19 @@ def _foldable(decoder: Any) -> list[Any]:
 
 
 def _eager_of(module: nn.Module) -> Callable[..., Output] | None:
-    """Return the eager attention function of a module's family, which stands beside its class."""
+    """Return the eager attention function of a module's family, which is defined beside its class."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
 class _Folded:
-    """An attention function of transformers, on queries of which each group of heads is one head.
+    """An attention function of transformers, on queries whose groups of heads are folded into one head each.
 
     Args:
-        plain: returns the function that a module would use.
-        boolean: its masks are true where a token sees another; otherwise they are added to scores.
+        plain: function that returns the one that a module would use.
+        boolean: whether its masks are true where a token sees another; otherwise they are added to scores.
 
     Attributes:
-        masks: those of the present step, as they came and folded; layers share them.
+        masks: those of the current step, as passed in and folded; layers share them.
     """
 
     def __init__(self, plain: Callable[[nn.Module], Callable[..., Output]], boolean: bool) -> None:
@@ -103,7 +103,7 @@ class _Folded:
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Output:
-        """Return what the plain function does.
+        """Return the output of the plain function.
 
         Args:
             module: the layer's attention.
@@ -111,7 +111,7 @@ class _Folded:
             key: [R, key heads, K, d].
             value: likewise.
             attention_mask: [R, 1, S, K].
-            kwargs: of the family.
+            kwargs: arguments of the family's function.
         """
         rows, heads, tokens, width = query.shape
         groups = heads // key.shape[1]
@@ -147,12 +147,12 @@ class _Folded:
         self.masks = [
             *self.masks[-3:],
             (mask, groups, folded),
-        ]  # a model that cuts its mask in each layer fills no memory
+        ]  # a model that slices its mask in each layer does not fill memory
         return folded
 
 
 class _Ungrouped:
-    """A layer's attention whose keys and values are not to be repeated, to the functions that ask it how often."""
+    """A layer's attention that tells functions which ask for the number of repeats not to repeat keys and values."""
 
     num_key_value_groups = 1
 
@@ -164,14 +164,14 @@ class _Ungrouped:
 
 
 def _with_sinks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, sinks: Tensor) -> Tensor:
-    """Return attention with a further score for each query, which takes its share of the weights and has no value (gpt-oss).
+    """Return attention with an extra score per query that takes a share of the weights and has no value (gpt-oss).
 
     Args:
         query: folded, [R, key heads, N, d].
         key: [R, key heads, K, d].
         value: likewise.
         mask: [R, 1, N, K], to add.
-        scaling: of the scores.
+        scaling: factor of the scores.
         sinks: [key heads * N].
     """
     scores = query @ key.transpose(2, 3) * scaling + mask

@@ -1,13 +1,12 @@
 """One pass of the model over packed rows, and the prefixes that need not be run again.
 
 A row's frozen tokens, a closed part of its tree from the root on, are run first, without gradient: with activated LoRA
-they are what comes before the role's own words, which the bare base reads; while sampling they are what all members of
-a row start with, and what has been read before. Keys and values can be kept (`PrefixStore`) until the weights that made
-them change. The rest of the row, its body, is run on top of them. A long part of the body that all its members start
-with, its trunk, goes first there: its tokens see just what comes before them, for which attention kernels need no mask and
-half of the work.
+they are what comes before the role's own words, which the bare base reads; while sampling they are the common start of
+a row's members, and what has been read before. Keys and values can be kept (`PrefixStore`) until the weights that made
+them change. The rest of the row, its body, is run on top of them. A long common start of the body's members, its trunk,
+goes first there: its tokens see just what comes before them, for which attention kernels need no mask and half the work.
 
-Of frozen tokens and of trunks nothing but keys and values is needed: their last layer ends where these are there.
+Frozen tokens and trunks only need keys and values: their last layer stops once these are computed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from cahl_pl.policy.policy import Policy
 
 SHORTEST_TRUNK = 64
-"""Tokens; a shorter trunk is run with the rest: what its attention spares is less than another pass over the layers costs."""
+"""Tokens; a shorter trunk is run with the rest: its attention saves less than another pass over the layers costs."""
 
 
 @dataclass
@@ -38,10 +37,10 @@ class Pass:
     """Output of one forward pass.
 
     Attributes:
-        hidden: last hidden states of the rows' bodies behind their trunks, [R, B, H], padded on the right.
-        columns: for each row, where in the cache the keys and values of its tokens lie.
-        width: columns of the tokens that are not in `hidden`; the place there of one that is is its column minus `width`.
-        cache: keys and values of all tokens, if asked for.
+        hidden: last hidden states of the rows' bodies after their trunks, [R, B, H], padded on the right.
+        columns: for each row, the cache columns of its tokens' keys and values.
+        width: columns of the tokens that are not in `hidden`; the index there of one that is equals its column minus `width`.
+        cache: keys and values of all tokens, if requested.
     """
 
     hidden: Tensor
@@ -54,19 +53,19 @@ def run(policy: Policy, rows: Sequence[PackedRow], keep_cache: bool = False) -> 
     """Run rows under the policy's active adapter; gradients flow through their bodies.
 
     Args:
-        policy: with the right adapter active.
-        rows: of `packing.pack`.
-        keep_cache: give back keys and values too (they are kept in any case where tokens are frozen).
+        policy: the policy, with the right adapter active.
+        rows: rows of `packing.pack`.
+        keep_cache: whether to return keys and values too (they are kept in any case if tokens are frozen).
     """
     frozen = [np.flatnonzero(row.frozen) for row in rows]
     cache = PassCache(policy.causal_lm.config.get_text_config().num_hidden_layers)
-    columns = [np.full(len(row.ids), -1) for row in rows]  # of what has not been run
+    columns = [np.full(len(row.ids), -1) for row in rows]  # -1: not run yet
     width = _run_frozen(policy, rows, frozen, cache, columns) if any(map(len, frozen)) else 0
     body = [np.flatnonzero(~np.asarray(row.frozen, bool)) for row in rows]
     for places, own in zip(columns, body, strict=True):
         places[own] = width + np.arange(len(own))
-    # a trunk's keys and values are handed on in a cache, which models leave alone while they recompute activations
-    # and where the base is sharded, all processes run one pass
+    # a trunk's keys and values are passed on in a cache, which models do not use while they recompute activations;
+    # and with a sharded base, all processes run one pass
     apart = width or policy.recomputes or not policy.shares_rows or policy.shards > 1
     trunk = 0 if apart else min(row.trunk() for row in rows)
     if trunk >= SHORTEST_TRUNK:
@@ -79,7 +78,7 @@ def run(policy: Policy, rows: Sequence[PackedRow], keep_cache: bool = False) -> 
 def _run_frozen(
     policy: Policy, rows: Sequence[PackedRow], frozen: Sequence[Places], cache: PassCache, columns: Sequence[Places]
 ) -> int:
-    """Fill the cache with the frozen tokens; returns how many columns they take."""
+    """Fill the cache with the frozen tokens; return the number of columns they take."""
     pieces = [piece for r, row in enumerate(rows) for piece in _kept_pieces(policy, r, row, columns[r])]
     start = max((piece.column + piece.stop - piece.start for piece in pieces), default=0)
     if start:
@@ -98,13 +97,13 @@ def _run_frozen(
 
 
 def _kept_pieces(policy: Policy, r: int, row: PackedRow, columns: Places) -> Iterator[Piece]:
-    """Give the row's frozen tokens that are kept their columns, and yield what is to be copied there."""
+    """Assign columns to the row's frozen tokens that are kept, and yield what is to be copied there."""
     ids, used = np.asarray(row.ids), 0
     for path in row.paths:
         at = 0
         for length, layers in policy.prefixes.find(policy.prefix_owner, ids[path[: _frozen_tokens(row, path)]]):
             own = path[at : at + length]
-            first = int((columns[own] >= 0).sum())  # those that earlier members share with it
+            first = int((columns[own] >= 0).sum())  # those shared with earlier members
             if first < length:
                 columns[own[first:]] = used + np.arange(length - first)
                 yield Piece(r, used, layers, first, length)
@@ -123,14 +122,14 @@ def keep_prefixes(
     cache: PassCache,
     lengths: Sequence[Sequence[int]],
 ) -> None:
-    """Keep what the members of rows start with, for whom the adapter that is active would read it again.
+    """Keep the first tokens of rows' members, so that the active adapter need not read them again.
 
     Args:
-        policy: whose adapter has read it, or the bare base.
-        rows: that have been run.
-        columns: of a `Pass`.
-        cache: likewise.
-        lengths: for each row, of each member how many tokens.
+        policy: the policy whose adapter, or bare base, has read them.
+        rows: rows that have been run.
+        columns: columns of a `Pass`.
+        cache: cache of the same `Pass`.
+        lengths: for each row, the number of tokens of each member.
     """
     for r, row in enumerate(rows):
         ids = np.asarray(row.ids)
@@ -147,7 +146,7 @@ def _fill(
     before: int,
     cache: PassCache,
 ) -> None:
-    """Put keys and values of the chosen tokens of each row behind `before` columns of the cache."""
+    """Put keys and values of the chosen tokens of each row after `before` columns of the cache."""
     with cache.stop_when_full():
         _forward(policy, rows, chosen, columns, before, cache)
 
@@ -160,14 +159,14 @@ def _forward(
     before: int,
     cache: PassCache | None,
 ) -> Tensor:
-    """Run the chosen tokens of each row behind `before` columns of the cache; hidden states [R, N, H]."""
+    """Run the chosen tokens of each row after `before` columns of the cache; return hidden states [R, N, H]."""
     longest = max(map(len, chosen))
     depths = [np.asarray(row.depths)[own] for row, own in zip(rows, chosen, strict=True)]
-    # where every token sees all before it and no other, the model's own causal attention does, and padding is behind
+    # if every token sees exactly those before it, the model's own causal attention suffices, and padding comes after
     causal = before == 0 and all((own == np.arange(len(own))).all() for own in depths)
-    causal &= policy.config.attention != "flex_attention"  # for which transformers would make a dense mask first
+    causal &= policy.config.attention != "flex_attention"  # transformers would make a dense mask for it first
     ids = np.full((len(rows), longest), policy.tokenizer.pad_token_id)
-    # elsewhere padding has a position that every base knows: a row can be longer than any sequence of it
+    # otherwise padding has a position that every base knows: a row can be longer than any of its sequences
     positions = np.tile(np.arange(longest) if causal else np.zeros(longest, np.int64), (len(rows), 1))
     for r, (row, own) in enumerate(zip(rows, chosen, strict=True)):
         ids[r, : len(own)], positions[r, : len(own)] = np.asarray(row.ids)[own], depths[r]
@@ -193,13 +192,13 @@ def _intervals(
 
     Args:
         rows: see `run`.
-        chosen: tokens of each row that are run now; what they see has been run, or is run now: it has its column.
-        columns: of the tokens of each row.
-        before: columns that have been run.
-        positions: of the chosen tokens, padded, [R, N].
+        chosen: tokens of each row that are run now; whatever they see has been run, or is run now, and has its column.
+        columns: columns of the tokens of each row.
+        before: number of columns that have been run.
+        positions: positions of the chosen tokens, padded, [R, N].
     """
     count, longest = positions.shape
-    # padding lies behind the row, and sees itself: a token that sees nothing has no attention
+    # padding comes after the row, and sees itself: a token that sees nothing has no attention
     last = np.array([[len(row.ids)] for row in rows])
     queries = last + np.arange(longest)
     keys = np.concatenate([np.zeros((count, before), np.int64), queries], axis=1)

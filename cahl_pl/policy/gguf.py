@@ -20,7 +20,7 @@ from cahl_pl.policy.weights import check_weights
 
 
 def safetensors_of(folder: Path, gguf_file: str) -> Path:
-    """Return the folder of the converted model; converts it if that has not been done.
+    """Return the folder of the converted model; convert it if that has not been done.
 
     Args:
         folder: the folder with the GGUF file.

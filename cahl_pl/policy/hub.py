@@ -1,4 +1,4 @@
-"""Whether a base that is no folder here can be had from the Hugging Face Hub, said within seconds."""
+"""Check, within seconds, whether a base that is no folder here is available on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final
 from cahl_pl.errors import PolicyError
 
 SECONDS: Final = 10.0
-"""That the hub has to answer in; the libraries beneath would try again for minutes."""
+"""Time limit for the hub's answer; the underlying libraries would retry for minutes."""
 
 
-@cache  # who has one file of it has the others, and each is asked for by itself
+@cache  # if one file is there, so are the others, and each is requested separately
 def on_hub(model: str) -> str:
-    """Return where a base is loaded from: its id, or its folder in the hub's cache where the hub cannot be asked.
+    """Return where a base is loaded from: its id, or its folder in the hub's cache if the hub is out of reach.
 
     Args:
-        model: what the configuration names, which is no folder.
+        model: the configured name, which is no folder.
 
     Raises:
-        PolicyError: it is no id, or it is not in the cache, and the hub does not have it or cannot be asked.
+        PolicyError: it is no id, or it is not in the cache, and the hub does not have it or is out of reach.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, validate_repo_id
@@ -39,7 +39,7 @@ def on_hub(model: str) -> str:
         folder = None if found is None else str(Path(found).parent)
     except HFValidationError:
         raise refused("no id of the Hugging Face Hub") from None
-    except OSError:  # it is not there
+    except OSError:  # it is not in the cache
         pass
     if constants.HF_HUB_OFFLINE:
         if folder is not None:
@@ -50,7 +50,7 @@ def on_hub(model: str) -> str:
         return model
     except RepositoryNotFoundError:
         why = "no model that the Hugging Face Hub has, or shows to you (`hf auth login` shows private ones)"
-    except Exception as error:  # of the library beneath, which differs between versions
+    except Exception as error:  # of the underlying library, whose types differ between versions
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         why = f"is not in the hub's cache, and the hub cannot be reached ({first})"
     if folder is None:

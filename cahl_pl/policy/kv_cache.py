@@ -1,7 +1,7 @@
-"""Keys and values of tokens that have been read: all that knows how transformers keeps them.
+"""Keys and values of tokens that have been read: all code that depends on how transformers stores them.
 
-Of its caches we use more than the library promises: their layers' tensors, a layer of our own, and that a model adds a
-layer's keys and values with `update`. tests/test_foreign_symbols.py names what that is.
+We use more of its caches than the library promises: their layers' tensors, a layer of our own, and that a model adds a
+layer's keys and values with `update`. tests/test_foreign_symbols.py lists these.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from transformers.cache_utils import DynamicLayer
 from cahl_pl.policy.prefix_store import Layers, Places
 
 Mask = Any
-"""In the form that a model's attention takes, a tensor or a `BlockMask`; by layer type where its layers do not all see the
+"""In the form that a model's attention takes, a tensor or a `BlockMask`; by layer type if its layers do not all see the
 same; None: causal."""
 
 
 class Piece(NamedTuple):
-    """Tokens from `start` up to `stop` of what a store has kept, for the columns from `column` on of a row."""
+    """Kept tokens of a store, from `start` up to `stop`, for the columns of a row from `column` on."""
 
     row: int
     column: int
@@ -39,9 +39,9 @@ def run_layers(model: nn.Module, ids: Tensor, mask: Mask, positions: Tensor, cac
     """Run a model without its output layer on top of a cache, which takes the new keys and values.
 
     Args:
-        model: of transformers, without an output layer.
+        model: a model of transformers, without an output layer.
         ids: [R, N].
-        mask: of `Policy.attention_mask`; None: each token sees all before it.
+        mask: mask of `Policy.attention_mask`; None: each token sees all before it.
         positions: [R, N].
         cache: None: keys and values are not kept.
 
@@ -63,20 +63,20 @@ def run_layers(model: nn.Module, ids: Tensor, mask: Mask, positions: Tensor, cac
 def _cache_argument(kind: Any) -> str:
     """Return the argument by which a class of models takes its cache: `cache` since 5.24, `past_key_values` before.
 
-    The signature decides, not the version: code that comes with a model may use the old name for longer.
+    The signature decides, not the version: code that comes with a model may keep using the old name.
     """
     return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 class StopAfterLastKV(Exception):
-    """The last layer has made its keys and values, and nothing else of the pass is needed."""
+    """End of a pass whose last layer has made its keys and values, the only output needed."""
 
 
 class PassCache(DynamicCache):
     """Keys and values of a pass over packed rows.
 
     Args:
-        num_layers: of the model.
+        num_layers: number of the model's layers.
     """
 
     layers: list[Any]
@@ -89,7 +89,7 @@ class PassCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Add keys and values of a layer.
+        """Add the keys and values of a layer.
 
         Raises:
             StopAfterLastKV: it was the last layer's, within `stop_when_full`.
@@ -104,7 +104,7 @@ class PassCache(DynamicCache):
         """End the pass that runs within as soon as the last layer has made its keys and values."""
         self._stop_when_full = True
         try:
-            with contextlib.suppress(StopAfterLastKV):  # not raised where the last layers take another layer's
+            with contextlib.suppress(StopAfterLastKV):  # not raised if the last layers use another layer's
                 yield
         finally:
             self._stop_when_full = False
@@ -114,7 +114,7 @@ class PassCache(DynamicCache):
 
         Args:
             pieces: what to copy where; at least one.
-            rows: of the pass.
+            rows: number of the pass's rows.
             width: columns; the most that a row takes.
         """
         for i, pair in enumerate(pieces[0].layers):
@@ -127,11 +127,11 @@ class PassCache(DynamicCache):
             self.update(keys, values, i)
 
     def reader(self, row: int, columns: Places) -> Callable[[int, int], Layers]:
-        """Return what copies the keys and values of some tokens of one row, from one on and up to another.
+        """Return a function that copies the keys and values of some tokens of one row, from a start up to a stop.
 
         Args:
-            row: of the pass.
-            columns: of the tokens.
+            row: index of the pass's row.
+            columns: columns of the tokens.
         """
 
         def read(start: int, stop: int) -> Layers:
@@ -149,9 +149,9 @@ class SampleCache(DynamicCache):
     """Keys and values of prompts and of the samples that continue them, in buffers of their final length.
 
     Args:
-        count: of prompts; each has one row.
+        count: number of prompts; each has one row.
         used: columns that the longest prompt takes.
-        length: of the buffers.
+        length: length of the buffers.
     """
 
     layers: list[Any]
@@ -167,7 +167,7 @@ class SampleCache(DynamicCache):
             first: index of a prompt.
             packed: keys and values of packed rows.
             rows: the packed row of each prompt, [N].
-            places: where in it the prompt's tokens stand, [N, P].
+            places: indices of the prompt's tokens in it, [N, P].
         """
         for i, layer in enumerate(packed.layers):
             if i == len(self.layers):
@@ -178,7 +178,7 @@ class SampleCache(DynamicCache):
         """Keep `len(indices)` rows; where `indices[i] != i`, row i is overwritten by row `indices[i]`.
 
         Args:
-            indices: on the CPU, so that no layer waits for a device.
+            indices: indices on the CPU, so that no layer waits for a device.
         """
         to, source = moves(indices, self.layers[0].keys.device)
         for layer in self.layers:
@@ -189,11 +189,11 @@ class BufferedLayer(DynamicLayer):
     """One layer of a `SampleCache`; `cat` at every token would copy all keys and values each time.
 
     Args:
-        like_keys: of the layer, for their kind and shape [rows, heads, tokens, d].
-        like_values: likewise.
-        count: of rows.
+        like_keys: keys of the layer, for their kind and shape [rows, heads, tokens, d].
+        like_values: values of the layer, likewise.
+        count: number of rows.
         used: columns taken at the start.
-        length: of the buffers.
+        length: length of the buffers.
     """
 
     keys: Tensor
@@ -222,7 +222,7 @@ class BufferedLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, :used], self._values[:, :, :used]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values behind the old ones."""
+        """Write the new keys and values after the old ones."""
         used = self.keys.shape[-2]
         new = used + key_states.shape[-2]
         self._keys[:, :, used:new], self._values[:, :, used:new] = key_states, value_states
@@ -240,11 +240,11 @@ class BufferedLayer(DynamicLayer):
 
 
 def moves(indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return, on a device, which rows are overwritten where row i becomes what row `indices[i]` was, and by which.
+    """Return, on a device, the rows that change when row i becomes what row `indices[i]` was, and their sources.
 
     Args:
-        indices: on the CPU.
-        device: where to.
+        indices: indices on the CPU.
+        device: target device.
     """
     to = (indices != torch.arange(len(indices))).nonzero().squeeze(1)
     return to.to(device, non_blocking=True), indices[to].to(device, non_blocking=True)

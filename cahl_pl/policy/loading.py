@@ -18,14 +18,14 @@ from cahl_pl.policy.weights import check_weights
 
 
 def read_config(config: PolicyConfig, converts: bool = True) -> Any:
-    """Return what the base's `config.json` says, if it is one that can be used.
+    """Return the content of the base's `config.json`, if the base can be used.
 
     Args:
-        config: which base.
+        config: the policy's configuration.
         converts: whether a GGUF file is converted for it; else it is read as it is.
 
     Raises:
-        PolicyError: the model cannot be found, or not be used (`bases.check_base`).
+        PolicyError: the model cannot be found or used (`bases.check_base`).
     """
     from transformers import AutoConfig
 
@@ -40,12 +40,12 @@ def read_config(config: PolicyConfig, converts: bool = True) -> Any:
 
 
 def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> tuple[Any, Any]:
-    """Tokenizer and base model, in eval mode, without adapters; nothing is frozen yet.
+    """Return tokenizer and base model, in eval mode, without adapters; nothing is frozen yet.
 
     Args:
-        config: which base.
-        base_config: of `read_config`.
-        device: where to.
+        config: the policy's configuration.
+        base_config: result of `read_config`.
+        device: target device.
 
     Raises:
         PolicyError: the model cannot be found or loaded as configured.
@@ -73,7 +73,7 @@ def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> t
             output_loading_info=True,
             **kwargs,
         )
-    except Exception as error:  # transformers raises a dozen types here; each means the same to the user
+    except Exception as error:  # transformers raises a dozen types here; all mean the same to the user
         raise _not_loaded(config, error) from error
     check_weights(base, found, config)
     if config.quantization == "nf4":
@@ -103,7 +103,7 @@ def _not_loaded(config: PolicyConfig, error: Exception) -> PolicyError:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what a library says, or the first two where that one only announces the other."""
+    """Return the first line of a library's message, or the first two if the first only announces the second."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in (lines[:2] if lines[0].endswith(":") else lines[:1])).rstrip(".")
 
@@ -112,11 +112,11 @@ def load_tokenizer(config: PolicyConfig, base_config: Any = None) -> Any:
     """Return the tokenizer alone.
 
     Args:
-        config: of which base.
-        base_config: of `read_config`; None where another program has the model: nothing is then held against it.
+        config: the policy's configuration.
+        base_config: result of `read_config`; None if another program has the model: then nothing is compared with it.
 
     Raises:
-        PolicyError: it cannot be found or loaded, or does not go with the base.
+        PolicyError: it cannot be found or loaded, or does not fit the base.
     """
     folder = model_folder(config)
     try:

@@ -19,7 +19,7 @@ from cahl_pl.policy.policy import Policy
 from cahl_pl.types import Group
 
 LOGITS_AT_A_TIME = 2048
-"""Rows of logits held at a time: at a vocabulary of 152,064 such a tensor takes 1.2 GiB in float32, and three live at once."""
+"""Rows of logits at a time: with a vocabulary of 152,064 such a tensor takes 1.2 GiB in float32, and three live at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Sample:
 
     @property
     def ids(self) -> Tensor:
-        """Its token ids, [C]."""
+        """Token ids of the completion, [C]."""
         return self.group.completion_ids[self.index]
 
     @property
     def sampled(self) -> Tensor:
-        """Which of them were sampled, [C], bool."""
+        """Mask of the tokens that were sampled, [C], bool."""
         masks = self.group.sampled
         return torch.ones_like(self.ids, dtype=torch.bool) if masks is None else masks[self.index]
 
@@ -50,12 +50,12 @@ class MicroBatch:
 
     @property
     def advantages(self) -> Tensor:
-        """[N]."""
+        """Advantages of the samples, [N]."""
         return torch.stack([sample.group.advantages[sample.index] for sample in self.samples])
 
     @property
     def logprobs(self) -> Tensor:
-        """At sampling, [N, C], padded with zeros on the right."""
+        """Log-probabilities at sampling, [N, C], padded with zeros on the right."""
         kept = [sample.group.logprobs[sample.index] for sample in self.samples if sample.group.logprobs]
         return pad_sequence(kept, batch_first=True)
 
@@ -66,7 +66,7 @@ class Scores:
 
     Attributes:
         logprobs: [N, C].
-        entropy: [N, C], nats; without gradient unless that was asked for.
+        entropy: [N, C], nats; without gradient unless requested.
         mask: [N, C], True on completion tokens that were sampled.
     """
 
@@ -76,11 +76,11 @@ class Scores:
 
 
 def micro_batches(policy: Policy, groups: Sequence[Group], max_tokens: int) -> Iterator[MicroBatch]:
-    """Split groups into micro-batches of at most `max_tokens` padded tokens each; a longer sample stands alone.
+    """Split groups into micro-batches of at most `max_tokens` padded tokens each; a longer sample is alone in its own.
 
     Args:
-        policy: with the adapter active that the groups are for.
-        groups: any sizes and lengths.
+        policy: the policy, with the adapter active that the groups are for.
+        groups: groups of any sizes and lengths.
         max_tokens: tokens that go through the model at once, those that samples share counted once.
 
     Raises:
@@ -103,13 +103,13 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
     """Return the log-probabilities of every completion under the policy's active adapter.
 
     Those of a completion that was sampled within a grammar are taken among the tokens that it allows, and so is the entropy:
-    tokens that could not be sampled have no share in them, and their logits no gradient.
+    tokens that could not be sampled do not contribute, and their logits get no gradient.
 
     Args:
-        policy: with the right adapter active; gradients flow into it.
+        policy: the policy, with the right adapter active; gradients flow into it.
         batch: one of `micro_batches`.
         temperature: the sampling temperature, so that log-probabilities are those of the sampling distribution.
-        entropy_gradient: the entropy is to have a gradient too.
+        entropy_gradient: whether the entropy is to have a gradient too.
 
     Returns:
         The values in the order of `batch.samples`.
@@ -118,7 +118,7 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
     lengths = torch.tensor([len(sample.ids) for sample in batch.samples])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device, non_blocking=True)
     result = run(policy, batch.rows)
-    # only what predicts a completion's tokens goes through the output layer, a few tokens at a time
+    # only states that predict a completion's tokens go through the output layer, a few at a time
     flat = result.hidden.flatten(0, 1)[_predictors(batch, result).to(device, non_blocking=True)]
     target = torch.cat([sample.ids.cpu() for sample in batch.samples]).to(device, non_blocking=True)
     drawn = [(sample.ids, sample.group.grammar) for sample in batch.samples]
@@ -132,7 +132,7 @@ def score(policy: Policy, batch: MicroBatch, temperature: float = 1.0, entropy_g
 
 
 def _predictors(batch: MicroBatch, result: Pass) -> Tensor:
-    """Return where in the flattened hidden states each completion token is predicted: one place before its own."""
+    """Return the index in the flattened hidden states that predicts each completion token: one before its own."""
     paths = [
         result.columns[r][path] - result.width + r * result.hidden.shape[1]
         for r, row in enumerate(batch.rows)
@@ -158,10 +158,10 @@ def _token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Log-probabilities that take their gradients while the logits are there, which are neither kept nor computed again.
+    """Log-probabilities whose gradients are taken while the logits exist, so that these are neither kept nor recomputed.
 
     A token's values depend on its own hidden state alone: the gradient of the sum of all is, row by row, that of each, and
-    the backward pass multiplies it with what arrives for the token.
+    the backward pass multiplies it by the gradient that arrives for the token.
     """
 
     @staticmethod
@@ -198,14 +198,14 @@ def _chunks(hidden: Tensor, target: Tensor, replay: Replay | None) -> Iterator[t
 def _scored(
     policy: Policy, hidden: Tensor, target: Tensor, temperature: float, wanted: int, bits: Bits | None
 ) -> list[Tensor]:
-    """Return the log-probability [T] and entropy [T], and of the first `wanted` of them the gradients [T, H] by `hidden`.
+    """Return the log-probability [T] and entropy [T], and the first `wanted` ones' gradients [T, H] by `hidden`.
 
-    A function, so that no logits are left while the next ones are made.
+    It is a function so that no logits remain while the next ones are made.
     """
     hidden = hidden.detach().requires_grad_(wanted > 0)
     with torch.set_grad_enabled(wanted > 0):
         logits = policy.logits(hidden)
-    if bits is not None:  # in place: the output layer's gradient does not need what it gave
+    if bits is not None:  # in place: the output layer's gradient does not need its output
         forbid(logits.detach(), bits)
     logprobs = _log_softmax(logits.detach(), temperature)
     chosen, probabilities = _at(logprobs, target), logprobs.exp()
@@ -220,7 +220,7 @@ def _scored(
         gradients = [torch.autograd.grad(logits, hidden, by_logits, retain_graph=True)[0] / scale]
         del by_logits
     del logprobs, summands
-    # The target's one-hot vector less the probabilities: autograd's way to the same takes more passes over the vocabulary.
+    # The target's one-hot vector minus the probabilities: autograd would need more passes over the vocabulary.
     gradient = probabilities.neg_()
     gradient.scatter_add_(-1, target[:, None], gradient.new_ones(len(target), 1))
     (gradient,) = torch.autograd.grad(logits, hidden, gradient)

@@ -1,4 +1,4 @@
-"""What both adapters are to PEFT, and which of its options two adapters on one frozen base can have."""
+"""PEFT's configuration of both adapters, and the options that two adapters on one frozen base can have."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cahl_pl.types import ROLES
 if TYPE_CHECKING:
     from cahl_pl.policy.config import PolicyConfig
 
-_MIXES_TOKENS = re.compile(r"att|mamba|mixer|conv")  # in a module's path, of what is no expert and no router
-# Of state space layers, what their fused kernels take the weights of, without the adapter; of Gemma 3n, what is not always run
+_MIXES_TOKENS = re.compile(r"att|mamba|mixer|conv")  # in the path of a module that is neither expert nor router
+# State space layers whose fused kernels use the weights without the adapter; in Gemma 3n, modules that are not always run
 _UNFIT = re.compile(r"(mamba|mixer)\.(out_proj|x_proj|dt_proj)$|altup")
-# PEFT takes these for projections of experts wherever they lie, and asks for the other half too (AFMoE's gate of attention)
+# PEFT takes these for projections of experts wherever they are, and wants the other half too (AFMoE's attention gate)
 _PART_OF_EXPERTS = re.compile(r"att\w*\.(gate_proj|up_proj|w1|w3)$")
 _LEAVING_THE_BASE = ("default", "gaussian", "orthogonal")
 _CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq")
@@ -45,10 +45,10 @@ def lora_config(config: PolicyConfig, base: Any) -> Any:
 
 
 def targets_of(config: PolicyConfig, base: Any) -> str | list[str]:
-    """Return which modules to adapt, in a form that PEFT knows; what `all-linear` means on this base.
+    """Return the modules to adapt, in a form that PEFT knows, with `all-linear` resolved for this base.
 
-    Of a mixture of experts, the layers that mix tokens: adapters of every expert are many, PEFT does not load activated ones,
-    and experts that are one tensor have none. Of a multimodal model, the language model: nothing else sees text.
+    In a mixture of experts, the layers that mix tokens: adapters on every expert would be many, PEFT does not load activated
+    ones, and experts in one tensor have none. In a multimodal model, the language model: nothing else sees text.
     """
     if config.lora_targets != "all-linear":
         return config.lora_targets
@@ -78,14 +78,14 @@ def with_adapter(config: PolicyConfig, base: Any, lora: Any) -> Any:
     """Return a base with its first adapter on it.
 
     Raises:
-        PolicyError: PEFT cannot put one there.
+        PolicyError: PEFT cannot add one.
     """
     from peft import get_peft_model
 
-    # adapters' weights stay float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
+    # adapters' weights stay in float32 on a bfloat16 base (PEFT's default): their updates are too small for bfloat16
     try:
         return get_peft_model(base, lora, adapter_name=ROLES[0])
-    except Exception as error:  # PEFT's word for modules that it does not know, of half a dozen types
+    except Exception as error:  # PEFT raises half a dozen types for modules that it does not know
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PolicyError(
             f"no adapters can be put on {config.model!r} ({reason}): name other modules in model.policy.lora_targets, such as "
@@ -97,7 +97,7 @@ def check_lora(config: PolicyConfig) -> None:
     """Check the options of the adapters.
 
     Raises:
-        ConfigError: an option cannot be had here, or not together with another one.
+        ConfigError: an option is not available here, or not together with another one.
     """
     init = config.init_lora_weights
     if init.startswith(_CHANGING_THE_BASE):

@@ -1,9 +1,9 @@
-"""Who attends to whom, in the form that a model takes it: one mask, or one for each type of its layers.
+"""Attention masks in the form that a model takes: one mask, or one for each type of its layers.
 
-Packed rows lie depth first, so that who sees a token is an interval of places (`Intervals`): a mask is made of three numbers
-a token, on the device, and FlexAttention takes these as they are. Layers with a sliding window see a token's nearest
-predecessors alone, chunked ones those of its own chunk. Both are counted by positions in the sequence: where several
-sequences share a row, columns say nothing of the distance.
+Packed rows are stored depth first, so that the tokens that see a token form an interval (`Intervals`): a mask is made of
+three numbers per token, on the device, and FlexAttention takes these as they are. Layers with a sliding window see only a
+token's nearest predecessors, chunked ones those of its own chunk. Both are counted by positions in the sequence: if several
+sequences share a row, columns say nothing about distance.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 
 MASKED = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Types of layers that attend, and take a mask of who sees whom."""
+"""Types of layers that attend, and take an attention mask."""
 
 
 BLOCK = 128
-"""Tokens by which FlexAttention skips what nobody sees."""
+"""Tokens per block, the unit in which FlexAttention skips what no token sees."""
 
 _FAR = 2**62
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Who sees whom in packed rows: at place q what lies at place k, if `k <= q < end of k`.
+    """Visibility in packed rows: the token at index q sees that at index k if `k <= q < end of k`.
 
     Attributes:
-        queries: places of the tokens that see, in their rows, [R, Q].
-        keys: places of the tokens of all columns, [R, K].
-        ends: for each column the place behind the last that sees it, [R, K]; 0: none does.
+        queries: indices of the query tokens in their rows, [R, Q].
+        keys: indices of the tokens of all columns, [R, K].
+        ends: for each column, the index after the last token that sees it, [R, K]; 0: none does.
     """
 
     queries: Tensor
@@ -51,8 +51,8 @@ def layer_types(config: Any) -> list[str]:
     """Return the types of a model's layers, as transformers names them, each once.
 
     Args:
-        config: of the text model. Where it does not list its layers' types, all are of the one that its window or chunk
-            size tells.
+        config: configuration of the text model. If it does not list its layers' types, all are of the one that its window
+            or chunk size implies.
     """
     listed = getattr(config, "layer_types", None)
     if listed:
@@ -66,10 +66,10 @@ def seen_by_type(config: Any, visible: Tensor, queries: Tensor, keys: Tensor) ->
     """Return, for each type of attention layer, whether a token sees another, [R, Q, K].
 
     Args:
-        config: of the text model.
+        config: configuration of the text model.
         visible: whether a token may see another, [R, Q, K].
-        queries: positions of the tokens that see in their sequences, [R, Q].
-        keys: positions of the tokens that are seen, [R, K]; any number where none sees a token.
+        queries: positions of the query tokens in their sequences, [R, Q].
+        keys: positions of the key tokens, [R, K]; any number for a key that no query sees.
     """
     at, of = queries[:, :, None], keys[:, None, :]
     near = {kind: _near(config, kind, visible.device) for kind in _masked_types(config)}
@@ -77,15 +77,15 @@ def seen_by_type(config: Any, visible: Tensor, queries: Tensor, keys: Tensor) ->
 
 
 def blocks_by_type(config: Any, seen: Intervals, queries: Tensor, keys: Tensor) -> dict[str, Any]:
-    """Return, for each type of attention layer, the `BlockMask` of FlexAttention that says what `seen_by_type` says.
+    """Return, for each type of attention layer, the `BlockMask` of FlexAttention that equals the mask of `seen_by_type`.
 
-    Blocks are told to be empty or full by the least and largest numbers in them: never one wrongly, and nothing of the size
-    of a mask is made.
+    Blocks are found to be empty or full by the smallest and largest numbers in them: never wrongly, and without making
+    anything of the size of a mask.
 
     Args:
-        config: of the text model.
-        seen: who may see whom.
-        queries: as in `seen_by_type`.
+        config: configuration of the text model.
+        seen: the tokens that may see each other.
+        queries: positions as in `seen_by_type`.
         keys: likewise.
     """
     from torch.nn.attention.flex_attention import BlockMask
@@ -124,7 +124,7 @@ def blocks_by_type(config: Any, seen: Intervals, queries: Tensor, keys: Tensor) 
 def _mask_mod(
     seen: Intervals, queries: Tensor, keys: Tensor, overlay: Callable[..., Any] | None
 ) -> Callable[..., Tensor]:
-    """Return what FlexAttention asks whether query q of row r sees column k."""
+    """Return FlexAttention's function for whether query q of row r sees column k."""
 
     def sees(r: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         at = seen.queries[r, q]
@@ -135,7 +135,7 @@ def _mask_mod(
 
 
 class _Range:
-    """The least and the largest number of each block of numbers [R, N], [R, blocks]; `whole`: it is as long as others."""
+    """Smallest and largest number of each block of numbers [R, N], [R, blocks]; `whole`: blocks of full length."""
 
     def __init__(self, numbers: Tensor) -> None:
         left = -numbers.shape[1] % BLOCK
@@ -148,7 +148,7 @@ class _Range:
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many blocks of each row are chosen, and which: the chosen ones first."""
+    """Return the number of chosen blocks of each row, and all blocks, the chosen ones first."""
     order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32), order.to(torch.int32)
 
@@ -159,7 +159,7 @@ def _masked_types(config: Any) -> list[str]:
 
 
 def _near(config: Any, kind: str, device: torch.device) -> Callable[..., Any] | None:
-    """Return what a type of layers sees by positions alone, as transformers says it; None: all."""
+    """Return transformers' mask function by positions for a type of layers; None if all is seen."""
     from transformers.masking_utils import chunked_overlay, sliding_window_overlay
 
     if kind == "sliding_attention" and config.sliding_window is not None:
@@ -171,6 +171,6 @@ def _near(config: Any, kind: str, device: torch.device) -> Callable[..., Any] | 
 
 
 def as_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask to add to attention scores: 0 where a token sees another, the least number of `dtype` elsewhere."""
+    """Return a mask to add to attention scores: 0 where a token sees another, the smallest number of `dtype` elsewhere."""
     hidden = torch.finfo(dtype).min
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, hidden)

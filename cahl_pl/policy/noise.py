@@ -1,8 +1,8 @@
-"""Nothing random in a forward pass: what is trained on is scored as it was sampled.
+"""No randomness in a forward pass: samples are scored as they were sampled.
 
 Sampling runs in eval mode, and recomputing activations needs train mode. So only the layers that are recomputed are put
-into it, not what they consist of (a router that explores in train mode stays as it is in eval mode), and every rate of
-noise that such a layer could still read is 0.
+into it, not their parts (a router that explores in train mode stays in eval mode), and every rate of noise that such a
+layer could still read is 0.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def remove_noise(base: nn.Module) -> None:
 
 
 def layers_of(base: nn.Module) -> list[nn.Module]:
-    """Return the layers of a model, in their order, as transformers knows them; none where it knows none."""
+    """Return the layers of a model, in their order, as transformers knows them; empty if it knows none."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def recomputed_layers(base: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules of which gradient checkpointing recomputes the activations, if they are in train mode."""
+    """Yield the modules whose activations gradient checkpointing recomputes if they are in train mode."""
     layers = layers_of(base)
-    # models that have no such layers look at a switch of their own
+    # models without such layers have their own switch
     yield from layers or (module for module in base.modules() if getattr(module, "gradient_checkpointing", False))

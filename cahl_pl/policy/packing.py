@@ -1,9 +1,9 @@
 """Token sequences packed so that what they share is computed once.
 
 The completions of a group share their prompt; the plans of a task, and the steps that carry them out, share its tools
-and its request. A row holds such sequences as a tree: every token once, depth first, and a token sees its own ancestors
-alone. One forward pass over the row (`forward`) gives each sequence what a pass of its own would give, and a
-backward pass the sum of their gradients.
+and its request. A row stores such sequences as a tree: every token once, depth first, and a token sees only its own
+ancestors. One forward pass over the row (`forward`) gives each sequence the result of its own pass, and a backward
+pass the sum of their gradients.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class PackedRow:
     """A tree of sequences.
 
     Attributes:
-        ids: its tokens; a token's parent stands somewhere before it.
+        ids: its tokens; a token's parent comes somewhere before it.
         depths: the position of each token in the sequences that it belongs to.
         frozen: whether a token belongs to the part that is run without gradient and may be kept (see `forward`).
-        members: which sequences, as indices into what was packed.
-        paths: for each member, where in the row its tokens stand, in order.
-        new: for each member, how many tokens of its path no earlier member had.
-        context_tokens: for each member, of how many tokens that it starts with nobody needs the hidden states.
+        members: the sequences, as indices into what was packed.
+        paths: for each member, the indices of its tokens in the row, in order.
+        new: for each member, the number of tokens of its path that no earlier member had.
+        context_tokens: for each member, the number of tokens at its start whose hidden states are not needed.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -50,16 +50,16 @@ class PackedRow:
         self.context_tokens.append(context_tokens)
 
     def trunk(self) -> int:
-        """Return how many tokens all members start with whose hidden states nobody needs."""
+        """Return the number of tokens that all members start with and whose hidden states are not needed."""
         shared = [len(path) - new for path, new in zip(self.paths[1:], self.new[1:], strict=True)]
         return min([*shared, *self.context_tokens])
 
     def freeze_trunk(self, known: Sequence[int] = ()) -> None:
-        """Freeze the tokens that all members start with whose hidden states nobody needs.
+        """Freeze the tokens that all members start with and whose hidden states are not needed.
 
         Args:
             known: for each member, how many of its first tokens have been read before: they are frozen too, up to one whose
-                hidden state another member needs, such as the last token of a prompt that the member goes on from.
+                hidden state another member needs, such as the last token of a prompt that the member continues.
         """
         frozen = np.arange(len(self.ids)) < self.trunk()  # the first member comes first, from its first token
         needed = np.zeros(len(self.ids), bool)
@@ -71,10 +71,10 @@ class PackedRow:
         self.frozen = frozen.tolist()
 
     def ends(self) -> NDArray[np.int64]:
-        """Return for each token the place behind the last one that sees it, [L].
+        """Return for each token the index after the last one that sees it, [L].
 
-        A row lies depth first, so that what comes behind a token belongs to it up to a place, and to it no more from there
-        on: a token at place q sees one at place k if `k <= q < ends()[k]`.
+        A row is stored depth first, so that a token's descendants directly follow it, and only it and they see it: a token
+        at index q sees one at index k if `k <= q < ends()[k]`.
         """
         result = np.zeros(len(self.ids), np.int64)
         for path in self.paths:
@@ -92,18 +92,18 @@ def pack(
     context_tokens: Sequence[int] | None = None,
     share: bool = True,
 ) -> list[PackedRow]:
-    """Put sequences into rows, those that share much into one.
+    """Pack sequences into rows, those that share much into one.
 
     Args:
         sequences: token ids, each sequence with at least one.
-        hidden_size: of the model. A shared token spares a layer's products (24 hidden_size^2 operations); the row's
-            attention takes 4 hidden_size for each pair of a new and another token, whether the mask lets it count or
-            not. What costs less is done.
-        max_tokens: length of a row at most; a longer sequence has one of its own.
-        frozen: how many tokens of each sequence are frozen; None for none. The same token is not the same where it is
-            frozen in one sequence and not in another.
-        context_tokens: of how many tokens at the beginning of each sequence nobody needs the hidden states; None for none.
-        share: sequences may lie in one row; False: each has a row of its own.
+        hidden_size: the model's width. A shared token saves a layer's products (24 hidden_size^2 operations); the row's
+            attention takes 4 hidden_size for each pair of a new and another token, whether or not the mask lets it
+            count. The cheaper way is chosen.
+        max_tokens: the most tokens of a row; a longer sequence has its own.
+        frozen: number of frozen tokens of each sequence; None for none. A token that is frozen in one sequence and not in
+            another is not shared.
+        context_tokens: number of tokens at the start of each sequence whose hidden states are not needed; None for none.
+        share: whether sequences may share a row; False: each has its own row.
 
     Returns:
         Rows in which every sequence is a member once.
@@ -126,7 +126,7 @@ def pack(
 
 
 def _sort_key(sequence: Sequence[int], frozen: int) -> NDArray[np.int64]:
-    """Return what sequences are sorted and compared by: tokens, in which a frozen one differs from one that is not."""
+    """Return the key by which sequences are sorted and compared: tokens, with frozen ones distinct from others."""
     return 2 * np.asarray(sequence, np.int64) + (np.arange(len(sequence)) < frozen)
 
 
@@ -137,7 +137,7 @@ def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
 
 
 def batches(rows: Sequence[PackedRow], max_tokens: int) -> Iterator[list[PackedRow]]:
-    """Yield lists of rows of at most `max_tokens` padded tokens each (a longer row stands alone), shorter rows first."""
+    """Yield lists of rows of at most `max_tokens` padded tokens each (a longer row is alone), shorter rows first."""
     batch: list[PackedRow] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if batch and (len(batch) + 1) * len(row.ids) > max_tokens:

@@ -2,8 +2,8 @@
 
 The rules that keep two adapters on one base honest (each was seen to fail silently when broken):
 
-- an adapter is made active once per phase, and forward and backward of one loss run under the same active adapter;
-- who may set `requires_grad` of a weight: this class alone. It is off in the base and on in both adapters, always; PEFT's
+- an adapter is activated once per phase, and forward and backward of one loss run under the same active adapter;
+- only this class may set `requires_grad` of a weight. It is off in the base and on in both adapters, always; PEFT's
   `set_adapter` and `disable_adapter` flip it, so it is restored after each of them, and optimisers collect their
   parameters by name;
 - nothing is ever merged into the base: merging into 4-bit weights loses information.
@@ -40,19 +40,19 @@ class Policy(nn.Module):
     """The base and its two adapters. Empty until `load` is called, so that strategies can place it.
 
     Attributes:
-        config: may be changed until `load` is called (the 4-bit memory callback does).
+        config: the configuration, which may change until `load` is called (the 4-bit memory callback does so).
         lm: the PEFT model; None before `load`.
         tokenizer: the base's tokenizer; None before `load`.
         version: optimiser steps taken by each role's adapter.
-        loads: how often weights of adapters were loaded; with `version` it tells whether they are still the same.
+        loads: how often adapter weights were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
-        thinks_in_tokens: special tokens tell thoughts from answers, once prompts have been made; a text without them does not.
-        compiler: of grammars, with what it is for, once there are any (`constraint.compiler_of`).
-        prefixes: keys and values to use again.
-        recomputes: activations are computed again in the backward pass of what is run now.
-        shares_rows: sequences may lie in one row, where a mask parts them; False where layers carry states.
-        shards: processes that the base lies in parts on, which then run the same passes in the same order; 1: it is whole.
+        thinks_in_tokens: whether special tokens, which a text lacks, separate thoughts from answers; set with the prompts.
+        compiler: the compiler of grammars, with its key, once there are any (`constraint.compiler_of`).
+        prefixes: keys and values to reuse.
+        recomputes: whether activations are recomputed in the backward pass of the current run.
+        shares_rows: whether sequences may share a row, separated by a mask; False if layers carry states.
+        shards: processes that the base is sharded over, which then run the same passes in the same order; 1: it is whole.
     """
 
     lm: Any
@@ -80,15 +80,15 @@ class Policy(nn.Module):
     def load(
         self, device: torch.device | str = "cpu", longest: int = 0, examine: Callable[[Any], object] | None = None
     ) -> None:
-        """Load tokenizer and base and add fresh adapters. Does nothing when already loaded.
+        """Load tokenizer and base and add fresh adapters. Do nothing if already loaded.
 
         Args:
-            device: where the base is to live.
-            longest: tokens of the longest sequence that there may be, as far as that is known.
-            examine: told the tokenizer before weights are loaded, to raise what it finds.
+            device: device of the base.
+            longest: tokens of the longest possible sequence, as far as that is known.
+            examine: function called with the tokenizer before weights are loaded, to raise any faults.
 
         Raises:
-            PolicyError: the model cannot be found or loaded as configured, or would not be computed rightly.
+            PolicyError: the model cannot be found or loaded as configured, or would be computed wrongly.
             ConfigError: sequences may become too long for it, or the adapters to start from do not fit; see also `lora_config`.
         """
         if self.lm is not None:
@@ -103,7 +103,7 @@ class Policy(nn.Module):
         self.shards = num_shards(self.config)
         if self.shards == 1:
             self.tokenizer, base = load_base(self.config, base_config, torch.device(device))
-        else:  # it goes to the device layer by layer, where Lightning would have all new tensors
+        else:  # it goes to the device layer by layer, where Lightning would put all new tensors
             with (cpu := torch.device("cpu")):
                 self.tokenizer, base = load_base(self.config, base_config, cpu)
         base.requires_grad_(False)
@@ -112,7 +112,7 @@ class Policy(nn.Module):
         lora = lora_config(self.config, base)
         self.lm = with_adapter(self.config, base, lora)
         for role in ROLES[1:]:
-            self.lm.add_adapter(role, copy.deepcopy(lora))  # PEFT keeps the very object; exports tell them apart
+            self.lm.add_adapter(role, copy.deepcopy(lora))  # PEFT keeps the object itself; exports tell them apart
         if self.config.gradient_checkpointing:
             # on the base: PEFT's own switch would make the embeddings' output require gradients, which only the
             # re-entrant kind of checkpointing needs
@@ -130,7 +130,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the base lives."""
+        """Device of the base."""
         return torch.device(next(self.lm.parameters()).device)
 
     @property
@@ -150,11 +150,11 @@ class Policy(nn.Module):
 
     @property
     def limits_length(self) -> bool:
-        """Whether the base cannot take sequences of any length."""
+        """Return whether the base limits the length of sequences."""
         return self._length_limit is not None
 
     def check_length(self, longest: int) -> None:
-        """Check that the base can take sequences of so many tokens.
+        """Check that the base can take sequences of a given length.
 
         Raises:
             ConfigError: it cannot.
@@ -163,13 +163,13 @@ class Policy(nn.Module):
             self._length_limit.check(self.config.model, longest)
 
     def attention_mask(self, seen: Tensor | Intervals, queries: Tensor, keys: Tensor) -> Mask:
-        """Return the mask that the model takes, [R, 1, Q, K]; by layer type where its layers do not all see the same.
+        """Return the mask that the model takes, [R, 1, Q, K]; by layer type if its layers do not all see the same.
 
         Args:
-            seen: whether a token may see another, [R, Q, K], or the intervals that say it. FlexAttention takes those of
-                packed rows alone: it is not used for a few new tokens.
-            queries: positions of the tokens that see, [R, Q].
-            keys: positions of the tokens that are seen, [R, K].
+            seen: whether a token may see another, [R, Q, K], or the equivalent intervals. FlexAttention takes only those
+                of packed rows: it is not used for a few new tokens.
+            queries: positions of the query tokens, [R, Q].
+            keys: positions of the key tokens, [R, K].
         """
         config = self.causal_lm.config.get_text_config()
         masks: dict[str, Any]
@@ -185,7 +185,7 @@ class Policy(nn.Module):
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the output layer on last hidden states [..., H], in float32; what some models do behind it included."""
+        """Return the output layer on last hidden states [..., H], in float32, with what some models apply after it."""
         logits: Tensor = self.causal_lm.get_output_embeddings()(hidden).float()
         config = self.causal_lm.config.get_text_config()
         if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
@@ -197,21 +197,21 @@ class Policy(nn.Module):
         return logits
 
     def whole_output(self) -> contextlib.AbstractContextManager[None]:
-        """Have the output layer whole within, as `logits` needs it; with a sharded base all processes enter together."""
+        """Gather the whole output layer within, as `logits` needs it; with a sharded base all processes enter together."""
         return gathered(self.causal_lm.get_output_embeddings()) if self.shards > 1 else contextlib.nullcontext()
 
     def _check_logits(self) -> None:
         """Compare `logits` with the model's own on a few tokens.
 
         Raises:
-            PolicyError: the model does something behind its output layer that `logits` does not.
+            PolicyError: the model does something after its output layer that `logits` does not.
         """
         ids = torch.arange(4, device=self.device)[None]
         try:
             with torch.no_grad(), folded_attention(self.decoder), self.whole_output():
                 own = self.causal_lm(input_ids=ids, use_cache=False).logits.float()
                 ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state)
-        except Exception as error:  # whatever a model raises whose configuration contradicts itself
+        except Exception as error:  # any error of a model whose configuration contradicts itself
             reason = (str(error).strip().splitlines() or [""])[0]
             raise PolicyError(
                 f"the base {self.config.model!r} ({self.causal_lm.config.model_type}) cannot read four tokens "
@@ -235,7 +235,7 @@ class Policy(nn.Module):
             self.restore_active()
 
     def restore_active(self) -> None:
-        """Make the role's adapter active again, where another adapter has been made or used."""
+        """Make the role's adapter active again after another adapter has been made or used."""
         if self.config.adapter_dtype != "float32":
             compute_in_base_dtype(self.lm)
         self.lm.set_adapter(self._active)
@@ -243,7 +243,7 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """Switch to the bare base: the reference without a warm start, and what reads before an activated adapter."""
+        """Switch to the bare base: the reference without a warm start, and the reader before an activated adapter."""
         if self._bare:  # PEFT would enable the adapters again at the end of the inner one
             yield
             return
@@ -257,22 +257,22 @@ class Policy(nn.Module):
 
     @property
     def prefix_owner(self) -> str:
-        """Whose keys and values a frozen prefix has: the base's, or those of the active adapter as it is."""
+        """Owner of a frozen prefix's keys and values: the base, or the active adapter in its current version."""
         if self._bare or self.config.adapter == "alora":
             return "base"
         return f"{self._active} {self.version[self._active]}"
 
     def begin_prefixes(self) -> None:
-        """Begin a call that reads prompts: what only adapters have read that are no more is forgotten."""
+        """Begin a call that reads prompts, and forget what only outdated adapters have read."""
         self.prefixes.begin({"base", *(f"{role} {version}" for role, version in self.version.items())})
 
     def frozen_tokens(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of a prompt the bare base reads before the active adapter acts: 0 with plain LoRA.
 
-        An activated adapter acts from the last place where its invocation tokens stand, as in PEFT and vLLM.
+        An activated adapter acts from the last occurrence of its invocation tokens on, as in PEFT and vLLM.
 
         Raises:
-            PolicyError: they stand nowhere.
+            PolicyError: they do not occur.
         """
         if self.config.adapter == "lora":
             return 0
@@ -287,7 +287,7 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def training_mode(self) -> Iterator[None]:
-        """Train mode for layers whose activations are recomputed; eval mode, without noise, for all that they consist of.
+        """Set train mode for layers whose activations are recomputed; their parts stay in eval mode, without noise.
 
         An activated adapter trains on top of a cache; what it recomputes would be short.
         """
@@ -306,12 +306,12 @@ class Policy(nn.Module):
         return self
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Return the weights of the adapters, and of the copies of them that are references, name -> tensor; no base."""
+        """Return the weights of the adapters, and of their copies that are references, name -> tensor; no base."""
         names = [f".{name}." for role in ROLES for name in (role, name_of(role))]
         return {k: v.detach() for k, v in self.lm.named_parameters() if any(name in k for name in names)}
 
     def load_adapter_state(self, state: dict[str, Tensor]) -> None:
-        """Copy weights made by `adapter_state` into the adapters; there are references then where it holds them.
+        """Copy weights made by `adapter_state` into the adapters, with references if it contains them.
 
         Raises:
             PolicyError: names or shapes differ (another base, rank or target modules).
@@ -335,16 +335,16 @@ class Policy(nn.Module):
                 tensor.copy_(state[name])
 
     def check_config(self, then: Mapping[str, Any]) -> None:
-        """Compare the configuration that a checkpoint was written with.
+        """Compare the configuration with that of a checkpoint.
 
         Raises:
-            PolicyError: its adapters would act in another way; their shapes do not tell.
+            PolicyError: its adapters would act differently, which their shapes do not show.
         """
         for name in ("adapter", "lora_alpha", "use_rslora", "use_dora"):
             now, before = (
                 getattr(self.config, name),
                 then.get(name, False),
-            )  # an old checkpoint does not know all of them
+            )  # an old checkpoint does not have all of them
             if before != now:
                 raise PolicyError(
                     f"the checkpoint was written with policy.{name} = {before!r}, now it is {now!r}, and its adapters "

@@ -1,4 +1,4 @@
-"""Which of Lightning's precisions, and which attention, training can use."""
+"""Checks of Lightning's precision and of the attention that training can use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cahl_pl.policy.config import PolicyConfig
 def check_precision(trainer: Trainer) -> None:
     """Refuse every `trainer.precision` but 32-true.
 
-    Sampling is no part of the training step, so that autocast (`bf16-mixed`, `16-mixed`) would train in another precision
-    than was sampled in, and loss scaling would clip scaled gradients; the `-true` ones would round the adapters too, whose
+    Sampling is not part of the training step, so that autocast (`bf16-mixed`, `16-mixed`) would train in another precision
+    than that of sampling, and loss scaling would clip scaled gradients; the `-true` ones would round the adapters too, whose
     updates are too small for that.
 
     Raises:
@@ -30,8 +30,8 @@ def check_attention(device: torch.device, config: PolicyConfig) -> None:
     """Refuse FlexAttention where it cannot train.
 
     Args:
-        device: to train on.
-        config: of the policy.
+        device: the device to train on.
+        config: the policy's configuration.
 
     Raises:
         ConfigError: torch has no backward pass of it there.

@@ -1,8 +1,8 @@
-"""Keys and values of prefixes that have been read, to be used again: a tree of segments, in which no token lies twice.
+"""Keys and values of prefixes that have been read, for reuse: a tree of segments, in which no token is stored twice.
 
-Within a budget of tokens, those that were used longest ago give way, ends first. What the present call of the engine uses
-or has kept stays: it reads prompts in the same order each time, and of more than there is room for, the oldest would always
-be the next to be asked for.
+Within a budget of tokens, the least recently used are evicted, ends first. Whatever the engine's current call uses or has
+kept stays: it reads prompts in the same order each time, and if there are more than fit, the oldest would always be the
+next one needed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(eq=False)
 class Segment:
-    """Tokens that follow one another wherever the first of them stands behind what is above.
+    """Tokens that follow one another wherever the first of them follows the segments above.
 
     Attributes:
         ids: its tokens.
         layers: their keys and values.
-        below: what has been read behind it.
+        below: segments that have been read after it.
         used: the call that used it last.
     """
 
@@ -38,14 +38,14 @@ class Segment:
 
 
 class PrefixStore:
-    """Keys and values of prefixes, kept for as long as the weights that made them hold.
+    """Keys and values of prefixes, kept as long as the weights that made them are unchanged.
 
     Args:
         max_tokens: how many tokens to keep in all.
 
     Attributes:
         max_tokens: likewise.
-        tokens: kept now.
+        tokens: number of tokens kept now.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -55,17 +55,17 @@ class PrefixStore:
         self._call = 0
 
     def begin(self, owners: Collection[str]) -> None:
-        """Begin a call: what earlier ones used may give way from now on.
+        """Begin a call: what earlier ones used may be evicted from now on.
 
         Args:
-            owners: whose prefixes can still be of use; those of all others are forgotten.
+            owners: owners whose prefixes can still be of use; those of all others are forgotten.
         """
         self._call += 1
         for owner in self._roots.keys() - set(owners):
             self.tokens -= sum(len(segment.ids) for segment, _ in _walk(self._roots.pop(owner)))
 
     def find(self, owner: str, ids: Places) -> list[tuple[int, Layers]]:
-        """Return the segments that `ids` starts with: of each how many of its tokens, and keys and values of them and more."""
+        """Return the segments that `ids` starts with: for each, how many of its tokens, and all its keys and values."""
         return [(length, segment.layers) for segment, length in self._path(owner, ids)]
 
     def length(self, owner: str, ids: Places) -> int:
@@ -76,9 +76,9 @@ class PrefixStore:
         """Keep a prefix, or as much of its beginning as there is room for.
 
         Args:
-            owner: who made it (`Policy.prefix_owner`).
+            owner: the weights that made it (`Policy.prefix_owner`).
             ids: its tokens.
-            read: returns copies of the keys and values of some of its tokens, from one on and up to another.
+            read: function that returns copies of the keys and values of its tokens from a start up to a stop.
         """
         path = self._path(owner, ids)
         known = sum(length for _, length in path)
@@ -96,7 +96,7 @@ class PrefixStore:
         self.tokens += end - known
 
     def forget(self) -> None:
-        """Forget everything: the weights are about to change, or the tasks."""
+        """Forget everything, because the weights or the tasks are about to change."""
         self._roots.clear()
         self.tokens = 0
 
@@ -104,7 +104,7 @@ class PrefixStore:
         return self._roots.setdefault(owner, Segment(np.empty(0, np.int64), [], self._call))
 
     def _path(self, owner: str, ids: Places) -> list[tuple[Segment, int]]:
-        """Return the segments that `ids` starts with, and how many of their tokens; they count as used, whole."""
+        """Return the segments that `ids` starts with, and how many of their tokens; all of each counts as used."""
         path: list[tuple[Segment, int]] = []
         at, here = 0, self._roots.get(owner)
         while here is not None and at < len(ids):
@@ -121,7 +121,7 @@ class PrefixStore:
         return path
 
     def _evict(self) -> bool:
-        """Forget the end that was used longest ago, before this call; returns whether there was one."""
+        """Forget the end that was used longest ago, before this call; return whether there was one."""
         ends = [
             (segment, above)
             for root in self._roots.values()
@@ -146,7 +146,7 @@ def _walk(segment: Segment, above: Segment | None = None) -> Iterator[tuple[Segm
 
 
 def _split(segment: Segment, length: int) -> None:
-    """Split a segment behind so many of its tokens; copies, layer by layer, so that either part can be forgotten alone."""
+    """Split a segment after `length` of its tokens, copying layer by layer so that either part can be forgotten alone."""
     rest: Layers = []
     for i, (keys, values) in enumerate(segment.layers):
         rest.append((keys[:, length:].clone(), values[:, length:].clone()))

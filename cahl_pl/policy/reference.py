@@ -1,4 +1,4 @@
-"""What the KL divergence is taken to: the bare base or, after a warm start, a copy of each adapter as it was at its end.
+"""Reference of the KL divergence: the bare base or, after a warm start, a copy of each adapter as it was at its end.
 
 The copy is a third and a fourth adapter on the same base, made active for the reference pass alone.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def name_of(role: Role) -> str:
-    """Return the name of the role's copy among PEFT's adapters; unlike `.planner.`, no other adapter's is a part of it."""
+    """Return the name of the role's copy among PEFT's adapters; no other's, such as `.planner.`, is a part of it."""
     return f"{role}_reference"
 
 
@@ -29,7 +29,7 @@ def has_reference(policy: Policy, role: Role) -> bool:
 
 
 def keep_reference(policy: Policy, role: Role) -> None:
-    """Make the role's adapter, as it is now, what its KL divergence is taken to."""
+    """Make the role's adapter, as it is now, the reference of its KL divergence."""
     name = name_of(role)
     if not has_reference(policy, role):
         policy.lm.add_adapter(name, copy.deepcopy(policy.lm.peft_config[role]))
@@ -42,7 +42,7 @@ def keep_reference(policy: Policy, role: Role) -> None:
 
 
 def drop_reference(policy: Policy, role: Role) -> None:
-    """Refer to the bare base again."""
+    """Make the bare base the reference again."""
     if has_reference(policy, role):
         policy.lm.delete_adapter(name_of(role))
         policy.restore_active()

@@ -1,7 +1,7 @@
-"""Keys, values and states of sequences that have a row each: what bases need whose layers carry a state.
+"""Keys, values and states of sequences with one row each, for bases whose layers carry a state.
 
-A state cannot be masked, so that no sequence can lie beside another one, but it can be copied: the samples of a prompt
-all start from the states that one pass over the prompt has left. How transformers keeps states is used here as it is
+A state cannot be masked, so that sequences cannot share a row, but it can be copied: the samples of a prompt all start
+from the states that one pass over the prompt has left. Transformers' own storage of states is used here
 (tests/test_foreign_symbols.py names it).
 """
 
@@ -18,11 +18,11 @@ from transformers.cache_utils import DynamicLayer
 from cahl_pl.policy.kv_cache import BufferedLayer, moves
 
 STATES_ARE_KNOWN = hasattr(cache_utils, "LinearAttentionCacheLayerMixin")
-"""Whether transformers is new enough to keep the states of all models in one kind of layer."""
+"""True if transformers is new enough to store the states of all models in one kind of layer."""
 
 
 def own_cache(config: Any) -> DynamicCache:
-    """Return an empty cache of the kinds of layers that a model has; those with a window keep what lies before it too."""
+    """Return an empty cache of the kinds of layers that a model has; those with a window keep what comes before it too."""
     cache = DynamicCache(config=config)
     cache.layers = [
         DynamicLayer() if type(layer).__name__ == "DynamicSlidingWindowLayer" else layer for layer in cache.layers
@@ -31,13 +31,13 @@ def own_cache(config: Any) -> DynamicCache:
 
 
 class RowCache(DynamicCache):
-    """What sequences are continued from that have been read in several passes, each copied for its samples.
+    """Cache from which prompts that were read in several passes are continued, each copied for its samples.
 
     Args:
-        parts: of passes over prompts of one length each, without padding; they are taken apart.
+        parts: caches of passes over prompts of one length each, without padding; they are consumed.
         samples: copies of each prompt, side by side.
         used: columns that the longest prompt takes.
-        length: columns of prompt and completion at most.
+        length: the most columns of prompt and completion.
     """
 
     layers: list[Any]
@@ -52,7 +52,7 @@ class RowCache(DynamicCache):
         """Keep `len(indices)` rows: row i becomes what row `indices[i]` was.
 
         Args:
-            indices: on the CPU.
+            indices: indices on the CPU.
         """
         device = next(d for layer in self.layers if (d := _device_of(layer)) is not None)
         to, source = moves(indices, device)
@@ -96,17 +96,17 @@ def _joined(layers: Sequence[Any], samples: int, used: int, length: int) -> Any:
 
 
 def _padded(x: Tensor, used: int) -> Tensor:
-    """Return keys or values [R, heads, tokens, d] with columns that nobody sees behind them, up to `used`."""
+    """Return keys or values [R, heads, tokens, d] padded up to `used` with columns that no token sees."""
     return torch.nn.functional.pad(x, (0, 0, 0, used - x.shape[-2]))
 
 
 def _device_of(layer: Any) -> torch.device | None:
-    """Return where a layer keeps its tensors; None where it has none."""
+    """Return the device of a layer's tensors; None if it has none."""
     keys = getattr(layer, "keys", None)
     found = [keys, *(state for states in _states(layer) for state in states.values())]
     return next((x.device for x in found if x is not None), None)
 
 
 def _states(layer: Any) -> list[dict[int, Any]]:
-    """Return the states of a layer by their index, as transformers keeps them: of its convolution, and of its recurrence."""
+    """Return the states of a layer by their index, as transformers stores them: of its convolution and of its recurrence."""
     return [getattr(layer, name) for name in ("conv_states", "recurrent_states") if hasattr(layer, name)]

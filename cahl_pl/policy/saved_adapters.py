@@ -1,4 +1,4 @@
-"""Adapters on disk: as a server reads them, and as training starts from them."""
+"""Adapters on disk, for a server to read and for training to start from."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from cahl_pl.policy.policy import Policy
 
 _ACTING: Final = {"r": "lora_rank", "lora_alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
-"""What decides how an adapter acts: PEFT's names and ours."""
+"""Settings that decide how an adapter acts: PEFT's names and ours."""
 
 
 def write_adapter(policy: Policy, role: Role, folder: Path, run: str = "") -> Path:
     """Save one role's adapter, as it is now, as a PEFT folder (safetensors) that is named by its content and the run.
 
-    It is written aside and renamed: a name that is there is an adapter that is whole, and always the same one. Another run's
-    has another name, though it be equal: each run deletes its own.
+    It is written aside and renamed: an existing folder is a complete adapter, and always the same one. Another run's folder
+    has another name even if its adapter is equal: each run deletes its own.
 
     Args:
-        policy: with the adapters.
-        role: whose.
-        folder: where to make the folder.
-        run: what tells this run from others that write to the same folder.
+        policy: the policy with the adapters.
+        role: the adapter's role.
+        folder: the parent folder.
+        run: text that distinguishes this run from others that write to the same folder.
 
     Returns:
         The folder, `<role>-<12 hexadecimal digits>`.
@@ -58,7 +58,7 @@ def write_adapter(policy: Policy, role: Role, folder: Path, run: str = "") -> Pa
         try:
             saved.rename(target)
         except OSError:
-            if not target.is_dir():  # else it is there: the same one, written before or by another process
+            if not target.is_dir():  # else the same one exists, written before or by another process
                 raise
     except OSError as error:
         raise ConfigError(
@@ -77,7 +77,7 @@ def adapter_weights(policy: Policy) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def swapped(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put weights that `adapter_weights` gave in the place of the present ones, for a while."""
+    """Replace the current weights by some that `adapter_weights` returned, for a while."""
     now = adapter_weights(policy)
     _put(policy, weights)
     try:
@@ -87,7 +87,7 @@ def swapped(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _own(policy: Policy) -> dict[str, Tensor]:
-    state = policy.adapter_state()  # which may hold references besides
+    state = policy.adapter_state()  # which may contain references too
     return {name: tensor for name, tensor in state.items() if any(f".{role}." in name for role in ROLES)}
 
 
@@ -98,7 +98,7 @@ def _put(policy: Policy, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_adapters(config: PolicyConfig) -> None:
-    """Check that the adapters that training is to start from are there and act as configured; weights are not read.
+    """Check that the adapters to start training from exist and act as configured; weights are not read.
 
     Raises:
         ConfigError: one of them is missing or damaged, or was made with other settings.
@@ -138,7 +138,7 @@ def check_adapters(config: PolicyConfig) -> None:
 
 
 def read_adapters(policy: Policy) -> None:
-    """Put the configured adapters (`check_adapters`) in the place of the fresh ones.
+    """Replace the fresh adapters by the configured ones (`check_adapters`).
 
     Raises:
         ConfigError: weights are damaged, or were made for another base or other modules.
@@ -149,7 +149,7 @@ def read_adapters(policy: Policy) -> None:
         where = _where(policy.config, role)
         try:
             weights = load_peft_weights(str(Path(str(policy.config.adapters)) / role), device="cpu")
-        except Exception as error:  # a torn file, no permission: the library has errors of its own
+        except Exception as error:  # a damaged file, no permission: the library has its own errors
             raise ConfigError(f"{where} cannot be read ({error}): export it again") from None
         own = get_peft_model_state_dict(policy.lm, adapter_name=role)
         if {name: tensor.shape for name, tensor in own.items()} != {n: tensor.shape for n, tensor in weights.items()}:
@@ -162,7 +162,7 @@ def read_adapters(policy: Policy) -> None:
 
 
 def _refuse_other(adapters: str) -> None:
-    """Refuse what people give in the place of a folder of adapters: a checkpoint, a run, one role's folder.
+    """Refuse what people give instead of a folder of adapters: a checkpoint, a run, one role's folder.
 
     Raises:
         ConfigError: saying what to give.

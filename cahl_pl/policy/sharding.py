@@ -1,7 +1,7 @@
-"""A frozen base that lies in parts on all processes (FSDP2); adapters lie whole on each.
+"""A frozen base that is sharded over all processes (FSDP2); adapters are whole on each.
 
 Every layer is gathered for its own forward and backward pass, the embeddings for theirs, and the output layer while
-log-probabilities are taken. Each of these waits for all processes: as many passes have to run in each, in the same order.
+log-probabilities are taken. Each of these waits for all processes, which must run equally many passes in the same order.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 
 def num_shards(config: PolicyConfig) -> int:
-    """Return over how many processes the base is to be sharded, 1 for not at all."""
+    """Return the number of processes that the base is to be sharded over; 1: not at all."""
     if not config.shard_base or not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size()
 
 
 def shard(lm: Any, causal_lm: Any, decoder: Any, device: torch.device) -> None:
-    """Leave each process its part of the base, on its device; the rest of the model goes there as it is.
+    """Leave each process its part of the base, on its device; the rest of the model goes there unsharded.
 
-    Layer after layer: none but one is ever whole on the device.
+    This goes layer by layer: only one is ever whole on the device.
 
     Args:
-        lm: a PEFT model on the CPU, whose adapters alone require gradients.
+        lm: a PEFT model on the CPU, in which only adapters require gradients.
         causal_lm: the model below it.
         decoder: the layers.
-        device: of this process.
+        device: this process's device.
 
     Raises:
         PolicyError: FSDP cannot shard the base.
@@ -93,7 +93,7 @@ def _share_weights(layers: list[nn.Module]) -> bool:
 
 @contextlib.contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Have the module's own parameters whole within; all processes have to enter together."""
+    """Gather the module's own parameters within; all processes have to enter together."""
     from torch.distributed.tensor import DTensor
 
     parts = {name: p for name, p in module.named_parameters(recurse=False) if isinstance(p, DTensor)}

@@ -1,4 +1,4 @@
-"""A base's tokenizer: loaded as its folder says, ended and padded, and held against the base's embeddings."""
+"""A base's tokenizer: loaded as its folder says, given end and padding, and checked against the base's embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cahl_pl.policy.config import PolicyConfig
 
 
 def tokenizer_of(folder: str, config: PolicyConfig) -> Any:
-    """Return the tokenizer in a folder or at a hub id; whatever transformers raises."""
+    """Return the tokenizer in a folder or at a hub id; raises any error of transformers."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -23,7 +23,7 @@ def tokenizer_of(folder: str, config: PolicyConfig) -> Any:
 
 
 def end_and_pad(tokenizer: Any, folder: str, config: PolicyConfig) -> None:
-    """Give a tokenizer the end of sequence and the padding that it lacks: those of the model.
+    """Add the end of sequence and the padding that a tokenizer lacks: those of the model.
 
     Raises:
         PolicyError: neither of them names an end.
@@ -42,10 +42,10 @@ def end_and_pad(tokenizer: Any, folder: str, config: PolicyConfig) -> None:
 
 
 def _configured_end(folder: str) -> Any:
-    """Return the end of sequence that the model's files name; not that of its class, which knows no tokenizer."""
+    """Return the end of sequence that the model's files name; not its class's default, which ignores the tokenizer."""
     from transformers import GenerationConfig, PretrainedConfig
 
-    with contextlib.suppress(Exception):  # there need not be a generation_config.json, nor one that can be read
+    with contextlib.suppress(Exception):  # there may be no generation_config.json, or an unreadable one
         if (named := GenerationConfig.from_pretrained(folder).eos_token_id) is not None:
             return named
     said, _ = PretrainedConfig.get_config_dict(folder)
@@ -53,10 +53,10 @@ def _configured_end(folder: str) -> Any:
 
 
 def check_vocabulary(tokenizer: Any, config: PolicyConfig, base_config: Any) -> None:
-    """Check that the base has an embedding of every token that a prompt may hold.
+    """Check that the base has an embedding of every token that a prompt may contain.
 
-    Special tokens that neither the chat template nor the tokenizer itself writes may be without one: Gemma 3's text models
-    know a token for images in that way.
+    Special tokens that neither the chat template nor the tokenizer itself writes may lack one, such as the image token of
+    Gemma 3's text models.
 
     Raises:
         PolicyError: it has fewer embeddings.

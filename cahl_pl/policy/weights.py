@@ -1,4 +1,4 @@
-"""Whether a base's files hold the weights of the model that its `config.json` describes: all of them, and no other ones."""
+"""Check that a base's files contain the weights of the model that its `config.json` describes: all of them, and no others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cahl_pl.policy.bases import decoder_of
 from cahl_pl.policy.config import PolicyConfig
 from cahl_pl.policy.four_bit import quantised_otherwise
 
-# Extra layers that guess tokens ahead (multi-token prediction) lie behind the last one, and transformers leaves them out
+# Extra layers for multi-token prediction come after the last one, and transformers leaves them out
 _GUESSES_AHEAD = re.compile(r"eh_proj|enorm|hnorm|shared_head")
-# Tables that old versions of transformers saved: masks and frequencies, which are no weights
+# Tables that old versions of transformers saved: masks and frequencies, which are not weights
 _NO_WEIGHT = re.compile(r"\.(attn|attention|self_attention)\.bias$|masked_bias$|inv_freq$")
 _LAYER = re.compile(r"^(.*?\.)?(\d+)\.")
 
@@ -27,12 +27,12 @@ def check_weights(model: Any, found: Mapping[str, Any], config: PolicyConfig) ->
     decoder's layers. A buffer that is not in the files has the value that the model gives it.
 
     Args:
-        model: as it was loaded.
-        found: what transformers says of the loading (`output_loading_info`).
-        config: which base; without `check_base`, weights that the model has no place for are left out.
+        model: the model as loaded.
+        found: transformers' report on the loading (`output_loading_info`).
+        config: the policy's configuration; without `check_base`, weights that the model has no place for are left out.
 
     Raises:
-        PolicyError: weights are missing, which would be random numbers; they have other shapes; there are more of them.
+        PolicyError: weights are missing, and would be random; they have other shapes; or there are too many.
     """
     name = f"the weights of {config.model!r} are not those of the model that its config.json describes"
     if mismatched := sorted([*found["mismatched_keys"], *quantised_otherwise(model)]):
@@ -54,7 +54,7 @@ def check_weights(model: Any, found: Mapping[str, Any], config: PolicyConfig) ->
 
 
 def _used(model: Any) -> set[str]:
-    """Return the names of the parameters that text runs through, each by all of its names."""
+    """Return the names of the parameters that text passes through, with all names of each."""
     used = {id(p) for p in decoder_of(model).parameters()}
     output = model.get_output_embeddings()
     used.update(id(p) for p in (output.parameters() if output is not None else ()))
@@ -62,7 +62,7 @@ def _used(model: Any) -> set[str]:
 
 
 def _beyond(model: Any, unexpected: Collection[str]) -> set[str]:
-    """Return tensors that lie in layers of the decoder, or behind its last one, and would have a part in what it computes."""
+    """Return tensors in layers of the decoder, or after its last one, that would contribute to its computation."""
     decoder = decoder_of(model)
     within = next(f"{name}." if name else "" for name, module in model.named_modules() if module is decoder)
     lists = {name for name, module in decoder.named_modules() if isinstance(module, nn.ModuleList)}

@@ -1,4 +1,4 @@
-"""What the model reads: a task's tools, dialogue and request, and each role's own words, as token ids."""
+"""Model prompts: a task's tools, dialogue and request, and each role's own words, as token ids."""
 
 from cahl_pl.prompts.builder import (
     EXECUTOR_INSTRUCTION,

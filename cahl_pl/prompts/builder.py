@@ -1,6 +1,6 @@
-"""From tasks to token ids.
+"""Conversion of tasks to token ids.
 
-Three properties are kept here, because everything after relies on them:
+Three properties are guaranteed here, because everything after relies on them:
 
 - *Token in, token out.* A prompt is a list of ids. An episode only ever appends ids to it; nothing is re-tokenised.
 - *Shared prefix first.* Tools, dialogue and request come before the role's own words, so that every prompt of a task
@@ -51,7 +51,7 @@ Do what the request above asks. Write the tool calls that it needs now, each as
 Calls that need the result of another one come after you have seen it. If no call is left to make, write
 <answer>your answer</answer>."""
 
-# With the tools in the family's own form, the chat template says how calls are written.
+# With the tools in the family's own form, the chat template determines how calls are written.
 _NATIVE_EXECUTOR_INSTRUCTION = """\
 Carry out sub-task {index}: {subtask}
 Make exactly one tool call.
@@ -65,32 +65,32 @@ Calls that need the result of another one come after you have seen it. If no cal
 
 @dataclass
 class PromptConfig:
-    """The words around a task.
+    """Text around a task.
 
     Attributes:
-        tool_format: `json`, one JSON-Schema function a line, as chat models are trained on; `compact`, one signature
-            a line, several times shorter, without the parameters' descriptions, defaults, bounds and patterns, which a tool's
-            description has to say where they matter; `brief`, the signature with the first sentence of the description alone,
+        tool_format: `json`, one JSON-Schema function per line, as chat models are trained on; `compact`, one signature per
+            line, several times shorter, without the parameters' descriptions, defaults, bounds and patterns, which a tool's
+            description has to give if they matter; `brief`, the signature with only the first sentence of the description,
             at most `tool_text.MAX_WORDS` words of it, and the type instead of more than `MAX_ENUM` enum values; `names`, the
-            name and that sentence without any parameters, where the executor reads them in `{tool}`; `native`, as the base's
-            chat template shows tools, and with the executor's calls as it writes them. Plans and answers are written as ever.
+            name and that sentence without any parameters, for when the executor reads them in `{tool}`; `native`, as the base's
+            chat template shows tools, with the executor's calls as it writes them. Plans and answers are written as usual.
         system: text before the list of tools; with `native`, an empty one is left out.
-        planner: what the planner reads after the request.
-        executor: what the executor reads before each step; `{index}` and `{subtask}` are filled in, and `{tool}`, if it is
-            there, by the tool that the sub-task names, or by nothing where it names none that is offered.
-        executor_tool_format: how `{tool}` is written: with `tool_format: names`, the planner sees what tools are for, and the
-            executor how the chosen one is called.
-        single: what the executor reads instead, where it works without a planner.
-        feedback: how an environment's answer is shown; `{feedback}` is filled in.
+        planner: text that the planner reads after the request.
+        executor: text that the executor reads before each step; `{index}` and `{subtask}` are filled in, and `{tool}`, if
+            present, by the tool that the sub-task names, or by nothing if that is not offered.
+        executor_tool_format: format of `{tool}`: with `tool_format: names`, the planner sees the purpose of the tools, and
+            the executor the parameters of the chosen one.
+        single: text that the executor reads instead if it works without a planner.
+        feedback: format of an environment's answer; `{feedback}` is filled in.
         chat_template: a Jinja chat template, or the path of a file with one, for tokenizers that have none; or the name of one,
             for tokenizers that have several.
         template_arguments: variables for the chat template, by the names that it reads, such as `enable_thinking: false`
             (Qwen3, SmolLM3) or `reasoning_effort: low` (gpt-oss).
-        date: the day that a chat template writes into its prompts (Llama 3.2, gpt-oss, Granite 3), as YYYY-MM-DD: prompts stay
-            the same from day to day. null: the day on which they are made.
+        date: the day that a chat template writes into its prompts (Llama 3.2, gpt-oss, Granite 3), as YYYY-MM-DD, so that
+            prompts stay the same from day to day. null: the day on which they are made.
 
     Raises:
-        ValueError: a place is missing where something has to be filled in, or `date` is none.
+        ValueError: a placeholder is missing, or `date` is not a date.
     """
 
     tool_format: Literal["json", "compact", "brief", "names", "native"] = "json"
@@ -113,7 +113,7 @@ class PromptConfig:
         for name, place in (("executor", "{subtask}"), ("feedback", "{feedback}")):
             if place not in getattr(self, name):
                 raise ValueError(f"data.prompts.{name} lacks {place}: the model would never see what stands there")
-        if self.tool_format == "native":  # the words that say how calls are written give way to the template's
+        if self.tool_format == "native":  # the template's instructions for calls replace ours
             if self.executor == EXECUTOR_INSTRUCTION:
                 self.executor = _NATIVE_EXECUTOR_INSTRUCTION
             if self.single == SINGLE_INSTRUCTION:
@@ -124,8 +124,8 @@ class PromptBuilder:
     """Builder of both roles' prompts for one tokenizer.
 
     Attributes:
-        template: of the tokenizer, or the configured one.
-        native: writer of tools and calls in the template's own form; None where they have ours.
+        template: the tokenizer's template, or the configured one.
+        native: writer of tools and calls in the template's own form; None if they have ours.
         end_of_turn: the id that ends an assistant turn, see `ChatTemplate`.
         end_of_thought: the ids that close a thought in the middle of it, up to where the answer begins.
 
@@ -147,12 +147,12 @@ class PromptBuilder:
 
     @property
     def plans_in_words(self) -> bool:
-        """Whether a plan can say only in words what the calls are to hold: the planner reads no tool's parameters."""
+        """Whether plans can describe the arguments of calls only in words, since the planner reads no tool's parameters."""
         return self.config.tool_format == "names"
 
     @property
     def template_key(self) -> str:
-        """What tells one template, with its arguments, from another."""
+        """Key that identifies a template with its arguments."""
         return self.template.key
 
     def shared(self, task: Task) -> list[int]:
@@ -160,7 +160,7 @@ class PromptBuilder:
         return self._split(task)[0]
 
     def invocation(self, role: Role, single_level: bool = False) -> list[int]:
-        """Return the ids that a role's own words start with, up to the first value that is filled in."""
+        """Return the ids with which a role's own words start, up to the first value that is filled in."""
         template = self.config.single if single_level and role == "executor" else getattr(self.config, role)
         return self._data(_head(template)[0])
 
@@ -173,13 +173,13 @@ class PromptBuilder:
         return self._prompt(task, self.config.executor, self._executor_words(task, subtask, 1))
 
     def single(self, task: Task) -> list[int]:
-        """Return the executor's prompt where it works without a planner: (q, H, T)."""
+        """Return the prompt of an executor without a planner: (q, H, T)."""
         return self._prompt(task, self.config.single, self.config.single)
 
     def thinks(self, output: Literal["plan", "action", "turn"]) -> Literal["no", "may", "opened"]:
-        """Return whether an output may begin with a thought, or goes on from one that the template has opened.
+        """Return whether an output may begin with a thought, or continues one that the template has opened.
 
-        It may where the role's words or the system's text speak of `<think>`.
+        It may if the role's words or the system's text mention `<think>`.
         """
         if self.template.opened:
             return "opened"
@@ -188,7 +188,7 @@ class PromptBuilder:
         return "may" if "<think>" in words or "<think>" in config.system else "no"
 
     def next_turn(self, ended: bool, feedback: Sequence[str], ended_by: int | None = None) -> list[int]:
-        """Return what follows an output of an executor without a planner: the environment's answers to its calls, in order."""
+        """Return the ids after an output of an executor without a planner: the environment's answers to its calls, in order."""
         shown = "\n".join(self.config.feedback.replace("{feedback}", text) for text in feedback) + "\n\n"
         words = self._own(self.config.single, self.config.single)
         return self.template.close(ended, ended_by) + self._data(shown) + words + self.template.open_ids
@@ -196,12 +196,12 @@ class PromptBuilder:
     def next_step(
         self, ended: bool, feedback: str, task: Task, subtask: SubTask, index: int, ended_by: int | None = None
     ) -> list[int]:
-        """Return what follows an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
+        """Return the ids after an executor's output: the environment's answer and the next sub-task, (f_k, z_{k+1}).
 
         Args:
             ended: whether the output ended with a token that ends a turn (a truncated one did not).
             feedback: the environment's answer, empty for none.
-            task: offers the tools.
+            task: the task, with the tools offered.
             subtask: the next sub-task.
             index: its number in the plan, from 1.
             ended_by: the id that the output ended with; None for `end_of_turn`.
@@ -213,10 +213,10 @@ class PromptBuilder:
     def completion(self, text: str) -> list[int]:
         """Return a gold output as the model would have sampled it, end of turn included.
 
-        It begins with what the template writes there, such as a thought that is closed at once.
+        It begins with the template's own text there, such as a thought that is closed at once.
         """
         lead = self.template.lead
-        space = lead if lead.isspace() else ""  # of one piece with the text, as the model has read it
+        space = lead if lead.isspace() else ""  # together with the text, as the model has read it
         return [
             *self.template.literal(lead.removesuffix(space)),
             *self._data(space + text),
@@ -227,16 +227,16 @@ class PromptBuilder:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a sampled completion, without the token that ends it.
 
-        Where the template's generation prompt ends within a thought, the text begins with that: it is a part of what the model
-        has written, and its end alone would be no thought. A thought stands in `<think>` tags, whatever the family's marks are.
-        Control tokens anywhere else are written out: a model that strews them shall not be read as if it did not.
+        If the template's generation prompt ends within a thought, the text begins with that thought's opening, without which
+        its end would not be read as a thought. A thought is in `<think>` tags, whatever the family's marks are.
+        Control tokens anywhere else are written out: a model that scatters them must not be read as if it did not.
         """
         return self._read(self.without_end(ids))
 
     def marked(self, ids: Sequence[int]) -> str:
-        """Return the same for reading calls in the family's own form: marks that are no tokens of their own are parted.
+        """Return the same for reading calls in the family's own form: marks spelled by other tokens are split.
 
-        See `NativeCalls.marked`; there is one where `native` is not None.
+        See `NativeCalls.marked`; `native` must not be None.
         """
         assert self.native is not None
         return self._read(self.without_end(ids), self.native.marked)
@@ -247,7 +247,7 @@ class PromptBuilder:
         return text.startswith(thoughts.PLAIN.opening) and thoughts.PLAIN.closing not in text
 
     def thinking_tokens(self, ids: Sequence[int]) -> int:
-        """Return how many tokens of an output are its thought, up to the end of the marks that close it; 0 without one."""
+        """Return the number of tokens of an output's thought, up to the end of the marks that close it; 0 without one."""
         opening, closing = thoughts.PLAIN.opening, thoughts.PLAIN.closing
         text = self._read(ids)
         wanted = text.count(closing)
@@ -281,7 +281,7 @@ class PromptBuilder:
             "subtask": format_subtask(subtask),
             "tool": "\n".join(tool_text(tool, self.config.executor_tool_format) for tool in planned),
         }
-        # not str.format: the instruction is full of braces; in one pass: so are the values
+        # not str.format: the instruction is full of braces; in one pass: the values may have some too
         return _PLACES.sub(lambda place: values[place[1]], self.config.executor)
 
     def _prompt(self, task: Task, template: str, words: str) -> list[int]:
@@ -298,7 +298,7 @@ class PromptBuilder:
         plain = _messages(task, self.config, self.template.drops_thoughts)
         tools = None if self.native is None else [self.native.tool(tool) for tool in task.tools]
         refused: Exception | None = None
-        # a template that wants turns to alternate (Mistral), or has no system role (Gemma), too
+        # also for a template that requires alternating turns (Mistral), or has no system role (Gemma)
         for messages in (plain, _alternating(plain, system=True), _alternating(plain, system=False)):
             try:
                 parts, rest = self.template.place(messages, tools)
@@ -313,7 +313,7 @@ class PromptBuilder:
             ) from refused
         ids: list[int] = []
         for number, (literal, place) in enumerate(parts):
-            written = literal.rstrip(" ")  # a space belongs to the word behind it, as tokenizers take it
+            written = literal.rstrip(" ")  # tokenizers join a space to the word after it
             ids += self.template.literal(written, begins=number == 0)
             called = self._called(messages[place])
             ids += self._data(literal[len(written) :] + ("" if called else messages[place]["content"])) + called
@@ -322,7 +322,7 @@ class PromptBuilder:
     def _called(self, message: dict[str, str]) -> list[int]:
         """Return the ids of a turn of the dialogue that only calls, in the family's own form; none for any other.
 
-        Calls stand in dialogues in our form. They are left so where the template cannot write them in the place of words.
+        Dialogues have calls in our form. They stay so if the template cannot write calls instead of words.
         """
         if self.native is None or message["role"] != "assistant":
             return []
@@ -334,7 +334,7 @@ class PromptBuilder:
 
 
 def dialogue(episode: Trajectory) -> list[Message]:
-    """Return what an episode adds to the dialogue of the next one: calls with their answers, and answers in text."""
+    """Return the messages that an episode adds to the next one's dialogue: calls with their answers, and answers in text."""
     messages = []
     for step in episode.steps:
         if step.action.call is not None:
@@ -354,7 +354,7 @@ def _head(template: str) -> tuple[str, str]:
 
 
 def _messages(task: Task, config: PromptConfig, drop_thoughts: bool) -> list[dict[str, str]]:
-    """Return the dialogue as every chat template can take it: system, then user and assistant turns."""
+    """Return the dialogue in a form that every chat template accepts: system, then user and assistant turns."""
     dialogue = list(task.messages)
     listed = [] if config.tool_format == "native" else [tool_text(tool, config.tool_format) for tool in task.tools]
     system = "\n".join([config.system, *listed])
@@ -365,7 +365,7 @@ def _messages(task: Task, config: PromptConfig, drop_thoughts: bool) -> list[dic
         turns.append(_turn(message, config))
         if drop_thoughts and message.role == "assistant":
             turns[-1]["content"] = _THOUGHT.sub("", message.content)
-    if not turns or turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever came last
+    if not turns or turns[-1]["role"] != "user":  # the role's words go into a user turn, whatever the last turn is
         turns.append({"role": "user", "content": ""})
     return turns
 
@@ -383,15 +383,15 @@ def _alternating(messages: list[dict[str, str]], system: bool) -> list[dict[str,
 
 
 def _turn(message: Message, config: PromptConfig) -> dict[str, str]:
-    if message.role == "tool":  # few templates know a tool role, and each in its own way
+    if message.role == "tool":  # few templates support a tool role, and each in its own way
         return {"role": "user", "content": config.feedback.replace("{feedback}", message.content)}
     return {"role": message.role, "content": message.content}
 
 
 def _source_of(tokenizer: Any, configured: str | None, shows_tools: bool) -> tuple[str, str | None]:
-    """Return the template that is configured, and what errors are to call it; or the tokenizer's own, and None.
+    """Return the configured template and its name for errors, or the tokenizer's own and None.
 
-    Of several the one for tools, if it is to show tools.
+    Of several, the one for tools is returned if it is to show tools.
     """
     own = getattr(tokenizer, "chat_template", None)
     named: dict[str, str] = own if isinstance(own, dict) else {}  # some models have one for each of several purposes

@@ -1,9 +1,9 @@
 """Tools and calls in a model family's own form, as its chat template writes them.
 
-Nothing is known of families here: the template is asked to write a call, and what it writes behind the user's words is what the
-model would have written. Names and values in it are data. Wherever they spell a mark of the family, a private-use character
-parts it while the template runs, and its tokens are cut there. Sampled ids are read in the same way: a mark counts where it is
-the real token, and not where plain characters spell it.
+Nothing is known about families here: the template is made to write a call, and its text after the user's words is the one
+that the model would have written. Names and values in it are data. Wherever they spell a mark of the family, a private-use
+character splits it while the template runs, and its tokens are cut there. Sampled ids are read in the same way: a mark counts
+if it is the real token, and not if plain characters spell it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from cahl_pl.prompts.template import GUARD, ChatTemplate
 from cahl_pl.types import ToolCall, ToolSpec
 
 _ENDS: Final = ("<|call|>", "<|eom_id|>", "<|observation|>", "<|tool_response>")
-"""Tokens by which some families end a turn that calls, and no other: gpt-oss, Llama 3, GLM, Gemma 4."""
+"""Tokens by which some families end only turns that call: gpt-oss, Llama 3, GLM, Gemma 4."""
 
 _UNWRITTEN: Final = {
     "<|tool_call|>": ("<|tool_call|>[", ", ", "]"),  # Granite 3
     "<tool_call>": ("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),  # Falcon-H1
 }
-"""What stands before, between and behind calls, by its mark, where templates show tools and leave calls to the content."""
+"""Mark -> text before, between and after calls, for templates that show tools and leave calls to the content."""
 
 _TAG: Final = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
-_PRIVATE: Final = re.compile("[\ue000-\ue00f]")  # those that stand for something while a template runs
+_PRIVATE: Final = re.compile("[\ue000-\ue00f]")  # placeholders while a template runs
 
 PROBE: Final = ToolSpec(
     "probe_tool",
@@ -40,17 +40,17 @@ PROBE: Final = ToolSpec(
         "properties": {"text": {"type": "string"}, "count": {"type": "integer"}, "list": {"type": "array"}},
     },
 )
-"""A tool on whose calls it is seen what a template does with calls."""
+"""Tool with whose calls a template is probed."""
 
 
 class NativeCalls:
     """Writer of tools and calls for one chat template.
 
     Args:
-        template: of the base.
+        template: the base's template.
 
     Attributes:
-        tags: what stands in every turn that calls, whatever it calls: `<tool_call>`, `[TOOL_CALLS]`, ...; none where a call is
+        tags: marks in every turn that calls, whatever it calls: `<tool_call>`, `[TOOL_CALLS]`, ...; none if a call is
             bare JSON.
 
     Raises:
@@ -80,14 +80,14 @@ class NativeCalls:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def tool(self, tool: ToolSpec) -> dict[str, Any]:
-        """Return a tool as chat templates take it, with the marks in it parted."""
+        """Return a tool in the form that chat templates accept, with the marks in it split."""
         function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
         return {"type": "function", "function": self._parted(function)}
 
     def completion(self, calls: Sequence[ToolCall]) -> list[int]:
         """Return calls as the model would have sampled them, end of turn included."""
         written = self._write(calls)
-        if self._in_json:  # where its escape means the same, and is no mark to whoever reads the text either
+        if self._in_json:  # the escape means the same there, and readers of the text do not see a mark in it either
             written = re.sub(f"(.){GUARD}", lambda found: f"\\u{ord(found[1]):04x}", written, flags=re.DOTALL)
         ids = self.template.literal(written)
         end = next((place for place, i in enumerate(ids) if i in self._enders), None)
@@ -96,11 +96,11 @@ class NativeCalls:
         return [*self.template.literal(written.rstrip()), self.template.end_of_turn]
 
     def in_dialogue(self, calls: Sequence[ToolCall]) -> list[int]:
-        """Return calls in the place of an earlier turn's words; nothing where the template cannot put them there."""
+        """Return calls instead of an earlier turn's words; nothing if the template cannot put them there."""
         lead = self.template.lead
-        if thoughts.without_thought(lead, self.template.marks).strip():  # words have a header of their own (gpt-oss)
+        if thoughts.without_thought(lead, self.template.marks).strip():  # words have a separate header (gpt-oss)
             return []
-        with contextlib.suppress(Exception):  # of several calls, which some templates refuse
+        with contextlib.suppress(Exception):  # some templates refuse several calls
             ids = self.completion(calls)[:-1]
             return ids[len(self.template.literal(lead)) :] if self.template.text(ids).startswith(lead) else ids
         return []
@@ -108,7 +108,7 @@ class NativeCalls:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def marked(self, ids: Sequence[int]) -> str:
-        """Return the text of sampled ids with the marks parted that are spelled by other tokens than their own."""
+        """Return the text of sampled ids with marks split that are spelled by tokens other than their own."""
         decode = self.template.text
         text = decode(ids)
         if len(self._spelled.findall(text)) == sum(i in self._control for i in ids):
@@ -122,7 +122,7 @@ class NativeCalls:
         return "".join(parts)
 
     def unknown(self, why: str) -> ConfigError:
-        """Return what tells that a template's calls are not known."""
+        """Return an error that the form of a template's calls is unknown."""
         return ConfigError(
             f"data.prompts.tool_format is native, but the chat template of {self.template.tokenizer.name_or_path!r} {why}: "
             "known are the forms of Hermes, Qwen, Qwen3-Coder, Llama 3, Mistral, Granite, GLM, Kimi, DeepSeek, Nemotron 3, "
@@ -133,7 +133,7 @@ class NativeCalls:
     # --- by the template -------------------------------------------------------------------------------------------
 
     def _first_writer(self) -> Callable[[Sequence[ToolCall]], str]:
-        """Return the first way of handing calls over by which the template shows them."""
+        """Return the first way of passing calls to the template in which it shows them."""
         asked: list[dict[str, str]] = [{"role": "user", "content": ""}]
         why = "shows no tools"
         with contextlib.suppress(Exception):  # whatever a template raises
@@ -150,13 +150,13 @@ class NativeCalls:
         for write in ways:
             with contextlib.suppress(Exception):
                 written = write([ToolCall(PROBE.name, {"text": "x", "count": 3})])
-                # of an object some templates write Python's notation, and of JSON text JSON of that text
+                # some templates write an object in Python's notation, and JSON text as JSON of that text
                 if PROBE.name in written and "'text'" not in written and '\\"' not in written:
                     return write
         raise self.unknown(why)
 
     def _turn(self, calls: Sequence[ToolCall], as_text: bool, content: str | None) -> str:
-        """Return what the template writes behind its generation prompt, marks in names and values parted."""
+        """Return the template's text after its generation prompt, with marks in names and values split."""
         made = []
         for number, call in enumerate(calls, start=1):
             arguments = self._parted(dict(call.arguments))
@@ -164,18 +164,18 @@ class NativeCalls:
             function = {"name": self._parted(call.name), "arguments": given}
             made.append(
                 {"id": f"call{number:05}", "type": "function", "function": function}
-            )  # Mistral wants nine characters
+            )  # Mistral requires nine characters
         return self.template.calls({"role": "assistant", "content": content, "tool_calls": made}, [self.tool(PROBE)])
 
     def _unwritten(self, calls: Sequence[ToolCall], form: tuple[str, str, str]) -> str:
-        """Return the same for a template that has no words for calls, and whose family writes JSON between marks."""
+        """Return the same for a template that cannot write calls, and whose family writes JSON between marks."""
         before, between, behind = form
         made = [{"name": self._parted(call.name), "arguments": self._parted(dict(call.arguments))} for call in calls]
         content = before + between.join(json.dumps(one, ensure_ascii=False) for one in made) + behind
         return self.template.calls({"role": "assistant", "content": content}, [self.tool(PROBE)])
 
     def _parted(self, value: Any) -> Any:
-        """Return a value with the marks in its texts parted."""
+        """Return a value with the marks in its texts split."""
         if isinstance(value, str):
             return self._marks.sub(_part, _PRIVATE.sub("?", value))
         if isinstance(value, dict):

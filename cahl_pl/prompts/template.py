@@ -1,7 +1,7 @@
-"""A chat template: what it writes around the turns of a dialogue, as text and as token ids.
+"""Chat template: the parts around the turns of a dialogue, as text and as token ids.
 
-Nothing is known of families here but how they mark thoughts (`thoughts`). Everything else is seen by rendering short
-dialogues in which private-use characters stand for what is said.
+Nothing is known about families here except their marks of thoughts (`thoughts`). Everything else is found by rendering short
+dialogues in which private-use characters stand for the contents.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ Tools: TypeAlias = Sequence[Mapping[str, Any]] | None
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 GUARD: Final = "\ue002"
-"""Parts a mark in text that the template writes for others, such as a tool's description: tokens are cut there."""
+"""Character that splits a mark in foreign text, such as a tool's description: tokens are cut there."""
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 _CLOCK = re.compile(r"\bstrftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\)")
-# On a line of its own, whose end is removed with it: what the template writes stays what it is.
+# On its own line, whose end is removed with it: the template's output stays the same.
 _STOPPED_CLOCK = "{% macro strftime_now(form) %}{{ cahl_pl_dates[form] or cahl_pl_dates[''] }}{% endmacro %}\n"
 _OWN_VARIABLES = frozenset({"messages", "cahl_pl_dates"})
 
 
 class ChatTemplate:
-    """The chat template of one tokenizer, with its arguments.
+    """Chat template of one tokenizer, with its arguments.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a tokenizer of transformers.
         source: the template, in Jinja.
         arguments: variables for it.
-        date: what it takes for today, as ISO; None for the day on which it is rendered.
-        given_as: what errors call it where a user has given it, such as "the chat template in my.jinja"; None for the
+        date: today's date for the template, as ISO; None for the day on which it is rendered.
+        given_as: name for errors if a user has given it, such as "the chat template in my.jinja"; None for the
             tokenizer's own.
-        shows_tools: whether it is to show tools: the marks of calls in what is said are then no tokens either.
+        shows_tools: whether it is to show tools: marks of calls within contents are then not tokens either.
 
     Attributes:
         source: the template.
-        key: what tells it, with its arguments, from others.
-        marks: how it marks thoughts.
+        key: identifier of it with its arguments.
+        marks: its marks of thoughts.
         shows_thoughts: whether it writes thoughts at all, or names their marks.
-        hides_thoughts: whether it writes thoughts in a way that is not known here, so that they cannot be told from answers.
+        hides_thoughts: whether it writes thoughts in an unknown way, so that they cannot be told from answers.
         thinks_in_tokens: whether special tokens are among these marks.
-        opened: the end of its generation prompt from where a thought has been opened in it; empty where none has.
-        lead: what it writes after the generation prompt before an answer that has no thought, as text.
-        open_ids: what stands between a user's words and the output.
-        before_end: ids that it writes behind an answer before the one that ends it.
-        end_of_turn: the id that ends an assistant turn: the first control token that it writes behind one, or the one that
+        opened: the end of its generation prompt from where it opens a thought; empty if it opens none.
+        lead: text that it writes after the generation prompt before an answer without a thought.
+        open_ids: ids between a user's words and the output.
+        before_end: ids that it writes after an answer before the one that ends it.
+        end_of_turn: the id that ends an assistant turn: the first control token that it writes after one, or the one that
             begins the next turn at once (GLM), or the tokenizer's end of sequence.
-        drops_thoughts: whether it leaves the thoughts of earlier assistant turns out.
+        drops_thoughts: whether it leaves out the thoughts of earlier assistant turns.
 
     Raises:
-        ConfigError: it cannot be used: it does not compile, does not show what is said, or does not know an argument.
+        ConfigError: it cannot be used: it does not compile, does not show the contents, or does not know an argument.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ChatTemplate:
         self._sentinel: list[int] = []
         self._parting = re.compile("(?!)")
         self._find_prefix_space()
-        # What it writes between the end of an assistant turn and the start of the next one.
+        # Its text between the end of an assistant turn and the start of the next one.
         turns: Turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
         try:
             parts, open_ = self._place_first(turns)
@@ -122,17 +122,17 @@ class ChatTemplate:
     # --- text ------------------------------------------------------------------------------------------------------
 
     def place(self, messages: Turns, tools: Tools = None) -> tuple[list[tuple[str, int]], str]:
-        """Return where the template puts each message: what it writes before it, and its index; and what it writes at the end.
+        """Return the text that the template writes before each message, with the message's index, and its text at the end.
 
         The order is the template's: some put the system's text into the last user turn. The last message has to come last.
-        Tools are a part of what it writes.
+        Tools are part of the template's text.
 
         Raises:
             ValueError: a message is left out, or shown twice, or the last one does not come last.
-            Exception: the template refuses these roles; whatever it raises.
+            Exception: anything that the template raises to refuse these roles.
         """
         fault: Exception | None = None
-        for in_parts in (False, True):  # some templates take lists of parts alone
+        for in_parts in (False, True):  # some templates accept only lists of parts
             try:
                 pieces = self._pieces(messages, in_parts, True, tools)
             except Exception as error:
@@ -145,7 +145,7 @@ class ChatTemplate:
         raise fault or ValueError(left_out)
 
     def _place_first(self, turns: Turns) -> tuple[list[tuple[str, int]], str]:
-        """Return `place` of the first dialogue; one made for tools alone (Hermes') is given an empty list from now on."""
+        """Return `place` of the first dialogue; a template made only for tools (Hermes') gets an empty list from now on."""
         try:
             return self.place(turns)
         except Exception:
@@ -155,7 +155,7 @@ class ChatTemplate:
             return self.place(turns)
 
     def _written(self, turns: Turns) -> list[str]:
-        """Return what the template writes before, between and behind the turns of a dialogue; empty texts if it cannot."""
+        """Return the template's texts before, between and after the turns of a dialogue; empty texts if it cannot show them."""
         for in_parts in (False, True):
             with contextlib.suppress(Exception):
                 pieces = self._pieces(turns, in_parts, False)
@@ -164,14 +164,14 @@ class ChatTemplate:
         return [""] * (len(turns) + 1)
 
     def calls(self, turn: Mapping[str, Any], tools: Tools) -> str:
-        """Return what the template writes behind its generation prompt for an assistant's turn that calls tools.
+        """Return the template's text after its generation prompt for an assistant's turn that calls tools.
 
         Args:
-            turn: the turn, as OpenAI's chat API has it.
+            turn: the turn, as in OpenAI's chat API.
             tools: the tools offered.
 
         Raises:
-            Exception: the template refuses it; whatever it raises.
+            Exception: anything that the template raises to refuse it.
         """
         asked = {"role": "user", "content": _MARK.format(0)}
         prompt = _MARKS.split(self._render([asked], True, tools))[-1]
@@ -179,7 +179,7 @@ class ChatTemplate:
         return thoughts.lead(prompt, written, self.marks)
 
     def _pieces(self, turns: Turns, in_parts: bool, add_generation_prompt: bool, tools: Tools = None) -> list[str]:
-        """Return text, index of a turn, text, ..., text: of a dialogue whose every turn is a mark."""
+        """Return text, index of a turn, text, ..., text of a dialogue in which every turn is a mark."""
         marks = [_MARK.format(i) for i in range(len(turns))]
         marked = [
             {"role": turn["role"], "content": [{"type": "text", "text": mark}] if in_parts else mark}
@@ -210,7 +210,7 @@ class ChatTemplate:
         return False
 
     def _around_thought(self) -> tuple[str, str] | None:
-        """Return what it writes before and behind the thought of a last turn, up to the answer; None if it shows none."""
+        """Return its texts before and after the thought of a last turn, up to the answer; None if it shows none."""
         said, answer, thought = (_MARK.format(i) for i in range(3))
         own = {"content": answer, "reasoning_content": thought, "reasoning": thought}
         with contextlib.suppress(Exception):
@@ -226,19 +226,19 @@ class ChatTemplate:
         """Return ids of the template's own text, control tokens among them.
 
         Args:
-            text: what it writes, cut at every `GUARD`.
+            text: the text, cut at every `GUARD`.
             begins: whether a prompt begins with it. Some tokenizers put a space before a text.
         """
         parts = text.split(GUARD)
         return [i for number, part in enumerate(parts) for i in self._encode(part, begins and number == 0)]
 
     def data(self, text: str) -> list[int]:
-        """Return ids of what is said: none of them is a control token of the template."""
+        """Return ids of a content: none of them is a control token of the template."""
         # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
         text = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = []
         start = 0
-        for match in self._parting.finditer(text):  # within a control token that is not a special one to the tokenizer
+        for match in self._parting.finditer(text):  # within a control token that is not special for the tokenizer
             ids += self._encode(text[start : match.start() + 1], split_special_tokens=True)
             start = match.start() + 1
         return ids + self._encode(text[start:], split_special_tokens=True)
@@ -248,14 +248,14 @@ class ChatTemplate:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def begin(self, ids: list[int]) -> list[int]:
-        """Return a prompt's ids with the beginning of sequence that the tokenizer wants, where the template writes none."""
+        """Return a prompt's ids with the beginning of sequence that the tokenizer requires, if the template writes none."""
         bos = self.tokenizer.bos_token_id
         if bos is None or bos in ids[:1] or next(iter(self.tokenizer("a")["input_ids"])) != bos:
             return ids
         return [int(bos), *ids]
 
     def close(self, ended: bool, ended_by: int | None = None) -> list[int]:
-        """Return what stands between an output and a user's words, less the part that an ended output has.
+        """Return the ids between an output and a user's words, without the part that an ended output has.
 
         Args:
             ended: whether the output ended by itself.
@@ -283,7 +283,7 @@ class ChatTemplate:
             self._sentinel = list(self.tokenizer("\n", add_special_tokens=False)["input_ids"])
 
     def _keep_apart(self, *written: str) -> None:
-        """Have data cut within the tokens that part turns, where the tokenizer does not take them for special ones."""
+        """Have data cut within the tokens that separate turns, if they are not special for the tokenizer."""
         every = [*written, *self._written([{"role": role, "content": ""} for role in ("system", "user", "assistant")])]
         parting = [
             token.content
@@ -297,12 +297,12 @@ class ChatTemplate:
             self._parting = re.compile(f"(?={'|'.join(map(re.escape, parting))})")
 
     def _find_end(self, behind: str, first: str, ends_user: str) -> None:
-        """Find the id that ends a turn, what comes before it, and what an ended output lacks to the next turn.
+        """Find the id that ends a turn, the ids before it, and those that an ended output lacks up to the next turn.
 
         Args:
-            behind: what the template writes behind a last assistant turn.
-            first: what it writes before the first user's words.
-            ends_user: what it writes behind a last user turn.
+            behind: the template's text after a last assistant turn.
+            first: its text before the first user's words.
+            ends_user: its text after a last user turn.
         """
         ids, close = self.literal(behind), self._close_ids
         at, begins_next = self._first_control(ids), False
@@ -318,7 +318,7 @@ class ChatTemplate:
         if self.end_of_turn in close:
             rest = close.index(self.end_of_turn) + 1
         elif other is not None and close[other] in user and self._first_control(user) == user.index(close[other]):
-            rest = other + 1  # an earlier turn ends as those of users do
+            rest = other + 1  # an earlier turn ends like a user's
         else:
             rest = 0
         self._rest_of_close = close[rest:]
@@ -360,7 +360,7 @@ class ChatTemplate:
         )
 
     def _unusable(self, error: Exception) -> ConfigError:
-        line = getattr(error, "lineno", None)  # of Jinja's syntax errors
+        line = getattr(error, "lineno", None)  # for Jinja's syntax errors
         if line is not None and self._source.startswith(_STOPPED_CLOCK):
             line -= 1
         where = "" if line is None else f"line {line}: "
@@ -369,7 +369,7 @@ class ChatTemplate:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -378,13 +378,13 @@ def _digest(text: str) -> str:
 
 
 def _common_end(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many ids both end with."""
+    """Return the number of ids that both end with."""
     same = (x == y for x, y in zip(reversed(a), reversed(b), strict=False))
     return sum(1 for _ in itertools.takewhile(bool, same))
 
 
 def _with_date(source: str, date: str | None) -> tuple[str, dict[str, Any]]:
-    """Return a template whose clock has stopped at a day, and the variable that it reads the day from."""
+    """Return a template whose clock has stopped at a day, and the variable from which it reads the day."""
     if date is None or "strftime_now" not in source:
         return source, {}
     day = datetime.date.fromisoformat(date)

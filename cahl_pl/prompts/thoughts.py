@@ -1,6 +1,6 @@
-"""What a thinking model writes before its answer, in the marks of its family, read as `<think>...</think>`.
+"""Thoughts of a model before its answer, in the marks of its family, read as `<think>...</think>`.
 
-The marks are control tokens in some families and plain text in others. Everything behind the prompts knows `<think>` alone.
+The marks are control tokens in some families and plain text in others. Everything after the prompts knows only `<think>`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Final, NamedTuple
 
 
 class Marks(NamedTuple):
-    """What opens and closes a thought.
+    """Marks that open and close a thought.
 
     Attributes:
-        opening: before it.
-        closing: behind it, up to where the answer begins.
-        between: between two thoughts of one output, where a family has several; empty for none.
-        before_call: what closes it before a call, and how a call begins then; empty where that is `closing` too.
+        opening: text before it.
+        closing: text after it, up to where the answer begins.
+        between: text between two thoughts of one output, if a family has several; empty for none.
+        before_call: texts that close it before a call, with the call's beginning; empty if that is `closing` too.
     """
 
     opening: str
@@ -48,9 +48,9 @@ def marks_of(template: str, around: tuple[str, str] | None = None) -> Marks:
     """Return the marks that a chat template knows: `<think>` unless it names others.
 
     Args:
-        template: in Jinja.
-        around: what it writes before and behind a thought, up to the answer; None where it shows none. A pair of tags there
-            that speak of thinking is its own (`<mm:think>`, `<think:opensource>`).
+        template: the template, in Jinja.
+        around: its texts before and after a thought, up to the answer; None if it shows none. A pair of tags there
+            that mention thinking is its own (`<mm:think>`, `<think:opensource>`).
     """
     found = [marks for marks in _OTHERS if _word(marks.opening) in template and _word(marks.closing) in template]
     if found or around is None or is_between(around, PLAIN):
@@ -63,7 +63,7 @@ def marks_of(template: str, around: tuple[str, str] | None = None) -> Marks:
 
 
 def is_between(around: tuple[str, str], marks: Marks) -> bool:
-    """Return whether a thought stands between marks; `around`: see `marks_of`."""
+    """Return whether a thought is between marks; `around`: see `marks_of`."""
     before, behind = around
     return is_open(before, marks) and marks.closing.strip() in behind
 
@@ -74,27 +74,27 @@ def _word(mark: str) -> str:
 
 
 def is_open(text: str, marks: Marks) -> bool:
-    """Return whether a thought is opened in a text that is not closed in it."""
+    """Return whether a text opens a thought without closing it."""
     return text.rfind(marks.opening.strip()) > text.rfind(marks.closing.strip())
 
 
 def without_thought(text: str, marks: Marks) -> str:
-    """Return a text without its last thought, open or closed, and without the white space behind it."""
+    """Return a text without its last thought, open or closed, and without the white space after it."""
     before, opening, rest = text.rpartition(marks.opening.strip())
     return before + rest.partition(marks.closing.strip())[2].lstrip() if opening else text
 
 
 def lead(generation_prompt: str, turn: str, marks: Marks) -> str:
-    """Return what a template writes before an answer that has no thought, after its generation prompt.
+    """Return a template's text after its generation prompt, before an answer that has no thought.
 
     Args:
-        generation_prompt: what it writes behind the user's words to have them answered.
-        turn: what it writes between the user's words and those of an assistant.
-        marks: of the family.
+        generation_prompt: its text after the user's words to have them answered.
+        turn: its text between the user's words and those of an assistant.
+        marks: marks of the family.
     """
     if turn.startswith(generation_prompt):
         written = turn[len(generation_prompt) :]
-    else:  # an empty thought in one of them alone, or a thought that the generation prompt opens
+    else:  # an empty thought in only one of them, or a thought that the generation prompt opens
         bare, prompt = (without_thought(text, marks) for text in (turn, generation_prompt))
         written = bare[len(prompt) :] if bare.startswith(prompt) else ""
         closing = marks.closing.strip()
@@ -106,7 +106,7 @@ def lead(generation_prompt: str, turn: str, marks: Marks) -> str:
 
 
 def end_of_thought(lead: str, marks: Marks) -> str:
-    """Return what closes a thought in the middle of it, up to where the answer begins; `lead`: see there."""
+    """Return the text that closes a thought in the middle of it, up to where the answer begins; `lead`: see there."""
     if marks is not PLAIN:
         return marks.closing + without_thought(lead, marks) if marks.closing not in lead else lead
     _, closing, behind = lead.rpartition(marks.closing)
@@ -114,7 +114,7 @@ def end_of_thought(lead: str, marks: Marks) -> str:
 
 
 def read(text: str, lead: str, marks: Marks) -> str:
-    """Return an output with `<think>` in the place of its family's marks, and without what leads its answer in.
+    """Return an output with `<think>` instead of its family's marks, and without the text that introduces its answer.
 
     Marks that are written too often, or in another order, stay tags, so that the output is as badly formed as it was.
     """

@@ -1,7 +1,7 @@
 """Tool descriptions in a few words, after EASYTool (arXiv 2401.06201): short instructions of one uniform shape.
 
-EASYTool has a language model rewrite each tool's documentation. The rules here are ours and need none: they keep what
-the first sentence says that the tool does, and drop markup, addresses and examples.
+EASYTool has a language model rewrite each tool's documentation. The rules here are ours and need no model: they keep
+the first sentence, on what the tool does, and drop markup, addresses and examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cahl_pl.schema.merging import whole
 from cahl_pl.types import ToolSpec
 
 MAX_WORDS: Final = 20
-"""Words of a brief description at most, separated by white space; the rest is cut off, and with it a last "of the"."""
+"""Maximum number of words of a brief description, separated by white space; the rest is cut, with a last "of the"."""
 
 _LABEL = re.compile(r"\b(?:tool|function|api) description:\s*(?=\S)", re.IGNORECASE)
 _NEXT_BLOCK = re.compile(r"\n[ \t]*(?:\n|[-*\u2022][ \t]|\d+[.)][ \t]|[A-Z]\w*:)")
@@ -29,11 +29,11 @@ _MARKUP: Final = (
     (re.compile(r"(?:\b(?:at|from|in|on|see|via|visit)\s+)?(?:https?://|www\.)\S*[^\s.,;:!?)\]]", re.IGNORECASE), " "),
     (re.compile(r"(?<!\w)(\*\*|\*)(?=\S)([^*]*[^*\s])\1(?!\w)"), r"\2"),
     (re.compile(r"`+"), ""),
-    (re.compile(rf"\(\s*(?:(?:{_EXAMPLES}|such as\b)[^()]*)?\)", re.IGNORECASE), " "),  # also what is empty by now
-    (re.compile(r"(?<=[^\s.,;:!?])\s([.,;:!?])(?=\s|$)"), r"\1"),  # what a cut-out has moved away from its word
+    (re.compile(rf"\(\s*(?:(?:{_EXAMPLES}|such as\b)[^()]*)?\)", re.IGNORECASE), " "),  # empty parentheses too
+    (re.compile(r"(?<=[^\s.,;:!?])\s([.,;:!?])(?=\s|$)"), r"\1"),  # punctuation that a cut has separated from its word
     (re.compile(r"^\s*[.,;:!?]+\s"), ""),
     (re.compile(r"(?<![\w.])([a-z]+)\.(?=[A-Z])"), r"\1. "),  # "the database.Returns", but not "the Nager.Date API"
-    (re.compile(r"([\u3002\uff01\uff1f])"), r"\1 "),  # full stops that no space follows
+    (re.compile(r"([\u3002\uff01\uff1f])"), r"\1 "),  # full stops that are not followed by a space
 )
 _EXAMPLE_CLAUSE = re.compile(rf"[\s,;:(\u2013-](?:{_EXAMPLES}).*", re.IGNORECASE)
 
@@ -51,16 +51,16 @@ _ITEM = re.compile(r"\d+[.)]")
 
 
 def first_sentence(text: str, max_words: int = MAX_WORDS) -> str:
-    """Return what a description says first, on one line, without the full stop; empty if it says nothing.
+    """Return the first sentence of a description, on one line, without the full stop; empty if it says nothing.
 
     A sentence ends with `.`, `!` or `?` before white space, but not within "e.g.", "U.S.", "v1.2" or "2.5", after a
-    title, or after an abbreviation that goes on in lower case; it also ends with its paragraph or where a list begins.
+    title, or after an abbreviation that continues in lower case; it also ends with its paragraph or where a list begins.
     Text before `Tool description:` (BFCL describes the tool's family there) is left out, and so are examples in
     parentheses or after "e.g." or "for example", addresses, and the marks of Markdown and HTML.
 
     Args:
         text: the description, of any length and content.
-        max_words: words to keep at most.
+        max_words: maximum number of words to keep.
     """
     text = _NEXT_BLOCK.split(_LABEL.split(text)[-1].strip(), maxsplit=1)[0]
     text = " ".join(text.split())  # first: patterns that look for white space stay linear in the length of the text
@@ -95,13 +95,13 @@ def _ends(word: str, following: str) -> bool:
 
 
 ToolFormat: TypeAlias = Literal["json", "compact", "brief", "names"]
-"""How a tool is written for the model: see `PromptConfig`."""
+"""Format of a tool for the model: see `PromptConfig`."""
 
 MAX_ENUM: Final = 8
 """Enum values of a parameter that `brief` still lists."""
 
 DATE_FORMATS: Final = ("date", "date-time", "time", "duration")
-"""Formats of a text that stand for its type."""
+"""Formats of a text that replace its type."""
 
 
 def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
@@ -123,13 +123,13 @@ def tool_text(tool: ToolSpec, tool_format: ToolFormat) -> str:
 
 
 MAX_DEPTH: Final = 4
-"""Levels of nested keys that are written out; below them stands the type alone."""
+"""Maximum number of levels of nested keys to write out; below them only the type is given."""
 
 
 def _type_text(schema: Any, root: Mapping[str, Any], max_enum: int | None, depth: int = 0) -> str:
-    """Return the type of a value in the manner of TypeScript: `a|b`, `[string]`, `{sku: string, count?: integer}`.
+    """Return the type of a value in the style of TypeScript: `a|b`, `[string]`, `{sku: string, count?: integer}`.
 
-    The values of an enum stand for its type, unless there are more than `max_enum`.
+    The values of an enum replace its type, unless there are more than `max_enum`.
     """
     schema = whole(schema, root)
     if not isinstance(schema, Mapping):

@@ -1,4 +1,4 @@
-"""Functions that people have written as tools: which ones, what a model reads of them, how values go in and come out.
+"""User-written functions as tools: their choice, their descriptions for a model, their arguments and results.
 
 Nothing here imports torch, since the workers of a sandbox use it too.
 """

@@ -1,4 +1,4 @@
-"""The program's own things, kept from what a user's tools do to them."""
+"""Protection of the program's own input and folder from a user's tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Give a user's code no input to wait for, and have the program's folder be afterwards what it was.
+    """Give a user's code no input to wait for, and restore the program's working directory afterwards.
 
     A run writes to paths that may be relative to it.
     """
@@ -26,7 +26,7 @@ def apart() -> Iterator[None]:
 
 
 def _folder() -> str | None:
-    """Return the folder that the program is in; None where that is gone."""
+    """Return the program's working directory; None if it no longer exists."""
     try:
         return os.getcwd()
     except OSError:

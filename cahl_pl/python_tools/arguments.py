@@ -1,4 +1,4 @@
-"""The parameters of a function: what a model reads of them, and its values as the types that the function declares."""
+"""Parameters of a function: their description for a model, and its values as the types that the function declares."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from cahl_pl.python_tools.schemas import optional_keys, readable, schema_of, sch
 from cahl_pl.python_tools.simplify import is_finite
 
 STATE: Final = "state"
-"""The parameter that is not offered: it is the session's own state."""
+"""Name of the parameter that is not offered: it is the session's own state."""
 
 
 class Parameters:
-    """The parameters of one function.
+    """Parameters of one function.
 
     Args:
         function: any callable.
-        documentation: what its docstring says of them.
+        documentation: its docstring's documentation of them.
 
     Attributes:
-        faults: what keeps the function from being a tool, each a sentence that names the parameter; often empty.
+        faults: reasons why the function cannot be a tool, each a sentence that names the parameter; often empty.
         has_state: whether it takes the session's state.
-        schema: the JSON Schema of the arguments, without references; empty where there are faults.
+        schema: the JSON Schema of the arguments, without references; empty if there are faults.
     """
 
     def __init__(self, function: Callable[..., Any], documentation: Documentation) -> None:
@@ -58,7 +58,7 @@ class Parameters:
         offered |= self._keys
         self.has_state = STATE in self._signature.parameters and STATE not in fixed
         fields: dict[str, Any] = {}
-        self._names: dict[str, str] = {}  # of the model's fields: a parameter may be named as a method of it
+        self._names: dict[str, str] = {}  # of the model's fields: a parameter may have the name of one of its methods
         for i, (name, parameter) in enumerate(offered.items()):
             try:
                 fields[f"p{i}"] = self._field(parameter, documentation, scope)
@@ -123,7 +123,7 @@ class Parameters:
         return bound
 
     def call(self, function: Callable[..., Any], arguments: Mapping[str, Any], state: Any) -> Any:
-        """Call the function with arguments as JSON has them.
+        """Call the function with arguments in JSON's types.
 
         Raises:
             ArgumentError: a value cannot be read as its type.
@@ -132,12 +132,12 @@ class Parameters:
         bound = self.read(arguments)
         if self.has_state:
             bound.arguments[STATE] = state
-        bound.apply_defaults()  # of what a model has left out, and puts them in order
+        bound.apply_defaults()  # for parameters that a model has left out; also puts them in order
         return function(*bound.args, **bound.kwargs)
 
 
 class _Fault(Exception):
-    """What is wrong with a parameter, to follow its name."""
+    """Fault of a parameter, worded to follow its name."""
 
 
 def _hint(parameter: inspect.Parameter, documentation: Documentation, scope: Mapping[str, Any]) -> Any:
@@ -169,7 +169,7 @@ def _hint(parameter: inspect.Parameter, documentation: Documentation, scope: Map
 
 
 def _unpacked(parameter: inspect.Parameter, scope: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
-    """Return the keys of `**options: Unpack[Options]`, each as a parameter; none of other `**options`."""
+    """Return the keys of `**options: Unpack[Options]`, each as a parameter; none for other `**options`."""
     try:
         hint = resolved(parameter.annotation, scope)
     except Exception:  # no annotation, or one that cannot be read
@@ -188,7 +188,7 @@ def _unpacked(parameter: inspect.Parameter, scope: Mapping[str, Any]) -> dict[st
 
 
 def _remark(hint: Any) -> str | None:
-    """Return the text of `Annotated[int, "How many."]`, or of a `Doc` in its place; also of `Annotated[...] | None`."""
+    """Return the text of `Annotated[int, "How many."]`, or of a `Doc` instead of it; also of `Annotated[...] | None`."""
     if get_origin(hint) in (Union, UnionType):
         return next((remark for one in get_args(hint) if (remark := _remark(one))), None)
     if get_origin(hint) is not Annotated:
@@ -201,7 +201,7 @@ def _remark(hint: Any) -> str | None:
 
 
 def _globals(function: Any) -> Mapping[str, Any]:
-    """Return the names that a callable's annotations are written in."""
+    """Return the namespace in which a callable's annotations are written."""
     while isinstance(function, partial):
         function = function.func
     function = inspect.unwrap(function)

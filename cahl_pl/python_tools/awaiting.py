@@ -1,4 +1,4 @@
-"""Results that have to be waited for: those of `async def`."""
+"""Results that have to be awaited: those of `async def`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, TypeAlias
 from cahl_pl.python_tools.results import MAX_ITEMS
 
 Runner: TypeAlias = Callable[[Coroutine[Any, Any, Any]], Any]
-"""Runs a coroutine to its end and returns its result."""
+"""Function that runs a coroutine to its end and returns its result."""
 
 
 def finished(result: Any, run: Runner | None = None) -> Any:
-    """Return a call's result, waited for where it is a coroutine, an awaitable or an asynchronous generator.
+    """Return a call's result, awaited if it is a coroutine, an awaitable or an asynchronous generator.
 
     Args:
-        result: what the call returned.
-        run: runs a coroutine; by default one event loop of this process, which all calls share, so that a connection
-            which one call has opened serves the next one.
+        result: the value that the call returned.
+        run: function that runs a coroutine; by default on one event loop of this process, which all calls share, so
+            that a connection opened by one call serves the next one.
     """
     if inspect.isawaitable(result) or isinstance(result, AsyncIterator):
         return (run or _run)(_waited(result))
@@ -46,7 +46,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return _run_on(_own_loop(), work)
-    return in_background(work)  # within a notebook, whose loop is running already
+    return in_background(work)  # in a notebook, whose loop is already running
 
 
 def _run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
@@ -54,7 +54,7 @@ def _run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> 
     try:
         return loop.run_until_complete(task)
     finally:
-        task.cancel()  # left by an interrupt: it must not go on in the next call
+        task.cancel()  # left by an interrupt: it must not continue in the next call
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which functions of a module are tools."""
+"""Choice of a module's functions that are tools."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ AnyFunction: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """The functions that a module offers.
+    """Functions that a module offers.
 
     Attributes:
-        functions: by name, in order.
+        functions: functions by name, in order.
         left_out: public functions that it does not offer, since they have no docstring.
-        faults: objects that decorators have put in the place of functions, each in a sentence.
+        faults: objects that decorators have put in place of functions, each in a sentence.
     """
 
     functions: dict[str, AnyFunction]
@@ -33,16 +33,16 @@ class Choice:
 def choose(module: ModuleType, where: str, names: Sequence[str] | None = None) -> Choice:
     """Return the functions that are tools: those of `names`, else of `__all__`, else the module's own with a docstring.
 
-    The module's own are public functions that it defines, and methods, partials and callable objects that it holds under
+    The module's own are public functions that it defines, and methods, partials and callable objects that it has under
     a public name.
 
     Args:
         module: the module.
         where: its name in errors.
-        names: those to offer.
+        names: names to offer.
 
     Raises:
-        ConfigError: a name leads to nothing that can be called.
+        ConfigError: a name does not lead to a callable.
     """
     values = vars(module)
     own = [name for name, value in values.items() if not name.startswith("_") and _is_own(value, module)]
@@ -62,11 +62,11 @@ def choose(module: ModuleType, where: str, names: Sequence[str] | None = None) -
 
 
 _HELD: Final = ("func", "fn", "coroutine", "function", "on_invoke_tool", "_func", "handler")
-"""Where objects of other programs' `@tool` decorators hold the function."""
+"""Attributes that contain the function in objects of other programs' `@tool` decorators."""
 
 
 def _fault_of_object(name: str, value: Any) -> str | None:
-    """Return that a name stands for a decorator's tool, which cannot be called as a function; None for anything else."""
+    """Return the fault of a decorator's tool, which cannot be called as a function; None for anything else."""
     if callable(value) or isinstance(value, ModuleType):
         return None
     fields = getattr(value, "__dict__", None)
@@ -85,15 +85,15 @@ def _fault_of_object(name: str, value: Any) -> str | None:
 def choose_methods(owner: type, where: str, names: Sequence[str] | None = None) -> Choice:
     """Return the methods of a class that are tools: those of `names`, else all public ones with a docstring.
 
-    They are bound to no instance: what is given in the place of one is not used until a session has made its own.
+    They are not bound to an instance: a placeholder is passed until a session has made its own.
 
     Args:
         owner: the class.
         where: its name in errors.
-        names: those to offer.
+        names: names to offer.
 
     Raises:
-        ConfigError: a name leads to no method.
+        ConfigError: a name is not that of a method.
     """
     found: dict[str, AnyFunction] = {}
     for base in reversed(owner.__mro__[:-1]):
@@ -113,7 +113,7 @@ def choose_methods(owner: type, where: str, names: Sequence[str] | None = None) 
 
 
 def docstring_of(value: Any) -> str | None:
-    """Return what is written on a callable itself; None where there is nothing."""
+    """Return the docstring of a callable itself; None if there is none."""
     while isinstance(value, partial):
         value = value.func
     if _is_function(value) or isinstance(value, MethodType):
@@ -134,13 +134,13 @@ def _can_be_called(value: Any) -> bool:
 
 
 def _is_function(value: Any) -> bool:
-    """Whether it is a function, or one that a decorator such as `functools.cache` has wrapped in an object."""
+    """Return whether it is a function, or one that a decorator such as `functools.cache` has wrapped in an object."""
     wrapped = None if isinstance(value, type) else inspect.getattr_static(value, "__wrapped__", None)
     return isinstance(value, FunctionType) or (callable(value) and isinstance(wrapped, FunctionType))
 
 
 def _is_own(value: Any, module: ModuleType) -> bool:
-    """Whether the module itself has made this callable, and not only imported it."""
+    """Return whether the module itself has made this callable, and not only imported it."""
     if not _can_be_called(value):
         return False
     if isinstance(value, partial):

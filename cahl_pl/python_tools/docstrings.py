@@ -1,4 +1,4 @@
-"""What a docstring says of a function and its parameters, in the styles of Google, NumPy, Sphinx and Epydoc."""
+"""Documentation of a function and its parameters in a docstring, in the styles of Google, NumPy, Sphinx and Epydoc."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import docstring_parser
 
 _CHOICES = re.compile(r"\(choices:\s*(\[.*?\])\)\s*$", re.IGNORECASE | re.DOTALL)
 
-_SECTION = re.compile(r"\s*(?:[A-Z]\w*:\s*$|[:@]\w+.*:)")  # of any style: no output of an example
+_SECTION = re.compile(r"\s*(?:[A-Z]\w*:\s*$|[:@]\w+.*:)")  # in any style; not the output of an example
 _FIELD = re.compile(r"[:@]\w+[^:]*:")  # of Sphinx and Epydoc
 
-_MIXED = re.compile(r"^:param (\w+) \((.+?)\):", re.MULTILINE)  # Sphinx and Google in one, as it is often seen
+_MIXED = re.compile(r"^:param (\w+) \((.+?)\):", re.MULTILINE)  # a common mixture of Sphinx and Google
 
 
 @dataclass
 class Documentation:
-    """The parts of a docstring.
+    """Parts of a docstring.
 
     Attributes:
-        description: what the function does; empty if nothing is said.
-        parameters: parameter -> what is said of it.
-        types: parameter -> its type, as it is written.
-        choices: parameter -> the values that `(choices: [...])` lists at the end of its text, as transformers reads it.
+        description: description of the function; empty if there is none.
+        parameters: parameter -> its description.
+        types: parameter -> its type, as written.
+        choices: parameter -> the values that `(choices: [...])` lists at the end of its text, as read by transformers.
     """
 
     description: str = ""
@@ -37,9 +37,9 @@ class Documentation:
 
 
 def read_docstring(text: str | None) -> Documentation:
-    """Return the parts of a docstring; one that no style fits is a description as a whole.
+    """Return the parts of a docstring; one in no known style is a description as a whole.
 
-    Examples as doctest has them, `>>> f(1)`, are left out: a model does not write Python.
+    Examples in doctest's form, `>>> f(1)`, are left out: a model does not write Python.
     """
     if not text or not text.strip():
         return Documentation()
@@ -74,7 +74,7 @@ def _without_doctests(text: str) -> str:
 
 
 def _without_remarks(text: str) -> str:
-    """Return a docstring without the paragraphs behind fields of Sphinx or Epydoc, which the parser adds to the last one."""
+    """Return a docstring without the paragraphs after fields of Sphinx or Epydoc, which the parser adds to the last one."""
     kept: list[str] = []
     in_fields = behind = False
     for line in text.splitlines():

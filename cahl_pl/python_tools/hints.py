@@ -1,4 +1,4 @@
-"""Type hints of parameters: those of the signature, or what a docstring says in their place."""
+"""Type hints of parameters: those of the signature, or a docstring's instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IN_DOCSTRINGS = {
     **{f"{sign}int{bits}": int for sign in ("", "u") for bits in ("", 8, 16, 32, 64)},
 }
 _MARKS: Final = (Final, ClassVar, typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
-"""What stands around a type and says nothing of its values."""
+"""Qualifiers around a type that say nothing about its values."""
 _TYPE_TEXT = re.compile(r"[\w.\[\], |]+")  # names and brackets: nothing that could be called
 _VALUES_TEXT = re.compile(r"\{(.+)\}|one of (.+)", re.IGNORECASE)
 _ARRAY = re.compile(
@@ -35,12 +35,12 @@ _REST = re.compile(r"(?:,\s*|\s+)(?:optional|defaults?|required)\b.*", re.IGNORE
 
 
 def resolved(hint: Any, scope: Mapping[str, Any]) -> Any:
-    """Return a hint with its texts replaced by what they name in a function's globals.
+    """Return a hint with its texts replaced by the objects that they name in a function's globals.
 
     Raises:
-        Exception: whatever evaluating the module's own text raises.
+        Exception: anything that evaluating the module's own text raises.
     """
-    holder = type("Holder", (), {"__annotations__": {"x": hint}})  # a class: so Final and ClassVar may stand there
+    holder = type("Holder", (), {"__annotations__": {"x": hint}})  # a class, where Final and ClassVar are allowed
     found = get_type_hints(holder, dict(scope), include_extras=True)["x"]
     while get_origin(found) in _MARKS:
         (found,) = get_args(found)

@@ -70,13 +70,13 @@ def load(module: str) -> ModuleType:
 
 
 def _dotted_class(module: str) -> str:
-    """Return what to add where the last part of a name looks like a class of the rest."""
+    """Return a hint to add if the last part of a name looks like a class of the rest."""
     rest, _, name = module.rpartition(".")
     return f"; a class comes after a colon: {rest}:{name}" if rest and name[:1].isupper() else ""
 
 
 def names_tools(toolkit: str) -> bool:
-    """Whether this is a Python file, or a class of a file or module, and not the import path of a function."""
+    """Return whether this is a Python file, or a class of a file or module, and not the import path of a function."""
     return toolkit.lower().endswith(".py") or ":" in toolkit
 
 
@@ -139,7 +139,7 @@ def classes_of(module: ModuleType) -> list[str]:
 @cache  # dataset and environment name the same file, and it must not be run twice
 def _run(path: Path) -> ModuleType:
     name = f"cahl_python_tools_{path.stem}_{abs(hash(path))}"
-    # the loader is named, since Python takes no suffix for its own but .py in small letters
+    # the loader is named, since Python recognizes only .py in lower case as its own suffix
     spec = importlib.util.spec_from_file_location(name, path, loader=SourceFileLoader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
@@ -148,7 +148,7 @@ def _run(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(
             str(path.parent)
-        )  # for files beside it, as of a script; last, so that they stand in for no package
+        )  # for files next to it, as for a script; last, so that they replace no package
     try:
         with _apart():
             spec.loader.exec_module(module)
@@ -166,14 +166,14 @@ def _run(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """Keep what a module prints while it is imported out of a program's output, and the program's input and folder from it."""
+    """Keep a module's prints during import out of the program's output, and protect the program's input and folder."""
     with apart(), contextlib.redirect_stdout(sys.stderr):
         yield
 
 
 def _where(path: Path, error: BaseException) -> str:
-    """Return the line of the file in which an error was raised last, and the error's type; nothing where that says nothing."""
-    if isinstance(error, SyntaxError):  # whose text has the line
+    """Return the line of the file in which an error was raised last, and the error's type; empty if that says nothing."""
+    if isinstance(error, SyntaxError):  # its text has the line
         return ""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -182,7 +182,7 @@ def _where(path: Path, error: BaseException) -> str:
 
 
 def _encoding(path: Path, error: BaseException) -> str | None:
-    """Return what to say of a file that is in another encoding than it says; None where that is not what is wrong."""
+    """Return the message about a file that is not in the encoding that it declares; None if that is not the fault."""
     data = path.read_bytes()
     if wide_encoding(data[:4]) is not None:
         return not_utf8(path, data[:4])
@@ -194,7 +194,7 @@ def _encoding(path: Path, error: BaseException) -> str | None:
 
 
 def _relative(path: Path, error: BaseException) -> str | None:
-    """Return what to say of a file of a package, whose imports start with a dot; None for another error."""
+    """Return the message about a file of a package, whose imports start with a dot; None for another error."""
     if not isinstance(error, ImportError) or "relative import" not in str(error):
         return None
     return f"it is a part of a package ({error}); give the module's name, such as `{path.parent.name}.{path.stem}`"

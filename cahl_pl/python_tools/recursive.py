@@ -1,6 +1,6 @@
-"""Aliases of types that hold themselves, such as `JSON = dict[str, "JSON"] | list["JSON"] | str`, as pydantic takes them.
+"""Recursive type aliases, such as `JSON = dict[str, "JSON"] | list["JSON"] | str`, in a form that pydantic accepts.
 
-Pydantic looks for the name of such an alias in the module in which it was made: each is kept here, under a name of its own.
+Pydantic looks for the name of such an alias in the module in which it was made: each is kept here, under a unique name.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Annotated, Any, Final, ForwardRef, Literal, Self, Union, get_
 from typing_extensions import TypeAliasType
 
 OWNER: Final = "(the class)"
-"""The name, in a scope, of the class that a method is one of: what `Self` means."""
+"""Name, in a scope, of the class to which a method belongs: the meaning of `Self`."""
 
 _MOST: Final = 1000
-"""Aliases within one another."""
+"""Maximum number of aliases within one another."""
 
 
 def closed(hint: Any, scope: Mapping[str, Any]) -> Any:
-    """Return a hint in which no name is left that stands for an alias around it, and no `Self`.
+    """Return a hint in which names of enclosing aliases and `Self` are resolved.
 
     Args:
-        hint: whose names have been replaced, but for those within an alias of the same name.
-        scope: the names that it was written in.
+        hint: a hint with resolved names, except those within an alias of the same name.
+        scope: the namespace in which it was written.
 
     Raises:
         NameError: a name is not in the scope.
@@ -32,7 +32,7 @@ def closed(hint: Any, scope: Mapping[str, Any]) -> Any:
 
 
 def _closed(hint: Any, scope: Mapping[str, Any], made: dict[str, str]) -> Any:
-    """Do it; `made`: alias -> the name under which it is kept here, or will be."""
+    """Do the work of `closed`; `made`: alias -> the name under which it is kept here, or will be."""
     if hint is Self:
         return scope.get(OWNER, hint)
     name = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint if isinstance(hint, str) else None
@@ -57,7 +57,7 @@ def _closed(hint: Any, scope: Mapping[str, Any], made: dict[str, str]) -> Any:
 
 def _named(name: str, scope: Mapping[str, Any], made: dict[str, str]) -> Any:
     if name in made:
-        return globals()[made[name]] or ForwardRef(made[name])  # in the latter case it is around this one
+        return globals()[made[name]] or ForwardRef(made[name])  # in the latter case it encloses this one
     if not name.isidentifier():
         return _closed(eval(name, {**scope}), scope, made)  # as `get_type_hints` does with a module's own text
     if name not in scope:
@@ -69,7 +69,7 @@ def _named(name: str, scope: Mapping[str, Any], made: dict[str, str]) -> Any:
         raise NameError(f"{name!r} holds too many others")
     kept = next(one for one in (name, *(f"{name}_{n}" for n in range(2, 10**6))) if one not in globals())
     made[name] = kept
-    globals()[kept] = None  # taken
+    globals()[kept] = None  # reserved
     alias = TypeAliasType(kept, _closed(value, scope, made))  # type: ignore[misc]
     globals()[kept] = alias
     return alias

@@ -1,4 +1,4 @@
-"""What tools return, as JSON."""
+"""Return values of tools, as JSON."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from itertools import islice
 from typing import Any, Final
 
 MAX_ITEMS: Final = 1000
-"""Items of a generator that are read; what follows is left in it, and "..." says so."""
+"""Maximum number of items of a generator to read; the rest is left in it and shown as "..."."""
 
 
 def plain(value: Any) -> Any:
-    """Return the value in JSON's own types.
+    """Return the value in JSON's types.
 
     Dataclasses, named tuples and pydantic models become objects, sets and generators lists, dates and decimal numbers
     texts, arrays of NumPy and torch lists. A set comes in the order of its items' JSON texts, since its own changes from
     process to process.
 
     Raises:
-        TypeError: it holds something that JSON has no form for, such as an open file; a sentence without a full stop.
-        RecursionError: it is nested too deeply, or holds itself.
+        TypeError: it contains something that JSON has no form for, such as an open file; a sentence without a full stop.
+        RecursionError: it is nested too deeply, or contains itself.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -51,7 +51,7 @@ def plain(value: Any) -> Any:
 
 
 def _other(value: Any) -> Any:
-    from pydantic import TypeAdapter  # here: few results need it, and the import takes a moment
+    from pydantic import TypeAdapter  # here: few results need it, and the import is slow
 
     for method in ("tolist", "to_dict"):  # arrays and scalars of NumPy and torch; tables of pandas
         if not isinstance(value, type) and callable(getattr(value, method, None)):
@@ -73,10 +73,10 @@ def _key(key: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """Return the value as JSON text; lone surrogates, which no tokenizer takes, are replaced.
+    """Return the value as JSON text; lone surrogates, which no tokenizer accepts, are replaced.
 
     Raises:
-        ValueError: it holds NaN or an infinity.
+        ValueError: it contains NaN or an infinity.
         TypeError, RecursionError: as `plain`.
     """
     text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
@@ -84,7 +84,7 @@ def json_text(value: Any) -> str:
 
 
 def result_text(value: Any) -> str:
-    """Return what a tool answers as JSON text; a text that is a JSON object or list already stays as it is.
+    """Return a tool's answer as JSON text; a text that is already a JSON object or list stays as it is.
 
     Raises:
         ValueError, TypeError, RecursionError: as `json_text`.

@@ -20,13 +20,13 @@ from cahl_pl.python_tools.simplify import simplified
 
 
 def readable(hint: Any) -> Any:
-    """Return the hint as pydantic takes it on every version of Python.
+    """Return the hint in a form that pydantic accepts on every version of Python.
 
-    `typing.TypedDict` is replaced by that of typing_extensions, which pydantic asks for before Python 3.12, a named tuple is
+    `typing.TypedDict` is replaced by that of typing_extensions, which pydantic requires before Python 3.12, a named tuple is
     described by its keys instead of by positions, and members of an Enum that are tuples are read from lists.
 
     Raises:
-        TypeError: a TypedDict or a named tuple holds itself.
+        TypeError: a TypedDict or a named tuple contains itself.
     """
     if isinstance(hint, type) and issubclass(hint, Enum) and any(isinstance(one.value, tuple) for one in hint):
         return Annotated[hint, BeforeValidator(partial(_member, hint))]
@@ -56,7 +56,7 @@ def readable(hint: Any) -> Any:
 
 
 def _member(kind: type[Enum], value: Any) -> Any:
-    """Return the member whose value is a tuple of what a list holds; anything else as it is."""
+    """Return the member whose value is a tuple of a list's items; anything else unchanged."""
     return next((one for one in kind if isinstance(value, list) and one.value == _as_tuples(value)), value)
 
 
@@ -65,7 +65,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def _refuse_itself(hint: Any, hints: Mapping[str, Any]) -> None:
-    """Check that a TypedDict or a named tuple does not hold itself, nor one that holds it.
+    """Check that a TypedDict or a named tuple does not contain itself, directly or through another one.
 
     Raises:
         TypeError: it does; a sentence without a full stop.
@@ -86,8 +86,8 @@ def optional_keys(hint: Any, hints: Mapping[str, Any]) -> set[str]:
     """Return the keys that a TypedDict may leave out.
 
     Args:
-        hint: the TypedDict. What it says itself is wrong where its annotations are texts.
-        hints: its annotations, read, with `Required` and `NotRequired`.
+        hint: the TypedDict. Its own statement is wrong if its annotations are texts.
+        hints: its resolved annotations, with `Required` and `NotRequired`.
     """
     marks = {name: get_origin(of) for name, of in hints.items()}
     return {
@@ -104,7 +104,7 @@ def _without_marks(hint: Any) -> Any:
 
 
 def _said(extra: Any) -> Any:
-    """Return a text, or a `Doc`, in `Annotated` as the description that it is."""
+    """Return a text, or a `Doc`, in `Annotated` as a description."""
     text = getattr(extra, "documentation", extra)
     return Field(description=text) if isinstance(text, str) else extra
 
@@ -124,7 +124,7 @@ _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "l
 
 
 class _Schemas(GenerateJsonSchema):
-    """As pydantic writes them, but decimal numbers are numbers, not "a number or a text of this pattern".
+    """Pydantic's schemas, but decimal numbers are numbers, not "a number or a text of this pattern".
 
     And the values of a Flag are numbers, since its members may be combined.
     """
@@ -163,7 +163,7 @@ def schema_of(hint: Any) -> dict[str, Any]:
 
 
 def schema_of_adapter(adapter: Any) -> dict[str, Any]:
-    """Return the JSON Schema of a TypeAdapter in the shape that models read best; see `simplified`."""
+    """Return the JSON Schema of a TypeAdapter in the form that models read best; see `simplified`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default that JSON has no form for is left out
         schema = adapter.json_schema(schema_generator=_Schemas)

@@ -1,4 +1,4 @@
-"""State that all episodes share: what calls change in a module of tools."""
+"""State that all episodes share: changes that calls make in a module of tools."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FunctionType, ModuleType
 from typing import Any, Final
 
 MAX_SECONDS: Final = 2.0
-"""Time that looking may take in all; a module with much data is looked at less often."""
+"""Total time limit for checks; a module with much data is checked less often."""
 
 
 class SharedState:
-    """Finds the values of a module that have changed since it was imported.
+    """Finder of values of a module that have changed since it was imported.
 
-    It looks at the module's variables, the attributes of its classes and the defaults of its functions. What cannot be
-    pickled, such as a connection, is not looked at.
+    It checks the module's variables, the attributes of its classes and the defaults of its functions. Values that cannot
+    be pickled, such as a connection, are not checked.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -26,7 +26,7 @@ class SharedState:
         self._before = self._digests()
 
     def changed(self) -> list[str]:
-        """Return the names of what has changed, once: after the first find, or when the time is used up, the list is empty."""
+        """Return the names of changed values, once: after the first find, or when the time is used up, the list is empty."""
         if self._seconds > MAX_SECONDS:
             return []
         now = self._digests()
@@ -41,7 +41,7 @@ class SharedState:
         for name, value in _values(self._module):
             try:
                 digests[name] = hashlib.blake2b(pickle.dumps(value)).digest()
-            except Exception:  # of its class, which may raise anything
+            except Exception:  # raised by its class, which may raise anything
                 continue
         self._seconds += time.perf_counter() - began
         return digests

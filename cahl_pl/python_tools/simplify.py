@@ -1,4 +1,4 @@
-"""JSON Schemas of pydantic in the shape that models read best."""
+"""JSON Schemas of pydantic in the form that models read best."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_finite(value: Any) -> bool:
 def simplified(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema of pydantic without titles and references, and in few words.
 
-    What a reference leads to stands in its place, unless it contains itself. `anyOf` of mere types becomes a list of types.
+    A reference is replaced by its target, unless that contains itself. `anyOf` of mere types becomes a list of types.
     """
     definitions = schema.get("$defs", {})
     kept: dict[str, Any] = {}
@@ -49,13 +49,13 @@ def _simple(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]
             del schema["$ref"]
             schema = {**definitions[name], **schema}
     schema.pop("title", None)
-    schema.pop("discriminator", None)  # of references that are gone; what tells the options apart stands in each
+    schema.pop("discriminator", None)  # its references are gone; each option contains its distinguishing value
     if "default" in schema and (schema["default"] is None or not is_finite(schema["default"])):
         del schema["default"]  # None says nothing: it can be left out; JSON has no infinities
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
     if isinstance(schema.get("additionalProperties"), bool):
-        del schema["additionalProperties"]  # versions of pydantic differ in it; what is too much is found as it is read
+        del schema["additionalProperties"]  # versions of pydantic differ in it; surplus keys are found when the value is read
     if schema.get("items") == {}:
         del schema["items"]
     for key in ("properties", "patternProperties"):
@@ -75,7 +75,7 @@ def _simple(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]
 
 
 def _united(options: list[Any]) -> dict[str, Any]:
-    """Return an `anyOf` as one schema where that says the same."""
+    """Return an `anyOf` as one schema if that is equivalent."""
     others = [option for option in options if option != {"type": "null"}]
     null = len(others) < len(options)
     if any(option == {} for option in others):
@@ -97,7 +97,7 @@ def _kinds(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _contains(definitions: Mapping[str, Any], start: str, name: str) -> bool:
-    """Whether references lead from a definition to another one."""
+    """Return whether references lead from a definition to another one."""
     seen: set[str] = set()
     stack: list[Any] = [definitions.get(start)]
     while stack:

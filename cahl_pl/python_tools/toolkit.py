@@ -1,4 +1,4 @@
-"""The functions of a module, ready to be called with what a model wrote."""
+"""Functions of a module, ready to be called with a model's arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cahl_pl.python_tools.shared_state import SharedState
 
 
 class PythonTool(NamedTuple):
-    """A function, what it is said to do, and its parameters."""
+    """Function, its description, and its parameters."""
 
     function: Callable[..., Any]
     description: str
@@ -24,22 +24,22 @@ class PythonTool(NamedTuple):
 
 
 class PythonToolkit:
-    """A module's tools, and the function that makes those of one session.
+    """Tools of a module, and the function that makes those of one session.
 
     Args:
         module: a Python file or a module; with a class after a colon, `my_tools.py:Shop`, its methods are the tools, and each
-            session has an instance of its own, made of the task's state: `Shop(**state)`.
+            session has its own instance, made from the task's state: `Shop(**state)`.
         functions: names of the functions to offer; see `cahl_pl.python_tools.choosing.choose`.
 
     Attributes:
-        tools: by name, in order; those with faults are left out.
-        faults: what keeps functions from being tools, each a sentence that names the function.
+        tools: tools by name, in order; those with faults are left out.
+        faults: reasons why functions cannot be tools, each a sentence that names the function.
         classes: names of the module's public classes.
-        others: public functions that are not offered, by name: without a docstring, or with faults. They are run nevertheless
-            where a task describes them itself, with arguments as JSON has them.
+        others: public functions that are not offered, by name: without a docstring, or with faults. They are still run
+            if a task describes them itself, with arguments in JSON's types.
 
     Raises:
-        ConfigError: the module cannot be imported, or has no function of a name.
+        ConfigError: the module cannot be imported, or has no function with a given name.
     """
 
     def __init__(self, module: str, functions: Sequence[str] | None = None) -> None:
@@ -68,13 +68,13 @@ class PythonToolkit:
         self._shared = SharedState(loaded)
 
     def __call__(self, state: Mapping[str, Any] | None) -> dict[str, Callable[..., Any]]:
-        """Return the functions of a session by name, bound to its state; the methods of a class, to an instance of its own.
+        """Return the functions of a session by name, bound to its state; the methods of a class, to its own instance.
 
-        Those of tools take arguments as JSON has them and raise `ArgumentError` where one cannot be read as its type.
+        Those of tools take arguments in JSON's types and raise `ArgumentError` if one cannot be read as its type.
 
         Raises:
             ConfigError: the class takes other arguments than the state has.
-            BaseException: whatever its constructor raises.
+            BaseException: anything that its constructor raises.
         """
         own: Mapping[str, Any] = {} if state is None else state
         instance = None
@@ -99,7 +99,7 @@ class PythonToolkit:
         return {name: bound(name, tool) for name, tool in self.tools.items()} | others
 
     def shared_state(self) -> str | None:
-        """Return what to tell where calls have changed what other episodes see; once, then None."""
+        """Return a message, once, if calls have changed state that other episodes see; otherwise None."""
         changed = self._shared.changed()
         if not changed:
             return None
@@ -110,14 +110,14 @@ class PythonToolkit:
 
 
 def _check_state(owner: type, state: Mapping[str, Any]) -> None:
-    """Refuse a state that a class does not take as its arguments.
+    """Refuse a state that a class does not accept as its arguments.
 
     Raises:
         ConfigError: naming them.
     """
     try:
         parameters = signature(owner).parameters
-    except (ValueError, TypeError):  # not known to Python, as of some classes written in C
+    except (ValueError, TypeError):  # unknown to Python, as for some classes written in C
         return
     by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     open_ = any(parameter.kind == Parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -1,4 +1,4 @@
-"""Verifiable rewards: R_h of the planner, R_l of the executor, and those of an executor without a planner."""
+"""Verifiable rewards: R_h of the planner, R_l of the executor, and rewards of an executor without a planner."""
 
 from cahl_pl.rewards.base import BaseExecutorReward, BasePlannerReward, BaseTurnReward
 from cahl_pl.rewards.executor import ExecutorReward

@@ -1,4 +1,4 @@
-"""Which of two lists of calls belong together, in an order that what they need of one another allows."""
+"""Alignment of two lists of calls, in an order that their dependencies allow."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cahl_pl.schema.references import read_reference, references_in
 from cahl_pl.types import GoldCall, Plan, Task, ToolCall
 
 _REFERENCE: Final = re.compile(r"\$([0-9]{1,4})\b(?!\.[0-9])")  # not the amount "$1.50"
-_PAIR: Final = 5e-3  # far less than one argument's weight in the call similarity: these two only break ties
+_PAIR: Final = 5e-3  # both far below one argument's weight in the call similarity: they only break ties
 _NEARNESS: Final = 1e-3
 
 
 def precedence(task: Task) -> list[tuple[int, int]]:
-    """Return which gold call has to come before which: pairs (i, j), from 0.
+    """Return which gold call must precede which: pairs (i, j), from 0.
 
-    A call comes after those whose results it uses, and no other order is demanded. Where the task says that its calls are
-    ordered but none has a reference, what needs what is not known: each comes after all that stand before it.
+    A call comes after those whose results it uses, and no other order is required. If the task's calls are ordered but
+    none has a reference, their dependencies are unknown: each comes after all those listed before it.
     """
     pairs = [(i, j) for j, gold in enumerate(task.gold) for i in sorted(sources_of(gold, j))]
     if task.ordered and not pairs:
@@ -34,15 +34,15 @@ def precedence(task: Task) -> list[tuple[int, int]]:
 
 
 def align(similarities: ArrayLike, before: Sequence[tuple[int, int]] = ()) -> list[tuple[int, int]]:
-    """Pair up the rows and columns of a similarity matrix, each at most once, so that the sum is as large as possible.
+    """Pair the rows and columns of a similarity matrix, each at most once, so that the sum is maximal.
 
     Args:
         similarities: shape [K, N].
-        before: pairs (i, j) of columns: where both have a row, that of i comes first. Pairs of all columns, i < j, mean
+        before: pairs (i, j) of columns: if both have a row, that of i comes first. Pairs of all columns, i < j, mean
             that the columns keep their order.
 
     Returns:
-        Pairs (row, column), rows ascending; min(K, N) of them where the order allows it.
+        Pairs (row, column), rows ascending; min(K, N) of them if the order allows it.
     """
     matrix = np.asarray(similarities, dtype=float)
     if matrix.size == 0:
@@ -58,12 +58,12 @@ def align(similarities: ArrayLike, before: Sequence[tuple[int, int]] = ()) -> li
 
 
 def align_plan(plan: Plan, task: Task) -> dict[int, int]:
-    """Match a plan's sub-tasks that name a tool with the gold calls as they stand in a plan.
+    """Match a plan's sub-tasks that name a tool with the gold calls as written in a plan.
 
-    The best match by call similarity that `precedence` allows; among equals near places come first, and a gold call that is
-    like no sub-task goes to one left over, in order. A planned `"$k"` equals the gold call's `"$i"` as far as sub-task k is
-    like gold call i: the numbers themselves depend on where a plan puts its steps. A way into the result has to be the gold
-    call's, `"$k.city"` for `"$i.city"`; where gold names the whole result, any part of it will do.
+    The best match by call similarity that `precedence` allows; ties favour near places, and a gold call that resembles no
+    sub-task goes to a remaining one, in order. A planned `"$k"` equals the gold call's `"$i"` to the degree that sub-task k
+    resembles gold call i: the numbers themselves depend on the order of a plan's steps. A path into the result must be the
+    gold call's, `"$k.city"` for `"$i.city"`; if gold names the whole result, any part of it is accepted.
 
     Returns:
         Sub-task -> gold call, both from 0.
@@ -77,19 +77,19 @@ def align_plan(plan: Plan, task: Task) -> dict[int, int]:
         found[k] = [_likeness(call, gold[j], task.gold[j].references, k, found) for j in range(len(gold))]
     matrix = np.array([found[k] for k in places], dtype=float).reshape(len(places), len(gold))
     rows, columns = np.indices(matrix.shape)
-    # The square makes keeping the order the cheapest way to resolve ties, pairs of similarity 0 among them.
+    # With the square, keeping the order is the cheapest way to break ties, including pairs of similarity 0.
     distance = (rows - columns) / max(*matrix.shape, 1)
     pairs = align(matrix + _PAIR - _NEARNESS * distance**2, precedence(task))
     return {places[row]: column for row, column in pairs}
 
 
 def read_references(value: Any, place: int, match: dict[int, int]) -> Any:
-    """Return a planned value with each "$k" as `reference` writes the gold call that its sub-task is matched with.
+    """Return a planned value, each "$k" replaced by the `reference` to the gold call matched with its sub-task.
 
     Args:
-        value: a parameter's value in the sub-task at `place`, from 0; references may stand in it at any depth.
-        place: only earlier sub-tasks have a result by then; another number is plain text.
-        match: of `align_plan`; the result of a sub-task that is not in it is that of no gold call.
+        value: a parameter's value in the sub-task at `place`, from 0, with references at any depth.
+        place: only earlier sub-tasks have a result by then; any other number is plain text.
+        match: match from `align_plan`; the result of a sub-task not in it is that of no gold call.
     """
     if isinstance(value, Mapping):
         return {key: read_references(item, place, match) for key, item in value.items()}
@@ -109,7 +109,7 @@ def read_references(value: Any, place: int, match: dict[int, int]) -> Any:
 
 
 def reference(source: int, path: tuple[str | int, ...] = ()) -> str:
-    """Return what stands for a value of the result of a gold call, from 0: no text that a plan or a gold argument holds."""
+    """Return the marker of a value in the result of a gold call, from 0: no plan or gold argument contains such text."""
     return f"\0${source + 1}" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
 
 
@@ -121,20 +121,20 @@ def sources_of(gold: GoldCall, place: int) -> set[int]:
 def _likeness(
     call: ToolCall, gold: ToolCall, references: Mapping[str, Any], place: int, found: dict[int, list[float]]
 ) -> float:
-    """Return the similarity of a sub-task's call and a planned gold call; `found` is that of the sub-tasks before it."""
+    """Return the similarity of a sub-task's call and a planned gold call; `found` holds those of earlier sub-tasks."""
 
     def equal(name: str) -> float:
         value = call.arguments[name]
         if name in references:
             return _agreement(value, gold.arguments[name], place, found)
-        planned = any(one.call <= place for one in references_in(value))  # else it is text
+        planned = any(one.call <= place for one in references_in(value))  # otherwise it is text
         return float(not planned and canonical(value) == canonical(gold.arguments[name]))
 
     return call_similarity(call, gold, equal)
 
 
 def _agreement(value: Any, gold: Any, place: int, found: dict[int, list[float]]) -> float:
-    """How far a planned value with references is the gold one: as far as the sub-tasks referred to are the gold calls."""
+    """Return how far a planned value agrees with gold: as far as the sub-tasks referred to agree with the gold calls."""
     wanted, planned = read_reference(gold), read_reference(value)
     if planned is not None and planned.call > place:
         planned = None  # text
@@ -174,7 +174,7 @@ def _in_sequence(matrix: np.ndarray) -> list[tuple[int, int]]:
 def _in_partial_order(matrix: np.ndarray, before: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the best pairs in an order that `before` allows, by integer programming."""
     number = np.arange(matrix.size).reshape(matrix.shape)
-    # Of each of these sets at most one pair is chosen: of a row, of a column, and, since i may not come after j, of i at
+    # At most one pair of each of these sets is chosen: of a row, of a column, and, since i may not come after j, of i at
     # row r or later and j at row r or earlier.
     exclusive = [*number, *number.T]
     exclusive += [np.concatenate([number[r:, i], number[: r + 1, j]]) for i, j in before for r in range(len(matrix))]
@@ -188,7 +188,7 @@ def _in_partial_order(matrix: np.ndarray, before: Sequence[tuple[int, int]]) -> 
         constraints=LinearConstraint(limits, ub=1),
         options={"mip_rel_gap": 0, "node_limit": 1000},
     )
-    if result.x is None:  # too hard: gold calls refer to earlier ones, so that keeping their order is always allowed
+    if result.x is None:  # too hard: gold calls only refer to earlier ones, so keeping their order is always allowed
         return _in_sequence(matrix)
     rows, columns = np.nonzero(result.x.reshape(matrix.shape) > 0.5)
     return list(zip(rows.tolist(), columns.tolist(), strict=True))

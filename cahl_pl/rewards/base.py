@@ -1,4 +1,4 @@
-"""What a reward has to give: named components of one plan or one step, and their total."""
+"""Interface of rewards: named components of one plan or one step, and their total."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 LARGEST: Final = 1e15
-"""The largest reward: what it is compared by holds its square, in float32."""
+"""Largest reward: its square must fit in float32, in which rewards are compared."""
 
 
 class BaseReward(ABC):
     """Base of all rewards.
 
     Attributes:
-        environment: what the rollouts' calls are answered by, for rewards that carry calls out; set by the rollout.
-        reads_outcome: it judges whole episodes by `Task.outcome`, which what is left of a task does not have.
+        environment: environment of the rollouts, for rewards that carry calls out; set by the rollout.
+        reads_outcome: whether it judges whole episodes by `Task.outcome`, which the remainder of a task does not have.
     """
 
     environment: Environment | None = None
@@ -34,17 +34,17 @@ class BaseReward(ABC):
 
     @abstractmethod
     def total(self, components: Mapping[str, float | None]) -> float:
-        """Return the reward made of these components."""
+        """Return the reward for these components."""
 
     def start_round(self, index: int) -> None:  # noqa: B027 - most rewards do not change
-        """Told before each rollout round, counted from 0 over the whole run: for rewards that change while training."""
+        """Prepare for a rollout round, counted from 0 over the whole run: for rewards that change during training."""
 
 
 class BasePlannerReward(BaseReward):
-    """R_h: what one plan is worth.
+    """R_h: reward of one plan.
 
     Attributes:
-        reads_probabilities: it reads `Trajectory.call_probabilities`, which take a pass of the executor over each gold call.
+        reads_probabilities: whether it reads `Trajectory.call_probabilities`, which cost an executor pass per gold call.
     """
 
     reads_probabilities: bool = False
@@ -60,16 +60,16 @@ class BasePlannerReward(BaseReward):
 
 
 class BaseExecutorReward(BaseReward):
-    """R_l: what one step of an execution is worth."""
+    """R_l: reward of one step of an execution."""
 
     @abstractmethod
     def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
         """Return the reward's components by tag, always the same tags; None where one is undefined.
 
         Args:
-            step: the step: its output is what is rewarded.
-            target: what is expected of its sub-task, from `assign_gold`.
-            episode: the execution as it was carried out; its step at `index` may be another sample than `step`.
+            step: the step, whose output is rewarded.
+            target: target of its sub-task, from `assign_gold`.
+            episode: the execution as carried out; its step at `index` may be a different sample from `step`.
             index: the step's place in the plan, from 0.
         """
 
@@ -83,24 +83,24 @@ class BaseTurnReward(BaseReward):
 
         Args:
             turn: the output.
-            gold: the gold calls that come next (`turns.next_calls`); empty where an answer in text is right.
+            gold: the gold calls that come next (`rollout.gold.next_calls`); empty if an answer in text is right.
             task: the task.
         """
 
 
 def components_of(reward: Any, task: Task, *output: Any) -> dict[str, float | None]:
-    """Return the components that a reward, which may be a user's own, gives for an output.
+    """Return a reward's components for an output; the reward may be a user's own.
 
-    Of NaN nothing could be learned: every step of its role would be skipped.
+    Nothing could be learned from NaN: every step of its role would be skipped.
 
     Args:
-        reward: of any of the three kinds.
-        task: that the output is of.
-        output: what the reward's `components` takes.
+        reward: a reward of any of the three kinds.
+        task: task of the output.
+        output: arguments of the reward's `components`.
 
     Raises:
-        ConfigError: the reward raises something, or gives no mapping of texts to finite numbers or None, or not the tags that
-            it gave before. What was reached of a run is saved.
+        ConfigError: the reward raises something, or does not return a mapping of texts to finite numbers or None, or
+            returns other tags than before. The run's progress is saved.
     """
     with own_code(reward, "components", f"an output of task {task.id!r}"):
         found = reward.components(*output)
@@ -120,10 +120,10 @@ def components_of(reward: Any, task: Task, *output: Any) -> dict[str, float | No
 
 
 def checked_total(reward: BaseReward, components: Mapping[str, float | None], task: Task) -> float:
-    """Return the reward made of these components, which `components_of` has given.
+    """Return the reward for components from `components_of`.
 
     Raises:
-        ConfigError: it is no finite number, or the reward raises something.
+        ConfigError: it is not a finite number, or the reward raises something.
     """
     with own_code(reward, "total", f"an output of task {task.id!r}"):
         total = reward.total(components)
@@ -131,7 +131,7 @@ def checked_total(reward: BaseReward, components: Mapping[str, float | None], ta
 
 
 def _finite(value: Any, reward: BaseReward, what: str, task: Task) -> float:
-    """Return a number, such as one of numpy's or a tensor of one element, as one of Python's."""
+    """Return a number, such as numpy's or a tensor of one element, as a Python float."""
     right = "a finite number"
     try:
         number = float(value) if not isinstance(value, str | bytes) else math.nan
@@ -139,7 +139,7 @@ def _finite(value: Any, reward: BaseReward, what: str, task: Task) -> float:
             return number
         if math.isfinite(number):
             right = f"a number from -{LARGEST:g} to {LARGEST:g}"
-    except Exception:  # a value of a user's own may raise anything
+    except Exception:  # a user's own value may raise anything
         pass
     raise _refused(reward, value, what, task, right)
 
@@ -150,10 +150,10 @@ def _refused(reward: object, value: Any, what: str, task: Task, right: str) -> C
 
 
 def weights_of(reward: object) -> Mapping[str, float]:
-    """Return what each component of a reward weighs, by its attribute `weights`; those that it does not name weigh 1.
+    """Return the weights of a reward's components from its attribute `weights`; those not named there weigh 1.
 
     Raises:
-        ConfigError: it has such an attribute, and it is no mapping of tags to finite numbers.
+        ConfigError: the attribute exists and is not a mapping of tags to finite numbers.
     """
     weights = getattr(reward, "weights", {})
     numbers = weights.values() if isinstance(weights, Mapping) else [None]
@@ -178,10 +178,10 @@ def check_weights(**weights: float) -> dict[str, float]:
 
 
 def weighted_total(weights: Mapping[str, float], components: Mapping[str, float | None]) -> float:
-    """sum(w r) over the defined components, times sum(w) / sum(w of these): the maximum stays the same.
+    """Return sum(w r) over the defined components, times sum(w) / sum(w of these): the maximum stays the same.
 
     Returns:
-        A number in [0, sum(w)] for components in [0, 1]; 0 where no component of positive weight is defined.
+        A number in [0, sum(w)] for components in [0, 1]; 0 if no component of positive weight is defined.
     """
     defined = {tag: value for tag, value in components.items() if value is not None}
     weight = sum(weights[tag] for tag in defined)

@@ -1,4 +1,4 @@
-"""R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem: it is paid for carrying out its sub-task."""
+"""Executor's reward for its sub-task: R_l = w_form R_l,form + w_syn R_l,syn + w_sem R_l,sem."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ExecutorReward(BaseExecutorReward):
         self.weights = check_weights(form=w_form, syn=w_syn, sem=w_sem)
 
     def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
-        """`form`, `syn` and `sem`: R_l,form, R_l,syn and R_l,sem of the step's output."""
+        """Return `form`, `syn` and `sem`: R_l,form, R_l,syn and R_l,sem of the step's output."""
         task = episode.task
         return {
             "form": format_reward(step.action, target.expects),
@@ -36,23 +36,23 @@ class ExecutorReward(BaseExecutorReward):
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """sum(w r)."""
+        """Return sum(w r)."""
         return weighted_total(self.weights, components)
 
 
 def format_reward(action: Action, expects: Expects) -> float:
-    """R_l,form in {0, 1}: the tags of the expected kind are there, once, in order, nothing outside them."""
+    """Return R_l,form in {0, 1}: the tags of the expected kind occur once, in order, with nothing outside them."""
     if not action.well_formed:
         return 0.0
-    # Well-formed tags that hold no answer are a call's, even if its payload could not be read.
+    # Well-formed tags without an answer are a call's, even if its payload could not be read.
     kind = "call" if action.answer is None else "answer"
     return float(expects == kind)
 
 
 def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
-    """R_l,syn in [0, 1]: agreement of the call with its tool's schema.
+    """Return R_l,syn in [0, 1]: agreement of the call with its tool's schema.
 
-    The mean of four checks: the payload parses; the tool is offered; the required parameters are there and
+    The mean of four checks: the payload parses; the tool is offered; the required parameters are present and
     none is undeclared; the values have their declared types. A check that cannot be made counts 0. An
     answer where one is expected: 1; the wrong kind of output: 0.
     """
@@ -67,15 +67,15 @@ def syntax_reward(action: Action, task: Task, expects: Expects) -> float:
 
 
 def semantic_reward(action: Action, target: Target, task: Task) -> float:
-    """R_l,sem in [0, 1]: agreement of the call with the gold call of this sub-task.
+    """Return R_l,sem in [0, 1]: agreement of the call with the gold call of this sub-task.
 
-    The mean of tool-name IoU, parameter-name IoU and share of equal values. For one call against one the
-    tool-name IoU is 1 or 0; where it is 0 so are the other two, since a parameter has a meaning only within
+    The mean of tool-name IoU, parameter-name IoU and share of equal values. With one call on each side the
+    tool-name IoU is 1 or 0; if it is 0 so are the other two, since a parameter has meaning only within
     its tool: otherwise a wrong tool with the right arguments would equal the right tool with wrong ones.
-    This is the call similarity s(a, a*), so that the executor is paid for what also pays the planner.
+    This is the call similarity s(a, a*), so that executor and planner are rewarded for the same thing.
 
     Returns:
-        A number in [0, 1]. Where an answer is expected, 1 for a well-formed one and 0 otherwise.
+        A number in [0, 1]. If an answer is expected, 1 for a well-formed one and 0 otherwise.
     """
     if target.gold is None:
         return float(action.answer is not None and action.well_formed)

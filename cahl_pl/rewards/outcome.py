@@ -1,8 +1,8 @@
-"""Rewards that read no reference call: what was achieved is found out by carrying the calls out.
+"""Rewards without reference calls: the calls are carried out to find out what they achieve.
 
-A task says in `Task.outcome` what its fulfilment can be checked by: results that the user wants to be told, and the state that
-the environment should be in. The calls of an execution are run again in a fresh session, so that also executions that were
-only sampled can be judged, and each output of a step by what the episode would have come to with it, all else equal.
+`Task.outcome` says how a task's fulfilment can be checked: by the results that the user wants to be told, and the state that
+the environment should be in. The calls of an execution are run again in a fresh session, so that executions that were only
+sampled can be judged too, and each output of a step by the episode's outcome with it, all else equal.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cahl_pl.schema import canonical
 from cahl_pl.types import Feedback, Outcome, Plan, Step, Task, ToolCall, Trajectory
 
 _Path: TypeAlias = tuple[str | None, ...]
-_NOTHING: Final = object()  # equals no value: where a state has no entry
+_NOTHING: Final = object()  # equals no value: for missing entries of a state
 
 
 class OutcomePlannerReward(BasePlannerReward):
-    """R_h = R_out: what this plan's executions achieve (`outcome_reward`), averaged over them. It needs no gold calls."""
+    """R_h = R_out: mean outcome of this plan's executions (`outcome_reward`). It needs no gold calls."""
 
     reads_outcome = True
 
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
-        """`outcome`."""
-        # without steps an unreadable plan earns 0; a task that cannot be judged is refused even so
+        """Return `outcome`."""
+        # without steps an unreadable plan earns 0; a task that cannot be judged is still refused
         steps = [t.steps if plan.error is None else () for t in trajectories]
         outcomes = [outcome_reward(t.task, s, self.environment) for t, s in zip(trajectories, steps, strict=True)]
         return {"outcome": sum(outcomes) / len(outcomes)}
@@ -46,12 +46,12 @@ class OutcomePlannerReward(BasePlannerReward):
 class OutcomeExecutorReward(BaseExecutorReward):
     """R_l = w_form R_l,form + w_syn R_l,syn + w_out R_out, without gold calls.
 
-    R_out is what the episode comes to with this output at its step and all other steps as they were carried out, but for
-    values that come from this step: where a later call has taken up its result, it takes up what this output gives, and
-    nothing where that is no result. So the outputs of a step differ only by what they themselves change, a right one is
-    told from a wrong one also where a wrong one was carried out, and an answer in place of a look-up leads nowhere. A value
-    comes from a step's result where the plan says so ("$k"), or where the plan gives none and it equals that result. Whether
-    a call or an answer in text is expected says the plan's sub-task.
+    R_out is the episode's outcome with this output at its step and all other steps as carried out, except for
+    values that come from this step: a later call that used its result uses this output's result instead, or nothing if
+    there is none. So the outputs of a step differ only by what they themselves change, a right one is
+    told from a wrong one even if a wrong one was carried out, and an answer instead of a look-up leads nowhere. A value
+    comes from a step's result if the plan says so ("$k"), or if the plan gives none and it equals that result. The plan's
+    sub-task says whether a call or an answer in text is expected.
 
     Args:
         w_form: weight of the tags.
@@ -68,7 +68,7 @@ class OutcomeExecutorReward(BaseExecutorReward):
         self.weights = check_weights(form=w_form, syn=w_syn, outcome=w_out)
 
     def components(self, step: Step, target: Target, episode: Trajectory, index: int) -> dict[str, float | None]:
-        """`form`, `syn` and `outcome`."""
+        """Return `form`, `syn` and `outcome`."""
         task = episode.task
         expects: Expects = "answer" if step.subtask.tool is None else "call"
         steps = [*episode.steps[:index], step, *episode.steps[index + 1 :]]
@@ -79,7 +79,7 @@ class OutcomeExecutorReward(BaseExecutorReward):
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """sum(w r)."""
+        """Return sum(w r)."""
         return weighted_total(self.weights, components)
 
 
@@ -87,7 +87,7 @@ def taken_up(episode: Trajectory, index: int) -> dict[int, list[str]]:
     """Return which arguments of later calls come from the result of a step: step -> parameters.
 
     Args:
-        episode: as it was carried out.
+        episode: the episode as carried out.
         index: the step, from 0.
     """
     feedback = episode.steps[index].feedback
@@ -113,20 +113,20 @@ def outcome_reward(
     index: int | None = None,
     taken: Mapping[int, Sequence[str]] | None = None,
 ) -> float:
-    """R_out in [0, 1]: the share of the checks that hold afterwards, times the share of the calls that served them.
+    """Return R_out in [0, 1]: the share of checks that pass afterwards, times the share of calls that contributed.
 
-    The checks are the wanted results, each to be met by another call, and the entries of the state that should change;
-    each entry that changes but should not is a check that fails. A call served if it met a check, was the last to change an
-    entry that should change, or if its result is an argument of a later call that served. So neither calling everything
-    nor calling twice pays. A wanted error is met only by a call whose numbers and texts stand in the dialogue or in an
-    earlier result: many values are refused with the same words. Where nothing is to be checked, no tool was needed: 1 for an
+    The checks are the wanted results, each to be met by a different call, and the entries of the state that should change;
+    each entry that changes but should not is a failed check. A call contributes if it met a check, was the last to change an
+    entry that should change, or if its result is an argument of a later call that contributes. So neither calling everything
+    nor calling twice pays. A wanted error is met only by a call whose numbers and texts occur in the dialogue or in an
+    earlier result: many values are refused with the same words. If there is nothing to check, no tool was needed: 1 for an
     answer in text and no call, else 0.
 
     Args:
         task: the task, with an outcome.
-        steps: what the executor wrote.
+        steps: the executor's steps.
         environment: runs the calls.
-        index: a step whose result stands in the arguments `taken`, whatever was written there.
+        index: a step whose result replaces the arguments `taken`, whatever was written there.
         taken: step -> parameters; see `taken_up`.
 
     Raises:
@@ -140,10 +140,10 @@ def outcome_reward(
 
 
 def is_fulfilled(task: Task, steps: Sequence[Step], environment: Environment | None) -> bool:
-    """Return whether all checks hold, and each call served them or failed without changing anything.
+    """Return whether all checks pass, and each call contributed or failed without changing anything.
 
     So a call that failed without an effect is forgiven, but not one that did something else; outputs without a call do not
-    count. Where nothing is to be checked, there has to be an answer in text. For the arguments and errors see `outcome_reward`.
+    count. If there is nothing to check, an answer in text is required. For the arguments and errors see `outcome_reward`.
     """
     _, held, calls = _judge(task, steps, environment)
     return held == 1.0 and all(call.served or call.failed_without_effect for call in calls)
@@ -156,7 +156,7 @@ def _judge(
     index: int | None = None,
     taken: Mapping[int, Sequence[str]] | None = None,
 ) -> tuple[bool, float, list[_ReplayedCall]]:
-    """Return whether there is anything to check, the share of the checks that hold, and the calls, made again."""
+    """Return whether there is anything to check, the share of checks that pass, and the calls, made again."""
     if task.outcome is None or environment is None:
         raise ConfigError(
             f"task {task.id!r} does not say what its fulfilment can be checked by: outcome rewards need `outcome` in the data"
@@ -172,9 +172,9 @@ def _judge(
     wanted_state = _wanted_state(task.outcome, before, task)
     open_results = [canonical(result) for result in task.outcome.results]
     calls: list[_ReplayedCall] = []
-    last: dict[_Path, _ReplayedCall] = {}  # who changed an entry that should change
+    last: dict[_Path, _ReplayedCall] = {}  # last call to change an entry that should change
     state = before
-    result = None  # of the step at `index`
+    result = None  # result of the step at `index`
     said = "\n".join(message.content for message in task.messages)
     for place, call in enumerate(step.action.call for step in steps):
         if call is None:
@@ -196,7 +196,7 @@ def _judge(
         state = after
     for made in last.values():
         made.served = True
-    # the last of those that give a result, the others led to it or had no effect; first those that changed nothing
+    # the last call with a result counts, earlier ones led to it or had no effect; first those that changed nothing
     told = set()
     for made in sorted(reversed(calls), key=lambda made: made.served):
         if made.key in open_results and (made.call, made.key) not in told:  # the same again tells nothing new
@@ -215,7 +215,7 @@ def _judge(
 
 
 def _stands_in(said: str, call: ToolCall, task: Task) -> bool:
-    """Return whether each number and text of a call has been said, but for those that its schema lists."""
+    """Return whether each number and text of a call has been mentioned, except for those that its schema lists."""
     tool = task.tool(call.name)
     properties = {} if tool is None else tool.parameters.get("properties", {})
     return all(
@@ -226,7 +226,7 @@ def _stands_in(said: str, call: ToolCall, task: Task) -> bool:
 
 
 class _ReplayedCall:
-    """A call that was carried out, what it gave, whether it served, and whether it failed without an effect."""
+    """Replayed call, its result, and whether it contributed or failed without an effect."""
 
     def __init__(self, call: ToolCall, feedback: Feedback) -> None:
         self.served = False
@@ -237,7 +237,7 @@ class _ReplayedCall:
 
 
 def _count_sources(calls: Sequence[_ReplayedCall]) -> None:
-    """Let each argument of a call that served make the nearest earlier call that gave it serve, unless one did."""
+    """Mark the nearest earlier source of each argument of a contributing call as contributing, unless another source is."""
     for place in range(len(calls) - 1, -1, -1):
         if not calls[place].served:
             continue
@@ -248,7 +248,7 @@ def _count_sources(calls: Sequence[_ReplayedCall]) -> None:
 
 
 def _wanted_state(outcome: Outcome, before: Mapping[_Path, Any], task: Task) -> dict[_Path, Any]:
-    """Return the entries that should change: path -> value, or `_NOTHING` for one that should go."""
+    """Return the entries that should change: path -> value, or `_NOTHING` for one that should disappear."""
     if outcome.state is None:
         return {}
     if not before and task.state:
@@ -260,7 +260,7 @@ def _wanted_state(outcome: Outcome, before: Mapping[_Path, Any], task: Task) -> 
 
 
 def _changes(before: Mapping[_Path, Any], after: Mapping[_Path, Any]) -> set[_Path]:
-    """Return the entries that differ; a table that comes or goes only where nothing else changes in it."""
+    """Return the entries that differ; a table that appears or disappears only if nothing else in it changes."""
     changed = [path for path in before.keys() | after.keys() if _differ(before, after, path)]
     within = Counter(path[:end] for path in changed for end in range(len(path)))
     return {path for path in changed if path[-1] is not None or within[path[:-1]] == 1}
@@ -276,7 +276,7 @@ def _differ(before: Mapping[_Path, Any], after: Mapping[_Path, Any], path: _Path
 def _entries(state: Any, prefix: _Path = ()) -> dict[_Path, Any]:
     """Return a state's leaves, path -> value, and its tables, path and None -> True.
 
-    That a table is there says nothing about what is in it: an empty one is not "changed" by whatever comes into it first.
+    A table's existence is separate from its content: an empty one is not "changed" by its first entry.
     """
     if not isinstance(state, Mapping):
         return {prefix: state} if prefix else {}

@@ -1,4 +1,4 @@
-"""R_h: a planner is paid for the values it finds and what the executor achieves, or is likely to achieve, with its plan."""
+"""Planner's reward R_h, for the values it finds and what the executor achieves, or is likely to achieve, with its plan."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.schema import canonical
 from cahl_pl.types import Plan, Task, ToolCall, Trajectory
 
-# Scripts without spaces between words: each character is a token, so that a city is found before the word for "city".
+# Scripts without spaces between words: each character is a token, so that a city's name is found before the word for "city".
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 # References ("$1"), signed numbers, words, single other characters. Each alternative matches greedily and
-# never has to give back, so that the scan is linear.
+# never backtracks, so that the scan is linear.
 _TOKEN: Final = re.compile(rf"\0?\$\d+|(?<!\w)-?\d+(?:\.\d+)*|[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?", re.ASCII)
 
@@ -26,15 +26,15 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,300})(?:\.\d{1,300})?", re.ASCII)
 class PlannerReward(BasePlannerReward):
     """R_h = w_param R_h,param + w_exe R_h,exe + w_prob R_h,prob, renormalised where a component is undefined.
 
-    A plan is paid for what it asks for and what becomes of it, never for asking twice: see the functions below.
+    A plan is rewarded for its requests and their results, never for asking twice: see the functions below.
 
     Args:
         w_param: weight of the argument values found in the plan.
         w_exe: weight of the execution's agreement with the gold calls.
-        w_prob: weight of how likely the executor is to make the gold calls, told what the plan tells it: a dense term without
-            the luck of sampling (ours).
-        in_words: look for the values in what a sub-task says, where it maps no parameters; for planners that read the tools'
-            names alone (`data.prompts.tool_format: names`).
+        w_prob: weight of the executor's probability of making the gold calls, given what the plan tells it: a dense term
+            without the luck of sampling (ours).
+        in_words: look for the values in a sub-task's instruction if it maps no parameters; for planners that read only the
+            tools' names (`data.prompts.tool_format: names`).
 
     Raises:
         ValueError: a weight is negative or not finite, or all are zero.
@@ -47,7 +47,7 @@ class PlannerReward(BasePlannerReward):
         self.in_words = in_words
 
     def components(self, plan: Plan, trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
-        """`param`: R_h,param of the plan. `exe`, and `prob` where it counts: R_h,exe and R_h,prob, averaged over executions.
+        """Return `param`: R_h,param of the plan; `exe` and, if weighted, `prob`: R_h,exe and R_h,prob averaged over executions.
 
         Raises:
             ValueError: there is no trajectory.
@@ -63,30 +63,30 @@ class PlannerReward(BasePlannerReward):
         return found
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """sum(w r), renormalised to the defined components."""
+        """Return sum(w r), renormalised to the defined components."""
         return weighted_total(self.weights, components)
 
 
 def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | None:
-    """R_h,param: how well the plan's parameter mappings hold the gold argument values.
+    """Return R_h,param: how well the plan's parameter mappings contain the gold argument values.
 
     Each gold value is matched with at most one value that is planned for the same tool. An equal one earns 1 (`3` and `"3"`
-    are equal); one whose tokens hold the gold value's tokens as a contiguous run earns their share of it. The sum is divided
-    by max(number of gold values, number of planned values), so that neither a plan that lists many values nor a value that
-    holds much text pays. Which parameter of the tool a value is planned for does not matter here: R_h,exe sees to that. A
-    gold argument that is an earlier call's result is expected as the reference "$k" to the sub-task that is matched with that
-    call (`align_plan`), with the gold call's way into it, or any where gold names the whole result. Values of sub-tasks
+    are equal); one whose tokens contain the gold value's tokens as a contiguous run earns their share of it. The sum is
+    divided by max(number of gold values, number of planned values), so that neither listing many values nor a value with
+    much text pays. The parameter of the tool that a value is planned for does not matter here: R_h,exe covers that. A
+    gold argument that is an earlier call's result is expected as the reference "$k" to the sub-task matched with that
+    call (`align_plan`), with the gold call's path into it, or any path if gold names the whole result. Values of sub-tasks
     without a tool do not count.
     Takes time linear in the plan's length, times the number of gold values.
 
-    Where no call is needed, the mapping to find is none at all: 1 over the number of sub-tasks if no sub-task names a tool, and
-    0 if one does or the plan is unreadable. Else a planner that orders a call for every request would lose nothing by it under
-    this term alone.
+    If no call is needed, the right mapping is empty: 1 over the number of sub-tasks if no sub-task names a tool, and
+    0 if one does or the plan is unreadable. Otherwise a planner that requests a call for every request would lose nothing
+    under this term alone.
 
-    With `in_words`, a sub-task that maps no parameters plans each gold value of its tool that its instruction holds as a run of
-    whole tokens, and one that is like none where it holds none: naming every value in each sub-task for the same tool costs
-    what surplus values cost. Values that the tool's schema fixes are then not expected, since names alone do not tell them, and
-    neither are truth values, which words say in many ways.
+    With `in_words`, a sub-task that maps no parameters plans each gold value of its tool that its instruction contains as a
+    run of whole tokens, and one that matches nothing if it contains none: naming every value in each sub-task for the same
+    tool costs as much as surplus values. Values fixed by the tool's schema are then not expected, since names do not tell
+    them, and neither are truth values, which can be expressed in many ways.
 
     Args:
         plan: the plan.
@@ -94,7 +94,7 @@ def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | 
         in_words: read instructions too.
 
     Returns:
-        A number in [0, 1]; None where there are gold calls, but neither they nor the plan have any value.
+        A number in [0, 1]; None if there are gold calls, but neither they nor the plan have any value.
     """
     if not task.gold:
         silent = plan.error is None and all(subtask.tool is None for subtask in plan.subtasks)
@@ -135,16 +135,16 @@ def parameter_reward(plan: Plan, task: Task, in_words: bool = False) -> float | 
 
 
 def execution_reward(trajectory: Trajectory) -> float:
-    """R_h,exe: agreement of what was executed with the gold trajectory.
+    """Return R_h,exe: agreement of the execution with the gold trajectory.
 
     Executed and gold calls are matched in an order that references allow (`align`, `precedence`), and the pairs' call
-    similarities summed, over max(number of gold calls, number of executed calls, number of sub-tasks that are more than
-    one in text). An output in which neither a call nor an answer could be read is an executed call that is like nothing,
+    similarities summed, over max(number of gold calls, number of executed calls, number of sub-tasks without the first
+    one in text). An output in which neither a call nor an answer could be read is an executed call that resembles none,
     and so is a call under a sub-task that names no tool: the plan did not ask for it. One sub-task in text is free, since a
-    plan may end by telling the user; each further one counts as one that names a tool. So sub-tasks that are surplus or
-    repeated cost the same whether the executor carries them out, answers them or never gets to them.
+    plan may end by telling the user; each further one counts as one that names a tool. So surplus or repeated sub-tasks
+    cost the same whether the executor carries them out, answers them or never reaches them.
 
-    Where no call is needed: 0 if a sub-task names a tool, if there was a call, or if no step gave a well-formed answer; else
+    If no call is needed: 0 if a sub-task names a tool, if there was a call, or if no step gave a well-formed answer; else
     1 over the number of sub-tasks. An unreadable plan earns 0.
 
     Returns:
@@ -166,12 +166,12 @@ def execution_reward(trajectory: Trajectory) -> float:
 
 
 def probability_reward(trajectory: Trajectory) -> float:
-    """R_h,prob: how many of the gold calls the executor is expected to make, told what the plan tells it.
+    """Return R_h,prob: share of the gold calls that the executor is expected to make, given what the plan tells it.
 
-    Each gold call counts by its probability at the step that it is due at (`Trajectory.call_probabilities`), whose
-    sub-task names a tool. The sum is divided as R_h,exe is, by max(number of gold calls, number of sub-tasks that are
-    more than one in text), so that a call that is asked for twice counts once and costs as a surplus sub-task. Where no call
-    is needed there is none to be likely, and what was executed counts: R_h,exe.
+    Each gold call counts by its probability at the step where it is due (`Trajectory.call_probabilities`), whose
+    sub-task names a tool. The sum is divided like that of R_h,exe, by max(number of gold calls, number of sub-tasks without
+    the first one in text), so that a call requested twice counts once and costs as a surplus sub-task. If no call is
+    needed, the execution counts instead: R_h,exe.
 
     Returns:
         A number in [0, 1].
@@ -185,13 +185,13 @@ def probability_reward(trajectory: Trajectory) -> float:
 
 
 def holds(text: str, value: Any) -> bool:
-    """Return whether a text holds a value as a run of whole tokens; case does not count. Nothing holds a blank value."""
+    """Return whether a text contains a value as a run of whole tokens, ignoring case. Nothing contains a blank value."""
     found = _Value(value)
     return found.length > 0 and found.tokens in _Value(text).tokens
 
 
 class _Value:
-    """An argument value in the forms in which it is compared, computed once."""
+    """Argument value in the forms used for comparison, computed once."""
 
     def __init__(self, value: Any) -> None:
         self.is_text = isinstance(value, str)
@@ -200,12 +200,12 @@ class _Value:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         self.reference = text if text.startswith("\0$") else None
         found = _TOKEN.findall(text.lower())
-        self.tokens = f" {' '.join(found)} "  # no token holds a space: a run of tokens is a substring of this
+        self.tokens = f" {' '.join(found)} "  # no token contains a space: a run of tokens is a substring of this
         self.length = len(found)
 
 
 def _is_fixed(task: Task, tool: str, parameter: str) -> bool:
-    """Return whether the tool's schema allows one value alone."""
+    """Return whether the tool's schema allows only one value."""
     spec = task.tool(tool)
     schema = spec.parameters.get("properties", {}).get(parameter, {}) if spec else {}
     return isinstance(schema, Mapping) and ("const" in schema or len(schema.get("enum", ())) == 1)
@@ -225,11 +225,11 @@ def _credit(planned: _Value, gold: _Value) -> float:
 
 
 def _as_number(value: str) -> str | int | float:
-    """Return the number that a text is in JSON's notation; "007" is none: its zeros mean something."""
+    """Return the number that a text is in JSON's notation; "007" is not one: its zeros are significant."""
     text = value.strip()
     if not _NUMBER.fullmatch(text):
         return value
     return float(text) if "." in text else int(text)
 
 
-_NO_VALUE: Final = _Value("\0")  # no JSON text holds it
+_NO_VALUE: Final = _Value("\0")  # no JSON text contains it

@@ -1,4 +1,4 @@
-"""How alike two calls are."""
+"""Similarity of two calls."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cahl_pl.types import ToolCall, ToolSpec
 def call_similarity(call: ToolCall, gold: ToolCall, equal: Callable[[str], float] | None = None) -> float:
     """Return the call similarity s(a, a*).
 
-    0 if the tools differ, else the mean of 1, the IoU of the parameter names, and the number of values that stand at the
-    same parameter with an equal canonical form, over the larger number of values of the two. No parameters on both sides:
+    0 if the tools differ, else the mean of 1, the IoU of the parameter names, and the number of values of the same
+    parameter with equal canonical form, over the larger number of values of the two. No parameters on both sides:
     1 for both.
 
     Args:
         call: the call a, already coerced to its schema.
         gold: the gold call a*, coerced likewise.
-        equal: how far the values of a parameter that both calls have are equal, in [0, 1]; None compares canonical forms.
+        equal: degree in [0, 1] to which both calls' values of a common parameter agree; None compares canonical forms.
 
     Returns:
         A number in [0, 1]; 1 iff the calls are the same.
@@ -29,7 +29,7 @@ def call_similarity(call: ToolCall, gold: ToolCall, equal: Callable[[str], float
 
 
 def parts(call: ToolCall, gold: ToolCall, equal: Callable[[str], float] | None = None) -> tuple[float, float, float]:
-    """Return the three parts whose mean the call similarity is: tool, IoU of the parameter names, share of equal values."""
+    """Return the three parts averaged in the call similarity: tool, IoU of the parameter names, share of equal values."""
     if call.name != gold.name:
         return 0.0, 0.0, 0.0
     names, gold_names = set(call.arguments), set(gold.arguments)
@@ -49,7 +49,7 @@ def similarity_matrix(
     """Return the similarities of all calls with all gold calls, both coerced by `tools`.
 
     Args:
-        calls: K calls; None is an attempt that is like nothing.
+        calls: K calls; None is an attempt that resembles nothing.
         gold: N gold calls.
         tools: the tools offered.
 

@@ -1,4 +1,4 @@
-"""What each sub-task is to be answered with: the gold call assigned to it."""
+"""Targets of sub-tasks: the gold calls assigned to them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Target:
 
 
 def assign_gold(plan: Plan, task: Task) -> list[Target]:
-    """Find for each sub-task what its execution is scored against.
+    """Find the target that the execution of each sub-task is scored against.
 
-    The sub-tasks that name a tool are matched with the gold calls (`align_plan`); one whose tool is wrong may get a gold call
-    that is left over, so that the executor can correct it. Every other sub-task is to be answered in text: one without a tool,
-    a surplus one, and all of them where no call is needed. So the executor is never paid for a call too many.
+    The sub-tasks that name a tool are matched with the gold calls (`align_plan`); one whose tool is wrong may get a
+    remaining gold call, so that the executor can correct it. Every other sub-task is to be answered in text: one without a
+    tool, a surplus one, and all of them if no call is needed. So the executor is never rewarded for a surplus call.
 
     Returns:
         One target per sub-task.

@@ -14,26 +14,26 @@ from cahl_pl.types import GoldCall, Task, ToolCall, Turn
 class ToolRLReward(BaseTurnReward):
     """R = R_format + R_correct.
 
-    R_format is at its maximum for an output of the right form, else at its minimum. R_correct goes linearly from its minimum
-    at S = 0 to its maximum at S = S_max, with S = J(names) + sum over gold calls of the best unused call of that tool, at
-    J(parameter names) + number of equal values, J the multiset Jaccard index, and S_max = 1 + sum(1 + number of
-    parameters); at its minimum if nothing can be read. Where no call is right, R_correct is 0 whatever was written, as there.
+    R_format is at its maximum for an output of the right form, else at its minimum. R_correct rises linearly from its minimum
+    at S = 0 to its maximum at S = S_max, with S = J(names) + sum over gold calls of the score of the best unused call of that
+    tool, J(parameter names) + number of equal values, J the multiset Jaccard index, and S_max = 1 + sum(1 + number of
+    parameters); at its minimum if nothing can be read. If no call is due, R_correct is 0 whatever was written, as in ToolRL.
 
     Two things differ, since an episode has turns here. Gold calls that are due together may be made together or one at a time:
-    an output is compared with as many of them as it makes (`turn.compared_with`). And what the gold calls earn is multiplied by
-    N over the number of calls where an output makes more than the N that are due: in ToolRL's code only J(names) falls, so
+    an output is compared with as many of them as it makes (`turn.compared_with`). And the score of the gold calls is multiplied
+    by N over the number of calls if an output makes more than the N that are due: in ToolRL's code only J(names) falls, so
     that 64 calls at once, one of them right, earn more than one that lacks a value (`surplus_costs`).
 
-    Values are compared as they were written, without coercion. The output is read by this project's grammar, where each call
-    may stand in tags of its own.
+    Values are compared as written, without coercion. The output is read by this project's grammar, where each call
+    may have its own tags.
 
     Args:
         scale: `max3`: R_format in {0, 1}, R_correct in [-3, 3]. `max1`: R_correct in [-1, 1]. `two_stage`: R_correct in
             [-1, 1] in the first 30 rounds; then in [-3, 3], and R_format in {0, 0.5}. `smooth`: within 150 rounds R_format
             goes from {-2, 2} to {-1, 1} and R_correct from [-2, 2] to [-3, 3].
-        granularity: `fine`, as above. `refined`: J is 1 for equal lists, else 0. `intermediate`: a gold call counts 1 if the
-            very call was made, else 0. `coarse`: R_correct is at its maximum for exactly the gold calls, else at its minimum.
-        thinking: text in `<think>` tags must come first, as there; False for models that do not think.
+        granularity: `fine`, as above. `refined`: J is 1 for equal lists, else 0. `intermediate`: a gold call counts 1 if
+            exactly this call was made, else 0. `coarse`: R_correct is maximal for exactly the gold calls, else minimal.
+        thinking: whether text in `<think>` tags must come first, as in ToolRL; False for models that do not think.
         surplus_costs: whether surplus calls cost, as above; False for ToolRL's own formula.
     """
 
@@ -64,11 +64,11 @@ class ToolRLReward(BaseTurnReward):
 
     @property
     def maximum(self) -> float:
-        """What the gold calls earn in this round."""
+        """The reward of the gold calls in this round."""
         return self.format_range[1] + self.correct_range[1]
 
     def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:
-        """`form`: R_format; `correct`: R_correct. Both in the round's ranges."""
+        """Return `form`, R_format, and `correct`, R_correct, both in the round's ranges."""
         right_form = (
             turn.well_formed
             and turn.error is None
@@ -100,7 +100,7 @@ class ToolRLReward(BaseTurnReward):
         for wanted in gold:
             best_possible += 1.0 if self.granularity == "intermediate" else 1.0 + len(wanted.arguments)
             values = [self._call_score(call, wanted) for call in unused]
-            if values and max(values) > 0:  # the first of equals, as there
+            if values and max(values) > 0:  # ties: the first, as in ToolRL
                 score += max(values)
                 del unused[values.index(max(values))]
         if self.surplus_costs:

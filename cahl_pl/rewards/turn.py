@@ -1,4 +1,4 @@
-"""Rewards of an executor that works without a planner: for one output, against the gold calls that come next."""
+"""Rewards of an executor that works without a planner: one output is scored against the gold calls that come next."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ COMPONENTS: Final = ("form", "syn", "names", "parameters", "values", "exact")
 
 
 class TurnReward(BaseTurnReward):
-    """A weighted mean of components, in [0, 1], whose weights may change while training.
+    """Weighted mean of components, in [0, 1], whose weights may change during training.
 
     The components are those of the executor's reward, for a set of calls: `form` and `syn` are R_l,form and R_l,syn (the
     mean over the calls); `names`, `parameters` and `values` are the three parts of R_l,sem, summed over the best one-to-one
     match of calls and gold calls and divided by the number of calls, so that surplus calls cost; `exact` is 1 if the calls
     are gold calls, each once, in any order, else 0. Gold calls that are due together may be made together or one at a time
-    (`compared_with`): what is left comes next.
+    (`compared_with`): the remaining ones come next.
 
     Args:
-        weights: round -> component -> weight; components that are left out weigh 0. Between two rounds that are given the
-            weights, each scaled to a sum of 1, change linearly; after the last one they stay. None: form 0.1, syn 0.2 and
-            0.7 for the three parts of R_l,sem together, as `ExecutorReward`.
+        weights: round -> component -> weight; omitted components weigh 0. Between two given rounds the
+            weights, each scaled to a sum of 1, change linearly; after the last one they stay constant. None: form 0.1, syn
+            0.2 and 0.7 for the three parts of R_l,sem together, as in `ExecutorReward`.
 
     Raises:
-        ValueError: no such component, no weights for round 0, or weights that are negative, not finite or all 0.
+        ValueError: an unknown component, no weights for round 0, or weights that are negative, not finite or all 0.
     """
 
     def __init__(self, weights: dict[int, dict[str, float]] | None = None) -> None:
@@ -79,25 +79,25 @@ class TurnReward(BaseTurnReward):
         }
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """sum(w r) with the round's weights."""
+        """Return sum(w r) with the round's weights."""
         return weighted_total(self.weights, components)
 
 
 class ToolN1Reward(BaseTurnReward):
     """Tool-N1's binary reward (arXiv 2505.00024): 1 for the right calls in the right form, else 0.
 
-    There an output is a whole answer; here an episode has turns, and calls that are due together may be made together or one
-    at a time (`compared_with`).
+    In Tool-N1 an output is a whole answer; here an episode has turns, and calls that are due together may be made together or
+    one at a time (`compared_with`).
 
     Args:
-        thinking: text in `<think>` tags must come first, as there; False for models that do not think.
+        thinking: whether text in `<think>` tags must come first, as in Tool-N1; False for models that do not think.
     """
 
     def __init__(self, thinking: bool = True) -> None:
         self.thinking = thinking
 
     def components(self, turn: Turn, gold: Sequence[GoldCall], task: Task) -> dict[str, float | None]:
-        """`form`: tags, and the thought; `exact`: the calls are gold calls that are due, in any order (none: an answer)."""
+        """Return `form`: tags and thought; `exact`: the calls are gold calls that are due, in any order (none: an answer)."""
         form = float(turn.well_formed and (turn.thought or not self.thinking))
         if not gold:
             return {"form": form, "exact": float(turn.answer is not None)}
@@ -105,20 +105,20 @@ class ToolN1Reward(BaseTurnReward):
         return {"form": form, "exact": float(is_same(turn.calls, wanted, task))}
 
     def total(self, components: Mapping[str, float | None]) -> float:
-        """1 if both are 1, else 0."""
+        """Return 1 if both are 1, else 0."""
         return float(all(value == 1.0 for value in components.values()))
 
 
 def compared_with(calls: Sequence[ToolCall], gold: Sequence[GoldCall], task: Task) -> list[ToolCall]:
-    """Return the gold calls that an output's calls are compared with: as many as it makes, those that fit best.
+    """Return the gold calls that an output's calls are compared with: the best fitting ones, as many as it makes.
 
     Gold calls that are due together wait for nothing, so that an agent may as well make them one at a time. An output
     without a call is compared with all of them.
 
     Args:
         calls: the output's calls.
-        gold: the gold calls that are due (`turns.next_calls`).
-        task: its tools say how values are coerced.
+        gold: the gold calls that are due (`rollout.gold.next_calls`).
+        task: task whose tools determine coercion.
     """
     wanted = [one.call for one in gold]
     if not 0 < len(calls) < len(wanted):
@@ -133,7 +133,7 @@ def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -
     Args:
         calls: K >= 1 calls.
         gold: N >= 1 gold calls.
-        task: its tools say how values are coerced.
+        task: task whose tools determine coercion.
 
     Returns:
         Each in [0, 1]: the shares, of max(K, N), of calls with the right tool, of their parameter names (IoU), and of gold
@@ -147,6 +147,6 @@ def agreement(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -
 
 
 def is_same(calls: Sequence[ToolCall], gold: Sequence[ToolCall], task: Task) -> bool:
-    """Return whether they are the same multiset of calls, once coerced."""
+    """Return whether the calls are the same multiset, once coerced."""
     made, wanted = (Counter(call_key(call, task.tools) for call in some) for some in (calls, gold))
     return made == wanted

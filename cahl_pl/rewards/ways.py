@@ -1,4 +1,4 @@
-"""Which of several right ways a plan, or a list of calls, has taken: what it is scored against."""
+"""Choice among several right ways: the one taken by a plan, or by a list of calls, is scored against."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _Way: TypeAlias = tuple[GoldCall, ...]
 def way_of_plan(task: Task, plan: Plan) -> Task:
     """Return the task with the way that a plan takes as its only one.
 
-    The way whose tools the plan's tools are, the multisets' overlap over the larger one of the two; among equals the one
-    whose calls the sub-tasks are most like, and the first of these. A task with one way is returned as it is.
+    This is the way whose tools match the plan's best, by the multisets' overlap over the larger of the two; on ties the one
+    whose calls the sub-tasks resemble most, then the first. A task with one way is returned unchanged.
     """
     if not task.alternatives:
         return task
@@ -34,9 +34,9 @@ def way_of_plan(task: Task, plan: Plan) -> Task:
 
 
 def way_of_calls(task: Task, calls: Sequence[ToolCall]) -> Task:
-    """Return the task with the way that is taken by calls as its only one, where there is no plan.
+    """Return the task with the way that calls take as its only one, without a plan.
 
-    The way that most of the calls, coerced, are gold calls of; among equals the one whose tools they are, then the shortest.
+    This is the way with the most gold calls among the coerced calls; on ties the one whose tools match best, then the shortest.
     """
     if not task.alternatives:
         return task

@@ -20,17 +20,17 @@ from cahl_pl.policy.saved_adapters import adapter_weights, swapped
 from cahl_pl.types import ROLES, Role, RolloutBatch
 
 Sampled: TypeAlias = tuple[list[RolloutBatch], dict[int, list[float]]]
-"""Batches of a round, and what its samples earned in this process, by task index."""
+"""Batches of a round, and the rewards of its samples in this process, by task index."""
 
 
 @dataclass(frozen=True)
 class RoundStart:
-    """What a round is sampled from.
+    """State that a round is sampled from.
 
     Attributes:
-        versions: of the policy, by role.
-        lags: by role, optimiser steps that are taken before the first one on the round's batch.
-        adapters: their weights, as a resumed run needs them to sample the round again.
+        versions: policy versions by role.
+        lags: optimiser steps, by role, taken before the first one on the round's batch.
+        adapters: adapter weights, which a resumed run needs to sample the round again.
     """
 
     versions: dict[Role, int]
@@ -39,16 +39,16 @@ class RoundStart:
 
     @classmethod
     def now(cls, policy: Policy, steps: Sequence[Role]) -> RoundStart:
-        """Return the policy as it is, before these steps."""
+        """Return the policy's current state, before these steps."""
         return cls(dict(policy.version), {role: steps.count(role) for role in ROLES}, adapter_weights(policy))
 
     def state(self) -> dict[str, Any]:
-        """Plain containers and tensors, for a checkpoint."""
+        """Return plain containers and tensors for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RoundStart:
-        """Return what `state` was taken of."""
+        """Return the start that `state` describes."""
         return cls(**state)
 
 
@@ -56,9 +56,9 @@ class RoundAhead:
     """A round that is being sampled in a thread.
 
     Args:
-        start: what it is sampled from.
-        result: what becomes of it.
-        abandoned: is set when nobody wants it any more.
+        start: state that it is sampled from.
+        result: future of the round.
+        abandoned: set when the round is no longer needed.
     """
 
     def __init__(self, start: RoundStart, result: Future[Sampled], abandoned: threading.Event) -> None:
@@ -67,11 +67,11 @@ class RoundAhead:
         self._abandoned = abandoned
 
     def settle(self, timeout_s: float | None = None) -> None:
-        """Wait for the end of the sampling, whether it fails or not."""
+        """Wait until sampling has ended, whether or not it failed."""
         wait([self._result], timeout_s)
 
     def take(self) -> Sampled:
-        """Wait for the round and return it. The wait, in seconds, is logged. Raises what the sampling has raised."""
+        """Wait for the round and return it, raising any error of the sampling. The wait, in seconds, is logged."""
         began = time.perf_counter()
         batches, earned = self._result.result()
         for batch in batches:
@@ -79,14 +79,14 @@ class RoundAhead:
         return batches, earned
 
     def abandon(self) -> None:
-        """Have the sampling stop at the next chance."""
+        """Tell the sampling to stop as soon as it can."""
         self._abandoned.set()
 
 
 class SamplingThread:
-    """The one thread that samples rounds. It lives as long as the program, which does not wait for it at its end.
+    """Thread that samples rounds. It lives as long as the program, which exits without waiting for it.
 
-    One for all rounds: the worker processes of a sandbox end with the thread that has started them.
+    All rounds share one thread, since the worker processes of a sandbox end with the thread that started them.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class SamplingThread:
         self._thread: threading.Thread | None = None
 
     def begin(self, work: Callable[[], Sampled]) -> Future[Sampled]:
-        """Have a round sampled, after those that were begun before."""
+        """Queue a round for sampling, after those queued before."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="sampling", daemon=True)
             self._thread.start()
@@ -107,18 +107,18 @@ class SamplingThread:
             result, work = self._orders.get()
             try:
                 result.set_result(work())
-            except BaseException as error:  # whoever takes the round is told
+            except BaseException as error:  # raised again where the round is taken
                 result.set_exception(error)
 
 
 def freeze(engine: Engine, policy: Policy, start: RoundStart, abandoned: threading.Event) -> Engine:
-    """Return an engine that samples with the adapters of a round's start, whatever becomes of the policy's.
+    """Return an engine that samples with the adapters of a round's start, however the policy's change later.
 
     Args:
-        engine: one that `check_lag` of it has not refused.
+        engine: an engine whose `check_lag` has passed.
         policy: the base; its adapters may have moved since the start.
-        start: of the round.
-        abandoned: is set when nobody wants the samples any more.
+        start: start of the round.
+        abandoned: set when the samples are no longer needed.
     """
     with swapped(policy, start.adapters):
         return engine.freeze(policy, abandoned)
@@ -127,14 +127,14 @@ def freeze(engine: Engine, policy: Policy, start: RoundStart, abandoned: threadi
 def check_lag(
     grpo: Mapping[Role, GRPOConfig], roles: Iterable[Role], world_size: int, refills: int, reads_probabilities: bool
 ) -> None:
-    """Check that a run can train on rounds that an older policy has sampled.
+    """Check that a run can train on rounds sampled by an older policy.
 
     Args:
-        grpo: of each role.
-        roles: that are trained.
+        grpo: settings of each role.
+        roles: the roles that are trained.
         world_size: number of processes.
         refills: `data.refills_per_round`.
-        reads_probabilities: a reward does (`BaseReward`).
+        reads_probabilities: whether a reward does (`BasePlannerReward`).
 
     Raises:
         ConfigError: a role's gradients would not be corrected, processes would have to agree in the middle of a round, or a

@@ -1,4 +1,4 @@
-"""How a rollout has outputs sampled: freely, from drafts, or within a grammar."""
+"""Sampling of a rollout's outputs: freely, from drafts, or within a grammar."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def ask(
 
     Args:
         engine: samples tokens.
-        grammars: of the outputs; None for none.
-        output: what is written.
+        grammars: grammars of the outputs, or None.
+        output: kind of output.
         policy: base and adapters.
-        builder: made the prompts.
-        tasks: of the prompts.
+        builder: prompt builder.
+        tasks: the prompts' tasks.
         prompts: token ids.
-        num_samples: of each prompt; 1 with drafts.
+        num_samples: samples per prompt; 1 with drafts.
         sampling: temperature and limits.
         generator: the only source of randomness.
-        drafts: guesses at the completions; None for none.
+        drafts: guesses at the completions, or None.
     """
     role: Role = "planner" if output == "plan" else "executor"
     if grammars is not None:

@@ -1,4 +1,4 @@
-"""The batches that a round gives to the roles which step after it."""
+"""Batches of a round for the roles that step after it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def gold_batches(
 ) -> list[RolloutBatch]:
     """Return the batches of a round of the warm start, which imitates gold plans and calls.
 
-    Prompts are held to the limit of sampled ones: a task that is too long is dealt with as `too_long` says, and of a
-    trajectory that grows beyond it the rest is left out, as is an output that would make it longer than any sampled one.
+    The limit on sampled prompts applies: a task that is too long is handled as `too_long` says, the rest of a trajectory
+    that grows beyond the limit is dropped, and so is an output that would make it longer than any sampled one.
 
     Args:
         steps: the roles that step after the round, in order.
-        versions: of the policy, by role, before these steps.
-        builder: makes the prompts.
-        tasks: of the round.
+        versions: policy versions by role, before these steps.
+        builder: prompt builder.
+        tasks: tasks of the round.
         single_level: whether the executor works without a planner.
-        config: its limits.
+        config: limits of the round.
 
     Raises:
         ConfigError: with `too_long: fail`, a prompt is too long.
@@ -75,10 +75,10 @@ def sampled_batches(
 
     Args:
         steps: the roles that step after the round, in order.
-        versions: of the policy that sampled it, by role.
+        versions: versions, by role, of the policy that sampled it.
         played: the round.
-        config: how it was sampled.
-        lags: by role, optimiser steps that were taken while it was sampled; None for none.
+        config: configuration that it was sampled with.
+        lags: optimiser steps, by role, taken while it was sampled; None for none.
     """
     temperature = {"planner": config.planner.temperature, "executor": config.executor.temperature}
     return [

@@ -1,8 +1,8 @@
-"""What an executor writes and what it says: in our own form (`cahl_pl.parsing`), or in that of the base's family.
+"""Writing and reading of executor outputs, in our own form (`cahl_pl.parsing`) or in that of the base's family.
 
 With `data.prompts.tool_format: native` calls are written by the chat template (`cahl_pl.prompts.native`). They are read by the
-tokenizer's response template where it has one, and otherwise by the readers of data sets, which know the notations of families.
-Answers stand in `<answer>` tags either way. Reading is total: any ids give a value, never an exception.
+tokenizer's response template where it has one, and otherwise by the readers of data sets, which know the families' notations.
+Answers are in `<answer>` tags either way. Reading is total: any ids yield a value, never an exception.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _GEMMA_4: Final = {
         "content": {"content": "text"},
     },
 }
-"""What transformers' parser has to know of Gemma 4, whose values are JSON but for the quotation marks."""
+"""Gemma 4's response template for transformers' parser; its values are JSON except for the quotation marks."""
 
 
 class _Read(NamedTuple):
@@ -60,15 +60,15 @@ class _Read(NamedTuple):
 
 
 def builder_for(tokenizer: Any, prompts: PromptConfig, constrained: bool = False) -> PromptBuilder:
-    """Return the builder of prompts for a tokenizer; calls in the family's own form have been seen to be read as written.
+    """Return the prompt builder for a tokenizer, after checking that calls in the family's own form are read as written.
 
     Args:
-        tokenizer: of the base.
+        tokenizer: the base's tokenizer.
         prompts: the words around a task.
         constrained: whether outputs are to follow grammars.
 
     Raises:
-        ConfigError: see `PromptBuilder`; or these calls are not read so, since the form is not known here, or have no grammar.
+        ConfigError: see `PromptBuilder`; or such calls are not read as written, the form being unknown, or have no grammar.
     """
     if constrained and prompts.tool_format == "native":
         raise ConfigError(
@@ -88,11 +88,11 @@ def call_ids(builder: PromptBuilder, calls: Sequence[ToolCall], tools: Sequence[
     """Return the output that makes these calls as the model would have sampled it, end of turn included.
 
     Raises:
-        ConfigError: in the family's own form these calls cannot be written so that they can be read.
+        ConfigError: these calls cannot be written in the family's own form so that they are read back.
     """
     if builder.native is None:
         return builder.completion(format_turn(calls))
-    with contextlib.suppress(Exception):  # whatever a template raises, such as one that writes one call a turn
+    with contextlib.suppress(Exception):  # a template may raise anything, e.g. if it writes one call per turn
         ids = builder.native.completion(calls)
         if _is_read_back(builder, ids, calls, tools):
             return ids
@@ -103,12 +103,12 @@ def call_ids(builder: PromptBuilder, calls: Sequence[ToolCall], tools: Sequence[
 
 
 def read_action(builder: PromptBuilder, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Action:
-    """Return what an executor's output says; see `parse_action`.
+    """Return the action in an executor's output; see `parse_action`.
 
     Args:
-        builder: made the prompt.
-        ids: as sampled.
-        tools: the tools offered, by whose types values between tags are read.
+        builder: prompt builder.
+        ids: sampled ids.
+        tools: the tools offered, whose types decide how values between tags are read.
     """
     if builder.native is None:
         return parse_action(builder.decode(ids))
@@ -119,7 +119,7 @@ def read_action(builder: PromptBuilder, ids: Sequence[int], tools: Sequence[Tool
 
 
 def read_turn(builder: PromptBuilder, ids: Sequence[int], tools: Sequence[ToolSpec]) -> Turn:
-    """Return what an output of an executor without a planner says; see `parse_turn`, and `read_action` for the arguments."""
+    """Return the turn in the output of an executor without a planner; see `parse_turn`, and `read_action` for arguments."""
     if builder.native is None:
         return parse_turn(builder.decode(ids))
     text = builder.marked(ids)
@@ -138,7 +138,7 @@ def _read(builder: PromptBuilder, ids: Sequence[int], text: str, tools: Sequence
         return _Read((), False, "there must be a call in the form of the chat template, or one <answer>...</answer>")
     if (
         max([*counts, said.count("<think>")]) > MAX_CALLS
-    ):  # whoever looks for the end of each takes time in their square
+    ):  # searching for the end of each takes quadratic time
         return _Read((), False, f"more than {MAX_CALLS} calls or thoughts that are not closed")
     try:
         response_template = getattr(builder.tokenizer, "response_template", None)
@@ -164,10 +164,10 @@ def _read(builder: PromptBuilder, ids: Sequence[int], text: str, tools: Sequence
 def _by_tokenizer(
     builder: PromptBuilder, ids: Sequence[int], tools: Sequence[ToolSpec], response_template: Mapping[str, Any]
 ) -> tuple[str, list[Call]]:
-    """Return what transformers' parser finds: what is said beside calls, and the calls.
+    """Return the text beside the calls, and the calls, as found by transformers' parser.
 
     Raises:
-        ValueError: it finds nothing that it can read.
+        ValueError: the parser cannot read the output.
     """
     assert builder.native is not None
     own, offered = response_template is not _GEMMA_4, [_offered(tool) for tool in tools]
@@ -177,7 +177,7 @@ def _by_tokenizer(
         found = builder.tokenizer.parse_response(text, dict(response_template), prefix=prompt, tools=offered)
         calls = [Call(read_function(one["function"])) for one in found.get("tool_calls") or ()]
         return str(found.get("content") or ""), calls
-    except Exception as error:  # of a parser that is not ours, and of what its template makes of hostile text
+    except Exception as error:  # from a third-party parser, whose template meets hostile text
         raise ValueError(f"the tokenizer's response template cannot read it: {error}") from None
 
 
@@ -186,10 +186,10 @@ def _offered(tool: ToolSpec) -> dict[str, Any]:
 
 
 def _clean(call: ToolCall) -> ToolCall:
-    """Return a call without the characters that parted marks, of which nothing is too large or too deep.
+    """Return a call without the characters that separated marks, after checking its size and depth.
 
     Raises:
-        ValueError: something is.
+        ValueError: a value is too large or not JSON.
         RecursionError: it is nested too deeply.
     """
     try:
@@ -208,7 +208,7 @@ def _is_read_back(
 
 
 def _same(call: ToolCall, read: ToolCall) -> bool:
-    """Whether arguments were read as written; a value of no declared type may have become its text, as tags hold it."""
+    """Return whether arguments were read as written; a value without a declared type may have become text, as in tags."""
     if call.arguments.keys() != read.arguments.keys():
         return False
     pairs = ((value, read.arguments[key]) for key, value in call.arguments.items())

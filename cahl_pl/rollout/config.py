@@ -1,4 +1,4 @@
-"""The shape of a rollout round, and how episodes are made at test time."""
+"""Shape of a rollout round, and settings of episodes at test time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class InferenceConfig:
 
     Attributes:
         single_level: the executor works without a planner (the paper's LowOnly); null: as in training.
-        plans: most plans to be drawn up for a request. Above 1 the plan that most of them agree on is carried out, after
-            TUMIX (arXiv 2510.01279): the likeliest plan, then samples, one at a time.
-        agree: votes that end the drawing of plans early.
-        temperature: of the plans after the first.
-        replans: how often the planner may be asked again for a request, each time after a call that failed. It sees the
-            calls made so far with their answers; what was left of its plan is dropped. Without a planner it means nothing:
-            an executor that works alone sees every answer anyway.
+        plans: most plans sampled for a request. Above 1 the plan that most of them agree on is carried out,
+            after TUMIX (arXiv 2510.01279): the likeliest plan, then samples, one at a time.
+        agree: votes that end the sampling of plans early.
+        temperature: sampling temperature of the plans after the first.
+        replans: how often the planner may be asked again for a request, each time after a failed call. It sees the calls
+            made so far with their answers; the rest of its plan is dropped. It has no effect without a planner: an executor
+            that works alone sees every answer anyway.
         constrained: plans and calls follow a grammar made from the tools offered: their names, parameters, types and enums,
-            what is required, and references to earlier sub-tasks alone; needs llguidance. null: as in training, by
-            `data.rollout.constrained`. Where training has none, `fit` refuses it.
-        constrained_in_fit: `fit` takes it after all, for its validation and its table of before and after, while what
-            training samples follows no grammar.
+            required parameters, and references to earlier sub-tasks only; needs llguidance. null: as in training, by
+            `data.rollout.constrained`. `fit` refuses it where training is unconstrained.
+        constrained_in_fit: `fit` accepts it nevertheless, for its validation and its before-and-after table, while
+            training samples without a grammar.
 
     Raises:
         ValueError: a number is out of its range.
@@ -59,13 +59,13 @@ class InferenceConfig:
             )
 
     def check_training(self, rollout: RolloutConfig) -> None:
-        """Check that nothing is said of training that holds at inference alone.
+        """Check that no setting that applies to inference only is used in training.
 
         Args:
-            rollout: how training samples.
+            rollout: sampling of training.
 
         Raises:
-            ConfigError: grammars, which training does not sample by.
+            ConfigError: grammars are set that training does not use.
         """
         if self.constrained and not self.constrained_in_fit and not rollout.constrained:
             raise ConfigError(
@@ -75,13 +75,13 @@ class InferenceConfig:
             )
 
     def check_invocation(self, single_level: bool) -> None:
-        """Check that an activated adapter meets the words that it was trained with: there is one set of them.
+        """Check that an activated adapter sees the words that it was trained with, of which there is one set.
 
         Args:
             single_level: whether training goes without a planner.
 
         Raises:
-            ConfigError: the executor is to work with a planner and without one.
+            ConfigError: the executor would work both with and without a planner.
         """
         if self.single_level is not None and self.single_level != single_level:
             raise ConfigError(
@@ -92,33 +92,33 @@ class InferenceConfig:
 
 @dataclass
 class RolloutConfig:
-    """The shape of a round.
+    """Shape of a round.
 
     Attributes:
         planner_group_size: G_h, plans sampled for a request.
         executor_group_size: G_l, outputs sampled for a step of a plan.
-        branching: `step`: the G_l outputs of a step share one prompt, one of them, drawn uniformly, is carried out and
+        branching: `step`: the G_l outputs of a step share one prompt; one of them, drawn uniformly, is carried out and
             continues the episode. `trajectory`: G_l whole executions of a plan, compared step by step.
-        credit: what a plan is paid for its executions, with `step` branching. `unbiased`: the episode that was carried out,
-            corrected by what the other outputs of its steps were worth at their step; its mean is that of whole executions,
-            single values may lie outside of [0, 1]. `sampled_mean`: the i-th outputs of all steps count as the i-th
-            execution, though nobody carried it out; too high for an executor that repeats itself (`cahl_pl/rollout/credit.py`).
-        after_error: without a planner, what becomes of an episode in training after an output that could not be read or made a
-            call that no gold call asks for. `stop` ends it: success is out of reach there and the gold call stays due, so that
-            each answer would earn 0 and the policy would learn never to answer. `train` goes on and trains on what follows.
+        credit: reward of a plan for its executions, with `step` branching. `unbiased`: that of the episode that was carried
+            out, corrected by the worth of the other outputs at their steps; its mean is that of whole executions, while
+            single values may lie outside [0, 1]. `sampled_mean`: the i-th outputs of all steps count as the i-th execution,
+            though it was never carried out; too high for an executor that repeats itself (`cahl_pl/rollout/credit.py`).
+        after_error: handling, in training without a planner, of an episode after an output that could not be read or made a
+            call that matches no gold call. `stop` ends it: it can no longer succeed and the gold call stays due, so that any
+            answer would earn 0 and the policy would learn never to answer. `train` continues and trains on the rest.
         replans: how often a request may be planned again in training after a failed call. One of its failed episodes, drawn
-            uniformly, goes on from its first failed call: G_h new plans are written from what was seen by then, with a group
-            and a reward of their own, for what is left to do. Each is carried out in a session of its own, in which the calls
-            made so far are made again: tools run more often. Where one is then answered otherwise, the episode is left out and
-            counted (`replan/left_out`). At test time `data.inference.replans` says how often.
-        max_steps: sub-tasks of a plan that are carried out; later ones are ignored.
-        max_prompt_tokens: no longer prompt is run. An episode that grows beyond it ends.
-        too_long: what becomes of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
+            uniformly, continues from its first failed call: G_h new plans are written from what was seen by then, with their
+            own group and reward, for what is left to do. Each is carried out in its own session, in which the calls made so
+            far are repeated, so tools run more often. If one of these gets a different answer, the episode is left out and
+            counted (`replan/left_out`). At test time `data.inference.replans` applies.
+        max_steps: maximum number of sub-tasks of a plan that are carried out; later ones are ignored.
+        max_prompt_tokens: maximum length of a prompt. An episode that grows beyond it ends.
+        too_long: handling of a task whose prompt is longer: `drop` leaves it out of the round (in evaluation it
             fails), `truncate` leaves out the oldest messages of its dialogue, `fail` stops the run. Counted.
-        constrained: what training samples follows the grammars of `data.inference.constrained`, and is learnt from by its
-            log-probabilities among the tokens that they allow. The form is then given and not learnt; needs llguidance.
-        planner: how plans are sampled.
-        executor: how executor outputs are sampled.
+        constrained: training samples within the grammars of `data.inference.constrained` and learns from the
+            log-probabilities among the tokens that they allow. The form is then given, not learnt; needs llguidance.
+        planner: sampling of plans.
+        executor: sampling of executor outputs.
 
     Raises:
         ValueError: a size is below 1, or `replans` below 0.
@@ -145,14 +145,14 @@ class RolloutConfig:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence that there may be."""
+        """Maximum length of a sequence, in tokens."""
         return self.max_prompt_tokens + max(self.planner.max_new_tokens, self.executor.max_new_tokens)
 
     def check_sampling(self) -> None:
         """Check that training samples from the distribution that it trains.
 
         Raises:
-            ConfigError: some tokens are never sampled, which biases the ratios of all others; or thoughts are to be limited
+            ConfigError: some tokens are never sampled, which biases the ratios of all others; or thoughts would be limited
                 within grammars.
         """
         for role, sampling in (("planner", self.planner), ("executor", self.executor)):
@@ -168,14 +168,14 @@ class RolloutConfig:
                 )
 
     def check_replans(self, single_level: bool, rewards: Iterable[BaseReward]) -> None:
-        """Check that further plans can be made and paid.
+        """Check that further plans can be made and scored.
 
         Args:
             single_level: whether training goes without a planner.
-            rewards: of both roles.
+            rewards: rewards of both roles.
 
         Raises:
-            ConfigError: there is no planner, or a reward judges what is achieved from the beginning on.
+            ConfigError: there is no planner, or a reward judges episodes from their beginning.
         """
         if not self.replans:
             return
@@ -193,10 +193,10 @@ class RolloutConfig:
                 )
 
     def check_groups(self, roles: Collection[Role]) -> None:
-        """Check that every role that is to learn has something to be compared with.
+        """Check that the groups of every role that learns allow comparisons.
 
         Raises:
-            ConfigError: a group of one, or one whose samples are all the same: neither has an advantage.
+            ConfigError: a group of one, or one with identical samples: neither yields an advantage.
         """
         sizes: dict[Role, int] = {"planner": self.planner_group_size, "executor": self.executor_group_size}
         temperatures: dict[Role, float] = {"planner": self.planner.temperature, "executor": self.executor.temperature}

@@ -1,4 +1,4 @@
-"""What a plan is paid where each of its steps was sampled several times and one output a step was carried out."""
+"""Reward of a plan whose steps were each sampled several times, with one output per step carried out."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Components: TypeAlias = dict[str, float | None]
 
 
 def unbiased_credit(reward: BasePlannerReward, episode: Trajectory, samples: Sequence[Sequence[Step]]) -> Components:
-    """Return the components of R_h whose mean is that of whole executions.
+    """Return components of R_h with the same mean as those of whole executions.
 
-    With R the component of an episode that may have ended early, y_k the output that was carried out at step k and y_k,i all
-    that was sampled there, each a draw from the very same prompt:
+    With R the component of an episode that may have ended early, y_k the output carried out at step k and y_k,i all outputs
+    sampled there, each from the very same prompt:
 
         R(y_1 ... y_K) + sum_k [ mean_i R(y_1 ... y_k-1, y_k,i) - R(y_1 ... y_k) ]
 
     The carried-out output is one of the y_k,i, drawn uniformly, so that each bracket is 0 on average and the sum is a control
-    variate (Owen, Monte Carlo theory, methods and examples, 2013, chapter 8): it takes away the luck of the draws, as far as
-    it shows at their step. The result may lie outside of [0, 1].
+    variate (Owen, Monte Carlo theory, methods and examples, 2013, chapter 8): it removes the luck of the draws as far as it
+    shows at their step. The result may lie outside [0, 1].
 
     Args:
         reward: R_h.
-        episode: as it was carried out, K steps.
-        samples: of each step all outputs, shape [K][G_l]; their feedback is not known.
+        episode: the episode as carried out, K steps.
+        samples: all outputs of each step, shape [K][G_l]; their feedback is not known.
 
     Raises:
-        ConfigError: the reward gives something that is no number.
+        ConfigError: the reward returns something that is not a number.
     """
 
     def worth(executions: Sequence[Sequence[Step]]) -> Components:
@@ -48,15 +48,15 @@ def unbiased_credit(reward: BasePlannerReward, episode: Trajectory, samples: Seq
 def sampled_mean_credit(
     reward: BasePlannerReward, episode: Trajectory, samples: Sequence[Sequence[Step]]
 ) -> Components:
-    """Return the mean components of G_l executions, the i-th outputs of all steps as the i-th one.
+    """Return the mean components of G_l executions, the i-th of which joins the i-th outputs of all steps.
 
-    Nobody has carried these out: an output is joined with later ones that were sampled after another. The mean is that of
-    whole executions only where the reward is a sum over steps.
+    These were never carried out: an output is joined with later ones that were sampled after another. The mean is that of
+    whole executions only if the reward is a sum over steps.
 
     Args:
         reward: R_h.
-        episode: as it was carried out, K steps.
-        samples: of each step all outputs, shape [K][G_l]; their feedback is not known.
+        episode: the episode as carried out, K steps.
+        samples: all outputs of each step, shape [K][G_l]; their feedback is not known.
     """
     executions = [replace(episode, steps=steps) for steps in zip(*samples, strict=True)]
     return components_of(reward, episode.task, episode.plan, executions or [episode])

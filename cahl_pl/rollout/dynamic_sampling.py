@@ -1,4 +1,4 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476): groups without a signal are replaced by sampling further tasks."""
+"""Dynamic sampling (DAPO, arXiv 2503.14476): further tasks are sampled to replace groups without a signal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cahl_pl.rollout.episode import Round
 from cahl_pl.types import Group, Role
 
 Comparison = list[Group]
-"""Groups that are compared with one another: one, but in trajectory branching."""
+"""Groups that are compared with one another: one, except in trajectory branching."""
 
 
 def refilled(
@@ -21,22 +21,22 @@ def refilled(
     signal: Callable[[Role, list[Group]], set[int]],
     sample: Callable[[int, float], Round | None],
 ) -> Round:
-    """Return the round with as many comparisons of each role as before, those without a signal replaced as far as could be.
+    """Return the round with as many comparisons per role as before, those without a signal replaced as far as possible.
 
-    Further tasks are sampled until no role lacks comparisons with a signal, and at most `refills` times; a role that has
-    enough takes no more of them. With several processes the shortage is that of all, so that all sample as often.
+    Further tasks are sampled until no role lacks comparisons with a signal, at most `refills` times; a role that has
+    enough takes no more. With several processes the shortage is that of all of them, so that all sample equally often.
 
     Args:
         first: the round.
-        roles: who is trained on it.
+        roles: roles trained on it.
         refills: see above.
-        signal: of a role's groups, the comparisons (`Group.comparison_id`) with a signal.
-        sample: a round of further tasks, by the number of the refill and the share of a round that is lacking; None where
-            no task is left.
+        signal: function from a role's groups to the comparisons (`Group.comparison_id`) with a signal.
+        sample: function from the number of the refill and the missing share of a round to a round of further tasks; None
+            when no task is left.
 
     Returns:
-        Its trajectories are those of `first`, so that what is measured of episodes is not of chosen tasks; its rewards
-        are of all tasks. `rollout/refills` counts, and `<role>/refilled` is the share of comparisons that were replaced.
+        The trajectories are those of `first`, so that episodes are not measured on selected tasks; the rewards are those
+        of all tasks. `rollout/refills` counts, and `<role>/refilled` is the share of comparisons that were replaced.
     """
     roles = list(dict.fromkeys(roles))
     wanted = {role: len(_comparisons(first.groups[role])) for role in roles}
@@ -81,7 +81,7 @@ def _comparisons(groups: Sequence[Group]) -> dict[int, Comparison]:
 
 
 def _lacking(good: dict[Role, list[Comparison]], wanted: dict[Role, int]) -> float:
-    """Return the largest share of a role's comparisons that have no signal, over all processes."""
+    """Return the largest share, over roles, of comparisons without a signal, counted over all processes."""
     own = [float(n) for role, total in wanted.items() for n in (min(len(good[role]), total), total)]
     sums = iter(sum_over_processes(own))
     return max((1 - have / total for have, total in zip(sums, sums, strict=True) if total), default=0.0)

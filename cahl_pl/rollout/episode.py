@@ -1,4 +1,4 @@
-"""An episode while it is played, and what a round of them gives."""
+"""Episodes in progress, and the result of a round of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cahl_pl.rewards.targets import Target
 from cahl_pl.types import Action, Feedback, Group, Plan, Role, Step, Task, Trajectory
 
 Watch: TypeAlias = Callable[[Task, Plan | Action | Feedback], None]
-"""Is told of what happens in an episode of a task, as it happens: a plan, an output of the executor, what came back."""
+"""Observer of an episode of a task, called as things happen: a plan, an output of the executor, the feedback to it."""
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Round:
 
     Attributes:
         groups: each role's groups, rewards filled in.
-        trajectories: the episodes as they were carried out, one per plan (`trajectory` branching: one per execution).
+        trajectories: the episodes as carried out, one per plan (`trajectory` branching: one per execution).
         metrics: time and counts.
-        rewards: task id -> what its samples earned: R_h of its plans or, without a planner, the rewards of all its outputs.
+        rewards: task id -> rewards of its samples: R_h of its plans or, without a planner, the rewards of all its outputs.
     """
 
     groups: dict[Role, list[Group]]
@@ -38,7 +38,7 @@ class Round:
 class Episode:
     """One plan being carried out (in `trajectory` branching: one execution of it).
 
-    `asked` is the task as it was given, `task` the same with the one way that is scored against.
+    `asked` is the original task, `task` the same with only the way that is scored against.
     """
 
     asked: Task
@@ -50,21 +50,21 @@ class Episode:
     session: Session
     prompt: list[int]
     steps: list[Step] = field(default_factory=list)
-    samples: list[list[Step]] = field(default_factory=list)  # of each step, all that was sampled
-    cut: bool = False  # as that of a Trajectory
+    samples: list[list[Step]] = field(default_factory=list)  # all samples of each step
+    cut: bool = False  # as in Trajectory
     plan_thinking_tokens: int = 0
-    call_probabilities: dict[int, float] | None = None  # as those of a Trajectory
+    call_probabilities: dict[int, float] | None = None  # as in Trajectory
 
 
 @dataclass(frozen=True)
 class Played:
-    """What was sampled for some tasks.
+    """Samples for some tasks.
 
     Attributes:
         planner: a group of plans for each task.
         executor: the executor's groups.
-        episodes: of each task, as many for one as for another.
-        tokens: that were sampled.
+        episodes: episodes, equally many for each task.
+        tokens: number of sampled tokens.
     """
 
     planner: list[Group]
@@ -87,17 +87,17 @@ def trajectory_of(episode: Episode, steps: Sequence[Step]) -> Trajectory:
 
 
 def scored_of(episode: Episode) -> Trajectory:
-    """Return the episode's trajectory as rewards see it: what its plan could not foresee is not asked of it."""
+    """Return the episode's trajectory as rewards see it, without what its plan could not foresee."""
     return replace(trajectory_of(episode, episode.steps), task=episode.task.foreseeable)
 
 
 def count_tokens(groups: Sequence[Group]) -> int:
-    """Return tokens that were sampled for these groups."""
+    """Return the number of tokens sampled for these groups."""
     return sum(len(ids) for group in groups for ids in group.completion_ids)
 
 
 def speed(tokens: int, seconds: float) -> dict[str, float]:
-    """Return the metrics of time and tokens of a round."""
+    """Return a round's metrics of time and tokens."""
     return {"time/rollout_s": seconds, "rollout/tokens": float(tokens), "time/tokens_per_s": tokens / seconds}
 
 
@@ -129,7 +129,7 @@ def make_group(
 
 
 def _sampled(completions: Sequence[Completion]) -> list[torch.Tensor] | None:
-    """Return which tokens were sampled; None where all were."""
+    """Return which tokens were sampled, or None if all were."""
     if all(c.sampled is None for c in completions):
         return None
     return [torch.ones(len(c.ids), dtype=torch.bool) if c.sampled is None else c.sampled for c in completions]

@@ -1,4 +1,4 @@
-"""Greedy episodes, one a task: what `validate`, `test` and `predict` measure."""
+"""Greedy episodes, one per task, which `validate`, `test` and `predict` measure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cahl_pl.types import Plan, Task, Trajectory
 
 
 def greedy(config: RolloutConfig, constrained: bool | None = None) -> RolloutConfig:
-    """Return the shape of an evaluation: one plan, one output a step, the likeliest of each, within the same limits.
+    """Return the shape of an evaluation: one plan, one output per step, each the likeliest, within the same limits.
 
     Args:
-        config: of training.
+        config: configuration of training.
         constrained: whether outputs follow grammars; None: as in training.
     """
     return replace(
@@ -34,7 +34,7 @@ def greedy(config: RolloutConfig, constrained: bool | None = None) -> RolloutCon
         planner_group_size=1,
         executor_group_size=1,
         branching="step",
-        replans=0,  # `InferenceConfig.replans` says how often here
+        replans=0,  # `InferenceConfig.replans` applies here
         constrained=config.constrained if constrained is None else constrained,
         after_error="train",  # nothing is trained here: an episode may recover, and tasks without gold calls need it
         planner=replace(config.planner, temperature=0.0, top_p=1.0),
@@ -45,13 +45,13 @@ def greedy(config: RolloutConfig, constrained: bool | None = None) -> RolloutCon
 def make_player(
     training: Rollout, inference: InferenceConfig, single_level: bool, environment: Environment | None = None
 ) -> Rollout | SingleLevelRollout:
-    """Return what makes the episodes of an evaluation.
+    """Return the rollout that plays the episodes of an evaluation.
 
     Args:
         training: the rollout of training, whose engine and limits are used.
         inference: the choices at test time.
-        single_level: whether training goes without a planner.
-        environment: answers the calls; None for the one of training.
+        single_level: whether training has no planner.
+        environment: answers the calls; None for that of training.
     """
     engine, environment = training.engine, environment or training.environment
     config = greedy(training.config, inference.constrained)
@@ -79,15 +79,15 @@ def evaluate(
     A task whose prompt is too long gets an episode without a plan: leaving it out would flatter the result.
 
     Args:
-        player: of `make_player`.
+        player: rollout from `make_player`.
         policy: base and adapters; not changed.
-        builder: makes the prompts.
+        builder: prompt builder.
         tasks: the tasks.
-        seed: of the votes among plans, which alone are drawn here; training's generator stays where it is.
-        watch: is told of what happens, if there is one task: events of several would be mixed up.
+        seed: seed of the plans to vote on, the only draws here; training's generator is not used.
+        watch: observer, used if there is one task: events of several would be mixed up.
 
     Returns:
-        An episode for each task, in their order, and the round that they are from.
+        An episode for each task, in order, and the round that they are from.
     """
     if len(tasks) == 1:
         player.watch = watch
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def notice_of_too_long(number: int, tasks: int, limit: int) -> str:
-    """Return what to say where tasks of an evaluation have prompts that are too long to be run."""
+    """Return the notice for tasks of an evaluation whose prompts are too long to be run."""
     one = number == 1
     return (
         f"{number} of {counted(tasks, 'task')} evaluated at once {'has a prompt' if one else 'have prompts'} of more than "

@@ -1,4 +1,4 @@
-"""Where the episodes of a training round have failed, so that a further plan can go on from there."""
+"""Failures in the episodes of a training round, from which a further plan can continue."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Failure:
     """A call that failed, and what led to it.
 
     Attributes:
-        asked: the task as it was given first.
+        asked: the original task.
         made: all steps since then, over all plans, the failed one last.
-        task: what is left of it.
+        task: the remainder of it.
     """
 
     asked: Task
@@ -28,15 +28,15 @@ class Failure:
 
 
 def failures_of(since: Failure, episodes: Iterable[Episode], builder: PromptBuilder, limit: int) -> list[Failure]:
-    """Return the first failure of each episode that has one and whose further plan's prompt keeps to the limit.
+    """Return the first failure of each episode that has one and whose further plan's prompt is within the limit.
 
-    Of a task that is judged by its outcome, without gold calls, nobody can tell what is left: it has none.
+    A task judged by its outcome, without gold calls, has none, since what is left of it cannot be determined.
 
     Args:
-        since: what the episodes began with.
-        episodes: of one task.
-        builder: makes the prompts.
-        limit: most tokens that a prompt may have.
+        since: state that the episodes began with.
+        episodes: episodes of one task.
+        builder: prompt builder.
+        limit: maximum tokens of a prompt.
     """
     outcome = since.asked.outcome
     if not since.asked.gold and outcome is not None and outcome.needs_tools:
@@ -53,13 +53,13 @@ def failures_of(since: Failure, episodes: Iterable[Episode], builder: PromptBuil
 
 
 def reopened(environment: Environment, failure: Failure, count: int) -> list[Session] | None:
-    """Return fresh sessions in which all calls up to a failure have been made again; None where one is answered otherwise.
+    """Return fresh sessions in which all calls up to a failure have been repeated; None if one gets another answer.
 
-    Then what the plans would go on from is not what their prompt says.
+    In that case the plans would not continue from the state that their prompt describes.
 
     Args:
         environment: answers the calls.
-        failure: what led to it is repeated.
+        failure: the failure, whose calls are repeated.
         count: number of sessions.
     """
     sessions = []

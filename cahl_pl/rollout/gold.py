@@ -1,4 +1,4 @@
-"""Gold plans and calls as token sequences: what the supervised warm start imitates."""
+"""Gold plans and calls as token sequences, which the supervised warm start imitates."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _LAST_ANSWER = "Done."  # of an executor without a planner, once all calls have 
 
 
 class Example(NamedTuple):
-    """A prompt and the gold completion of it, token ids."""
+    """Prompt and its gold completion, as token ids."""
 
     prompt: list[int]
     completion: list[int]
 
 
 def gold_plan(task: Task, in_words: bool = False) -> tuple[SubTask, ...]:
-    """Return a plan made from the gold calls: one sub-task a call, described by the first words of its tool's description.
+    """Return a plan made from the gold calls: one sub-task per call, described by the first words of the tool's description.
 
-    With `in_words` the sub-tasks map no parameters, which a planner that reads the tools' names alone does not know: each says
-    what it asks for in the gold call's own words (`GoldCall.instruction`) or, where it has none, lists the values behind the
-    description. A task without gold calls gives one sub-task without a tool. What cannot be foreseen is not planned.
+    With `in_words` the sub-tasks map no parameters, which are unknown to a planner that reads only the tools' names: each
+    states its request in the gold call's own words (`GoldCall.instruction`) or, if there are none, lists the values after the
+    description. A task without gold calls yields one sub-task without a tool. Unforeseeable calls are not planned.
     """
     calls = task.foreseeable.gold
     if not calls:
@@ -46,9 +46,9 @@ def gold_plan(task: Task, in_words: bool = False) -> tuple[SubTask, ...]:
 
 
 def gold_parts(task: Task) -> list[Task]:
-    """Return the task as its first plan meets it and, where not all is foreseen, as a further plan does.
+    """Return the task as its first plan sees it and, where not all is foreseen, as a further plan does.
 
-    That one is made as soon as a gold call has failed; where none is known to fail, after all that can be foreseen.
+    The further plan follows the first gold call that fails or, if none is known to fail, all foreseeable ones.
     """
     if task.foreseen is None or task.foreseen >= len(task.gold):
         return [task]
@@ -66,14 +66,14 @@ def planner_example(builder: PromptBuilder, task: Task) -> Example:
 
 
 def planner_examples(builder: PromptBuilder, task: Task) -> list[Example]:
-    """Return the planner's prompt and the gold plan, and those of a further plan where not all is foreseen."""
+    """Return the planner's prompt and gold plan, and those of a further plan where not all is foreseen."""
     return [planner_example(builder, part) for part in gold_parts(task)]
 
 
 def executor_examples(builder: PromptBuilder, task: Task) -> list[Example]:
     """Return the executor's prompt at each step of the gold trajectory, and the gold call.
 
-    Each prompt extends the last one; where not all is foreseen, those of the further plan begin anew.
+    Each prompt extends the last one; those of a further plan, where not all is foreseen, start over.
     """
     return [example for part in gold_parts(task) for example in _executor_examples(builder, part)]
 
@@ -116,7 +116,7 @@ def single_examples(builder: PromptBuilder, task: Task) -> list[Example]:
 def supervised_groups(builder: PromptBuilder, task: Task, role: Role, single_level: bool = False) -> list[Group]:
     """Return one role's gold examples of a task as groups of one, for the trainer; `single_level`: without a planner.
 
-    A task that only says what its outcome should be gives none.
+    A task that specifies only its outcome yields none.
     """
     if not task.gold and task.outcome is not None and task.outcome.needs_tools:
         return []
@@ -151,17 +151,17 @@ def _in_words(task: Task, gold: GoldCall) -> str:
 
 
 def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
-    """Return the gold calls that a right output makes now: those that have not been made and wait for no other's result.
+    """Return the gold calls that a correct output makes now: those not yet made that need no other's result.
 
-    Of ordered gold calls without references nobody knows which wait for which: they come one at a time. What cannot be foreseen
-    waits for all that can be.
+    Ordered gold calls without references come one at a time, since their dependencies are unknown. Unforeseeable calls
+    wait for all foreseeable ones.
 
     Args:
         task: the task.
         made: the calls made so far, in order; equal ones count once each.
 
     Returns:
-        Gold calls in their order; empty when all have been made, so that an answer in text is right.
+        Gold calls in order; empty when all have been made, so that an answer in text is right.
     """
     done = Counter(call_key(call, task.tools) for call in made)
     left = []
@@ -180,9 +180,9 @@ def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
 
 
 def is_on_track(task: Task, made: Sequence[ToolCall]) -> bool:
-    """Return whether the calls made so far are gold calls, each once: else no later one can make the episode a success.
+    """Return whether the calls made so far are gold calls, each once: otherwise the episode can no longer succeed.
 
-    Of a task without gold calls that is judged by its outcome nobody can tell: True.
+    True for a task without gold calls that is judged by its outcome, where this cannot be determined.
     """
     if not task.gold and task.outcome is not None and task.outcome.needs_tools:
         return True
@@ -191,7 +191,7 @@ def is_on_track(task: Task, made: Sequence[ToolCall]) -> bool:
 
 
 def gold_turns(task: Task) -> list[tuple[GoldCall, ...]]:
-    """Return the gold calls turn by turn: each turn's are made together, once those of the turns before have been answered."""
+    """Return the gold calls by turn: those of a turn are made together, after those of earlier turns have been answered."""
     turns: list[tuple[GoldCall, ...]] = []
     made: list[ToolCall] = []
     while turn := next_calls(task, made):

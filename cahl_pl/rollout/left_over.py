@@ -1,4 +1,4 @@
-"""What is left of a task once some calls have been made: the task that a further plan is made for, and scored against."""
+"""Remainder of a task once some calls have been made: the task that a further plan is made for and scored against."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _AMOUNT: Final = re.compile(r"[.,]?\d")  # what follows "$1" in $1.50, $1,000 an
 
 
 def after(task: Task, steps: Sequence[Step]) -> Task:
-    """Return the task with its dialogue extended by what was done and answered."""
+    """Return the task with its dialogue extended by the calls and their answers."""
     return replace(task, messages=(*task.messages, *dialogue(Trajectory(task, "", Plan(), tuple(steps)))))
 
 
 def has_failed(step: Step) -> bool:
-    """Return whether a step made a call, and the call failed."""
+    """Return whether a step made a call that failed."""
     return step.action.call is not None and step.feedback is not None and step.feedback.error is not None
 
 
 def left_over(task: Task, steps: Sequence[Step]) -> Task:
     """Return the task of a further plan, made after these steps.
 
-    Its dialogue holds the calls made and their answers. Its gold calls, and those of each other way, are the ones that have not
-    been made (by `call_key`; equal calls count once each). A reference to the result of a call that was made gives way to the
-    value itself, the others are numbered anew. Where all calls of a way have been made nothing is left, and a plan is right
-    that answers in text. Gold calls that could not be foreseen can be planned once one that could be has failed, or all
+    Its dialogue contains the calls made and their answers. Its gold calls, and those of each alternative way, are those not
+    yet made (by `call_key`; equal calls count once each). A reference to the result of a call already made is replaced by the
+    value itself; the others are renumbered. If all calls of a way have been made, nothing is left, and the right plan
+    answers in text. Unforeseeable gold calls can be planned once a foreseeable one has failed, or all
     of these have been made.
 
-    It has no outcome: of that, what earlier calls have achieved cannot be told from what is left.
+    It has no outcome: what earlier calls achieved could not be told apart from what is left.
 
     Args:
-        task: as it was given; or itself one that was left over, after an earlier plan.
-        steps: what has been done since.
+        task: the original task, or one left over after an earlier plan.
+        steps: steps taken since.
     """
     made = [call for step in steps if (call := step.action.call) is not None]
     ways = [_not_made(way, made, task) for way in task.ways]
@@ -51,7 +51,7 @@ def left_over(task: Task, steps: Sequence[Step]) -> Task:
 
 
 def _not_made(way: Sequence[GoldCall], made: Sequence[ToolCall], task: Task) -> list[int]:
-    """Return which calls of a way have not been made, from 0."""
+    """Return the indices, from 0, of a way's calls that have not been made."""
     done = Counter(call_key(call, task.tools) for call in made)
     left = []
     for i, gold in enumerate(way):
@@ -64,7 +64,7 @@ def _not_made(way: Sequence[GoldCall], made: Sequence[ToolCall], task: Task) -> 
 
 
 def _foreseen(task: Task, steps: Sequence[Step], left: Sequence[int]) -> int | None:
-    """Return how many of the gold calls that are left can be planned now; None for all."""
+    """Return how many of the remaining gold calls can be planned now; None for all."""
     if task.foreseen is None:
         return None
     first = {call_key(gold.call, task.tools) for gold in task.foreseeable.gold}
@@ -75,7 +75,7 @@ def _foreseen(task: Task, steps: Sequence[Step], left: Sequence[int]) -> int | N
 
 
 def _renumbered(way: Sequence[GoldCall], left: Sequence[int]) -> tuple[GoldCall, ...]:
-    """Return the calls that are left, without references to the others."""
+    """Return the remaining calls, without references to the others."""
     numbers = {i + 1: new for new, i in enumerate(left, start=1)}
     calls = []
     for i in left:
@@ -87,7 +87,7 @@ def _renumbered(way: Sequence[GoldCall], left: Sequence[int]) -> tuple[GoldCall,
 
 
 def _filled(written: Any, value: Any, numbers: Mapping[int, int]) -> Any:
-    """Return what a planner writes for a value now, given what it wrote before any call was made."""
+    """Return what a planner now writes for a value, given what it wrote before any call was made."""
     if isinstance(written, Mapping) and isinstance(value, Mapping) and written.keys() == value.keys():
         return {key: _filled(item, value[key], numbers) for key, item in written.items()}
     if isinstance(written, list) and isinstance(value, list) and len(written) == len(value):
@@ -99,7 +99,7 @@ def _filled(written: Any, value: Any, numbers: Mapping[int, int]) -> Any:
 
 
 def _said(gold: GoldCall, way: Sequence[GoldCall], numbers: Mapping[int, int]) -> str:
-    """Return the call's instruction with the results that are known, and the others' new numbers."""
+    """Return the call's instruction with known results filled in and the other references renumbered."""
     wanted = {one.call for one in references_in(gold.references)}  # "$5" may be an amount
 
     def put(found: re.Match[str]) -> str:

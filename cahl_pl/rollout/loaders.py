@@ -1,4 +1,4 @@
-"""What Lightning's loaders iterate over: batches of training, and one process's share of an evaluation."""
+"""Datasets for Lightning's loaders: batches of training, and one process's share of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cahl_pl.types import RolloutBatch
 
 
 class EpochOfBatches(IterableDataset[RolloutBatch]):
-    """Iterating samples from the current policy. The length keeps Lightning from prefetching a stale batch.
+    """Batches sampled from the current policy on iteration. The length keeps Lightning from prefetching a stale batch.
 
     Args:
-        batches: gives the rest of the current epoch.
-        count: how many batches it has.
+        batches: iterates over the rest of the current epoch.
+        count: number of its batches.
     """
 
     def __init__(self, batches: Callable[[], Iterator[RolloutBatch]], count: Callable[[], int]) -> None:
@@ -30,10 +30,10 @@ class EpochOfBatches(IterableDataset[RolloutBatch]):
 
 
 class Share(IterableDataset[list[Any]]):
-    """Batches of one process's share of some items: every `world_size`-th, each item in one process and once.
+    """Batches of one process's share of some items: every `world_size`-th, each item once, in one process.
 
-    Lightning's own sampler would give some items to two processes where the shares are not equally large, and counts would
-    differ from those of one process. A process that gets none has one empty batch: it must not stay away from sums over all.
+    Lightning's own sampler would give some items to two processes when the shares are unequal, and counts would
+    differ from those of one process. A process without items gets one empty batch: it must take part in sums over all.
     """
 
     def __init__(self, items: TaskSource | range, batch_size: int, rank: int, world_size: int) -> None:

@@ -1,4 +1,4 @@
-"""How likely the executor is to make the gold call of a step: what a plan can be paid for without the luck of a draw."""
+"""Probability that the executor makes the gold call of a step: a plan's reward without the luck of a draw."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cahl_pl.rollout.episode import make_group
 from cahl_pl.types import ToolCall
 
 MAX_TOKENS: Final = 4096
-"""Tokens that are read at once; less than a pass over prompts, so that memory has room for it."""
+"""Tokens of one forward pass; fewer than in a pass over prompts, so that it fits in memory."""
 
 
 class Due(NamedTuple):
-    """A call that is to be made next, and the executor's prompt there."""
+    """Call to be made next, and the executor's prompt there."""
 
     prompt: list[int]
     call: ToolCall
@@ -28,15 +28,15 @@ class Due(NamedTuple):
 
 @torch.no_grad()
 def call_probabilities(policy: Policy, builder: PromptBuilder, due: Sequence[Due], temperature: float) -> list[float]:
-    """Return the probability of each call, written as gold is written: the product over its tokens.
+    """Return the probability of each call as gold data writes it: the product over its tokens.
 
     The executor may write the same call in other ways; their probabilities are not added.
 
     Args:
-        policy: its executor is asked, whatever samples.
-        builder: of the prompts.
+        policy: policy whose executor is used, whichever engine samples.
+        builder: prompt builder.
         due: prompts and calls.
-        temperature: at which the executor is sampled; 0 counts as 1.
+        temperature: sampling temperature of the executor; 0 counts as 1.
 
     Returns:
         Numbers in [0, 1].
@@ -50,7 +50,7 @@ def call_probabilities(policy: Policy, builder: PromptBuilder, due: Sequence[Due
     found = [0.0] * len(due)
     for part in micro_batches(policy, groups, MAX_TOKENS):
         scored = score(policy, part, temperature or 1.0)
-        sums = scored.logprobs.sum(1).exp().tolist()  # zeros where they are padded
+        sums = scored.logprobs.sum(1).exp().tolist()  # zeros at padding
         for sample, probability in zip(part.samples, sums, strict=True):
             found[sample.group.comparison_id] = probability
     return found

@@ -1,4 +1,4 @@
-"""Prompts that are longer than they may be: what becomes of their tasks."""
+"""Limit on the length of prompts, and handling of tasks that exceed it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TooLong: TypeAlias = Literal["drop", "truncate", "fail"]
 
 
 class Fitting(NamedTuple):
-    """The tasks that are run, in their order, with their prompts, and how many are not, or not whole."""
+    """Tasks that are run, in order, with their prompts, and counts of those dropped or truncated."""
 
     tasks: list[Task]
     prompts: list[list[int]]
@@ -21,13 +21,13 @@ class Fitting(NamedTuple):
 
 
 def fit_prompts(tasks: Sequence[Task], render: Callable[[Task], list[int]], limit: int, too_long: TooLong) -> Fitting:
-    """Make the prompts, and keep to the limit.
+    """Make the prompts, within the limit.
 
     Args:
         tasks: the tasks.
-        render: makes a task's prompt.
-        limit: most tokens that a prompt may have.
-        too_long: `drop` leaves the task out; `truncate` leaves out the oldest messages of its dialogue, as few as will do,
+        render: function that makes a task's prompt.
+        limit: maximum tokens of a prompt.
+        too_long: `drop` leaves the task out; `truncate` leaves out the oldest messages of its dialogue, as few as needed,
             but neither a system message nor the last one, and the task if that is not enough; `fail` stops.
 
     Raises:
@@ -56,7 +56,7 @@ def fit_prompts(tasks: Sequence[Task], render: Callable[[Task], list[int]], limi
 
 
 def _shortened(task: Task) -> Task | None:
-    """Return the task without the oldest message of its dialogue; None where only what has to stay is left."""
+    """Return the task without the oldest message of its dialogue; None if no removable message is left."""
     first = int(task.messages[0].role == "system")
     if len(task.messages) - first < 2:
         return None

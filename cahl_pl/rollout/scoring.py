@@ -15,7 +15,7 @@ from cahl_pl.types import Group, Trajectory
 
 
 def round_metrics(result: Round) -> dict[str, float]:
-    """Rewards, components, lengths and share of groups without signal of both roles: tag -> value."""
+    """Return both roles' rewards, components, lengths and share of groups without signal: tag -> value."""
     metrics: dict[str, float] = {}
     for role, groups in result.groups.items():
         if not groups:
@@ -51,7 +51,7 @@ def _frac_constant(groups: Sequence[Group]) -> float:
 
 
 def with_outcome(trajectory: Trajectory, environment: Environment) -> Trajectory:
-    """Return the trajectory with its outcome, where that alone says whether it is a success."""
+    """Return the trajectory with its outcome, where success depends on that alone."""
     task = trajectory.task
     if task.gold or task.outcome is None or not task.outcome.needs_tools:
         return trajectory

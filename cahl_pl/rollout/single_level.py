@@ -1,7 +1,7 @@
 """Rollouts of one policy without a planner: the executor's adapter reads the request and calls tools turn by turn.
 
-This is the Single-level baseline of the paper, what systems such as ToolRL train, and, with an executor that was trained
-beside a planner, LowOnly.
+This is the Single-level baseline of the paper, which systems such as ToolRL train, and, with an executor that was trained
+alongside a planner, LowOnly.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ class _Episode:
 class SingleLevelRollout:
     """Rollout of an executor that works alone: samples and scores episodes.
 
-    At each turn G_l outputs are sampled of one prompt; one of them, drawn uniformly, is carried out and continues the
-    episode, until it is an answer in text or, with `after_error: stop`, one that has gone wrong (`is_on_track`). An output is
+    At each turn G_l outputs are sampled from one prompt; one of them, drawn uniformly, is carried out and continues the
+    episode, until it is an answer in text or, with `after_error: stop`, a mistake (`is_on_track`). An output is
     scored against the gold calls that come next (`next_calls`).
 
     Args:
         engine: samples tokens.
         environment: answers calls.
-        reward: of an output.
+        reward: reward of an output.
         config: `executor_group_size`, `executor`, `max_steps` (here: turns), `after_error` and `max_prompt_tokens` are used.
 
     Attributes:
-        watch: is told of what is carried out; None for nobody.
-        grammars: of the outputs; None for none.
+        watch: observer of what is carried out, or None.
+        grammars: grammars of the outputs, or None.
     """
 
     def __init__(self, engine: Engine, environment: Environment, reward: BaseTurnReward, config: RolloutConfig) -> None:
@@ -73,12 +73,12 @@ class SingleLevelRollout:
 
         Args:
             policy: base and adapters; not changed.
-            builder: makes the prompts.
+            builder: prompt builder.
             tasks: the requests of the round.
             generator: the only source of randomness.
 
         Returns:
-            The executor's groups with rewards, and one episode a task.
+            The executor's groups with rewards, and one episode per task.
         """
         config, start = self.config, time.perf_counter()
         tasks, prompts, metrics = fit_prompts(tasks, builder.single, config.max_prompt_tokens, config.too_long)
@@ -122,7 +122,7 @@ class SingleLevelRollout:
         comparison_id: int,
         generator: torch.Generator,
     ) -> Group:
-        """Score what was sampled of a turn, and carry out one of it."""
+        """Score the samples of a turn, and carry out one of them."""
         texts = [builder.decode(completion.ids.tolist()) for completion in sampled]
         turns = [read_turn(builder, completion.ids.tolist(), episode.task.tools) for completion in sampled]
         tasks = [way_of_calls(episode.task, [*episode.calls, *turn.calls]) for turn in turns]
@@ -145,7 +145,7 @@ class SingleLevelRollout:
         return group
 
     def _carry_out(self, episode: _Episode, turn: Turn, text: str, number: int, thinking_tokens: int) -> list[Step]:
-        """Return one step a call, the first with the turn's text; one step for an answer, or for what cannot be read."""
+        """Return one step per call, the first with the turn's text; one step for an answer or an unreadable output."""
         if turn.calls:
             actions = [Action(call=call, well_formed=turn.well_formed) for call in turn.calls]
         else:

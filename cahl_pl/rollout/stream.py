@@ -1,4 +1,4 @@
-"""The batches of training, round after round, and the position in them that a checkpoint holds."""
+"""Batches of training, round after round, and the position in them that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Begin: TypeAlias = Callable[[int, RoundStart | None], RoundAhead | RoundStart | 
 
 
 class BatchStream:
-    """Stream of one role's batch at a time, which samples a round when it has none left.
+    """Stream of batches, one role's at a time, which samples a round when none is left.
 
     Args:
-        seed: of the sampling.
-        sampler: is told what a round's samples earned.
+        seed: seed of the sampling.
+        sampler: task sampler, told the rewards of a round's samples.
 
     Attributes:
-        epoch: passes over the training tasks that are done.
-        round: rounds of this epoch that are sampled.
-        pending: batches of the current round that are still to be trained on.
-        sampling: a round is being sampled: nothing that a checkpoint holds is changing.
-        updating: a step is being taken: what a checkpoint holds is half changed.
-        interruption: raised before the next round, where nothing is half done; None to go on.
-        generator: the only source of randomness of the rounds. While a round is sampled ahead, its thread's.
-        ahead: the round that is sampled while the one before is trained on; None where there is none.
+        epoch: number of completed passes over the training tasks.
+        round: number of rounds sampled in this epoch.
+        pending: batches of the current round still to be trained on.
+        sampling: whether a round is being sampled, during which a checkpoint's contents do not change.
+        updating: whether a step is being taken, during which a checkpoint's contents are half changed.
+        interruption: exception to raise before the next round, where nothing is half done; None to continue.
+        generator: the only source of randomness of the rounds. While a round is sampled ahead, its thread's alone.
+        ahead: the round sampled while the previous one is trained on, or None.
     """
 
     def __init__(self, seed: int, sampler: TaskSampler) -> None:
@@ -49,7 +49,7 @@ class BatchStream:
         self.interruption: BaseException | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self.ahead: RoundAhead | None = None
-        self._ahead_before: RoundStart | None = None  # what a checkpoint says of such a round
+        self._ahead_before: RoundStart | None = None  # start of such a round in a checkpoint
         self._generator_before: Tensor | None = None  # state of the generator at the start of the round
         self._given: tuple[RolloutBatch, int, int] | None = None  # not trained on yet, with epoch and round before it
 
@@ -62,13 +62,13 @@ class BatchStream:
         """Yield the rest of the current epoch.
 
         Args:
-            rounds_per_epoch: after how many rounds an epoch ends.
-            sample_round: gives the batches of the next round, at least one, and what its samples earned, by task index.
-            begin: begins to sample the round of that number, counted from the run's first, while the one before is trained on;
-                from the present policy, or from what a checkpoint says. Its start alone where the run ends before it; None
-                where it is to wait for the updates.
+            rounds_per_epoch: number of rounds in an epoch.
+            sample_round: returns the batches of the next round, at least one, and its samples' rewards by task index.
+            begin: starts sampling the round of that number, counted over the whole run, while the previous one is trained on,
+                from the current policy or the start in a checkpoint. Returns only the start if the run ends before it, and
+                None if the round must wait for the updates.
         """
-        if self._ahead_before is not None:  # the run was stopped while it was sampled
+        if self._ahead_before is not None:  # the run stopped while it was being sampled
             self._begin(begin, self.epoch * rounds_per_epoch + self.round, self._ahead_before)
         last = False
         while not last:
@@ -80,7 +80,7 @@ class BatchStream:
                 self.sampling = True
                 batches, own = sample_round() if self.ahead is None else self.ahead.take()
                 earned = {index: rewards for part in gather_over_processes(own) for index, rewards in part.items()}
-                # all at once: a checkpoint holds the state from before the round, or from after it
+                # all at once: a checkpoint holds the state before the round or after it
                 with own_code(self.sampler, "update"):
                     self.sampler.update(earned)
                 self.sampling, self.pending, self.round, self.ahead = False, batches, self.round + 1, None
@@ -88,24 +88,24 @@ class BatchStream:
             batch = self.pending.pop(0)
             self._given = batch, self.epoch, self.round
             last = not self.pending and self.round == rounds_per_epoch
-            if last:  # already now: Lightning knows the length and never asks for what comes after the last batch
+            if last:  # already here: Lightning knows the length and never asks for an item after the last batch
                 self.epoch, self.round = self.epoch + 1, 0
             yield batch
 
     @contextlib.contextmanager
     def update(self) -> Iterator[None]:
-        """Take the step of the batch that was given last, within; what raises there leaves `updating` true."""
+        """Wrap the step on the batch yielded last; an exception within leaves `updating` true."""
         self.updating = True
         yield
         self.updating, self._given = False, None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a batch was given that no step has been taken on."""
+        """Return whether a batch was yielded on which no step has been taken."""
         return self._given is not None
 
     def take_back(self) -> bool:
-        """Have a batch that was given, and not trained on, wait again, as a checkpoint is to hold it; whether there is one."""
+        """Put back a batch that was yielded but not trained on, for a checkpoint; return whether there was one."""
         if self._given is None:
             return False
         batch, self.epoch, self.round = self._given
@@ -122,12 +122,12 @@ class BatchStream:
             self._generator_before = before
 
     def settle(self) -> None:
-        """Wait until no round is being sampled: who asks the engine next has it alone, and the environment."""
+        """Wait until no round is being sampled, so that the next caller has engine and environment to itself."""
         if self.ahead is not None:
             self.ahead.settle()
 
     def abandon(self, wait_s: float) -> None:
-        """Give up a round that is being sampled ahead, and wait so long for its thread to notice; 0: not now."""
+        """Give up a round that is being sampled ahead, and wait up to `wait_s` for its thread to notice; 0: do not wait."""
         self.updating, self._given = False, None
         if self.ahead is not None:
             self.ahead.abandon()
@@ -136,13 +136,13 @@ class BatchStream:
                 self.ahead = None
 
     def state_dict(self, shape: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the position: epoch, round, and of each process the rest of the current round and its generator.
+        """Return the position: epoch, round, and the rest of the current round and the generator of each process.
 
-        While a round is being sampled, that is where it began: a resumed run samples it again, the same. Of one that is sampled
-        ahead it holds the adapters too, which are no longer those of the policy. All processes have to ask for it together.
+        While a round is being sampled, the position is its start, and a resumed run samples the same round again. For one
+        sampled ahead it includes the adapters, which the policy no longer has. All processes must call this together.
 
         Args:
-            shape: what the position is counted in, key of `data` -> value.
+            shape: units of the position, key of `data` -> value.
         """
         idle = not self.sampling and self.ahead is None
         own = {
@@ -162,17 +162,17 @@ class BatchStream:
     def load_state_dict(
         self, state_dict: Mapping[str, Any], shape: Mapping[str, Any], rounds_per_epoch: int, rank: int, world_size: int
     ) -> None:
-        """Go on where `state_dict` was taken.
+        """Resume from the position in `state_dict`.
 
         Args:
             state_dict: the position.
-            shape: what positions are counted in now.
-            rounds_per_epoch: of the training tasks.
-            rank: of this process.
-            world_size: number of processes; may be another one than before.
+            shape: current units of positions.
+            rounds_per_epoch: number of rounds in an epoch.
+            rank: rank of this process.
+            world_size: number of processes, possibly different from before.
 
         Raises:
-            ConfigError: the stream is cut in another way now, so that the position would mean something else; or the
+            ConfigError: the stream is now divided differently, so that the position would mean something else; or the
                 checkpoint is of an earlier version.
         """
         if "processes" not in state_dict:
@@ -190,7 +190,7 @@ class BatchStream:
         self.pending = reshard(pending, rank, world_size)
         if rank < len(processes):
             self.generator.set_state(processes[rank]["generator"])
-        else:  # a process that was not there before: a stream of its own, that no other one has had
+        else:  # a new process gets its own stream, which no other has used
             self.generator.manual_seed(self.seed + 1_000_003 * (self.epoch * rounds_per_epoch + self.round) + rank)
         self.sampler.load_state_dict(state_dict["sampler"])
         ahead = state_dict.get("ahead")  # older versions do not have it

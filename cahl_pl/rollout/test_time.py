@@ -1,4 +1,4 @@
-"""How episodes are made at test time: greedily by both levels, by the executor alone, with votes, with further plans."""
+"""Episodes at test time with votes among plans or with further plans."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from cahl_pl.types import Action, Feedback, Group, Plan, Task, ToolCall
 class VotingRollout(Rollout):
     """Rollout that carries out, for each request, the plan that most drawn-up plans agree on.
 
-    Only the winner is carried out: no tool runs for a plan that was not chosen. Plans that cannot be read have no vote; of
-    plans with as many votes the earliest wins.
+    Only the winner is carried out: no tool runs for a plan that was not chosen. Unreadable plans have no vote; on a tie
+    the earliest plan wins.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class VotingRollout(Rollout):
                     key = plan_key(plan, tasks[i])
                     votes[i][key] += 1
                     first[i].setdefault(key, completion)
-        # most_common keeps the order of first appearance among equals
+        # most_common keeps ties in the order of first appearance
         chosen = [first[i][votes[i].most_common(1)[0][0]] if votes[i] else drawn[i][0] for i in range(len(tasks))]
         return [[completion] for completion in chosen], sum(len(c.ids) for group in drawn for c in group)
 
 
 class ReplanningRollout(VotingRollout):
-    """Rollout that asks the planner again when a call has failed, at most `inference.replans` times a request.
+    """Rollout that asks the planner again when a call has failed, at most `inference.replans` times per request.
 
     The dialogue of the next prompt holds the calls made so far and their answers, and "$1" is then the first sub-task of the
-    new plan. It is carried out in the same session, so that what earlier calls have changed stays changed. The episode joins
-    all plans and steps, failed calls among them. An output in which no call can be read is no reason to ask again: nothing of
-    it could be shown.
+    new plan. It is carried out in the same session, so that changes by earlier calls persist. The episode joins
+    all plans and steps, including failed calls. An output without a readable call is no reason to ask again: there would be
+    nothing to show.
     """
 
     def _execute(
@@ -94,11 +94,11 @@ class ReplanningRollout(VotingRollout):
     ) -> tuple[list[Group], int]:
         self._left = self.inference.replans
         groups, tokens = super()._execute(policy, builder, episodes, generator, copies)
-        latest = list(episodes)  # what became of each episode's last plan
+        latest = list(episodes)  # execution of each episode's last plan
         while self._left:
             self._left -= 1
             asked = {
-                i: after(episodes[i].asked, episodes[i].steps)  # another plan may go another way
+                i: after(episodes[i].asked, episodes[i].steps)  # another plan may take another way
                 for i, part in enumerate(latest)
                 if part.steps and has_failed(part.steps[-1])
             }
@@ -128,7 +128,7 @@ class ReplanningRollout(VotingRollout):
 
 
 def _append(episode: Episode, part: Episode) -> None:
-    """Make the episode's next plan, and what was done by it, a part of the episode."""
+    """Append the next plan and its execution to the episode."""
     episode.plan_text += "\n\n" + part.plan_text
     episode.plan_thinking_tokens += part.plan_thinking_tokens
     episode.plan = Plan(episode.plan.subtasks + part.plan.subtasks)
@@ -140,7 +140,7 @@ def _append(episode: Episode, part: Episode) -> None:
 
 
 def plan_key(plan: Plan, task: Task) -> str:
-    """Return equal for plans that ask for the same calls; their order counts only where one uses another's result."""
+    """Return a key, equal for plans that ask for the same calls; order counts only if one uses another's result."""
     calls = [coerce_call(ToolCall(s.tool, s.parameters), task.tools) for s in plan.subtasks if s.tool is not None]
     keys = [canonical([call.name, dict(call.arguments)]) for call in calls]
     ordered = any(True for call in calls for _ in references_in(call.arguments))

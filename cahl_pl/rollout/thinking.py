@@ -1,8 +1,8 @@
 """Thoughts of sampled outputs: counted, and closed where they grow too long.
 
-A thought that reaches `max_thinking_tokens` is closed with the words of the chat template, and the model goes on with its
-answer (budget forcing, arXiv 2501.19393). The closing words are no choice of the policy: they are left out of the loss, as a
-tool's answer is, and what is sampled after them is conditioned on them, there as here.
+A thought that reaches `max_thinking_tokens` is closed with the words of the chat template, and the model continues with its
+answer (budget forcing, arXiv 2501.19393). The closing words are not chosen by the policy: like a tool's answer they are left
+out of the loss, and the tokens sampled after them are conditioned on them, there as here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def generate(
     generator: torch.Generator,
     drafts: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Completion]]:
-    """Return what the engine samples, with thoughts counted and held to their limit.
+    """Return the engine's samples, with thoughts counted and kept within their limit.
 
     Args:
         engine: samples tokens.
@@ -39,13 +39,13 @@ def generate(
         role: the adapter to sample from.
         prompts: token ids.
         num_samples: completions per prompt; 1 with drafts.
-        sampling: with the limit, if there is one.
+        sampling: sampling parameters, with the limit if any.
         generator: the only source of randomness.
-        drafts: a guess at each completion; None for none.
+        drafts: a guess at each completion, or None.
 
     Raises:
-        ConfigError: between the limits of thought and completion there is no room for the words that close a thought, or no
-            words are known that do.
+        ConfigError: the limits of thought and completion leave no room for the words that close a thought, or these are
+            not known.
     """
     limit, closing = sampling.max_thinking_tokens, builder.end_of_thought
     first = sampling
@@ -83,7 +83,7 @@ def generate(
 
 
 def count(found: Sequence[Sequence[Completion]], builder: PromptBuilder) -> None:
-    """Note how many tokens of each completion are its thought, without those that closed it."""
+    """Record how many tokens of each completion are its thought, without those that closed it."""
     for group in found:
         for completion in group:
             thought = builder.thinking_tokens(completion.ids.tolist())
@@ -92,7 +92,7 @@ def count(found: Sequence[Sequence[Completion]], builder: PromptBuilder) -> None
 
 
 def _closed(begun: Completion, closing: Sequence[int]) -> Completion:
-    """Return the beginning of a completion with its thought closed, by what of that is not written yet."""
+    """Return the beginning of a completion, its thought closed by the part of the closing words not yet written."""
     ids = begun.ids.tolist()
     written = next(n for n in range(len(closing) - 1, -1, -1) if ids[len(ids) - n :] == list(closing[:n]))
     forced = torch.tensor(closing[written:])
@@ -111,7 +111,7 @@ def _rests(
     sampling: Sampling,
     generator: torch.Generator,
 ) -> list[Completion]:
-    """Return what follows each beginning: in one batch or, where the base limits the length, in one for each length left."""
+    """Return each beginning's continuation: in one batch or, if the base limits the length, in one per remaining length."""
     room = [sampling.max_new_tokens - len(start.ids) for start in begun]
     batches = sorted(set(room)) if policy.limits_length else [max(room)] if room else []
     rests: dict[int, Completion] = {}

@@ -1,4 +1,4 @@
-"""One round of training: the tasks that this process draws for it, and the episodes that are sampled of them."""
+"""One round of training: the tasks that this process draws for it, and the episodes sampled from them."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from cahl_pl.types import Group, Role, Task
 
 
 class RoundTasks:
-    """This process's share of the tasks of a round; the same draw in every process, of which each takes its own part.
+    """This process's share of a round's tasks; every process makes the same draw and takes its own part.
 
     Args:
         source: all training tasks.
-        sampler: which of them a round draws.
-        size: tasks of the round, over all processes.
-        seed: of the draw.
-        epoch: of the round.
-        number: of the round in its epoch, from 0.
-        rank: of this process.
+        sampler: sampler that draws the tasks of a round.
+        size: number of tasks of the round, over all processes.
+        seed: seed of the draw.
+        epoch: epoch of the round.
+        number: number of the round in its epoch, from 0.
+        rank: rank of this process.
         world_size: number of processes.
 
     Attributes:
-        indices: of this process's tasks in `source`, in the order in which they were drawn.
+        indices: indices of this process's tasks in `source`, in the order drawn.
         tasks: the tasks at these indices.
 
     Raises:
-        SchemaError: a tool of a drawn task has parameters that are no valid schema.
-        ConfigError: the sampler gives what are no indices of tasks.
+        SchemaError: a tool of a drawn task has parameters that are not a valid schema.
+        ConfigError: the sampler returns something other than task indices.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class RoundTasks:
         self._take(drawn)
 
     def draw_more(self, attempt: int, share: float) -> list[Task] | None:
-        """Draw further tasks for dynamic sampling; None where no task is left.
+        """Draw further tasks for dynamic sampling; None if no task is left.
 
         Args:
             attempt: number of the refill, from 0.
-            share: how many, as a share of the round's size.
+            share: number of tasks, as a share of the round's size.
         """
         count = math.ceil(share * self.size)
         with own_code(self.sampler, "refill"):
@@ -87,7 +87,7 @@ class RoundTasks:
         return self._take(drawn)
 
     def _check(self, drawn: Any, method: str) -> None:
-        """Check what the sampler gives, which may be a user's own."""
+        """Check the result of the sampler, which may be a user's own."""
         count = len(self.source)
         is_right = isinstance(drawn, list) and drawn and all(type(i) is int and 0 <= i < count for i in drawn)
         if not is_right or len(drawn) > len(set(drawn)):
@@ -111,12 +111,12 @@ class RoundTasks:
 def player_of(
     shared: Rollout, engine: Engine, rewards: Mapping[Role, BaseReward], single_level: bool
 ) -> Rollout | SingleLevelRollout:
-    """Return what plays the episodes of training.
+    """Return the rollout that plays training's episodes.
 
     Args:
-        shared: of the configuration: its environment and limits are used.
-        engine: who samples.
-        rewards: of each role.
+        shared: the configured rollout, whose environment and limits are used.
+        engine: sampling engine.
+        rewards: reward of each role.
         single_level: whether the executor works without a planner.
     """
     if single_level:
@@ -147,17 +147,17 @@ def play_round(
     """Sample the episodes of a round, and those of further tasks while comparisons carry no signal.
 
     Args:
-        tasks: of the round; extended by what dynamic sampling draws.
+        tasks: tasks of the round; extended by those that dynamic sampling draws.
         player: plays and scores episodes.
-        policy: what is sampled from; its prefixes are forgotten before and between.
-        builder: makes the prompts.
+        policy: the policy sampled from; its prefixes are discarded before and between.
+        builder: prompt builder.
         generator: the only source of randomness.
-        roles: who is trained on the round.
+        roles: roles trained on the round.
         refills: how often further tasks may be drawn.
-        signal: of a role's groups, the comparisons that it could learn from.
+        signal: function from a role's groups to the comparisons that it could learn from.
 
     Returns:
-        The round, whose metrics are of the tasks as they were drawn first, and what the samples of each task earned in this
+        The round, whose metrics are those of the tasks drawn first, and the rewards of each task's samples in this
         process, by the task's index.
     """
 

@@ -2,8 +2,8 @@
 
 For every task G_h plans are sampled in one batch. Then, step by step, G_l outputs are sampled for every plan of every
 task in one batch, one of them is carried out, and its feedback is appended to that plan's prompt, until the plan ends.
-With `replans`, some requests are then planned again from where a call failed, as if they were new ones.
-A plan that cannot be read, an unknown tool or a failing call is an outcome with its reward, not an error.
+With `replans`, some requests are then planned again from the point where a call failed, like new requests.
+An unreadable plan, an unknown tool or a failing call is an outcome with its reward, not an error.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Rollout:
         config: group sizes, branching and limits.
 
     Attributes:
-        watch: is told of what is carried out; None for nobody.
-        grammars: of the outputs; None for none.
+        watch: observer of what is carried out, or None.
+        grammars: grammars of the outputs, or None.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Rollout:
 
         Args:
             policy: base and adapters; not changed.
-            builder: makes the prompts.
+            builder: prompt builder.
             tasks: the requests of the round.
             generator: the only source of randomness.
 
@@ -123,16 +123,16 @@ class Rollout:
         before: int = 0,
         sessions: Sequence[Sequence[Session]] = (),
     ) -> Played:
-        """Sample and score plans of each task, and executions of these.
+        """Sample and score plans of each task, and their executions.
 
         Args:
             policy: as for `run`.
             builder: as for `run`.
             tasks: the tasks.
-            prompts: of the planner.
+            prompts: prompts of the planner.
             generator: as for `run`.
-            before: tasks that have been played in this round: comparisons are numbered on from there.
-            sessions: to carry out each task's executions in, in their order; none: fresh ones.
+            before: number of tasks already played in this round, from which the numbering of comparisons continues.
+            sessions: sessions of each task's executions, in order; if empty, fresh ones.
         """
         config = self.config
         plans, tokens = self._plan(policy, builder, tasks, prompts, generator)
@@ -166,16 +166,16 @@ class Rollout:
         first: Played,
         generator: torch.Generator,
     ) -> tuple[list[Played], dict[str, float]]:
-        """Plan the tasks again after a failed call, see `RolloutConfig.replans`; returns what was played and its metrics.
+        """Plan the tasks again after a failed call, see `RolloutConfig.replans`; return the samples and their metrics.
 
-        The episodes of the plans before are left as they are, the steps after the failure among them: what those plans earn
-        and what their executor learns is the same with and without further plans. A further plan goes on from the
-        first failure, as it does at test time, where the rest of the plan before is not carried out.
+        The episodes of earlier plans are left unchanged, including the steps after the failure: the rewards of those plans
+        and what their executor learns are the same with and without further plans. A further plan continues from the
+        first failure, as at test time, where the rest of the earlier plan is not carried out.
         """
         played: list[Played] = []
         groups, left_out = len(tasks), 0
         successes: list[bool] = []
-        count = len(first.episodes) // len(tasks)  # episodes of a task
+        count = len(first.episodes) // len(tasks)  # episodes per task
         latest = [
             (Failure(task, (), task), first.episodes[t * count : (t + 1) * count]) for t, task in enumerate(tasks)
         ]
@@ -215,7 +215,7 @@ class Rollout:
         prompts: Sequence[list[int]],
         generator: torch.Generator,
     ) -> tuple[list[list[Completion]], int]:
-        """Return the plans of each task that are carried out, G_h of them, and the number of tokens sampled for them."""
+        """Return the G_h plans of each task to carry out, and the number of tokens sampled for them."""
         plans = self._ask(
             "plan", policy, builder, tasks, prompts, self.config.planner_group_size, self.config.planner, generator
         )
@@ -233,7 +233,7 @@ class Rollout:
         self._tell(task, plan)
         prompt = builder.executor(task, plan.subtasks[0]) if plan.subtasks else []
         if session is None:
-            session = started(self.environment, asked)  # which answers calls of every way
+            session = started(self.environment, asked)  # it answers calls of every way
         thought = written.thinking_tokens
         targets = assign_gold(plan, task.foreseeable)
         return Episode(asked, task, plan_index, plan, text, targets, session, prompt, plan_thinking_tokens=thought)
@@ -246,7 +246,7 @@ class Rollout:
         generator: torch.Generator,
         copies: int,
     ) -> tuple[list[Group], int]:
-        """Carry out all episodes step by step; returns the executor's groups, and the number of tokens sampled."""
+        """Carry out all episodes step by step; return the executor's groups and the number of tokens sampled."""
         config = self.config
         samples = config.executor_group_size // copies
         sampled: list[tuple[Episode, int, list[int], list[Completion]]] = []
@@ -277,7 +277,7 @@ class Rollout:
                     episode.prompt = [*episode.prompt, *completion.ids.tolist(), *follow]
         if self.planner_reward.reads_probabilities:
             self._find_probabilities(policy, builder, episodes, [(e, k, prompt) for e, k, prompt, _ in sampled])
-        # only now: a reward may depend on how the episode ends
+        # only here: a reward may depend on how the episode ends
         groups = []
         for episode, k, prompt, group in sampled:
             carried_out = scored_of(episode)
@@ -296,7 +296,7 @@ class Rollout:
         episodes: Sequence[Episode],
         steps: Sequence[tuple[Episode, int, list[int]]],
     ) -> None:
-        """Fill in `Episode.call_probabilities`: of the gold call that is due at each step, from its prompt on."""
+        """Fill in `Episode.call_probabilities` for the gold call that is due at each step, given its prompt."""
         for episode in episodes:
             episode.call_probabilities = {}
         calls = [(e, k, prompt, gold) for e, k, prompt in steps if (gold := e.targets[k].gold) is not None]
@@ -323,7 +323,7 @@ class Rollout:
             self.watch(task, event)
 
     def _plan_components(self, episodes: list[Episode]) -> dict[str, float | None]:
-        """R_h's components for one plan, from all that was sampled under it."""
+        """Return R_h's components for one plan, from all its samples."""
         executions = [scored_of(episode) for episode in episodes]
         if self.config.branching == "trajectory" or self.config.executor_group_size == 1:
             return components_of(self.planner_reward, executions[0].task, episodes[0].plan, executions)
@@ -332,7 +332,7 @@ class Rollout:
 
 
 def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
-    """Return the call that the next sub-task describes, results in the place of references: what executors mostly write."""
+    """Return the call that the next sub-task describes, with references resolved: what executors mostly write."""
     subtask = episode.plan.subtasks[len(episode.steps)]
     if subtask.tool is None:
         return []
@@ -349,12 +349,12 @@ def _draft(builder: PromptBuilder, episode: Episode) -> list[int]:
     call = ToolCall(subtask.tool, replace_references(subtask.parameters, put))
     try:
         return call_ids(builder, [call], episode.task.tools)
-    except ConfigError:  # it is a guess, and the planner's values may be any
+    except ConfigError:  # only a guess, and the planner's values are arbitrary
         return []
 
 
 def _step(builder: PromptBuilder, episode: Episode, written: Completion) -> Step:
-    """Return the next step of an episode, by what was written for it."""
+    """Return the next step of an episode from the completion written for it."""
     ids, subtask = written.ids.tolist(), episode.plan.subtasks[len(episode.steps)]
     action = read_action(builder, ids, episode.task.tools)
     return Step(subtask, builder.decode(ids), action, thinking_tokens=written.thinking_tokens)

@@ -1,1 +1,1 @@
-"""What a run writes, where, and how it goes on."""
+"""Output of runs, its location, and the resuming of runs."""

@@ -1,14 +1,14 @@
 """Find and check the checkpoints of a run.
 
-A checkpoint is Lightning's, one dictionary, and never holds the base. Who puts what into it:
+A checkpoint is Lightning's, one dictionary, and never contains the base. Its entries and their sources:
 
     state_dict                          both adapters: `CAHLModule.state_dict`, of `Policy.adapter_state`
     policy_version, policy_config, warm
-                                        steps of each role, what the adapters fit on, who imitates:
+                                        steps of each role, the configuration that the adapters fit, roles that imitate:
                                         `CAHLModule.on_save_checkpoint`
-    RolloutDataModule                   position in the data, of each process its generator and the waiting batches of the
-                                        round, the sampler: `RolloutDataModule.state_dict`
-    callbacks                           what each callback has counted: its own `state_dict`
+    RolloutDataModule                   position in the data, each process's generator and pending batches of the round,
+                                        the sampler: `RolloutDataModule.state_dict`
+    callbacks                           counts of each callback: its own `state_dict`
     optimizer_states, lr_schedulers, loops, global_step, epoch      Lightning's own
 
 The callback `Checkpoints` writes it.
@@ -29,7 +29,7 @@ from cahl_pl.errors.own_code import is_ours, own_code, path_of
 
 
 def newest(folder: Path, is_rank_zero: bool = True) -> Path | None:
-    """Return the newest whole checkpoint of a run's folder; damaged ones are named on the way."""
+    """Return the newest complete checkpoint of a run's folder; print the names of damaged ones."""
     for path in reversed(paths_by_step(folder)):
         fault = fault_of(path)
         if fault is None and is_checkpoint(path):
@@ -47,9 +47,9 @@ def paths_by_step(folder: Path) -> list[Path]:
 
 
 def fault_of(path: Path) -> str | None:
-    """Return why a checkpoint cannot be used; None if it is whole.
+    """Return why a checkpoint cannot be used; None if it is complete.
 
-    A checkpoint is a zip archive with a checksum of every record, which loading alone would not look at.
+    A checkpoint is a zip archive with a checksum of every record, which loading alone would not check.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -60,22 +60,22 @@ def fault_of(path: Path) -> str | None:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Return what a file holds, its tensors in the host's memory, wherever they were when it was written.
+    """Return the content of a file, with its tensors in host memory, wherever they were when it was written.
 
     Raises:
-        Exception: of many types, where it is damaged; see `fault_of`.
+        Exception: of many types, if it is damaged; see `fault_of`.
     """
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_state(owner: Any) -> None:
-    """Check that what an object of a user's own keeps in checkpoints can be written, and be read again.
+    """Check that the state that a user's own object keeps in checkpoints can be written and read back.
 
     Args:
         owner: a callback, or the like, with a `state_dict`.
 
     Raises:
-        ConfigError: it cannot, or asking for it raises something.
+        ConfigError: it cannot, or getting it raises an error.
     """
     if is_ours(owner):
         return
@@ -85,7 +85,7 @@ def check_state(owner: Any) -> None:
     try:
         torch.save(state, file)
         torch.load(io.BytesIO(file.getvalue()), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever pickling an object raises
+    except Exception as error:  # any error of pickling an object
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise ConfigError(
             f"{path_of(owner)}.state_dict gives what no checkpoint can hold ({first}): let it give numbers, texts, lists, "
@@ -94,7 +94,7 @@ def check_state(owner: Any) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether a whole archive holds what this trainer writes. What cannot be loaded safely is left to the loading."""
+    """Return whether a complete archive is a checkpoint of this trainer. Unsafe content is left for loading to refuse."""
     try:
         content = read_checkpoint(path)
     except pickle.UnpicklingError:

@@ -1,4 +1,4 @@
-"""TensorBoard event files that outlive a full disk."""
+"""TensorBoard event files that survive a full disk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 
 def survive_full_disk(trainer: Trainer) -> None:
-    """Have TensorBoard's event files cost a warning, not the run, when they cannot be written."""
+    """Make TensorBoard's event files, if they cannot be written, cost a warning, not the run."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            # opens again what an earlier run of this logger has closed, and writes nothing
+            # reopens what an earlier run of this logger has closed, and writes nothing
             logger.experiment.add_scalars("", {})
             writer = logger.experiment.file_writer
             if not isinstance(writer.event_writer, _BestEffortWriter):
@@ -21,7 +21,7 @@ def survive_full_disk(trainer: Trainer) -> None:
 
 
 def hide_later_events(trainer: Trainer) -> None:
-    """Have TensorBoard leave out what this folder's event files hold behind the step from which the run starts."""
+    """Make TensorBoard leave out events in this folder's files after the step from which the run starts."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             start = Event(session_log=SessionLog(status=SessionLog.START))
@@ -29,7 +29,7 @@ def hide_later_events(trainer: Trainer) -> None:
 
 
 class _BestEffortWriter:
-    """An event writer that stops writing where it would raise OSError."""
+    """An event writer that stops writing instead of raising OSError."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer

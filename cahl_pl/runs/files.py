@@ -16,7 +16,7 @@ from cahl_pl.errors import ConfigError
 
 
 def check_checkpoint(path: str) -> None:
-    """Check that there is a file of this name to go on from; what is in it is not looked at.
+    """Check that there is a file of this name to resume from; its content is not checked.
 
     Raises:
         ConfigError: there is none.
@@ -32,10 +32,10 @@ def check_checkpoint(path: str) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and see that files can be written to it, before anything is computed for them.
+    """Make a folder, and check that files can be written to it, before anything is computed for them.
 
     Raises:
-        ConfigError: they cannot: the folder is read-only, no folder can be there, or the disk is full.
+        ConfigError: they cannot: the folder is read-only, no folder can be made there, or the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,14 @@ def check_writable(folder: Path) -> None:
 
 
 def lock(path: Path) -> Callable[[], object]:
-    """Keep other processes out that lock the same file, which is made for it.
+    """Lock a file, which is created if needed, against other processes that lock it.
 
     Returns:
-        What gives the lock back; the end of the process, however it comes, does so too. Where the system or the file system
-        knows no locks, there is none.
+        A function that releases the lock; the end of the process, however it comes, does so too. If the system or the file
+        system has no locks, nothing is locked.
 
     Raises:
-        BlockingIOError: another process, or this one, holds it.
+        BlockingIOError: another process, or this one, holds the lock.
         OSError: the file cannot be made.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -73,7 +73,7 @@ def lock(path: Path) -> Callable[[], object]:
 
 
 def append(path: Path, text: str) -> None:
-    """Append text to a file, whole or not at all; what has no UTF-8 becomes `?`.
+    """Append text to a file, whole or not at all; characters without UTF-8 become `?`.
 
     Raises:
         OSError: it cannot be written, such as on a full disk.
@@ -89,7 +89,7 @@ def append(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a value as a file of JSON, whole or not at all: that it is there tells other programs that it is complete.
+    """Write a value as a JSON file, whole or not at all: if the file exists, other programs know that it is complete.
 
     Raises:
         OSError: it cannot be written.
@@ -100,7 +100,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def remove_empty_run(folder: Path) -> None:
-    """Remove the folder of a run that was refused at its start; one that holds anything of worth stays as it is."""
+    """Remove the folder of a run that was refused at its start, unless it contains anything of value."""
     started = ("config.yaml", "hparams.yaml", "data.txt", ".lock")  # written before anything is computed
     kept = [
         path

@@ -1,4 +1,4 @@
-"""What a run writes for people and other programs: where, episodes as plain JSON values, curves that outlive a full disk."""
+"""Episodes as plain JSON values, which a run writes for people and other programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cahl_pl.types import ToolCall, Trajectory
 def record(trajectory: Trajectory) -> dict[str, Any]:
     """Return one episode: request, plan, steps with calls and feedback, gold, success.
 
-    Nobody knows what a user's own request needs (`cahl_pl.datasets.Requests`): it has no gold, and its success is None.
+    What a user's own request needs is not known (`cahl_pl.datasets.Requests`): it has no gold, and its success is None.
     """
     task = trajectory.task
     known = task.tags.get("kind") != KIND

@@ -1,4 +1,4 @@
-"""Which folder a run writes into: `--ckpt_path last` goes on in that of the newest run, `test` has one of its own."""
+"""The folder that a run writes into: `--ckpt_path last` resumes in that of the newest run, `test` has its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cahl_pl.runs.checkpoints import newest, paths_by_step
 from cahl_pl.runs.trackers import TRACKERS, Tracker, check_package, noted_run, tracker_of
 
 _RANKS = ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
-"""Variables of Lightning's own launcher, of torchrun and of srun, of which all are 0 in the first process alone."""
+"""Variables of Lightning's own launcher, of torchrun and of srun, all of which are 0 only in the first process."""
 
 VERBS = ("validate", "test", "predict")
 """The subcommands that train nothing."""
@@ -29,7 +29,7 @@ MEASURED = (
     *(f"data.rollout.{name}" for name in ("max_", "too_long", "planner.max_", "executor.max_")),
     "model.policy.",
 )
-"""What the keys begin with that `validate`, `test` and `predict` depend on; the others are those of training."""
+"""Prefixes of the keys that `validate`, `test` and `predict` depend on; the others belong to training."""
 
 
 _AT_EVERY_START = (
@@ -37,22 +37,23 @@ _AT_EVERY_START = (
     "config",
     *(f"trainer.logger.init_args.{name}" for name in ("version", *(tracker.run for tracker in TRACKERS.values()))),
 )
-"""Keys that differ at every start."""
+"""Keys whose values differ at every start."""
 
 
 def resume_last(config: Namespace, training: bool = True) -> None:
-    """Replace `ckpt_path: last` by the newest whole checkpoint of the newest run, and log into that run's folder.
+    """Replace `ckpt_path: last` by the newest complete checkpoint of the newest run, and log into that run's folder.
 
-    Where there is no run yet, or it has no checkpoint, training starts from the beginning: the same command serves for
-    the first start and for every one after it.
+    If there is no run yet, or it has no checkpoint, training starts from the beginning: the same command serves for
+    the first start and for all later ones.
 
     Args:
-        config: of a subcommand; `ckpt_path` is set in it, and the logger's `version` if that is training, or the tracker's run.
-        training: whether the subcommand trains; others need a checkpoint, and have folders of their own.
+        config: a subcommand's configuration, in which `ckpt_path` is set and, for training, the logger's `version` or the
+            tracker's run.
+        training: whether the subcommand trains; others need a checkpoint, and have their own folders.
 
     Raises:
-        ConfigError: there are checkpoints, and all of them are damaged; there is none to test; or it is not known where
-            the logger writes.
+        ConfigError: there are checkpoints, but all of them are damaged; there is none to test; or the logger's folder is
+            not known.
     """
     is_rank_zero = all(os.environ.get(name, "0") == "0" for name in _RANKS)
     folder, version = _newest_run(config)
@@ -88,7 +89,7 @@ def resume_last(config: Namespace, training: bool = True) -> None:
 
 
 def _keep_metrics(folder: Path, checkpoint: Path) -> None:
-    """Keep what CSVLogger has written so far, which it deletes when a run goes on in its folder."""
+    """Keep what CSVLogger has written so far, which it deletes when a run resumes in its folder."""
     metrics = folder / "metrics.csv"
     if metrics.is_file():
         kept = metrics.with_name(f"metrics.until-{checkpoint.stem}.csv")
@@ -110,12 +111,12 @@ def _saves(config: Namespace) -> bool:
 
 
 def name_folder(config: Namespace, verb: str) -> None:
-    """Have `validate`, `test` and `predict` log into a folder of their own, `<save_dir>/<name>/test_0` and so on.
+    """Make `validate`, `test` and `predict` log into their own folder, `<save_dir>/<name>/test_0` and so on.
 
-    So no number of the runs of training is used up, and no run's curves get points that its training did not measure.
+    So no version number of training runs is used up, and no run's curves get points that its training did not measure.
 
     Args:
-        config: of a subcommand; the logger's `version` is set in it, unless it names a folder in which nothing was trained.
+        config: a subcommand's configuration; its logger's `version` is set, unless that names a folder without training.
         verb: the subcommand.
     """
     logger = first_logger(config)
@@ -130,12 +131,12 @@ def name_folder(config: Namespace, verb: str) -> None:
 
 
 def folder_beside_tracker(config: Namespace, verb: str, goes_on: bool) -> Path | None:
-    """Return the folder of a run whose first logger is W&B's or MLflow's, which give it none; None with other loggers.
+    """Return the folder of a run whose first logger is W&B's or MLflow's, which provide none; None with other loggers.
 
     Args:
-        config: of a subcommand.
+        config: a subcommand's configuration.
         verb: the subcommand.
-        goes_on: with the newest run of training, if there is one.
+        goes_on: whether to resume the newest training run, if there is one.
     """
     root = _root_beside_tracker(config)
     if root is None:
@@ -162,7 +163,7 @@ def _root_beside_tracker(config: Namespace) -> Path | None:
 
 
 def _newest_version(root: Path) -> int | None:
-    """Return the number of the newest run below a folder that has trained."""
+    """Return the number of the newest training run below a folder."""
     runs = [path for path in root.glob("version_*") if _has_trained(path)]
     return max((int(path.name[8:]) for path in runs if path.name[8:].isdecimal()), default=None)
 
@@ -172,12 +173,12 @@ def _folder_name(version: int | str) -> str:
 
 
 def _has_trained(folder: Path) -> bool:
-    """Return whether it is the folder of a run of training, which has one for checkpoints from its start."""
+    """Return whether it is a training run's folder, which has one for checkpoints from the start."""
     return (folder / "checkpoints").is_dir()
 
 
 def check_loggers(config: Namespace) -> None:
-    """Check that the packages of all loggers are there.
+    """Check that the packages of all loggers are installed.
 
     Raises:
         ConfigError: one is not.
@@ -189,13 +190,13 @@ def check_loggers(config: Namespace) -> None:
 
 
 def first_logger(config: Namespace) -> Any:
-    """Return what is configured of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
+    """Return the configuration of the logger whose folder is the run's; False if there is none, None for Lightning's own."""
     logger = config.trainer.logger
     return [*logger, False][0] if isinstance(logger, list) else logger
 
 
 def expanded(folder: str | os.PathLike[str]) -> Path:
-    """Return a folder as Lightning's loggers understand it: with `~` and variables of the environment replaced."""
+    """Return a folder as Lightning's loggers understand it: with `~` and environment variables replaced."""
     return Path(os.path.expanduser(os.path.expandvars(folder)))
 
 
@@ -233,7 +234,7 @@ def _changes(path: Path, config: Namespace) -> list[str]:
             if not _same(then[key], now[key]):
                 found[key] = f"{key}: {then[key]} -> {now[key]}"
             continue
-        # on one side alone: a class that was dropped, or put in the place of a plain value
+        # on one side only: a class that was dropped, or that replaced a plain value
         other = now if key in then else then
         parents = [key[: at.start()] for at in re.finditer(r"\.", key)]
         for parent in (parent for parent in parents if parent in other):
@@ -242,12 +243,12 @@ def _changes(path: Path, config: Namespace) -> list[str]:
 
 
 def _told(values: dict[str, Any], key: str) -> Any:
-    """Return a flat configuration's value of a key, of a class its path."""
+    """Return a flat configuration's value of a key; for a class, its path."""
     return values[key] if key in values else values.get(f"{key}.class_path", "other keys")
 
 
 def _same(then: Any, now: Any) -> bool:
-    """Return whether a value is that of a configuration file, in which functions stand by their import paths."""
+    """Return whether a value equals that of a configuration file, which names functions by their import paths."""
     if callable(now) and isinstance(then, str):
         try:
             return import_function(then, "") is now
@@ -257,7 +258,7 @@ def _same(then: Any, now: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Namespaces as dictionaries, and what YAML does not know as text; functions stay."""
+    """Return namespaces as dictionaries, and what YAML does not know as text; functions stay."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, dict):
@@ -268,7 +269,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`, without what differs at every start."""
+    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`, without the keys that differ at every start."""
     if not isinstance(value, dict):
         return {prefix: value}
     result: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The table of what `validate` and `test` have measured."""
+"""The table of scores from `validate` and `test`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def print_scores(names: Sequence[str], values: Mapping[str, float]) -> None:
     """Print a row for each value, and a column for each test set or benchmark.
 
     Args:
-        names: of the sets; those without values are left out.
-        values: `<name>/<tag>` -> value, and `step`, the optimiser steps of the checkpoint; others are passed over.
+        names: names of the sets; those without values are left out.
+        values: `<name>/<tag>` -> value, and `step`, the optimiser steps of the checkpoint; others are ignored.
     """
     scores = {
         name: {tag.removeprefix(f"{name}/"): value for tag, value in values.items() if tag.startswith(f"{name}/")}

@@ -1,4 +1,4 @@
-"""Signals while a run does not listen to them itself."""
+"""Handling of signals while a run does not listen to them itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cahl_pl.errors import Interrupted
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Have SIGTERM end what runs at once, with status 143, until something else listens to it.
+    """Make SIGTERM end whatever runs at once, with status 143, until something else listens to it.
 
-    Lightning alone notes it and goes on: through a whole evaluation, and where that is the one before training, through the
-    first step.
+    Lightning by itself notes it and continues: through a whole evaluation and, if that precedes training, through the first
+    step.
     """
     if threading.current_thread() is not threading.main_thread():  # the only one that may
         yield

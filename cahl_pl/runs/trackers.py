@@ -1,7 +1,7 @@
-"""W&B and MLflow as loggers: the folder of a run, which they do not give it, and their own run, to go on with.
+"""W&B and MLflow as loggers: the folder of a run, which they do not provide, and their own run, to resume.
 
 A run's folder is `<trainer.default_root_dir>/<project or experiment>/version_0`, and so on, as that of TensorBoardLogger below
-its `save_dir`. `tracker.json` in it says which run of the tracker it belongs to: `--ckpt_path last` goes on with that one.
+its `save_dir`. `tracker.json` in it names the tracker's run that it belongs to: `--ckpt_path last` resumes that one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from cahl_pl.runs.folder import run_folder
 
 
 class Tracker(NamedTuple):
-    """What a tracker's logger calls things.
+    """Names used by a tracker's logger.
 
     Attributes:
-        project: the argument by which its runs belong together.
-        run: the argument that names one of its runs to go on with.
-        package: that Lightning's logger needs.
+        project: the argument that groups its runs.
+        run: the argument that names one of its runs to resume.
+        package: the package that Lightning's logger needs.
     """
 
     project: str
@@ -41,13 +41,13 @@ TRACKERS: Final = {
     "WandbLogger": Tracker("project", "id", "wandb"),
     "MLFlowLogger": Tracker("experiment_name", "run_id", "mlflow"),
 }
-"""By the name of Lightning's class."""
+"""Trackers by the name of Lightning's class."""
 
 FILE: Final = "tracker.json"
 
 
 def tracker_of(class_path: str) -> Tracker | None:
-    """Return what the logger of this class, or of one derived from it, calls things; None for one that is no tracker's."""
+    """Return the names used by a logger of this class, or of a class derived from it; None if it is not a tracker's."""
     module, _, name = class_path.rpartition(".")
     made = getattr(sys.modules.get(module), name, None)  # the parser has imported it
     names = [base.__name__ for base in made.__mro__] if isinstance(made, type) else [name]
@@ -55,7 +55,7 @@ def tracker_of(class_path: str) -> Tracker | None:
 
 
 def check_package(class_path: str) -> None:
-    """Check that the package is there that Lightning's logger of a tracker needs.
+    """Check that the package that Lightning's logger of a tracker needs is installed.
 
     Raises:
         ConfigError: it is not.
@@ -72,7 +72,7 @@ def check_package(class_path: str) -> None:
 
 
 def fit_names(trainer: Trainer) -> None:
-    """Have MLflow get names of metrics that it can keep as files: none is that of a folder which holds others.
+    """Give MLflow names of metrics that it can keep as files: none is the folder of others.
 
     `tools/invalid_rate/<cause>` becomes `tools/invalid_rate_<cause>` there.
     """
@@ -89,12 +89,12 @@ def note_run(trainer: Trainer) -> None:
     """Note which run of its tracker a run belongs to, if its first logger is a tracker's; for the first process."""
     logger = trainer.loggers[0] if trainer.loggers else None
     if isinstance(logger, WandbLogger | MLFlowLogger):
-        logger.experiment  # noqa: B018 - made when it is asked for, and has no id before
+        logger.experiment  # noqa: B018 - made on first access, and has no id before
         write_json(run_folder(trainer) / FILE, {"run": logger.version})
 
 
 def noted_run(folder: Path) -> str | None:
-    """Return the run of its tracker that a run's folder belongs to; None where that is not known."""
+    """Return the run of its tracker that a run's folder belongs to; None if that is not known."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))["run"]
     except (OSError, ValueError, TypeError, KeyError):
@@ -103,12 +103,12 @@ def noted_run(folder: Path) -> str | None:
 
 
 def log_histograms(logger: Any, values: Mapping[str, Tensor], step: int) -> None:
-    """Log distributions to W&B; MLflow knows none.
+    """Log distributions to W&B; MLflow has none.
 
     Args:
-        logger: of a trainer; of any other kind nothing is logged.
+        logger: a trainer's logger; nothing is logged to any other kind.
         values: tag -> values, [N].
-        step: on the x-axis.
+        step: value on the x-axis.
     """
     if isinstance(logger, WandbLogger):
         import wandb
@@ -121,11 +121,11 @@ def log_trajectories(logger: Any, columns: Sequence[str], rows: Sequence[Sequenc
     """Log episodes: to W&B as a table, to MLflow as a text among the run's artifacts.
 
     Args:
-        logger: of a trainer; of any other kind nothing is logged.
-        columns: of the table.
-        rows: one an episode.
+        logger: a trainer's logger; nothing is logged to any other kind.
+        columns: columns of the table.
+        rows: one per episode.
         text: the same in Markdown.
-        step: on the x-axis.
+        step: value on the x-axis.
     """
     if isinstance(logger, WandbLogger):
         logger.log_table("trajectories", list(columns), [list(row) for row in rows], step=step)
@@ -134,17 +134,17 @@ def log_trajectories(logger: Any, columns: Sequence[str], rows: Sequence[Sequenc
 
 
 def log_summary(logger: Any, settings: Mapping[str, Any], final: Mapping[str, float], step: int) -> None:
-    """Log what a run was set to, and what it came to.
+    """Log a run's settings and final metrics.
 
     Args:
-        logger: of a trainer; of any other kind nothing is logged.
+        logger: a trainer's logger; nothing is logged to any other kind.
         settings: name -> number or text.
         final: tag -> value.
-        step: on the x-axis.
+        step: value on the x-axis.
     """
     if isinstance(logger, WandbLogger | MLFlowLogger):
         known = {}
-        if isinstance(logger, MLFlowLogger):  # where a run goes on: MLflow refuses another value of a parameter
+        if isinstance(logger, MLFlowLogger):  # when a run resumes: MLflow refuses another value of a parameter
             known = logger.experiment.get_run(logger.run_id).data.params
         logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
         logger.log_metrics(dict(final), step)

@@ -1,12 +1,12 @@
-"""Tool schemas: what is wrong with a call, and the same call with its arguments in their declared types.
+"""Tool schemas: problems of a call, and the same call with its arguments in their declared types.
 
-Schemas are JSON Schema, draft 2020-12. Two rules are not the plain standard's, because they are about calls
+Schemas are JSON Schema, draft 2020-12. Two rules differ from the plain standard, because they are about calls
 of tools:
 
 * a parameter that `properties` does not list is *undeclared*, unless `additionalProperties` says otherwise;
-* a value of another type passes where it can be read as its declared type: `"3"` as an integer, `3` as a
+* a value of another type passes if it can be read as its declared type: `"3"` as an integer, `3` as a
   string, `"true"` as a boolean, a JSON text as an array or object. Gold data of the field are full of such
-  values. What is inside arrays and objects is read in the same way, through references too;
+  values. The contents of arrays and objects are read in the same way, through references too;
 
 and `nullable: true` of OpenAPI 3.0 lets null pass.
 

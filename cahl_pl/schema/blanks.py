@@ -1,4 +1,4 @@
-"""Texts that show nothing, though they have characters."""
+"""Texts that show nothing, although they have characters."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _EMPTY: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is nothing but space, control characters and what has no width, such as U+200B or a byte order mark."""
+    """Return whether a text has only space, control characters and those without width, such as U+200B or a byte order mark."""
     return all(one.isspace() or one in _EMPTY or unicodedata.category(one) in ("Cc", "Cf", "Mn") for one in text)

@@ -1,4 +1,4 @@
-"""Calls held against the tools offered: what is wrong with a call, and the call with its arguments in their declared types."""
+"""Calls checked against the tools offered: problems of a call, and the call with its arguments in their declared types."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cahl_pl.types import FeedbackError, ToolCall, ToolSpec
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a call.
+    """Problem of a call.
 
     Attributes:
         cause: `unknown_tool`, `missing`, `undeclared` or `type`.
         parameter: the parameter it is about; None when it is about the whole call.
         message: one short sentence, for the model and for logs.
-        keyword: of a wrong value, the keyword of its schema that it breaks; None where it could not be checked.
+        keyword: of a wrong value, the keyword of its schema that it breaks; None if it could not be checked.
     """
 
     cause: FeedbackError
@@ -29,15 +29,15 @@ class Problem(NamedTuple):
 
 
 def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
-    """Return what is wrong with a call: an unknown tool, missing or undeclared parameters, values of a wrong type.
+    """Return the problems of a call: an unknown tool, missing or undeclared parameters, values of a wrong type.
 
     Args:
         call: the call, as a model wrote it; values that can be read as their declared type pass.
-        tools: the tools offered; the first one of the call's name counts.
+        tools: the tools offered; the first one with the call's name counts.
 
     Returns:
-        The problems, at most one a parameter, in the order missing, undeclared, type; empty for a valid call. A value whose
-        check takes longer than all of a call may is the last of them.
+        The problems, at most one per parameter, in the order missing, undeclared, type; empty for a valid call. A value
+        whose check exceeds the time limit of the call is the last of them.
     """
     tool = _find(call.name, tools)
     if tool is None:
@@ -65,7 +65,7 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
             if error is not None:
                 problems.append(Problem("type", name, f"parameter {name!r} of {tool.name}: {error[0]}", error[1]))
                 if error[0].startswith(OUT_OF_TIME):
-                    return problems  # of the others nothing can be said any more
+                    return problems  # no time is left to check the others
         if compiled.whole is not None and not problems:
             error = first_error(compiled.whole, values)
             if error is not None:
@@ -74,7 +74,7 @@ def find_problems(call: ToolCall, tools: Sequence[ToolSpec]) -> list[Problem]:
 
 
 def coerce_call(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
-    """Return the call with each argument in its declared type where it can be read as one, and as it is where not.
+    """Return the call with each argument in its declared type if it can be read as one, and otherwise unchanged.
 
     Undeclared arguments, and calls of tools that are not offered, stay as they are.
     """
@@ -102,5 +102,5 @@ def _coerced(arguments: Mapping[str, Any], compiled: CompiledSchema) -> dict[str
 def _read_as(value: Any, compiled: CompiledSchema, name: str) -> Any:
     try:
         return coerce(value, compiled.properties[name].schema, compiled.source)
-    except RecursionError:  # a deep value where the stack of the caller is deep already
+    except RecursionError:  # a deep value when the caller's stack is already deep
         return value

@@ -1,4 +1,4 @@
-"""Canonical text of JSON values, to compare and to hash them by."""
+"""Canonical text of JSON values, by which to compare and hash them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def canonical(value: Any, strip: bool = False) -> str:
-    """Return a canonical text of a JSON value: two values are the same value iff their texts are equal.
+    """Return a canonical text of a JSON value: two values are the same iff their texts are equal.
 
     `1` and `1.0` are the same, `1` and `True` are not; the order of an object's keys does not matter; case and outer
-    whitespace of strings do, since a tool sees them too (`strip` leaves out the whitespace); NaN is NaN. What JSON cannot
-    express equals only itself. Takes any value, of any depth and size, in time linear in its size (but for sorting keys).
+    whitespace of strings do, since a tool sees them too (`strip` leaves out the whitespace); NaN is NaN. Values that JSON
+    cannot express equal only themselves. Takes any value, of any depth and size, in linear time (except for sorting keys).
     """
-    # A stack instead of recursion: the depth is the model's to choose. Text instead of tuples for the same
+    # A stack instead of recursion: the model determines the depth. Text instead of tuples for the same
     # reason: comparing and hashing nested tuples recurses.
     out: list[str] = []
     stack: list[tuple[bool, Any]] = [(False, value)]

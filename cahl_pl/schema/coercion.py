@@ -15,22 +15,22 @@ _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 MAX_REFERENCES = 16
-"""References followed one after another, without a step into the value: some lead back to themselves."""
+"""Maximum number of references followed in a row, without a step into the value: some lead back to themselves."""
 
 
 MAX_LOOKS = 10_000
-"""Parts of a value that are looked at, in all, to find which of several schemas they have."""
+"""Maximum number of parts of a value to examine, in total, to find which of several schemas they have."""
 
 
 def coerce(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int] | None = None) -> Any:
-    """Return the value read as the schema's type, or as it is.
+    """Return the value read as the schema's type, or unchanged.
 
-    Recurses into the value along the schema: no deeper than the schema is or, where that contains itself, than the value.
+    Recurses into the value along the schema: no deeper than the schema is or, if that contains itself, than the value.
 
     Args:
         value: any value.
         schema: its schema.
-        root: the schema that references are looked up in.
+        root: the schema in which references are looked up.
         looks: as in `_holds`; None: `MAX_LOOKS`.
     """
     looks = [MAX_LOOKS] if looks is None else looks
@@ -39,9 +39,9 @@ def coerce(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int] | 
         return value
     if len(options) > 1 and isinstance(
         value, list | dict
-    ):  # what it is throughout goes before what it is on the outside
+    ):  # a match at all depths goes before one at the top
         options.sort(key=lambda option: (not _holds(value, option, root, looks), not _is_told(value, option)))
-    for read_as in (_is, _read):  # a type that the value has already goes before any that it can be read as
+    for read_as in (_is, _read):  # a type that the value already has goes before any that it can be read as
         for option in options:
             for kind in _types(option):
                 read = read_as(value, kind)
@@ -56,8 +56,8 @@ def _holds(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int]) -
     Args:
         value: the value.
         schema: the schema.
-        root: the schema that references are looked up in.
-        looks: how many parts of the value may still be looked at, its only item: some schemas branch without an end.
+        root: the schema in which references are looked up.
+        looks: list of one item, the number of parts that may still be examined: some schemas branch without end.
     """
     looks[0] -= 1
     if looks[0] < 0:
@@ -86,7 +86,7 @@ def _holds_one(value: Any, schema: Any, root: Mapping[str, Any], looks: list[int
 
 
 def _is_told(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Return whether an object has the keys that a schema requires, and those values of which it lists all."""
+    """Return whether an object has a schema's required keys, and a listed value for each key whose values are listed."""
     if not isinstance(value, dict):
         return False
     required, known = schema.get("required"), schema.get("properties")
@@ -97,7 +97,7 @@ def _is_told(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _listed(schema: Any, others: list[Any]) -> list[Any]:
-    """Return the values that a schema lists; others where it lists none."""
+    """Return the values that a schema lists; `others` if it lists none."""
     if not isinstance(schema, Mapping):
         return others
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -105,7 +105,7 @@ def _listed(schema: Any, others: list[Any]) -> list[Any]:
 
 
 def dereference(schema: Any, root: Mapping[str, Any]) -> Any:
-    """Return what `$ref` at the top of a schema leads to within `root`, with the keywords that stand beside it."""
+    """Return the target of `$ref` at the top of a schema within `root`, with the keywords next to it."""
     for _ in range(MAX_REFERENCES):
         if not isinstance(schema, Mapping) or not isinstance(schema.get("$ref"), str):
             return schema
@@ -122,7 +122,7 @@ def _lists(schema: Mapping[str, Any], value: Any) -> bool:
 
 
 def _target(reference: str, root: Any) -> Any:
-    """Return what a pointer such as `#/$defs/tree` leads to; None where it leads nowhere, or is a name and no pointer."""
+    """Return the target of a pointer such as `#/$defs/tree`; None if there is none, or it is a name and not a pointer."""
     if reference != "#" and not reference.startswith("#/"):
         return None
     found = root
@@ -157,7 +157,7 @@ def _options(schema: Any, root: Mapping[str, Any]) -> list[Any]:
     if not isinstance(schema, Mapping):
         return []
     options = schema.get("anyOf") or schema.get("oneOf")
-    # a reference may lead to what is no schema, such as a default, which no check of the tool has seen
+    # a reference may lead to something other than a schema, such as a default, which no check of the tool has seen
     return [dereference(option, root) for option in options] if options and isinstance(options, list) else [schema]
 
 
@@ -168,18 +168,18 @@ def _types(schema: Mapping[str, Any]) -> Sequence[str]:
 
 
 def types_of(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
-    """Return the types that a schema allows, those of its options included; empty where it names none.
+    """Return the types that a schema allows, those of its options included; empty if it names none.
 
     Args:
         schema: the schema.
-        root: the schema that references are looked up in.
+        root: the schema in which references are looked up.
     """
     options = _options(dereference(schema, root), root)
     return frozenset(kind for option in options if isinstance(option, Mapping) for kind in _types(option))
 
 
 def is_nullable(schema: Any) -> bool:
-    """Return whether a schema says `nullable: true`, as in OpenAPI 3.0: null is welcome besides its type."""
+    """Return whether a schema says `nullable: true`, as in OpenAPI 3.0: null is allowed besides its type."""
     return isinstance(schema, Mapping) and schema.get("nullable") is True
 
 
@@ -202,7 +202,7 @@ def _is(value: Any, kind: str) -> Any:
 
 
 def _read(value: Any, kind: str) -> Any:
-    """Return the value as a value of that type, or `_UNREADABLE`."""
+    """Return the value read as that type, or `_UNREADABLE`."""
     try:
         if kind == "string" and isinstance(value, bool | int | float):
             return json.dumps(value)
@@ -210,7 +210,7 @@ def _read(value: Any, kind: str) -> Any:
             return int(value)
         if isinstance(value, str):
             return _read_text(value.strip(), kind)
-    except (ValueError, OverflowError, RecursionError):  # digits or brackets without end
+    except (ValueError, OverflowError, RecursionError):  # too many digits or brackets
         pass
     return _UNREADABLE
 

@@ -1,4 +1,4 @@
-"""Schemas as older drafts and other programs write them, in the form that is read here."""
+"""Conversion of schemas of older drafts and other programs to the form that is read here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cahl_pl.schema.tools import NAMED, VALUES
 
 
 def modernised(schema: Any) -> Any:
-    """Return a schema, and what stands in it, as JSON Schema writes it since 2020; see `modernise`.
+    """Return a schema and its parts in JSON Schema's form since 2020; see `modernise`.
 
     Raises:
         RecursionError: it is nested too deeply.
@@ -31,7 +31,7 @@ def modernised(schema: Any) -> Any:
 
 
 def modernise(made: dict[str, Any]) -> None:
-    """Put lists of items and exclusive bounds, as drafts before 2020 and 2016 wrote them, as JSON Schema writes them now."""
+    """Convert lists of items and exclusive bounds from the form of drafts before 2020 and 2016 to JSON Schema's current one."""
     items = made.get("items")
     if isinstance(items, list) and all(isinstance(one, dict | bool) for one in items) and "prefixItems" not in made:
         made["prefixItems"] = made.pop("items")
@@ -45,7 +45,7 @@ def modernise(made: dict[str, Any]) -> None:
 
 
 def with_parameters_on_top(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a schema whose parameters stand at its top, where those within its `$ref`, `allOf`, `anyOf` or `oneOf` do not."""
+    """Return a schema whose parameters are at its top, including those from its `$ref`, `allOf`, `anyOf` or `oneOf`."""
     properties, required = declared(schema)
     if properties.keys() == schema.get("properties", {}).keys() and len(required) == len(schema.get("required", ())):
         return schema

@@ -1,4 +1,4 @@
-"""Schemas that hold together, as one: what stands beside `anyOf`, the parts of `allOf`, what a `$ref` leads to."""
+"""Merging of schemas that apply together: keywords next to `anyOf`, the parts of `allOf`, the target of a `$ref`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cahl_pl.schema.canonical import canonical
 from cahl_pl.schema.coercion import MAX_REFERENCES, dereference
 
 MAX_PARTS: Final = 1000
-"""Parts that are made one; more are those of a schema that contains itself."""
+"""Maximum number of parts to merge; a schema with more contains itself."""
 
 _NARROWER: Final[dict[str, Callable[[Any, Any], Any]]] = {
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max),
@@ -18,24 +18,24 @@ _NARROWER: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 class _Budget:
-    """Parts of a schema that are still looked at: what leads back to itself, or to many others, has no end."""
+    """Budget of parts of a schema to examine: parts that lead back to themselves, or to many others, have no end."""
 
     def __init__(self) -> None:
         self.left = MAX_PARTS
 
     def parts(self, schema: Mapping[str, Any], key: str, depth: int) -> list[Any]:
-        """Return what stands in a list of schemas, as far as it is looked at."""
+        """Return the items of a list of schemas, as far as the budget allows."""
         found = parts(schema.get(key)) if depth <= MAX_REFERENCES else []
         self.left -= len(found)
         return found if self.left >= 0 else []
 
 
 def merged(first: Mapping[str, Any], second: Any) -> dict[str, Any]:
-    """Return a schema whose values are those of both; where two keywords cannot be made one, that of the second stands.
+    """Return a schema whose values satisfy both; if two keywords cannot be merged, that of the second is kept.
 
     Args:
         first: a schema.
-        second: another one; what is no object, such as `true`, says nothing.
+        second: another one; anything but an object, such as `true`, says nothing.
     """
     made = dict(first)
     for key, value in second.items() if isinstance(second, Mapping) else ():
@@ -78,16 +78,16 @@ def _types(one: Any, other: Any) -> Any:
 
 
 def parts(value: Any) -> list[Any]:
-    """Return a list as it is, and an empty one in the place of anything else."""
+    """Return a list as it is, and an empty one for anything else."""
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def whole(schema: Any, root: Mapping[str, Any]) -> Any:
-    """Return what a schema says once its `$ref` is followed and its `allOf` is made one with what stands beside it.
+    """Return a schema with its `$ref` followed and its `allOf` merged with the keywords next to it.
 
     Args:
         schema: the schema.
-        root: the schema that references are looked up in.
+        root: the schema in which references are looked up.
     """
     return _whole(schema, root, _Budget())
 
@@ -105,8 +105,8 @@ def _whole(schema: Any, root: Mapping[str, Any], budget: _Budget, depth: int = 0
 def declared(root: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the parameters of a tool's schema, and the names of those that are required.
 
-    Those are among them that stand behind a `$ref` at the top, or within its `allOf`, `anyOf` or `oneOf`. Of the latter none is
-    required, and a parameter of several alternatives may have the value of any.
+    They include those reached by a `$ref` at the top, or within its `allOf`, `anyOf` or `oneOf`. Those of the latter two are
+    not required, and a parameter of several alternatives may have the value of any.
 
     Args:
         root: the schema.

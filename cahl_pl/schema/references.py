@@ -1,4 +1,4 @@
-"""References to results of earlier calls, as plans and gold calls write them: `$1`, `$1.city`, `$2.items[0].id`."""
+"""References to results of earlier calls, as in plans and gold calls: `$1`, `$1.city`, `$2.items[0].id`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cahl_pl.parsing import read_json
 
 _STEP: Final = r"\.[^\W\d][\w-]*|\[\d{1,6}\]|\[\"[^\"\]]*\"\]"
 REFERENCE: Final = re.compile(rf"\$(?P<call>[1-9]\d{{0,3}})(?P<path>(?:{_STEP})*)")
-"""`$` and the number of a call, from 1, and the way into its result: `.field`, `["any field"]`, `[element, from 0]`."""
+"""`$` and the number of a call, from 1, and the path into its result: `.field`, `["any field"]`, `[element, from 0]`."""
 _PART: Final = re.compile(r"\.(?P<field>[^\[.]+)|\[(?P<index>\d+)\]|\[\"(?P<quoted>[^\"\]]*)\"\]")
 
 
 class Reference(NamedTuple):
-    """A reference.
+    """Reference to the result of an earlier call.
 
     Attributes:
-        call: the number of the call whose result it is, from 1.
+        call: the number of the call, from 1.
         path: fields and elements that lead to the value within that result; empty for all of it.
     """
 
@@ -26,7 +26,7 @@ class Reference(NamedTuple):
     path: tuple[str | int, ...]
 
     def leads_to(self, other: Reference) -> bool:
-        """Whether the other reference is to the same value or to a part of it."""
+        """Return whether the other reference is to the same value or to a part of it."""
         return self.call == other.call and self.path == other.path[: len(self.path)]
 
 
@@ -43,7 +43,7 @@ def read_reference(value: Any) -> Reference | None:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Return what stands in a value at any depth, and is no list or object."""
+    """Return the parts of a value, at any depth, that are not lists or objects."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -64,7 +64,7 @@ def references_in(value: Any) -> Iterator[Reference]:
 def replace_references(value: Any, put: Callable[[Reference, str], Any]) -> Any:
     """Return the value with each reference in it, at any depth, replaced by `put(reference, its text)`.
 
-    Recurses: the value is one that was read with a bounded depth.
+    Recurses: the value was read with bounded depth.
     """
     if isinstance(value, Mapping):
         return {key: replace_references(item, put) for key, item in value.items()}
@@ -75,10 +75,10 @@ def replace_references(value: Any, put: Callable[[Reference, str], Any]) -> Any:
 
 
 def look_up(result: Any, path: tuple[str | int, ...]) -> Any:
-    """Return the value at a path of a result; text that is JSON is looked into.
+    """Return the value at a path of a result, also within JSON text.
 
     Raises:
-        LookupError: there is none; the message says where the path ends.
+        LookupError: there is none; the message gives the place where the path ends.
     """
     for i, part in enumerate(path):
         if isinstance(result, str):
@@ -105,7 +105,7 @@ def look_up(result: Any, path: tuple[str | int, ...]) -> Any:
 
 
 def read_text(text: str) -> Any:
-    """Return what a tool's answer says: its value where it is JSON, else the text itself."""
+    """Return the content of a tool's answer: its value if it is JSON, else the text itself."""
     try:
         return read_json(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Tool declarations: whether the parameters are a schema that calls can be checked against."""
+"""Check of tool declarations: the parameters must be a schema against which calls can be checked."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cahl_pl.schema.wording import kind_word, shorten
 from cahl_pl.types import ToolSpec
 
 _SOUND_SCHEMAS = 1024
-"""Schemas that have been found to be valid and are known again; where there are more, all are forgotten."""
+"""Maximum number of schemas remembered as valid; beyond it, all are forgotten."""
 
 VALUES: Final = frozenset({"default", "const", "enum", "examples"})
-"""Keywords whose content is no schema, whatever it looks like."""
+"""Keywords whose content is not a schema, whatever it looks like."""
 
 NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords whose content is schemas by names, which may be those of keywords."""
+"""Keywords whose content is schemas by name; the names may be those of keywords."""
 
 _FORMATS: Final = FormatChecker(())
-"""What looks at the patterns of a schema, by the library that searches for them."""
+"""Checker of a schema's patterns, by the library that searches for them."""
 
 _sound: set[str] = set()
 
@@ -37,19 +37,19 @@ _sound: set[str] = set()
 def _is_pattern(text: object) -> bool:
     try:
         return not isinstance(text, str) or regex.compile(text) is not None
-    except regex.error:  # there are a few that only `re` takes
+    except regex.error:  # a few are valid in `re` only
         return re.compile(str(text)) is not None
 
 
 def check_tool(tool: ToolSpec, where: str) -> None:
-    """Check that a tool's parameters are a valid JSON Schema of type object; of equal ones, the first alone takes time.
+    """Check that a tool's parameters are a valid JSON Schema of type object; of equal ones, only the first takes time.
 
     Args:
         tool: the tool.
-        where: the place that an error names, such as `"rows.jsonl, line 3"`.
+        where: the place for error messages, such as `"rows.jsonl, line 3"`.
 
     Raises:
-        SchemaError: in one sentence, naming the place, the tool and what is wrong.
+        SchemaError: in one sentence, naming the place, the tool and the fault.
     """
     place = f"{where}, tool {tool.name!r}"
     schema = tool.parameters
@@ -57,7 +57,7 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         raise SchemaError(f'{place}: parameters must be a JSON Schema with "type": "object"')
     try:
         schema = dict(schema)
-        text = repr(schema)  # tells lists from tuples and 1 from 1.0, as not every comparison does
+        text = repr(schema)  # tells lists from tuples and 1 from 1.0, unlike some comparisons
         if text in _sound:
             return
         Draft202012Validator.check_schema(schema, format_checker=_FORMATS)
@@ -82,12 +82,12 @@ def check_tool(tool: ToolSpec, where: str) -> None:
         raise SchemaError(f"{place}: parameters are not valid JSON Schema: nested too deeply") from None
     except SchemaError:
         raise
-    except Exception as error:  # of patterns and addresses, the libraries beneath raise many kinds
+    except Exception as error:  # for patterns and addresses, the libraries below raise many kinds
         raise SchemaError(f"{place}: parameters are not valid JSON Schema: {shorten(str(error))}") from None
 
 
 def _check_target(reference: str, resolver: Any, place: str) -> None:
-    """Refuse a reference to what is no schema, and one that leads back to itself by references alone."""
+    """Refuse a reference to something other than a schema, and one that leads back to itself by references alone."""
     seen: set[str] = set()
     target: Any = reference
     while isinstance(target, str):
@@ -117,7 +117,7 @@ def _refuse_infinities(schema: Mapping[str, Any], place: str) -> None:
 
 
 def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the schemas within a schema, itself first; not what values and names look like."""
+    """Yield the schemas within a schema, itself first; values and names that look like schemas do not count."""
     stack = [(schema, False)]
     while stack:
         item, named = stack.pop()
@@ -136,7 +136,7 @@ def _texts(schema: Any, keyword: str) -> Iterator[str]:
 
 
 def _refuse_unlimited(schema: Mapping[str, Any], place: str) -> None:
-    """Refuse what makes jsonschema use its own validator, whose search for patterns may take ages."""
+    """Refuse keywords that make jsonschema use its own validator, whose pattern searches may take very long."""
     if any("$schema" in item for item in _objects(schema) if item is not schema):
         raise SchemaError(f"{place}: $schema may only stand at the top of the parameters; leave the others out")
     keys = {key for item in _objects(schema) for key in item}

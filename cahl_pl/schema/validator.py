@@ -1,7 +1,7 @@
-"""JSON Schema validators for values that a model wrote, with a limit on the time that a check takes.
+"""JSON Schema validators for values that a model wrote, with a time limit for a check.
 
-Patterns are searched by the package `regex`, which takes the syntax of `re` and a time limit: a text that takes longer
-does not pass, and neither does a value that is followed through references for longer.
+Patterns are searched by the package `regex`, which accepts the syntax of `re` and a time limit: a text that takes longer
+does not pass, and neither does a value for which following references takes longer.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from cahl_pl.schema.wording import shorten
 from cahl_pl.types import JSONSchema
 
 CACHE_SIZE = 16384
-"""Compiled schemas kept; when there are more, all are dropped and compiled again as they are needed."""
+"""Maximum number of compiled schemas kept; beyond it, all are dropped and compiled again when needed."""
 
 CHECK_SECONDS = 0.5
-"""Processor time that searches for patterns, and following references, may take for all values of a call together: some
-patterns need ages on 30 characters, and where schemas refer to themselves each level of a value may double the time."""
+"""Maximum processor time for pattern searches and for following references, for all values of a call together: some
+patterns take ages on 30 characters, and if schemas refer to themselves each level of a value may double the time."""
 
 OUT_OF_TIME = "the check of this value takes more than"
-"""How the fault of a value begins that could not be checked in time."""
+"""Start of the fault of a value that could not be checked in time."""
 
 MAX_REFERENCES = 50
-"""References that may be followed within one another. Well before Python's own limit, at which the Rust beneath jsonschema
-panics, and which lies nearer the deeper the caller is."""
+"""Maximum nesting of references that are followed. Well below Python's own limit, at which the Rust code below jsonschema
+panics, and which is closer the deeper the caller is."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledSchema:
-    """A schema's parts, ready for use.
+    """Compiled parts of a schema.
 
     Attributes:
-        source: the schema itself. Holding it keeps its id from being given to another object.
+        source: the schema itself. Keeping it prevents its id from being given to another object.
         properties: parameter -> validator of its value.
         required: names of the required parameters.
-        open: whether undeclared parameters are welcome.
-        whole: a validator of all arguments together; None when `properties` and `required` say everything.
+        open: whether undeclared parameters are allowed.
+        whole: a validator of all arguments together; None if `properties` and `required` say everything.
     """
 
     source: JSONSchema
@@ -63,13 +63,13 @@ class CompiledSchema:
 
 _cache: dict[int, CompiledSchema] = {}
 
-# What `find_problems` looks at itself, and what constrains nothing.
+# Keywords that `find_problems` checks itself, and those that constrain nothing.
 _PLAIN = set(["type", "properties", "required", "additionalProperties", "title", "description", "$defs", "$schema"])
 
 
 def compile_schema(schema: JSONSchema) -> CompiledSchema:
-    """Return the compiled form of a tool's parameters, which may come from the cache; no change of the schema is seen."""
-    # By identity: this runs for every model output, and a key made of the text costs as much as validating.
+    """Return the compiled form of a tool's parameters, which may come from the cache; changes of the schema are not noticed."""
+    # By identity: this runs for every model output, and a key made from the text costs as much as validating.
     found = _cache.get(id(schema))
     if found is not None:
         return found
@@ -91,7 +91,7 @@ def compile_schema(schema: JSONSchema) -> CompiledSchema:
 
 
 def _search(pattern: str, text: str) -> bool:
-    """Return whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` takes."""
+    """Return whether the pattern is found. Raises TimeoutError, and regex.error for the few patterns that only `re` accepts."""
     left = _deadline.at - time.thread_time()
     if left <= 0:
         raise TimeoutError
@@ -122,7 +122,7 @@ def _additional_properties(validator: Any, extra: Any, instance: Any, schema: JS
 
 
 class _Deadline(threading.local):
-    """Of the check that this thread is busy with: `at`, when it has to end; `depth`, references that are being followed."""
+    """Deadline of the check running in this thread: `at`, its end; `depth`, the number of references being followed."""
 
     at = math.inf
     depth = 0
@@ -133,7 +133,7 @@ _deadline = _Deadline()
 
 @contextmanager
 def time_limit(seconds: float | None = None) -> Iterator[None]:
-    """Give the checks within so much processor time together, `CHECK_SECONDS` by default; a limit around this one holds too."""
+    """Limit the processor time of all checks within, `CHECK_SECONDS` by default; an enclosing limit applies too."""
     before = _deadline.at
     _deadline.at = min(before, time.thread_time() + (CHECK_SECONDS if seconds is None else seconds))
     try:
@@ -143,12 +143,12 @@ def time_limit(seconds: float | None = None) -> Iterator[None]:
 
 
 def is_time_up() -> bool:
-    """Whether the limit around has passed."""
+    """Return whether the enclosing limit has passed."""
     return time.thread_time() >= _deadline.at
 
 
 def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[ValidationError]]:
-    """Return the keyword, as long as there is time."""
+    """Return the keyword's check with the limits on time and on references."""
     follow = Draft202012Validator.VALIDATORS[keyword]
 
     def check(validator: Any, reference: str, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
@@ -166,13 +166,13 @@ def _limited(keyword: str) -> Callable[[Any, str, Any, JSONSchema], Iterator[Val
 
 
 def _unique_items(validator: Validator, unique: bool, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
-    # jsonschema compares each item with each other one where they are objects
+    # jsonschema compares each item with each other one if they are objects
     if unique and isinstance(instance, list) and len({canonical(item) for item in instance}) < len(instance):
         yield ValidationError("two of the items are the same")
 
 
 def _unless_null(keyword: str) -> Callable[[Any, Any, Any, JSONSchema], Iterator[ValidationError]]:
-    """Return the keyword, but null passes where `nullable: true` stands beside it, as in OpenAPI 3.0."""
+    """Return the keyword's check, but null passes if `nullable: true` is next to it, as in OpenAPI 3.0."""
     follow = _limited("$ref") if keyword == "$ref" else Draft202012Validator.VALIDATORS[keyword]
 
     def check(validator: Any, value: Any, instance: Any, schema: JSONSchema) -> Iterator[ValidationError]:
@@ -196,9 +196,9 @@ _Validator = extend(  # type: ignore[no-untyped-call]
 
 
 def first_error(validator: Validator, value: Any) -> tuple[str, str | None] | None:
-    """Return the first thing that is wrong with a value, in one short sentence, and the keyword that says so.
+    """Return the first fault of a value, in one short sentence, and the keyword that the value breaks.
 
-    Never raises. None for a valid value; no keyword where the value could not be checked.
+    Never raises. None for a valid value; no keyword if the value could not be checked.
     """
     _deadline.depth = 0
     try:
@@ -208,8 +208,8 @@ def first_error(validator: Validator, value: Any) -> tuple[str, str | None] | No
     except TimeoutError:
         return f"{OUT_OF_TIME} {CHECK_SECONDS} seconds", None
     except BaseException as fault:
-        # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth; the Rust beneath it panics, where
-        # the caller's stack is deep, with what is no Exception
+        # jsonschema itself fails on some: an int of 5,000 digits, multipleOf of NaN, depth; if the caller's stack is deep, the
+        # Rust code below it panics, with something that is not an Exception
         if isinstance(fault, Exception) or type(fault).__name__ == "PanicException":
             return "this value cannot be checked: too deep, too long or out of range", None
         raise

@@ -1,1 +1,1 @@
-"""A trained pair behind OpenAI's chat API: what a client sends becomes an episode, and the episode's next call its reply."""
+"""Trained pair behind OpenAI's chat API: a client's request becomes an episode, whose next call is the reply."""

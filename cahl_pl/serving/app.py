@@ -1,4 +1,4 @@
-"""The HTTP side: who may ask, how much, how long; one thread a reply, and one place in the queue that is always given back."""
+"""HTTP side: access, limits and timeouts; one thread per reply, and one place in the queue that is always released."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from cahl_pl.serving.errors import ApiError
 from cahl_pl.serving.wire import Chunks, completion, event, model, models
 
 KEEP_ALIVE_SECONDS: Final = 10.0
-"""After so long without a part a stream gets a comment, so that nothing between here and the client closes it."""
+"""Time without a part after which a stream gets a comment, so that nothing between here and the client closes it."""
 
 MAX_DEPTH_ERROR: Final = "the body is nested too deeply"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a client may take.
+    """Limits for clients.
 
     Attributes:
-        body_bytes: of a request's body.
-        tokens: sampled for a reply, at most.
-        at_once: replies that are being made at once.
-        queue: replies that may wait beside these.
-        seconds: from a request to the end of its reply.
+        body_bytes: maximum size of a request's body.
+        tokens: maximum tokens sampled for a reply.
+        at_once: number of replies made at once.
+        queue: number of further replies that may wait.
+        seconds: maximum time from a request to the end of its reply.
     """
 
     body_bytes: int = 4 * 2**20
@@ -52,13 +52,13 @@ class Limits:
 
 
 class Service:
-    """The chat API over one pair.
+    """Chat API over one pair.
 
     Args:
-        pair: replies.
-        name: of the model.
-        limits: for clients.
-        key: that clients have to give; None for none.
+        pair: pair that replies.
+        name: name of the model.
+        limits: limits for clients.
+        key: key that clients must give; None for none.
     """
 
     def __init__(self, pair: Pair, name: str, limits: Limits, key: str | None) -> None:
@@ -74,7 +74,7 @@ class Service:
 
     @property
     def busy(self) -> int:
-        """Replies that are being made or wait."""
+        """Number of replies being made or waiting."""
         return self._busy
 
     def app(self) -> Starlette:
@@ -93,12 +93,12 @@ class Service:
         return Starlette(routes=routes, exception_handlers=handlers)
 
     def close(self) -> None:
-        """Take no more requests, and break off those that are being replied to: their clients are told."""
+        """Take no more requests, and break off the replies in progress, telling their clients."""
         self._closing = True
         for running in list(self._running):
             running.fail(ApiError(503, "the server is being stopped: ask again when it is back", "shutting_down"))
 
-    # --- what there is -----------------------------------------------------------------------------------------------
+    # --- endpoints ---------------------------------------------------------------------------------------------------
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "busy": self._busy})
@@ -124,7 +124,7 @@ class Service:
             raise ApiError(400, MAX_DEPTH_ERROR, "invalid_value") from None
         return _Answer(running, f"chatcmpl-{secrets.token_hex(12)}", self.name, asked, deadline, self.limits.seconds)
 
-    # --- who may ask, and how much -----------------------------------------------------------------------------------
+    # --- access and limits -------------------------------------------------------------------------------------------
 
     def _check_key(self, request: Request) -> None:
         if self._key is None:
@@ -141,10 +141,10 @@ class Service:
         """Return the body's JSON.
 
         Raises:
-            ApiError: it is no JSON, too long, or comes in too slowly.
+            ApiError: it is not JSON, too long, or arrives too slowly.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # what a page of another site can send without asking is none
+        if kind != "application/json":  # another site's page cannot send that without asking
             raise ApiError(415, "the body must be JSON: send Content-Type: application/json", "unsupported_media_type")
         most, size, parts = self.limits.body_bytes, 0, []
         try:
@@ -166,7 +166,7 @@ class Service:
             raise ApiError(400, f"the body is not JSON: {str(error)[:120]}", "invalid_json") from None
 
     def _begin(self, asked: Asked) -> Running:
-        """Begin a reply.
+        """Start a reply.
 
         Raises:
             ApiError: there is no place for it, or its dialogue cannot be used.
@@ -190,12 +190,12 @@ class Service:
 
 
 class Running:
-    """One reply while it is made: its parts come from a thread, and are waited for in the loop.
+    """Reply in progress: its parts come from a thread, and are awaited in the loop.
 
     Args:
-        pair: replies.
+        pair: pair that replies.
         asked: the request.
-        ended: is told, in the loop, when the place is free again.
+        ended: called in the loop when the place is free again.
 
     Raises:
         ApiError: the dialogue cannot be used.
@@ -208,14 +208,14 @@ class Running:
         self.reply = Reply(pair, asked, lambda part: self._hand_over(part))
 
     def start(self, pool: ThreadPoolExecutor) -> None:
-        """Have a thread make the reply."""
+        """Make the reply in a thread."""
         self._made = pool.submit(self._make)
 
     async def part(self) -> Part:
         """Return the next part.
 
         Raises:
-            ApiError: there is none: the reply has failed.
+            ApiError: the reply has failed, so there is none.
         """
         part = await self._parts.get()
         if isinstance(part, ApiError):
@@ -223,12 +223,12 @@ class Running:
         return part
 
     def fail(self, error: ApiError) -> None:
-        """Break the reply off, with something to tell the client."""
+        """Break off the reply with an error for the client."""
         self.leave()
         self._parts.put_nowait(error)
 
     def leave(self) -> None:
-        """Give the place back; what is still being made for it is wanted by nobody."""
+        """Release the place; work still in progress for it is no longer needed."""
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self)
@@ -242,7 +242,7 @@ class Running:
             self._hand_over(error)
         except CancelledError:
             self._hand_over(ApiError(503, "the reply was broken off: ask again", "cancelled"))
-        except RecursionError:  # of the client's values: nothing else here is deep
+        except RecursionError:  # from the client's values: nothing else here is deep
             self._hand_over(ApiError(400, MAX_DEPTH_ERROR, "invalid_value"))
         except Exception as error:
             print(f"error: a reply failed: {type(error).__name__}: {error}", flush=True)
@@ -254,9 +254,9 @@ class Running:
 
 
 class _Answer(Response):
-    """An answer that is sent while it is made, and given up when its client hangs up.
+    """Answer that is sent while it is made, and given up when its client hangs up.
 
-    The status waits for the first part: what is refused before it has the status of a refusal, in a stream too.
+    The status waits for the first part: an earlier refusal has the status of a refusal, even in a stream.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class _Answer(Response):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, unless the client hangs up before."""
+        """Answer, unless the client hangs up first."""
         answering = asyncio.ensure_future(self._answer(scope, receive, send))
         gone = asyncio.ensure_future(_hung_up(receive))
         try:
@@ -313,7 +313,7 @@ class _Answer(Response):
                 if isinstance(part, End):
                     break
                 part = await self._part(lambda: write(b": still at it\n\n"))
-        except ApiError as error:  # the status is out already
+        except ApiError as error:  # the status has already been sent
             await write(event(error.body()))
         await write(b"", more=False)
 

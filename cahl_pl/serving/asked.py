@@ -1,4 +1,4 @@
-"""What a client of the chat API asks for, read and checked; nothing that it says is skipped in silence."""
+"""Requests to the chat API, read and checked; nothing in them is silently ignored."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "modalities": (["text"],),
     "functions": ([],),
 }
-"""Fields that change what is sampled, and the values that change nothing: any other is refused."""
+"""Fields that affect sampling, and the values without an effect: any others are refused."""
 
 _INSTEAD: Final = {
     "n": "a reply is one episode: ask as many times, with a temperature and different seeds",
     "response_format": "say in the request what the answer is to look like",
 }
-"""What to do without a field that is refused; others are just left out."""
+"""Alternatives to refused fields; others are simply to be left out."""
 
 MAX_STOPS: Final = 4
-"""Most stop sequences, as on OpenAI's server."""
+"""Maximum stop sequences, as on OpenAI's server."""
 
 _WITHOUT_MEANING: Final = frozenset(
     {
@@ -42,7 +42,7 @@ _WITHOUT_MEANING: Final = frozenset(
         *("prompt_cache_retention", "reasoning_effort", "verbosity", "parallel_tool_calls"),
     }
 )
-"""Fields for the other side's books, or hints that any reply keeps to: a reply has one call, which is no more than allowed."""
+"""Fields for the client's bookkeeping, or hints that any reply follows: a reply has one call, never more than allowed."""
 
 _READ: Final = frozenset(
     {
@@ -59,15 +59,15 @@ class Asked:
     Attributes:
         model: the name that the client gave.
         said: the dialogue.
-        reasoning: of each message the reasoning that came back with it; empty for none.
-        tools: the tools offered; none where `tool_choice` is `none`.
-        temperature: of the sampling; 0 where nothing was said.
-        top_p: likewise 1.
-        max_tokens: most tokens to be sampled for this reply.
-        seed: None where nothing was said.
-        stream: whether the reply is to come in parts.
-        include_usage: whether the last part is to count tokens.
-        stop: texts before the first of which what is said ends.
+        reasoning: reasoning sent back with each message; empty for none.
+        tools: the tools offered; none if `tool_choice` is `none`.
+        temperature: sampling temperature; 0 if not given.
+        top_p: top_p; 1 if not given.
+        max_tokens: maximum tokens sampled for this reply.
+        seed: None if not given.
+        stream: whether the reply is sent in parts.
+        include_usage: whether the last part counts tokens.
+        stop: texts, the first occurrence of which ends the reply.
     """
 
     model: str
@@ -84,14 +84,14 @@ class Asked:
 
 
 def read_request(body: Any, max_tokens: int) -> Asked:
-    """Return what a body asks for.
+    """Return the request in a body.
 
     Args:
         body: the JSON value.
-        max_tokens: most tokens that a reply may have; what a request gets that names no number.
+        max_tokens: maximum tokens of a reply; the default of requests that give none.
 
     Raises:
-        ApiError: in one sentence, naming the field.
+        ApiError: the request is wrong: one sentence that names the field.
     """
     if not isinstance(body, dict):
         raise invalid(f"the body must be a JSON object, not {_kind(body)}")
@@ -136,7 +136,7 @@ def _dialogue(messages: Any) -> tuple[tuple[Said, ...], tuple[str, ...]]:
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
-    """Return the reasoning that a client has kept: vLLM and DeepSeek have called it both."""
+    """Return the reasoning that a client has kept: vLLM and DeepSeek have used both names."""
     found = message.get("reasoning_content") or message.get("reasoning")
     return found if isinstance(found, str) else ""
 
@@ -229,5 +229,5 @@ def _kind(value: Any) -> str:
 
 
 def unknown_model(name: str, known: str) -> ApiError:
-    """Return what tells a client of a name that there is no model of."""
+    """Return the error for a name that is no model's."""
     return ApiError(404, f"there is no model {name[:80]!r} here, only {known!r}", "model_not_found", "model")

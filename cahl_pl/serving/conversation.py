@@ -1,4 +1,4 @@
-"""A dialogue as a client keeps it, taken apart: the task that it poses, and what was done for its last request so far."""
+"""A client's dialogue, taken apart: the task that it poses, and the calls made for its last request so far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OUR_ID = re.compile(r"call_([0-9a-f]{16})[0-9a-f]{8}")
 
 
 class Made(NamedTuple):
-    """A call that the client has carried out, and the answer."""
+    """Call that the client has carried out, with the answer."""
 
     call: ToolCall
     feedback: Feedback
@@ -28,16 +28,16 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation in the middle of an episode.
+    """Conversation in the middle of an episode.
 
     Attributes:
         task: the request, with the dialogue before it.
-        whole: the same with all that was done for it as a part of the dialogue: what is planned for where the calls
-            cannot be those of an episode of ours.
+        whole: the same with everything done for it as part of the dialogue, to plan for if the calls cannot be those
+            of one of our episodes.
         made: the calls made for the request, in order.
         plans: plans that came back as reasoning, in order.
-        mark: of the episode, as it stands in the ids of its calls; empty where they were not kept.
-        is_ours: whether the calls may be those of an episode of ours.
+        mark: mark of the episode in the ids of its calls; empty if they were not kept.
+        is_ours: whether the calls may be those of one of our episodes.
     """
 
     task: Task
@@ -49,7 +49,7 @@ class Conversation:
 
 
 def read_conversation(asked: Asked) -> Conversation:
-    """Take a dialogue apart at its last request.
+    """Split a dialogue at its last request.
 
     Raises:
         ApiError: calls and answers in it do not belong together.
@@ -73,7 +73,7 @@ def _task(messages: tuple[Message, ...], asked: Asked) -> Task:
 
 
 def _made(tail: Sequence[Said]) -> tuple[list[Made], bool]:
-    """Return the calls of the turns behind the request with their answers, and whether there is nothing else."""
+    """Return the calls of the turns after the request with their answers, and whether there is nothing else."""
     made: list[Made] = []
     at = 0
     while at < len(tail):
@@ -90,9 +90,9 @@ def _made(tail: Sequence[Said]) -> tuple[list[Made], bool]:
 
 
 def feedback(text: str) -> Feedback:
-    """Return a tool's answer as our environments write them: JSON as it is, other text as a JSON text.
+    """Return a tool's answer as our environments write it: JSON unchanged, other text as a JSON string.
 
-    `{"error": ...}`, as they say that a tool has failed, and as agents often do, counts as a failure.
+    `{"error": ...}`, with which they and many agents report that a tool has failed, counts as a failure.
     """
     try:
         value = read_json(text)
@@ -103,6 +103,6 @@ def feedback(text: str) -> Feedback:
 
 
 def shown(text: str) -> str:
-    """Return a tool's answer for people: a JSON text as that text, everything else as it is."""
+    """Return a tool's answer for people: a JSON string as its text, everything else unchanged."""
     value = read_text(text)
     return value if isinstance(value, str) else text

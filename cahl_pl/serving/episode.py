@@ -1,4 +1,4 @@
-"""From a conversation to its next reply: the episode is played from its start to the next call of a tool, or to its end."""
+"""Replies to conversations: the episode is played from its start to the next tool call, or to its end."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ from cahl_pl.serving.shared_engine import Order, SharedEngine
 from cahl_pl.types import Action, Feedback, Plan, Task, ToolCall, ToolSpec, Trajectory
 
 NO_PLAN = "The planner wrote no plan that can be read."
-"""What a client is told of a request whose plan is none; the text is in the reasoning."""
+"""Reply to a request whose plan is unreadable; the text is in the reasoning."""
 
 
 NO_RESULT = "No step of the plan has brought a result."
-"""What a client is told where there is nothing to tell: no answer in words, and no call that could be read."""
+"""Reply when there is nothing to report: no answer in text, and no readable call."""
 
 
 class Text(NamedTuple):
-    """A part of a reply: reasoning, or what is said."""
+    """Part of a reply: reasoning or content."""
 
     kind: Literal["reasoning", "content"]
     text: str
 
 
 class Call(NamedTuple):
-    """A call for the client to carry out."""
+    """Call for the client to carry out."""
 
     id: str
     call: ToolCall
 
 
 class End(NamedTuple):
-    """The end of a reply."""
+    """End of a reply."""
 
     reason: Literal["tool_calls", "stop", "length"]
     prompt_tokens: int
@@ -73,17 +73,17 @@ Part: TypeAlias = Text | Call | End
 
 @dataclass
 class Pair:
-    """A trained pair, ready to be asked.
+    """Trained pair, ready for requests.
 
     Attributes:
-        engine: samples for all conversations.
-        builder: of the prompts; its tokenizer may be used by many threads.
+        engine: engine that samples for all conversations.
+        builder: prompt builder; many threads may use its tokenizer.
         rollout: limits of an episode.
-        inference: how episodes are made.
-        single_level: there is no planner.
+        inference: settings of episodes.
+        single_level: whether there is no planner.
         environment: carries out the calls here; None: the clients do.
-        tools: of that environment; clients bring none then.
-        memory: of conversations that may go on.
+        tools: tools of that environment, with which clients bring none.
+        memory: memory of conversations that may continue.
     """
 
     engine: SharedEngine
@@ -102,12 +102,12 @@ class Pair:
 
 
 class Reply:
-    """The next reply of a conversation, made in a thread of its own.
+    """Next reply of a conversation, made in its own thread.
 
     Args:
-        pair: who replies.
+        pair: pair that replies.
         asked: the request.
-        tell: is given each part as soon as it is there.
+        tell: receives each part as soon as it is available.
 
     Raises:
         ApiError: the dialogue cannot be used.
@@ -124,7 +124,7 @@ class Reply:
         self._waiting: Future[Completion] | None = None
 
     def cancel(self) -> None:
-        """Stop it: nothing more is sampled, and what is being sampled has nobody who waits for it."""
+        """Stop the reply: nothing more is sampled, and samples in progress are not waited for."""
         self._cancelled.set()
         if self._waiting is not None:
             self._waiting.cancel()
@@ -134,7 +134,7 @@ class Reply:
 
         Raises:
             ApiError: it cannot be made.
-            CancelledError: nobody wants it any more.
+            CancelledError: it is no longer needed.
         """
         conversation = self.conversation
         try:
@@ -144,16 +144,16 @@ class Reply:
                     return
                 except DivergedError:
                     pass
-            # calls of another hand: they are dialogue, and what is left to do is planned anew
+            # calls of other origin: they are dialogue, and what is left to do is planned anew
             self._play(replace(conversation, task=conversation.whole, made=(), plans=(), mark=""))
-        except ConfigError as error:  # of the server behind, or of the base's length
+        except ConfigError as error:  # from the server behind, or the base's length limit
             raise ApiError(502, str(error), "engine_failed") from error
 
     def _take(self, order: Order) -> Future[Completion]:
         if self._cancelled.is_set():
             raise CancelledError
         self._waiting = future = self.pair.engine.take(order)
-        if self._cancelled.is_set():  # in between
+        if self._cancelled.is_set():  # in the meantime
             future.cancel()
         return future
 
@@ -186,7 +186,7 @@ class Reply:
         self.tell(End(reason, progress.prompt_tokens, progress.tokens))
 
     def _sampling(self, config: RolloutConfig) -> RolloutConfig:
-        """Return the shape of the episode with the client's sampling, and too long a prompt as something to be told."""
+        """Return the shape of the episode with the client's sampling, where too long a prompt is an error."""
         temperature, top_p = self.asked.temperature, self.asked.top_p
         return replace(
             config,
@@ -206,10 +206,10 @@ class Reply:
 
 
 def _with_tools(asked: Asked, tools: tuple[ToolSpec, ...]) -> Asked:
-    """Return the request with the tools that are carried out here.
+    """Return the request with the tools that are run here.
 
     Raises:
-        ApiError: the client brings tools or calls of its own: none of them would be its own to carry out.
+        ApiError: the client brings its own tools or calls, none of which it would carry out.
     """
     if asked.tools:
         raise invalid("the calls are carried out here, by tools of this server: leave tools out", "tools")
@@ -219,7 +219,7 @@ def _with_tools(asked: Asked, tools: tuple[ToolSpec, ...]) -> Asked:
 
 
 class _Cut:
-    """Tells what is said up to the first stop sequence; it is held back until the end, since one may span its parts."""
+    """Filter that ends content at the first stop sequence, held back until the end as a sequence may span parts."""
 
     def __init__(self, stop: tuple[str, ...], tell: Callable[[Part], None]) -> None:
         self._stop = stop
@@ -238,7 +238,7 @@ class _Cut:
 
 
 class _Listener:
-    """Tells of an episode what its client does not know yet, once it is clear that the episode is the client's."""
+    """Observer that reports news of an episode to its client, once it is clear that the episode is the client's."""
 
     def __init__(self, progress: Progress, tell: Callable[[Part], None], calls_here: bool) -> None:
         self.progress = progress
@@ -261,19 +261,19 @@ class _Listener:
             self.flush()
 
     def flush(self) -> None:
-        """Tell what has been held back."""
+        """Send what has been held back."""
         while self._held:
             self.tell(self._held.pop(0))
 
     def _plan(self, plan: Plan) -> list[Text]:
         written, self.progress.planned = self.progress.planned, []
-        if not written:  # of an earlier reply
+        if not written:  # from an earlier reply
             return []
         of_it = (text for text in written if parse_plan(text) == plan)
         return [Text("reasoning", next(of_it, format_plan(plan.subtasks) if plan.subtasks else written[-1]))]
 
     def finish(self, episode: Trajectory, single_level: bool) -> Literal["tool_calls", "stop", "length"]:
-        """Say what there is to say at the end of an episode, and why it has ended."""
+        """Send the remaining content at the end of an episode; return why it has ended."""
         steps = episode.steps
         if not single_level and episode.plan.error is not None:
             self.tell(Text("content", NO_PLAN))
@@ -286,7 +286,7 @@ class _Listener:
 
 
 def _results(episode: Trajectory) -> str:
-    """Return what the calls of an episode have brought, for a plan that ends without an answer in words."""
+    """Return the results of an episode's calls, for a plan that ends without an answer in text."""
     found = [
         (step.subtask.instruction, shown(step.feedback.text))
         for step in episode.steps

@@ -1,4 +1,4 @@
-"""Refusals as OpenAI's API words them: a status, and one sentence with a type, a code and the parameter at fault."""
+"""Refusals in the format of OpenAI's API: a status, and one sentence with a type, a code and the parameter at fault."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _TYPES: Final = {
 
 
 class ApiError(Exception):
-    """Something that a client is told in place of a reply.
+    """Error sent to a client instead of a reply.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         message: one sentence.
         code: a word for programs.
-        param: the field at fault; None where it is none.
+        param: the field at fault, or None.
     """
 
     def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
@@ -43,12 +43,12 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that go with it; clients that try again wait that long."""
+        """Return its headers, such as the time before a retry."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": "1"} if self.status in (429, 503) else {}
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """Return what tells a client of a mistake in its request."""
+    """Return the error for a mistake in a request."""
     return ApiError(400, message, code, param)

@@ -1,4 +1,4 @@
-"""A tokenizer for many threads."""
+"""Tokenizer for many threads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class LockedTokenizer:
-    """A tokenizer that does one thing at a time.
+    """Tokenizer that does one thing at a time.
 
-    How text is split, special tokens among it, is a setting that a fast tokenizer keeps: between two threads, the text of a
+    How text is split, including special tokens, is state of a fast tokenizer: between two threads, the text of a
     request could become a control token.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: tokenizer of transformers.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -21,7 +21,7 @@ class LockedTokenizer:
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the ids of text."""
+        """Return the ids of a text."""
         with self._lock:
             return self._tokenizer(*args, **kwargs)
 

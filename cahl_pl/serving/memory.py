@@ -1,4 +1,4 @@
-"""What was sampled for conversations that may go on, so that their next request finds their episode as it was."""
+"""Samples of conversations that may continue, so that their next request finds their episode as it was."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cahl_pl.types import Role
 
 
 class Memory:
-    """The completions sampled last, by the prompt that they followed; the oldest are dropped.
+    """Latest completions, by the prompt that they followed; the oldest are dropped.
 
-    Nothing depends on it but time: greedily, the same completion is sampled again, and otherwise the calls that the client
-    sends back say what was done. It is found under the episode's mark, which only its own client has been given, and, for
+    It only saves time: greedy sampling yields the same completion again, and otherwise the calls that the client
+    sends back say what was done. Completions are stored under the episode's mark, given only to its own client, or, for
     clients that do not keep ids, under none.
 
     Args:
-        size: completions to be kept.
+        size: number of completions kept.
     """
 
     def __init__(self, size: int = 8192) -> None:
@@ -29,7 +29,7 @@ class Memory:
         self._lock = threading.Lock()
 
     def put(self, mark: str, role: Role, prompt: Sequence[int], number: int, completion: Completion) -> None:
-        """Keep the `number`-th completion (from 0) of a prompt in the episode with this mark."""
+        """Store the `number`-th completion (from 0) of a prompt in the episode with this mark."""
         with self._lock:
             for name in (mark, ""):
                 key = _key(name, role, prompt, number)
@@ -39,7 +39,7 @@ class Memory:
                 self._kept.popitem(last=False)
 
     def get(self, mark: str, role: Role, prompt: Sequence[int], number: int) -> Completion | None:
-        """Return a completion that was kept; None where there is none."""
+        """Return a stored completion, or None."""
         with self._lock:
             return self._kept.get(_key(mark, role, prompt, number))
 

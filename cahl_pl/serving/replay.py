@@ -1,4 +1,4 @@
-"""An engine and a session that take an episode to where its client is: what was done is not sampled and not called again."""
+"""Engine and session that bring an episode to its client's position, without sampling or calling anything again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cahl_pl.types import Feedback, Role, Task, ToolCall
 
 
 class PausedError(LeavesEpisode):
-    """The episode has come to a call that is the client's to carry out."""
+    """Signal that the episode has reached a call for the client to carry out."""
 
     def __init__(self, call: ToolCall) -> None:
         super().__init__(call.name)
@@ -31,21 +31,21 @@ class PausedError(LeavesEpisode):
 
 
 class DivergedError(LeavesEpisode):
-    """The calls that the client made are not those of an episode of ours."""
+    """Signal that the client's calls are not those of one of our episodes."""
 
 
 class OutOfTokensError(Exception):
-    """The reply has as many tokens as it may have."""
+    """Signal that the reply has reached its token limit."""
 
 
 class Progress:
-    """How far an episode has been taken.
+    """Progress of an episode.
 
     Attributes:
-        conversation: the client's.
-        position: calls of it that have been answered.
-        prompt_tokens: read for this reply.
-        tokens: sampled for this reply.
+        conversation: the client's conversation.
+        position: number of its calls that have been answered.
+        prompt_tokens: prompt tokens read for this reply.
+        tokens: tokens sampled for this reply.
         planned: plans written for this reply, as text.
     """
 
@@ -58,14 +58,14 @@ class Progress:
 
     @property
     def caught_up(self) -> bool:
-        """Whether all that the client has done is behind."""
+        """Return whether all of the client's calls have been replayed."""
         return self.position == len(self.conversation.made)
 
 
 class ClientEnvironment(Environment):
-    """Environment whose calls the client carries out: answered as far as it has, then the episode pauses.
+    """Environment whose calls the client carries out: those it has made are answered, then the episode pauses.
 
-    Calls that their schema does not allow are answered here, as in every environment: no client gets one.
+    Calls that violate their schema are answered here, as in every environment: no client gets one.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -96,19 +96,19 @@ class _ClientSession(Session):
 
 
 class ReplayEngine(Engine):
-    """Engine of one reply: completions that were sampled before come from memory, or from what the client sends back.
+    """Engine of one reply: earlier completions come from memory, or from what the client sends back.
 
-    Where neither has them, they are sampled again. An output that makes another call than the client has made gives way to
+    If neither has them, they are sampled again. An output that makes a different call from the client's is replaced by
     that call, if the episode's plan is known to be the client's.
 
     Args:
-        progress: of the episode.
-        memory: what was sampled before.
-        take: has an order sampled.
-        builder: of the prompts.
-        mark: of the episode.
-        seed: of the sampling.
-        max_tokens: of this reply.
+        progress: progress of the episode.
+        memory: earlier samples.
+        take: takes an order to sample.
+        builder: prompt builder.
+        mark: mark of the episode.
+        seed: seed of the sampling.
+        max_tokens: maximum tokens of this reply.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ReplayEngine(Engine):
         return completion
 
     def _plan_sent_back(self, prompt: tuple[int, ...]) -> str | None:
-        """Return the plan that the client holds for a prompt of the planner: they stand in the order of the prompts."""
+        """Return the client's plan for a prompt of the planner: plans are in the order of the prompts."""
         if prompt not in self._plans:
             sent = self.progress.conversation.plans
             if len(self._plans) >= len(sent):
@@ -218,7 +218,7 @@ class ReplayEngine(Engine):
         return completion
 
     def _as_made(self, order: Order, completion: Completion) -> Completion:
-        """Return an executor's output, or in its place the call that the client has made."""
+        """Return an executor's output, or the call that the client made instead."""
         progress = self.progress
         if order.role == "planner" or progress.caught_up:
             return completion

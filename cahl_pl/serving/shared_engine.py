@@ -1,4 +1,4 @@
-"""One engine for many conversations: what they ask for while it is busy is sampled together next."""
+"""One engine for many conversations: orders that arrive while it is busy are sampled together next."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cahl_pl.types import Role
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """One completion that is wanted.
+    """Order for one completion.
 
     Attributes:
         role: the adapter.
         prompt: token ids.
-        sampling: how it is sampled.
+        sampling: settings of the sampling.
         draft: a guess at it; empty for none.
-        grammar: what it has to follow; None for nothing.
-        seed: of the sampling; None for any. Only an order without one shares a batch with others where it is not greedy.
-        result: the completion, once it is there; cancelled by whoever no longer wants it.
+        grammar: grammar that it must follow, or None.
+        seed: seed of the sampling; None for any. If sampling is not greedy, only orders without one share a batch.
+        result: the completion, once available; cancelled when no longer needed.
     """
 
     role: Role
@@ -39,20 +39,20 @@ class Order:
 
     @property
     def kind(self) -> Any:
-        """What orders of one batch have in common."""
+        """The values that orders of one batch have in common."""
         sampling = self.sampling
         seed = None if sampling.temperature == 0 else self.seed
         return self.role, self.grammar is None, sampling.temperature, sampling.top_p, sampling.max_new_tokens, seed
 
 
 class SharedEngine:
-    """Samples for many threads with one engine, in a thread of its own, as many orders at once as are waiting.
+    """Sampler for many threads with one engine, in its own thread, which takes all waiting orders at once.
 
     Args:
         engine: samples tokens.
         policy: the base and its adapters.
-        batches: whether one batch at a time is sampled, as an engine in this process has to; False where the engine takes
-            orders from many threads and a server behind it makes batches of them.
+        batches: whether one batch at a time is sampled, as an engine in this process must; False if the engine takes
+            orders from many threads and a server behind it batches them.
     """
 
     def __init__(self, engine: Engine, policy: Policy, batches: bool = True) -> None:
@@ -66,20 +66,20 @@ class SharedEngine:
             self._thread.start()
 
     def take(self, order: Order) -> Future[Completion]:
-        """Have an order sampled; its result may be waited for, or cancelled.
+        """Submit an order; its result may be awaited or cancelled.
 
         Raises:
-            ConfigError: the base cannot take so long a sequence.
+            ConfigError: the sequence is too long for the base.
         """
         if not self.batches:
             self._sample([order])
             return order.result
-        self.policy.check_length(len(order.prompt) + order.sampling.max_new_tokens)  # here: one must not fail a batch
+        self.policy.check_length(len(order.prompt) + order.sampling.max_new_tokens)  # here, so that one cannot fail a batch
         self._waiting.put(order)
         return order.result
 
     def close(self) -> None:
-        """Stop, once what is being sampled is done; nothing else is."""
+        """Stop once the current batch is done; no other is sampled."""
         if self.batches:
             self._waiting.put(None)
             self._thread.join(timeout=60)
@@ -99,7 +99,7 @@ class SharedEngine:
                 self._sample(together)
 
     def _all_waiting(self, block: bool) -> tuple[list[Order], bool]:
-        """Return the orders that wait, and whether there will be no more; `block` waits for the first of them."""
+        """Return the waiting orders, and whether no more will come; `block` waits for the first of them."""
         orders: list[Order] = []
         while True:
             try:
@@ -127,8 +127,8 @@ class SharedEngine:
                 )
             for order, (completion,) in zip(orders, made, strict=True):
                 _settle(order, completion)
-        except BaseException as error:  # whoever waits is told; the engine goes on with the next
-            if len(orders) > 1 and isinstance(error, Exception):  # whose fault it is shows alone
+        except BaseException as error:  # goes to those waiting; the engine continues with the next
+            if len(orders) > 1 and isinstance(error, Exception):  # sampling each alone shows which one fails
                 for order in orders:
                     self._sample([order])
                 return
@@ -142,5 +142,5 @@ def _settle(order: Order, result: Completion | BaseException) -> None:
             order.result.set_exception(result)
         else:
             order.result.set_result(result)
-    except InvalidStateError:  # nobody wants it any more
+    except InvalidStateError:  # it is no longer needed
         pass

@@ -1,4 +1,4 @@
-"""Replies as OpenAI's chat API writes them: whole, or as the chunks of a stream of server-sent events."""
+"""Replies in the format of OpenAI's chat API: whole, or as chunks of a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cahl_pl.python_tools.results import json_text
 from cahl_pl.serving.episode import Call, End, Part, Text
 
 DONE = b"data: [DONE]\n\n"
-"""What ends a stream."""
+"""End of a stream."""
 
 
 def completion(identity: str, model: str, parts: Sequence[Part]) -> dict[str, Any]:
     """Return a whole reply."""
     message: dict[str, Any] = {"role": "assistant", "content": _joined(parts, "content")}
     if message["content"] is None and not any(isinstance(part, Call) for part in parts):
-        message["content"] = ""  # one that neither says nor calls anything could not be sent back
+        message["content"] = ""  # a message with neither content nor calls could not be sent back
     if reasoning := _joined(parts, "reasoning"):
         message["reasoning_content"] = reasoning
     if calls := [_call(part) for part in parts if isinstance(part, Call)]:
@@ -29,11 +29,11 @@ def completion(identity: str, model: str, parts: Sequence[Part]) -> dict[str, An
 
 
 class Chunks:
-    """The chunks of one streamed reply.
+    """Chunks of one streamed reply.
 
     Args:
-        identity: of the reply.
-        model: its name.
+        identity: id of the reply.
+        model: name of the model.
         include_usage: whether a last chunk counts tokens.
     """
 
@@ -73,12 +73,12 @@ def event(value: Any) -> bytes:
 
 
 def models(name: str, started: int) -> dict[str, Any]:
-    """Return the list of the one model."""
+    """Return the list with the one model."""
     return {"object": "list", "data": [model(name, started)]}
 
 
 def model(name: str, started: int) -> dict[str, Any]:
-    """Return what there is to say of the model."""
+    """Return the description of the model."""
     return {"id": name, "object": "model", "created": started, "owned_by": "cahl-pl"}
 
 

@@ -1,1 +1,1 @@
-"""What has to be decided before torch and the other libraries are imported."""
+"""Settings that must be made before torch and the other libraries are imported."""

@@ -13,7 +13,7 @@ EXPECTED_WARNINGS = (
     ".*IterableDataset. has .__len__. defined",  # on purpose: it keeps Lightning from fetching ahead
     ".*module\\(s\\) in eval mode at the start of training",  # on purpose: train mode would turn the KV cache off
     ".*Total length of .* across ranks is zero",  # no validation tasks
-    ".*It is recommended to use .self.log.*sync_dist=True",  # what is logged is the value of all processes already
+    ".*It is recommended to use .self.log.*sync_dist=True",  # logged values already cover all processes
     ".*number of training batches .* is smaller than the logging interval",  # short runs
     ".*Checkpoint directory .* exists and is not empty",  # a resumed run writes where the first one did
     ".*your dataloader is not resumable",  # the data module is: it saves and restores the position
@@ -34,10 +34,10 @@ def quiet_libraries() -> None:
 
 
 def silence_kernel_notice() -> None:
-    """Silence the advice to install a kernel that nothing here would use; has to come before bitsandbytes is imported.
+    """Silence the advice to install a kernel that nothing here would use; call it before bitsandbytes is imported.
 
-    On CPUs with avx512_bf16 bitsandbytes looks for a kernel of 4-bit products in inference. `Policy` turns that path off,
-    because its gradients are wrong (docs/troubleshooting.md), so whether the kernel is there changes nothing.
+    On CPUs with avx512_bf16 bitsandbytes looks for a kernel for 4-bit products in inference. `Policy` turns that path off,
+    because its gradients are wrong (docs/troubleshooting.md), so the kernel makes no difference.
     """
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_kernel_notice)
 
@@ -47,6 +47,6 @@ def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    """Return whether it is neither an advertisement nor about hardware that is not there and that we would not use."""
+    """Return whether it is neither an advertisement nor about missing hardware that we would not use."""
     message = record.getMessage()
     return not any(text in message for text in ("litlogger", "litmodels", "TPU available: False"))

@@ -1,4 +1,4 @@
-"""Options of the command line that are text, whatever they look like: jsonargparse reads those of a class as YAML."""
+"""Command-line options that are text, whatever they look like: jsonargparse reads those of a class as YAML."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _OPTION: Final = re.compile(r"--data\.requests(?:\.init_args)?\.source")
 
 
 class Text(str):
-    """Text of the command line. jsonargparse takes no subclass of `str` for YAML."""
+    """Text of the command line. jsonargparse does not parse a subclass of `str` as YAML."""
 
 
 def mark_text(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line, the values of such options marked as text."""
+    """Return the words of a command line, with the values of such options marked as text."""
     marked: list[str] = []
     is_value = False
     for word in words:
@@ -33,12 +33,12 @@ def mark_text(words: Sequence[str]) -> list[str]:
 
 
 def _looks_like_an_option(value: str) -> bool:
-    """Whether argparse would take it for one if it were a word of its own."""
+    """Return whether argparse would take it for an option if it were a separate word."""
     return value.startswith("-") and " " not in value
 
 
 def plain_text(config: Any) -> None:
-    """Make text that was marked plain again: what writes configurations knows no other."""
+    """Make text that was marked plain again: writers of configurations know no other."""
     items = list(vars(config).items()) if isinstance(config, Namespace) else []
     for name, value in items:
         if isinstance(value, Text):

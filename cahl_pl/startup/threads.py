@@ -1,4 +1,4 @@
-"""How long torch's threads spin while they wait for each other; to be decided before torch is imported."""
+"""Limit on the spinning of torch's threads while they wait for each other; to be set before torch is imported."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 SPINS = "1000"
 """Rounds that a waiting thread of GNU OpenMP, torch's on Linux, spins before it sleeps.
 
-Without a bound it spins for milliseconds, and where other programs keep the cores busy it spins on the core that the thread it
-waits for needs: training stands still. With none at all (OMP_WAIT_POLICY=passive) every short operation pays for waking
+Without a bound it spins for milliseconds, and if other programs keep the cores busy it spins on the core that the thread it
+waits for needs: training stalls. Without any spinning (OMP_WAIT_POLICY=passive) every short operation pays for waking
 a thread. docs/reliability.md has the times.
 """
 

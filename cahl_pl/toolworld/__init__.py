@@ -1,4 +1,4 @@
-"""ToolWorld: an embedded world of small executable tools, and an endless generator of tasks for them."""
+"""ToolWorld: a self-contained world of small executable tools, and an endless generator of tasks for them."""
 
 from __future__ import annotations
 

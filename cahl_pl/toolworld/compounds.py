@@ -1,8 +1,8 @@
-"""Tools made of tools: one call in the place of a chain of them.
+"""Tools made of tools: one call instead of a chain of calls.
 
-`get_temperature_by_person(name, via)` looks up a person's city and the temperature there. A compound of certain domains wants a
-code, which stands in its schema alone and is another one in each task: who reads the tools' names does not know of it, who
-calls the tool has to copy it.
+`get_temperature_by_person(name, via)` looks up a person's city and the temperature there. A compound of certain domains needs
+a code, which is only in its schema and differs between tasks: a reader of the tools' names does not know of it, a caller of
+the tool has to copy it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from cahl_pl.toolworld.registry import Parameter, Scalar, State, Tool
 from cahl_pl.toolworld.tools import TOOLS
 
 CODED_DOMAINS: Final = ("messages", "travel", "weather")
-"""Domains of the last tool of a compound that wants a code."""
+"""Domains of the last tool of a compound that needs a code."""
 
 CODE: Final = "via"
-"""The parameter that takes the code."""
+"""Parameter that takes the code."""
 
-_ALL_PURPOSE: Final = ("message", "word", "integer", "number")  # kinds that accept the result of half of the world
+_ALL_PURPOSE: Final = ("message", "word", "integer", "number")  # kinds that accept half of all results
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A tool of a chain, and its parameter that takes the result of the one before; None for the first."""
+    """Tool of a chain, and its parameter that takes the previous tool's result; None for the first."""
 
     tool: Tool
     feeds: str | None = None
@@ -34,7 +34,7 @@ class Link:
 
 @lru_cache(maxsize=1)
 def links() -> tuple[tuple[Tool, Link], ...]:
-    """Return which tool's result may be passed on to which other's parameter: what chains and compounds are made of."""
+    """Return which tool's result may be passed to which other's parameter: the links of chains and compounds."""
     return tuple(
         (producer, Link(consumer, name))
         for consumer in TOOLS.values()
@@ -53,7 +53,7 @@ def compound_id(chain: Sequence[Link]) -> str:
 
 @lru_cache(maxsize=4096)
 def find_tool(tool_id: str) -> Tool:
-    """Return the tool, or the compound, of that id.
+    """Return the tool or compound with that id.
 
     Raises:
         KeyError: there is none.
@@ -64,7 +64,7 @@ def find_tool(tool_id: str) -> Tool:
 
 
 def places(chain: Sequence[Link]) -> Iterator[tuple[str, int, str]]:
-    """Return each parameter of a compound: its name, and the link and the parameter there that it stands for."""
+    """Yield each parameter of a compound: its name, and the link and the parameter there that it stands for."""
     taken: set[str] = set()
     for number, link in enumerate(chain):
         for name, parameter in link.tool.parameters.items():
@@ -85,7 +85,7 @@ def _compound(chain: list[Link]) -> Tool:
     where = list(places(chain))
     first, last = chain[0].tool, chain[-1].tool
     subject = next(iter(first.parameters.values())).kind
-    assert subject is not None  # of what is looked up
+    assert subject is not None  # the first tool looks something up
     between = [link.tool.descriptions[0].partition(" of ")[0] for link in chain[-2:0:-1]]
     sources = " of the ".join([*between, first.descriptions[0]])
 
@@ -119,11 +119,11 @@ def _compound(chain: list[Link]) -> Tool:
 
 
 def is_coded(tool: Tool) -> bool:
-    """Return whether the tool is a compound that wants a code."""
+    """Return whether the tool is a compound that needs a code."""
     return CODE in tool.parameters and "+" in tool.id
 
 
 def with_code(parameters: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """Return a compound's JSON Schema with the only value that its code may have."""
+    """Return a compound's JSON Schema with the only valid value of its code."""
     properties = {**parameters["properties"], CODE: {"type": "string", "enum": [code]}}
     return {**parameters, "properties": properties}

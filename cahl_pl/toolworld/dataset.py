@@ -14,12 +14,12 @@ from cahl_pl.types import Task
 
 
 class ToolWorld(TaskSource):
-    """The first `size` tasks of a split of ToolWorld; each is made when it is asked for.
+    """First `size` tasks of a split of ToolWorld; each is made when it is requested.
 
     Args:
         split: `train`, `test` (unseen requests) or `test_unseen_tools` (unseen tools too).
         size: number of tasks.
-        seed: other seeds give other tasks.
+        seed: seed of the tasks.
         proportions: relative weight of each kind of task, see `generate_tasks`.
 
     Raises:
@@ -50,12 +50,12 @@ class ToolWorld(TaskSource):
 
 
 class ToolWorld2(ToolWorld):
-    """The first `size` tasks of a split of ToolWorld 2, whose requests can be met in several ways (`generate_choices`).
+    """First `size` tasks of a split of ToolWorld 2, whose requests can be met in several ways (`generate_choices`).
 
     Args:
         split, size, seed: as in `ToolWorld`.
         proportions: relative weight of each kind of task, see `generate_choices`.
-        habit: what the gold calls do wrongly, for the warm start of an executor that cannot do it: `no_codes` leaves codes
+        habit: mistake of the gold calls, for the warm start of an executor that is to make it: `no_codes` leaves codes
             out, `literal_references` writes "$1" where a result belongs, `unsure` leaves codes out and writes "$1" in six
             of ten places.
 
@@ -81,7 +81,7 @@ class ToolWorld2(ToolWorld):
 
 
 class ToolWorldRecover(ToolWorld):
-    """The first `size` tasks of a split whose first call fails or does not fail, which nobody can tell (`generate_recoveries`).
+    """First `size` tasks of a split whose first call fails or not, which cannot be predicted (`generate_recoveries`).
 
     Args:
         split, size, seed: as in `ToolWorld`.

@@ -1,4 +1,4 @@
-"""An endless stream of ToolWorld tasks."""
+"""Endless stream of ToolWorld tasks."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ TEST_SHARE = 0.25
 def generate_tasks(
     split: str, seed: int, start: int = 0, proportions: Mapping[str, float] = PROPORTIONS
 ) -> Iterator[Task]:
-    """Return tasks without end. Task i depends on the split, the seed, the proportions and i only.
+    """Return an endless stream of tasks. Task i depends only on the split, the seed, the proportions and i.
 
     Args:
         split: `train`; `test`: other requests for the same tools; `test_unseen_tools`: every task has a tool
             that the other two never offer, in its gold calls if it has any.
-        seed: draws another stream.
+        seed: seed of the stream.
         start: index of the first task, to resume at any position.
         proportions: relative weight of each kind of task: `none` (no call is right), `single`, `parallel`
             (2 to 4 independent calls), `nested` (an argument is another call's result), `error` (the last
@@ -89,7 +89,7 @@ def generate_tasks(
 
 
 def split_of(request: str) -> str:
-    """Return the split, `train` or `test`, that a request may stand in: a hash of its text decides."""
+    """Return the split, `train` or `test`, that a request may be in, as decided by a hash of its text."""
     digest = hashlib.sha256(request.lower().encode()).digest()
     return "test" if digest[0] < TEST_SHARE * 256 else "train"
 
@@ -98,7 +98,7 @@ def _task(split: str, seed: int, index: int, proportions: Mapping[str, float]) -
     rng = Random(f"{split}/{seed}/{index}")
     kind = rng.choices(list(proportions), weights=list(proportions.values()))[0]
     fails = rng.choices(("missing", "refused"), weights=(65, 35))[0] if kind == "error" else None
-    # Draws that do not fit the split or do not run as meant are drawn again; the kind is kept.
+    # Draws that do not fit the split or do not run as intended are repeated; the kind is kept.
     while True:
         task = without_calls(split, rng) if kind == "none" else _with_calls(split, kind, fails, rng)
         if task is None or not WORDS[0] <= len(task.request.split()) <= WORDS[1]:
@@ -127,9 +127,9 @@ def without_calls(split: str, rng: Random) -> Task | None:
 
 
 def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task | None:
-    """Return a request for at least one call, or None if the calls drawn do not run as the kind of task wants.
+    """Return a request for at least one call, or None if the calls drawn do not run as the kind of task requires.
 
-    `fails` says how the last call has to fail: an entry is `missing`, or the tool has `refused` the values.
+    `fails` says how the last call must fail: an entry is `missing`, or the tool has `refused` the values.
     """
     shape = kind
     if fails is not None:
@@ -139,7 +139,7 @@ def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task |
     tools = list({call.tool.id: call.tool for call in calls}.values())
     if clash(trees) or len(calls) > 4:
         return None
-    # Known before it is tried: a tool that only looks up refuses nothing.
+    # Known without trying: a tool that only looks up refuses nothing.
     if fails == "refused" and calls[-1].tool.asks:
         return None
     if split == "test_unseen_tools" and not any(tool.unseen for tool in tools):
@@ -156,7 +156,7 @@ def _with_calls(split: str, kind: str, fails: str | None, rng: Random) -> Task |
 
 
 def outcome(trees: list[Call], calls: list[Call], gold: list[GoldCall], state: State) -> Outcome:
-    """Return the state that the request leads to, and what it asks to be told: results of what changes nothing."""
+    """Return the state that the request leads to, and the results to report: those of calls that change nothing."""
     after = _copy(state)
     tools = toolkit(after)
     results = {}
@@ -176,14 +176,14 @@ def _trees(shape: str, split: str, rng: Random) -> list[Call]:
         trees = [_tree(depth, split, rng, used)]
         return [*trees, _tree(1, split, rng, used)] if rng.random() < 0.2 else trees
     count = 1 if shape == "single" else rng.choices((2, 3, 4), weights=(60, 28, 12))[0]
-    if count > 1 and rng.random() < 0.3:  # one tool for several things
+    if count > 1 and rng.random() < 0.3:  # one tool for several arguments
         tool = pick(split, rng)
         return [Call(tool, literals(tool, rng, used)) for _ in range(count)]
     return [_tree(1, split, rng, used) for _ in range(count)]
 
 
 def _tree(depth: int, split: str, rng: Random, used: set[str]) -> Call:
-    """Return a call whose argument is the result of a call, and so on, `depth` calls in all."""
+    """Return a call whose argument is another call's result, and so on, `depth` calls in all."""
     if depth == 1:
         tool = pick(split, rng)
         return Call(tool, literals(tool, rng, used))
@@ -209,7 +209,7 @@ def open_parameters(tool: Tool) -> list[str]:
 
 
 def pick(split: str, rng: Random, wanted: Callable[[Tool], bool] = lambda tool: True) -> Tool:
-    """Draw a tool; where unseen ones are offered, each second time one of them."""
+    """Draw a tool; if unseen ones are offered, one of them every second time."""
     tools = [tool for tool in _pool(split) if wanted(tool)]
     unseen = [tool for tool in tools if tool.unseen]
     return rng.choice(unseen if unseen and rng.random() < 0.5 else tools)
@@ -236,7 +236,7 @@ def _literal(parameter: Parameter, rng: Random, used: set[str]) -> Any:
 
 
 def clash(trees: list[Call]) -> bool:
-    """Return whether a tool is asked twice about the same thing (two levels for one light) or fed its own result."""
+    """Return whether a tool is called twice on the same thing (two levels for one light) or fed its own result."""
     if any(len({call.tool.id for call in tree.chain()}) < len(tree.chain()) for tree in trees):
         return True
     subjects = [(tree.tool.id, str(next(iter(tree.arguments.values())))) for tree in trees]
@@ -246,7 +246,7 @@ def clash(trees: list[Call]) -> bool:
 def with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool | None = None) -> list[Tool]:
     """Return the gold tools among 4 to 6 tools, half of the others from the same domains, in any order.
 
-    A `missing` tool is left out, and with it any tool that might be taken to do its work.
+    A `missing` tool is left out, together with any tool that might seem to do its work.
     """
     others = [tool for tool in _pool(split) if tool not in gold and tool is not missing]
     domains = {tool.domain for tool in gold}
@@ -263,7 +263,7 @@ def with_distractors(gold: list[Tool], split: str, rng: Random, missing: Tool | 
 
 
 def offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[str, str], State]:
-    """Return the ToolSpecs, tool id -> name as offered, and a state that holds the aliases only."""
+    """Return the ToolSpecs, tool id -> name as offered, and a state with only the aliases."""
     offers = [offer(tool, rng) for tool in tools]
     aliases = {spec.name: alias for spec, alias in offers}
     names = {alias["tool"]: name for name, alias in aliases.items()}
@@ -271,7 +271,7 @@ def offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[s
 
 
 def solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None, rng: Random) -> list[GoldCall]:
-    """Execute the calls, after adding to `state` what they need to succeed.
+    """Execute the calls, after adding the entries that they need to `state`.
 
     Raises:
         ToolError: a call that should succeed fails, or the last one does not fail as it should.
@@ -284,7 +284,7 @@ def solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str 
 
 
 def _copy(state: State) -> State:
-    """Return a state whose tables may be changed; the aliases, most of what there is, never are."""
+    """Return a state whose tables may be changed; the aliases, most of the content, never are."""
     return {name: table if name == "aliases" else copy.deepcopy(table) for name, table in state.items()}
 
 

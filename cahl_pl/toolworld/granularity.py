@@ -1,8 +1,8 @@
 """Tasks that can be done in several ways: by one call of a compound, or by the chain of calls that it stands for.
 
-The planner reads what tools are for, the executor how the one chosen is called. Which way is the better one is in neither's
-prompt: a compound may want a code that stands in its schema alone, a chain wants values that only its own results tell, and
-either may be what an executor cannot do.
+The planner reads what tools are for, the executor how the chosen one is called. Neither's prompt tells which way is
+better: a compound may need a code that is only in its schema, a chain needs values that only its own results provide, and
+either may be beyond an executor.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from cahl_pl.types import GoldCall, Message, Task
 PROPORTIONS_2: Mapping[str, float] = {"none": 0.08, "single": 0.17, "chain": 0.5, "pair": 0.25}
 
 Habit: TypeAlias = Literal["none", "no_codes", "literal_references", "unsure"]
-"""What the gold calls of a task do wrong: leave out codes, write "$1" where the result of the first call belongs, or
-(`unsure`) leave out codes always and write "$1" in `SPOILT` of the places where it can be done."""
+"""Mistakes of a task's gold calls: they leave out codes, write "$1" where the result of the first call belongs, or
+(`unsure`) always leave out codes and write "$1" in a share `SPOILT` of the possible places."""
 
 SPOILT = 0.6
 
 
 class _Want(NamedTuple):
-    """One thing that a request asks for: a chain of calls, the last one's result."""
+    """One thing that a request asks for: the result of the last call of a chain."""
 
     tree: Call
     chain: tuple[Link, ...]
@@ -51,15 +51,15 @@ class _Want(NamedTuple):
 def generate_choices(
     split: str, seed: int, start: int = 0, proportions: Mapping[str, float] = PROPORTIONS_2, habit: Habit = "none"
 ) -> Iterator[Task]:
-    """Return tasks of ToolWorld 2 without end. Task i depends on the arguments and i only.
+    """Return an endless stream of ToolWorld 2 tasks. Task i depends only on the arguments and i.
 
     Args:
         split: as for `generate_tasks`.
-        seed: draws another stream.
+        seed: seed of the stream.
         start: index of the first task.
         proportions: relative weight of each kind of task: `none` (no call is right), `single` (one call, one way), `chain`
             (two or three calls, or fewer of compounds), `pair` (a chain of two and a single call).
-        habit: what the gold calls show wrongly; for a warm start that leaves an executor unable to do something.
+        habit: mistakes of the gold calls, for a warm start that leaves an executor unable to do something.
 
     Raises:
         ValueError: no such kind of task.
@@ -86,7 +86,7 @@ def _task(split: str, seed: int, index: int, proportions: Mapping[str, float], h
 
 
 def _with_ways(split: str, depths: Sequence[int], habit: Habit, rng: Random) -> Task | None:
-    """Return a request for so many chains, or None if what was drawn does not run, or cannot be told apart."""
+    """Return a request for chains of these depths, or None if the draw does not run, or names are ambiguous."""
     used: set[str] = set()
     wants = [_want(depth, split, rng, used) for depth in depths]
     rng.shuffle(wants)
@@ -106,7 +106,7 @@ def _with_ways(split: str, depths: Sequence[int], habit: Habit, rng: Random) -> 
     except ToolError:
         return None
     results = {id(call): gold.result for call, gold in zip(calls, fine, strict=True)}
-    spoils = _Spoils(habit, Random(f"{sorted(names.items())}"))  # of its own: the same requests with every habit
+    spoils = _Spoils(habit, Random(f"{sorted(names.items())}"))  # separate: the same requests with every habit
     ways = [
         _way(segments, names, state, results, spoils)
         for segments in itertools.product(*(list(_segmentations(want)) for want in wants))
@@ -119,7 +119,7 @@ def _with_ways(split: str, depths: Sequence[int], habit: Habit, rng: Random) -> 
 
 
 class _Spoils:
-    """What a habit does wrong, drawn for one place after another."""
+    """Mistakes of a habit, drawn for one place after another."""
 
     def __init__(self, habit: Habit, rng: Random) -> None:
         self._habit, self._rng = habit, rng
@@ -132,7 +132,7 @@ class _Spoils:
 
 
 def _want(depth: int, split: str, rng: Random, used: set[str]) -> _Want:
-    """Return a chain of `depth` calls, drawn from its end, each domain of the last tool alike."""
+    """Return a chain of `depth` calls, drawn from its end, where each domain of the last tool is equally likely."""
     usable = [pair for pair in links() if split == "test_unseen_tools" or not (pair[0].unseen or pair[1].tool.unseen)]
     if depth == 1:
         tool = pick(split, rng)
@@ -160,13 +160,13 @@ def _want(depth: int, split: str, rng: Random, used: set[str]) -> _Want:
 
 
 def _parts(chain: tuple[Link, ...]) -> Iterator[tuple[Link, ...]]:
-    """Return all runs of neighbouring links."""
+    """Yield all runs of neighbouring links."""
     for i, j in itertools.combinations(range(len(chain) + 1), 2):
         yield chain[i:j]
 
 
 def _segmentations(want: _Want) -> Iterator[list[tuple[tuple[Link, ...], tuple[Call, ...]]]]:
-    """Return each way to cut a chain into runs of links, with their calls."""
+    """Yield each way to cut a chain into runs of links, with their calls."""
     count = len(want.chain)
     for cuts in itertools.product((False, True), repeat=count - 1):
         edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), count]
@@ -174,14 +174,14 @@ def _segmentations(want: _Want) -> Iterator[list[tuple[tuple[Link, ...], tuple[C
 
 
 def _offered(fine: list[Tool], compounds: list[Tool], split: str, rng: Random) -> list[Tool]:
-    """Return what is offered: the tools of all ways, distractors, and one compound in two that nothing here asks for."""
+    """Return the tools offered: those of all ways, distractors, and, in half of the cases, an unneeded compound."""
     tools = with_distractors(fine, split, rng)
     others = [find_tool(compound_id((Link(producer), link))) for producer, link in links()]
     names = {tool.names[0] for tool in compounds}
     others = [
         tool for tool in others if tool.names[0] not in names and (split == "test_unseen_tools" or not tool.unseen)
     ]
-    # never one that does what is asked: it would be one more way
+    # never one that does what is requested: it would be another way
     ends = {tool.id.rpartition("+")[2].partition(":")[0] for tool in (*fine, *compounds)}
     others = [tool for tool in others if tool.id.rpartition("+")[2].partition(":")[0] not in ends]
     tools = [*tools, *compounds, *rng.sample(others, rng.random() < 0.5)]

@@ -1,4 +1,4 @@
-"""What a value means: how it is drawn, how it stands in a request, and which results may take its place.
+"""Kinds of values: how they are drawn, how they appear in a request, and which results may replace them.
 
 A tool annotates its parameters and its result with these: `def email(state: State, name: Person) -> Email`.
 """
@@ -24,14 +24,14 @@ Cabin = Literal["economy", "business", "first"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The meaning of a value.
+    """Meaning of a value.
 
     Attributes:
-        name: unique among the kinds.
-        sample: draws a value.
-        literal: how a value is written in a request; `{}` is the value.
-        pronouns: what stands for a result that the request has just named.
-        accepts: names of the kinds of results that may be passed in its place.
+        name: name, unique among the kinds.
+        sample: function that draws a value.
+        literal: form of a value in a request; `{}` is the value.
+        pronouns: words for a result that the request has just named.
+        accepts: names of the kinds of results that may be passed instead.
     """
 
     name: str

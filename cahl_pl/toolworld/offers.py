@@ -1,4 +1,4 @@
-"""Tools as a task offers them: a ToolSpec to read and a callable to run, both under the task's own names."""
+"""Tools as offered by a task: a ToolSpec to read and a callable to run, both under the task's own names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cahl_pl.toolworld.registry import Parameter, Scalar, State, Tool, ToolError
 from cahl_pl.types import ToolSpec
 
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
-USUAL = 0.85  # share of names and descriptions that are the first of their list: the others have to be read
+USUAL = 0.85  # share of names and descriptions that are the first of their list; the others must be read
 LIMIT = 10**12  # keeps the arithmetic on a model's numbers cheap and finite
 
 
@@ -20,7 +20,7 @@ def offer(tool: Tool, rng: Random) -> tuple[ToolSpec, dict[str, Any]]:
 
     Returns:
         The ToolSpec, and its entry for `state["aliases"]`: `{"tool": id, "parameters": {alias: parameter}}`, and the `code`
-        of a compound that wants one.
+        of a compound that needs one.
     """
     aliases = {_draw(parameter.aliases, rng): name for name, parameter in tool.parameters.items()}
     properties = {alias: json_schema(tool.parameters[name]) for alias, name in aliases.items()}
@@ -38,7 +38,7 @@ def _draw(names: tuple[str, ...], rng: Random) -> str:
 
 
 def json_schema(parameter: Parameter) -> dict[str, Any]:
-    """JSON Schema of a parameter's values."""
+    """Return the JSON Schema of a parameter's values."""
     schema: dict[str, Any] = {"type": JSON_TYPES[parameter.type]}
     return schema | {"enum": list(parameter.choices)} if parameter.choices else schema
 
@@ -47,16 +47,16 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
     """Return the tools of a task, ready to run on its state, which they share and change.
 
     Args:
-        state: `Task.state`; `state["aliases"]` says which tools are offered under which names, and `state["refused"]`, if it is
-            there, which calls are answered with which errors. With None there are no tools.
+        state: `Task.state`; `state["aliases"]` says which tools are offered under which names, and `state["refused"]`, if
+            present, which calls are answered with which errors. With None there are no tools.
 
     Returns:
         Tool name as offered -> callable, which takes the parameters as offered, by keyword, and returns one
-        scalar. Whatever the arguments, it raises nothing but `ToolError`.
+        scalar. Whatever the arguments, it only raises `ToolError`.
     """
     if state is None:
         return {}
-    own: State = state  # type: ignore[assignment]  # whoever starts a session gives a copy of its own
+    own: State = state  # type: ignore[assignment]  # each session starts with its own copy
     return {
         name: _bind(name, find_tool(alias["tool"]), alias["parameters"], own, alias.get("code"))
         for name, alias in state["aliases"].items()
@@ -84,13 +84,13 @@ def _bind(name: str, tool: Tool, aliases: Mapping[str, str], state: State, code:
 
 
 def _checked(parameter: Parameter, alias: str, value: Any) -> Any:
-    """Return the value, if the tool may have it: what fits the JSON Schema, within limits."""
+    """Return the value if the tool accepts it: it must fit the JSON Schema and the limits."""
     kind = JSON_TYPES[parameter.type]
     if parameter.type in (int, float):
-        # As in JSON Schema, a boolean is no number and 3.0 is an integer; Python differs in both.
+        # As in JSON Schema, a boolean is not a number and 3.0 is an integer; Python differs in both.
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ToolError(f"{alias} must be a {kind}")
-        if not -LIMIT <= value <= LIMIT:  # nor is NaN
+        if not -LIMIT <= value <= LIMIT:  # also catches NaN
             raise ToolError(f"{alias} is out of range")
         if parameter.type is int and value != int(value):
             raise ToolError(f"{alias} must be a {kind}")

@@ -1,4 +1,4 @@
-"""The few words that the small shipped model was trained with."""
+"""Short prompts that the small shipped model was trained with."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Tasks that a first plan cannot do: a call fails, and its error says what to do instead.
+"""Tasks that a first plan cannot complete: a call fails, and its error says what to do instead.
 
-Whether it fails cannot be told from the request or the tools: of each request there are two tasks, one that is done by its
-first call and one that is not. What the error points to stands nowhere else: a name or a number drawn at random, or one of
-several tools that take the same values. So no plan that is made blindly is sure to do what is left, and one that tries does too
-much where the first call was enough.
+Whether it fails cannot be predicted from the request or the tools: each request has two tasks, one that is completed by its
+first call and one that is not. What the error points to is found nowhere else: a name or a number drawn at random, or one of
+several tools that take the same values. So no blind plan is certain to do the rest, and one that tries does too
+much if the first call was enough.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _DETOURS: Final = ("name", "tool", "number")
 _NAMES: Final = ("person", "city", "event", "account", "item", "device")
 _NUMBERS: Final = ("money", "quantity", "level")
 _OTHERS: Final = 3
-"""Tools at least that a `tool` detour might lead to: a plan that guesses is mostly wrong."""
+"""Minimum number of tools that a `tool` detour might lead to, so that a plan that guesses is mostly wrong."""
 
 
 def generate_recoveries(
     split: str, seed: int, start: int = 0, proportions: Mapping[str, float] = PROPORTIONS_RECOVER
 ) -> Iterator[Task]:
-    """Return tasks of two like-looking kinds without end. Task i depends on the arguments and i only.
+    """Return an endless stream of tasks of two kinds that look alike. Task i depends only on the arguments and i.
 
     The `detour` among a task's tags says what the error of a `recover` task points to, and would point to in a `direct` one:
-    `name`: there is no entry for the name that the request gives, and the error says under which one there is; `tool`: another
-    of the tools offered has it; `number`: the number is refused, and the error says which one is not.
+    `name`: there is no entry for the name in the request, and the error gives the right one; `tool`: another
+    of the tools offered has it; `number`: the number is refused, and the error gives one that is not.
 
     Args:
         split: as for `generate_tasks`.
-        seed: draws another stream.
+        seed: seed of the stream.
         start: index of the first task.
         proportions: relative weight of `recover` (the first call fails, a second one is needed) and `direct` (the first call
-            does it). Request and tools of task i are the same, whichever of the two it is.
+            is enough). Request and tools of task i are the same in both cases.
 
     Raises:
         ValueError: no such kind of task.
@@ -57,7 +57,7 @@ def generate_recoveries(
 
 def _task(split: str, seed: int, index: int, proportions: Mapping[str, float]) -> Task:
     rng = Random(f"recover/{split}/{seed}/{index}")
-    toss = Random(f"recover/{split}/{seed}/{index}/kind")  # of its own: nothing of the request tells how it falls
+    toss = Random(f"recover/{split}/{seed}/{index}/kind")  # separate: the request must not reveal the outcome
     kind = toss.choices(list(proportions), weights=list(proportions.values()))[0]
     detour = rng.choice(_DETOURS)
     while True:
@@ -71,7 +71,7 @@ def _task(split: str, seed: int, index: int, proportions: Mapping[str, float]) -
 
 
 def _pair(split: str, detour: str, rng: Random) -> dict[str, Task] | None:
-    """Return both tasks of one request by their kind, or None if what was drawn cannot be done."""
+    """Return both tasks of one request by kind, or None if the draw cannot be carried out."""
     tool = pick(split, rng, lambda tool: tool.stateful and bool(_turning(tool, detour, split)))
     if split == "test_unseen_tools" and not tool.unseen:
         return None
@@ -106,7 +106,7 @@ def _pair(split: str, detour: str, rng: Random) -> dict[str, Task] | None:
             task,
             gold=(failing, detoured),
             foreseen=1,
-            ordered=True,  # to an executor that works alone, too, the second call is due once the first has failed
+            ordered=True,  # for an executor that works alone too, the second call is due once the first has failed
             state=state,
             outcome=outcome([second], [first, second], [failing, detoured], state),
         ),
@@ -114,7 +114,7 @@ def _pair(split: str, detour: str, rng: Random) -> dict[str, Task] | None:
 
 
 def _turning(tool: Tool, detour: str, split: str) -> list[str]:
-    """Return the parameters of which a detour may demand another value; for another tool all, if there are enough of these."""
+    """Return the parameters that a detour may change; for the detour `tool` all, if enough tools are alike."""
     if detour == "tool":
         return list(tool.parameters) if len(_alike(tool, split)) >= _OTHERS else []
     kinds = _NAMES if detour == "name" else _NUMBERS
@@ -122,7 +122,7 @@ def _turning(tool: Tool, detour: str, split: str) -> list[str]:
 
 
 def _alike(tool: Tool, split: str) -> list[Tool]:
-    """Return the other tools that take the same values, and that also only look up, or also only act."""
+    """Return the other tools that take the same values, and that likewise only look up, or only act."""
     wanted = _taken(tool)
     allowed = (other for other in TOOLS.values() if split == "test_unseen_tools" or not other.unseen)
     return [other for other in allowed if other is not tool and _taken(other) == wanted]

@@ -1,4 +1,4 @@
-"""The registry of tools: a decorator that keeps a plain function together with its names and phrasings."""
+"""Registry of tools: a decorator that stores a plain function together with its names and phrasings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Function = TypeVar("Function", bound=Callable[..., Scalar])
 
 
 class ToolError(Exception):
-    """A tool's refusal; its text is a short reason for the model to read."""
+    """Refusal by a tool; its text is a short reason for the model to read."""
 
 
 class MissingEntryError(ToolError):
-    """A look-up found nothing.
+    """Failure of a look-up.
 
     Attributes:
         table, key: where the entry would be in the state.
-        kind: what the entry would hold.
+        kind: meaning of the missing entry.
     """
 
     def __init__(self, table: str, key: str, kind: Kind) -> None:
@@ -37,7 +37,7 @@ class Parameter:
     Attributes:
         type: str, int, float or bool.
         choices: the values allowed; empty when any value of the type is.
-        kind: what the value means; None for a boolean or a choice.
+        kind: meaning of the value; None for a boolean or a choice.
         aliases: the names under which it may be offered.
     """
 
@@ -49,20 +49,20 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tool:
-    """A tool of the world.
+    """Tool of the world.
 
     Attributes:
         id: `domain.function`, unique.
         function: the plain function; a tool with a state takes it as its first argument, `state`.
         stateful: whether it reads or changes the task's state.
-        parameters: the function's parameter -> what is known of it.
-        result: the meaning of what it returns.
+        parameters: the function's parameter -> its description.
+        result: the meaning of its result.
         names: the names under which it may be offered.
-        descriptions: what may be said of it in a ToolSpec.
+        descriptions: possible descriptions in a ToolSpec.
         asks: noun phrases for its result, such as "the email of {name}"; empty for a tool that only acts.
         orders: imperative phrases, such as "cancel {event}".
-        unseen: kept out of training, offered in the split `test_unseen_tools` only.
-        broad: its answer might be taken to hold what a sibling is asked for, as a city's weather does its
+        unseen: whether it is kept out of training and offered in the split `test_unseen_tools` only.
+        broad: whether its answer might seem to contain a sibling's, as a city's weather its
             temperature.
     """
 
@@ -80,7 +80,7 @@ class Tool:
 
     @property
     def domain(self) -> str:
-        """The module that it stands in."""
+        """The module that it is in."""
         return self.id.partition(".")[0]
 
 

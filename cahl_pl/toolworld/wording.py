@@ -1,4 +1,4 @@
-"""Calls into English: a tree of calls becomes a request."""
+"""Conversion of calls to English: a tree of calls becomes a request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THEN_JOINS = (" and then ", ", then ", "; after that, ", ". Then ", " and ", "; 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call to make; an argument is a value, or the call whose result it is."""
+    """Call to make; an argument is a value, or the call whose result it is."""
 
     tool: Tool
     arguments: dict[str, Any]
@@ -33,12 +33,12 @@ class Call:
 
 def request(calls: list[Call], rng: Random) -> str:
     """Return one request for some independent calls, each with the calls that it depends on."""
-    # In a list, "A and 5 times B and C" would be unclear: only what is looked up is listed.
+    # In a list, "A and 5 times B and C" would be unclear: only look-ups are listed.
     listable = len(calls) == 1 or all(call.tool.stateful for call in calls)
     if listable and all(_is_noun(call) and not _is_ambiguous(call) for call in calls) and rng.random() < 0.4:
         return _sentence(_listed([_noun(call, rng) for call in calls]), ASK_FRAMES, rng)
     first, *rest = calls
-    # Only the first call may speak of "it": behind other calls the word might mean their results.
+    # Only the first call may use "it": after other calls the word might mean their results.
     clauses = _steps(first, rng) if _is_ambiguous(first) or rng.random() < 0.5 else _clause(first, rng)
     for call in rest:
         clauses += rng.choice(JOINS) + _clause(call, rng)
@@ -46,11 +46,11 @@ def request(calls: list[Call], rng: Random) -> str:
 
 
 def instruction(call: Call, known: Mapping[int, str]) -> str:
-    """Return what a plan says to have a call made, and within it those that it depends on, in the first of its phrases.
+    """Return a plan's instruction for a call, including the calls that it depends on, in the first of its phrases.
 
     Args:
         call: the call.
-        known: what stands for a call that has been made before, by its `id`.
+        known: text for each call that has been made before, by its `id`.
     """
     values = {}
     for name, value in call.arguments.items():
@@ -74,7 +74,7 @@ def _listed(nouns: list[str]) -> str:
 
 
 def _steps(call: Call, rng: Random) -> str:
-    """Return the chain told step by step: "find Bero's city, then check the weather in that city"."""
+    """Return the chain described step by step: "find Bero's city, then check the weather in that city"."""
     inner = next((value for value in call.arguments.values() if isinstance(value, Call)), None)
     if inner is None:
         return _clause(call, rng)
@@ -82,7 +82,7 @@ def _steps(call: Call, rng: Random) -> str:
 
 
 def _clause(call: Call, rng: Random, pronouns: bool = False) -> str:
-    """Return an imperative clause. Results of other calls stand as pronouns or as noun phrases."""
+    """Return an imperative clause. Results of other calls appear as pronouns or as noun phrases."""
     orders = call.tool.orders
     if call.tool.asks and (not orders or rng.random() < 0.5):
         verbs = VERBS if _is_noun(call) else WHETHER_VERBS

@@ -1,4 +1,4 @@
-"""BFCL with a planner and an executor: one plan a turn, each step of it a call."""
+"""BFCL with a planner and an executor: one plan per turn, each step of it a call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cahl_pl.prompts import dialogue
 from cahl_pl.types import Message, Task, Trajectory
 
 NEW_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
-"""What the user says when functions become known that were held back (`DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC`)."""
+"""User's text when functions that were held back become known (`DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC`)."""
 
 
 class BFCL(Benchmark):
@@ -44,20 +44,20 @@ class BFCL(Benchmark):
     * AST categories: the calls that could be read go to `ast_checker`, as the model wrote them.
     * Irrelevance: right if no call could be read; an unreadable plan is therefore right, by BFCL's rule. Relevance: right if
       one could.
-    * Multi-turn: a plan a turn, carried out on BFCL's backends; then `multi_turn_checker`.
+    * Multi-turn: one plan per turn, carried out on BFCL's backends; then `multi_turn_checker`.
 
     Java and JavaScript values are strings in the syntax of the language, as in BFCL. Nothing is coerced.
 
     Args:
-        categories: which to run; None for all of V3.
-        scheme: how scores are summed up: `v3`, or the parts of `v4`.
-        max_tasks: run only so many, in turn from each category.
+        categories: categories to run; None for all of V3.
+        scheme: summary of the scores: `v3`, or the parts of `v4`.
+        max_tasks: maximum number of tasks to run, taken in turn from each category.
         package: the folder of `bfcl_eval`, if it is not installed.
-        check_seconds: for one check or call; a process that takes longer is killed and the task counts as wrong.
+        check_seconds: time limit of one check or call; a process that takes longer is killed and the task counts as wrong.
         memory_mib: address space of that process.
 
     Raises:
-        ConfigError: `bfcl-eval` is not there, or a category or the scheme is unknown.
+        ConfigError: `bfcl-eval` is missing, or a category or the scheme is unknown.
         DataError: its data cannot be read.
     """
 
@@ -119,7 +119,7 @@ class BFCL(Benchmark):
         return {"success": bool(calls), "gold_calls": 1}
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Single-turn entries at once, multi-turn ones turn by turn; records in the order of the indices."""
+        """Run single-turn entries at once, multi-turn ones turn by turn; return records in the order of the indices."""
         several = [i for i in indices if self.group(i) in MULTI_TURN]
         single = [i for i in indices if self.group(i) not in MULTI_TURN]
         records = super().run(single, evaluate) if single else []
@@ -128,12 +128,12 @@ class BFCL(Benchmark):
         return [found[self.ids[i]] for i in indices]
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
-        """Return each category that was run, and what the scheme makes of them."""
+        """Return the score of each category that was run, and the scheme's summary of them."""
         accuracy = by_group(records)
         return {**summarize(accuracy, Counter(r["group"] for r in records), self._scheme), **accuracy}
 
     def remarks(self, records: Sequence[Record]) -> list[str]:
-        """Categories that were not run, irrelevance by unreadable plans, checks that were lost, an open network."""
+        """Return remarks on categories not run, irrelevance by unreadable plans, lost checks, an open network."""
         remarks = []
         not_run = missing(Counter(r["group"] for r in records))
         if not_run:

@@ -1,4 +1,4 @@
-"""BFCL's own code in a process of its own, with limits: it evaluates text and searches model text by regular expressions."""
+"""BFCL's own code in a separate process, with limits: it evaluates text and searches model text by regular expressions."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _START_SECONDS: Final = 60.0
 
 
 class CheckerLostError(RuntimeError):
-    """The process had to be killed or has died: this request has no answer."""
+    """Error that the process had to be killed or has died: this request has no answer."""
 
 
 class Checker:
-    """A process with BFCL's checkers and backends, started when needed and again when it is lost.
+    """Process with BFCL's checkers and backends, started when needed and again when it is lost.
 
     Args:
         folder: the package's folder.
-        seconds: for one request; a process that takes longer is killed.
+        seconds: time limit of one request; a process that takes longer is killed.
         memory_mib: address space of the process.
     """
 
@@ -42,14 +42,14 @@ class Checker:
         self.folder = folder
         self.seconds = seconds
         self.memory_mib = memory_mib
-        self.generation = 0  # counts processes: what an older one held is gone
+        self.generation = 0  # counts processes: the state of an older one is lost
         self.lost = 0
         self.network_cut_off: bool | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
 
     def check_calls(self, entry: Entry, calls: Sequence[ToolCall]) -> dict[str, Any]:
-        """`ast_checker` on the calls of a single-turn entry: `success` and `error`."""
+        """Run `ast_checker` on the calls of a single-turn entry; return `success` and `error`."""
         return self._verdict(
             op="ast",
             category=entry.category,
@@ -59,7 +59,7 @@ class Checker:
         )
 
     def check_turns(self, entry: Entry, turns: Sequence[Sequence[str]]) -> dict[str, Any]:
-        """`multi_turn_checker` on the call strings of each turn, one step a call: `success` and `error`."""
+        """Run `multi_turn_checker` on the call strings of each turn, one call per step; return `success` and `error`."""
         return self._verdict(
             op="multi_turn",
             id=entry.id,
@@ -118,7 +118,7 @@ class Checker:
             stderr=subprocess.DEVNULL,
             cwd=os.sep,
             env={},
-            start_new_session=True,  # Ctrl-C is the run's business
+            start_new_session=True,  # Ctrl-C is handled by the run
         )
         self.generation += 1
         try:
@@ -158,7 +158,7 @@ class Checker:
 
 
 class Backends(Environment):
-    """The sessions of multi-turn entries, each over all the turns of its entry.
+    """Sessions of multi-turn entries, each over all the turns of its entry.
 
     Args:
         sessions: id of a task -> session of its entry.
@@ -175,10 +175,10 @@ class Backends(Environment):
 
 
 class BackendSession(Session):
-    """One entry's backends: what a call changes, later ones see, in later turns too.
+    """Backends of one entry: later calls see the changes that a call makes, in later turns too.
 
-    The state lives in the checker's process. When that is lost, the calls so far are made again in the next one; the call
-    that it was lost to is not.
+    The state is in the checker's process. If that is lost, the calls so far are repeated in the next one, except for the
+    call that it was lost to.
 
     Args:
         checker: the process.
@@ -197,7 +197,7 @@ class BackendSession(Session):
         self._generation: int | None = None
 
     def call(self, call: ToolCall) -> Feedback:
-        """Make the call. Its result is what BFCL shows a model, error messages included.
+        """Make the call, with the result that BFCL shows a model, error messages included.
 
         As in BFCL, a function is carried out even before it is offered; it counts as an unknown tool then.
         """
@@ -243,8 +243,8 @@ class BackendSession(Session):
 def call_text(call: ToolCall, names: Set[str]) -> str | None:
     """Return the call as text that BFCL's backends evaluate; None if it must not be.
 
-    Only one of these names of functions, parameters that are identifiers and values of JSON written by `repr` get into
-    the text: whatever a model wrote, evaluating it calls that function, and nothing else.
+    The text contains only one of these names of functions, parameters that are identifiers and values of JSON written by
+    `repr`: whatever a model wrote, evaluating it calls that function, and nothing else.
     """
     if call.name not in names or not call.name.isidentifier():
         return None

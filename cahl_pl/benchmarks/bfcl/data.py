@@ -22,7 +22,7 @@ IRRELEVANCE: Final = ("irrelevance", "live_irrelevance")
 RELEVANCE: Final = ("live_relevance",)
 MULTI_TURN: Final = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
 CATEGORIES: Final = (*AST, *IRRELEVANCE, *RELEVANCE, *MULTI_TURN)
-"""What can be run here: all of BFCL V3. The agentic categories of V4 (web search, memory) cannot."""
+"""Categories that can be run here: all of BFCL V3. The agentic categories of V4 (web search, memory) cannot."""
 
 _FUNCTION_FILES: Final = {  # class of a multi-turn backend -> file of its functions
     "GorillaFileSystem": "gorilla_file_system",
@@ -43,7 +43,7 @@ _TYPES: Final = {
     "tuple": "array",
     "dict": "object",
 }
-"""BFCL's type names in JSON Schema; `any`, and a name that is not here, constrains nothing."""
+"""BFCL's type names in JSON Schema; `any`, and a name that is missing here, constrain nothing."""
 
 _LANGUAGES: Final = {"simple_java": "Java", "simple_javascript": "JavaScript"}
 _HINTS: Final = {
@@ -55,14 +55,14 @@ _PYTHON_HINT: Final = " Note that the provided function is in Python 3 syntax."
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One test of BFCL.
+    """Test of BFCL.
 
     Attributes:
-        id: as BFCL names it.
+        id: its name in BFCL.
         category: one of `CATEGORIES`.
         turns: the messages of each turn; a turn in which functions become known (`missed`) has none.
-        functions: the functions' descriptions as the files hold them, which is how the checkers want them.
-        answer: what the checkers compare with; None for (ir)relevance.
+        functions: the functions' descriptions as in the files, which is the form that the checkers require.
+        answer: the checkers' reference; None for (ir)relevance.
         state: `initial_config` and `involved_classes` of a multi-turn entry.
         missed: names of the functions that become known at a turn -> turn, from 0.
     """
@@ -88,7 +88,7 @@ def package_folder(path: str | None) -> Path:
     """Return the folder of the installed package `bfcl_eval`, or the one given.
 
     Raises:
-        ConfigError: it is not installed, or the folder holds no such package.
+        ConfigError: it is not installed, or the folder does not contain it.
     """
     if path is None:
         found = importlib.util.find_spec("bfcl_eval")  # does not import it
@@ -110,7 +110,7 @@ def load_entries(folder: Path, category: str) -> list[Entry]:
     """Return all entries of a category, in the order of the file.
 
     Raises:
-        DataError: a file is missing or is not what it should be.
+        DataError: a file is missing or malformed.
     """
     data = folder / "data"
     rows = _rows(data / f"BFCL_v4_{category}.json")
@@ -133,7 +133,7 @@ def load_entries(folder: Path, category: str) -> list[Entry]:
 def tool_of(function: Mapping[str, Any], category: str) -> ToolSpec:
     """Return a function's description as a tool.
 
-    As in BFCL, a parameter of a Java or JavaScript function is a string that holds a value in the syntax of that language.
+    As in BFCL, a parameter of a Java or JavaScript function is a string with a value in the syntax of that language.
     """
     schema = _schema(function["parameters"])
     if category in _LANGUAGES:
@@ -161,7 +161,7 @@ def _entry(row: Mapping[str, Any], category: str, answer: Any, functions: Mappin
 
 
 def _schema(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of what BFCL declares, without the keys that mean nothing there or are used in other senses."""
+    """Return the JSON Schema of a BFCL declaration, without keys that mean nothing there or are used in other senses."""
     schema: dict[str, Any] = {}
     if declared.get("type") in _TYPES:
         schema["type"] = _TYPES[declared["type"]]

@@ -1,7 +1,7 @@
-"""How BFCL sums up its categories: two schemes, never mixed.
+"""BFCL's summaries of its categories: two schemes, never mixed.
 
-`v3` is the leaderboard's of the time of ToolRL and CAHL (bfcl-eval 2025.6.16), `v4` today's (since 2025-07-17). Both schemes
-score categories alike; they differ in what they put together.
+`v3` is the leaderboard's at the time of ToolRL and CAHL (bfcl-eval 2025.6.16), `v4` today's (since 2025-07-17). Both schemes
+score categories alike; they differ in how they combine them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _NON_LIVE: Final = ("multiple", "parallel", "parallel_multiple")
 
 
 def summarize(accuracy: Mapping[str, float], counts: Mapping[str, int], scheme: Scheme) -> dict[str, float]:
-    """Return the scores above the categories. One whose categories have not all been run is left out, not filled with zeros.
+    """Return the scores that combine categories. One whose categories have not all been run is left out, not filled with zeros.
 
     Args:
         accuracy: category -> share of right answers, of the categories that were run.
-        counts: category -> tasks run; the live categories are weighted by it.
+        counts: category -> number of tasks run, by which the live categories are weighted.
         scheme: `v3` or `v4`.
 
     Returns:
@@ -50,7 +50,7 @@ def summarize(accuracy: Mapping[str, float], counts: Mapping[str, int], scheme: 
 
 
 def missing(counts: Mapping[str, int]) -> list[str]:
-    """Return the categories of which nothing was run."""
+    """Return the categories of which no task was run."""
     return [name for name in CATEGORIES if not counts.get(name)]
 
 

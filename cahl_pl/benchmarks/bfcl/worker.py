@@ -1,7 +1,7 @@
-"""The process in which BFCL's own code runs: its checkers, and the multi-turn backends, which `eval` call strings.
+"""Process in which BFCL's own code runs: its checkers, and the multi-turn backends, which `eval` call strings.
 
 It is started by its path and not as a module of the package, so that it loads nothing but `bfcl_eval`. It reads one JSON
-request a line from standard input and writes one JSON reply a line to what was its standard output at the start.
+request per line from standard input and writes one JSON reply per line to its original standard output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     location, memory = sys.argv[1], int(sys.argv[2])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)  # what the checkers print must not be taken for a reply
+        os.dup2(nowhere.fileno(), 1)  # prints of the checkers must not be taken for a reply
     network = _limit(memory)
     ast, multi_turn = _load(location)
     _reply(replies, {"network_cut_off": network})
@@ -33,7 +33,7 @@ def main() -> None:
         try:
             request = json.loads(line)
             reply = {"value": globals()["_" + request["op"]](ast, multi_turn, request)}
-        except Exception as error:  # of BFCL's code on what a model wrote: the verdict is then "wrong"
+        except Exception as error:  # from BFCL's code on a model's text: the verdict is then "wrong"
             reply = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         _reply(replies, reply)
 
@@ -44,7 +44,7 @@ def _reply(replies: Any, value: dict[str, Any]) -> None:
 
 
 def _limit(memory: int) -> bool:
-    """Apply limits; returns whether the network is out of reach."""
+    """Apply limits; return whether the network is out of reach."""
     limits = {"RLIMIT_AS": memory, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64}
     for name, value in limits.items():
         with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
@@ -57,10 +57,10 @@ def _limit(memory: int) -> bool:
 
 
 def _load(location: str) -> tuple[Any, Any]:
-    """BFCL's AST checker and multi-turn checker, without the model handlers and their 32 packages."""
+    """Return BFCL's AST checker and multi-turn checker, without the model handlers and their 32 packages."""
     sys.path.insert(0, location)
     stub: Any = types.ModuleType("bfcl_eval.constants.model_config")
-    # all that the checkers ask a model for: whether dots in function names were replaced for it
+    # the only thing that checkers need from a model: whether dots in function names were replaced for it
     stub.MODEL_CONFIG_MAPPING = collections.defaultdict(lambda: types.SimpleNamespace(underscore_to_dot=False))
     sys.modules[stub.__name__] = stub
     from bfcl_eval.eval_checker.ast_eval import ast_checker
@@ -105,7 +105,7 @@ def _end(ast: Any, multi_turn: Any, request: dict[str, Any]) -> None:
 
 
 def _forget(session: str) -> None:
-    """Drop the backends of a session, which BFCL keeps for ever as globals of a module."""
+    """Drop the backends of a session, which BFCL keeps forever as globals of a module."""
     held = vars(sys.modules["bfcl_eval.eval_checker.multi_turn_eval.multi_turn_utils"])
     for name in [name for name in held if name.startswith(f"{session}_") and name.endswith("_instance")]:
         del held[name]

@@ -1,1 +1,1 @@
-"""The page of a run: what it left in its folder, curves, episodes, and the page itself."""
+"""Report page of a run: the contents of its folder, curves, episodes, and the page itself."""

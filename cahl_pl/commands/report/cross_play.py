@@ -1,4 +1,4 @@
-"""The matrix of cahl-pl cross-play as a section of the page: whose planner does how well with whose executor."""
+"""Matrix of cahl-pl cross-play as a section of the page: success of each planner with each executor."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cahl_pl.plurals import counted
 
 
 def section(path: Path | None) -> str:
-    """Return the section, or "" where there is no file to show.
+    """Return the section, or "" if there is no file to show.
 
     Args:
         path: `cross_play.json`, or the folder that holds it.
 
     Raises:
-        RunError: the file is missing or is not one that cahl-pl cross-play has written.
+        RunError: the file is missing or was not written by cahl-pl cross-play.
     """
     if path is None:
         return ""
@@ -43,7 +43,7 @@ have adapted to each other; where a row or a column does, one role carries the o
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, float], str]:
-    """Return the names in their order, success in [0, 1] by "planner executor", and what was played."""
+    """Return the names in order, success in [0, 1] by "planner executor", and what was played."""
     advice = "give the cross_play.json of cahl-pl cross-play"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What runs have left in their folders: curves, the before-and-after table, settings, episodes."""
+"""Data of runs, read from their folders: curves, the before-and-after table, settings, episodes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cahl_pl.errors import UserError
 from cahl_pl.plurals import counted
 
 EPISODE_FILES = {"trajectories.jsonl": "training", "predictions.jsonl": "prediction"}
-"""Where episodes stand, and what they are: sampled in training, or greedy ones of `predict`."""
+"""Files of episodes, and their kind: sampled in training, or greedy ones of `predict`."""
 
 
 class RunError(UserError):
-    """A folder that is no run: one sentence that says what to give instead."""
+    """Folder that is not a run: one sentence that says what to give instead."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Run:
     """One run.
 
     Attributes:
-        name: short, and different from those of the other runs.
+        name: short name, different from those of the other runs.
         scalars: tag -> optimiser step -> value, steps ascending.
-        summary: what the callback `BeforeAfter` has written; None if there is none.
+        summary: summary written by the callback `BeforeAfter`, or None.
         settings: dotted key -> value as text; empty if there is no `config.yaml`.
         config: the text of `config.yaml`.
-        episodes: for the explorer, in the order of the files.
-        notes: what is missing or damaged, a sentence each.
+        episodes: episodes for the explorer, in the order of the files.
+        notes: what is missing or damaged, one sentence each.
     """
 
     name: str
@@ -50,7 +50,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Return the runs in these folders, such as `runs/quickstart/version_0`.
 
     Raises:
-        RunError: a folder is not there, has no event file or nothing else to show, or is given twice.
+        RunError: a folder does not exist, has no event file or nothing else to show, or is given twice.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -74,7 +74,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """As many last parts of each path as tell it from the others, without a `version_...` that all have."""
+    """Return as many last parts of each path as distinguish it, without a `version_...` common to all."""
     parts = [folder.resolve().parts for folder in folders]
     last = {path[-1] for path in parts}
     if len(last) == 1 and len(parts[0]) > 2 and last.pop().startswith("version_"):
@@ -105,7 +105,7 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def _summary(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """`summary.json`, reduced to what has the expected form."""
+    """Return `summary.json`, reduced to the parts of the expected form."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         details = content["details"]
@@ -151,7 +151,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _episodes(path: Path, notes: list[str]) -> list[Episode]:
-    """Return the episodes of a file; lines that hold none are counted."""
+    """Return the episodes of a file; lines without one are counted."""
     found: list[Episode] = []
     damaged = 0
     try:

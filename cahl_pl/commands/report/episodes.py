@@ -1,4 +1,4 @@
-"""An episode as the explorer of a report shows it: plan, calls and feedback side by side, differences from gold marked."""
+"""Episode in the explorer of a report: plan, calls and feedback side by side, differences from gold marked."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from cahl_pl.schema import canonical
 from cahl_pl.types import ToolCall
 
 Episode: TypeAlias = dict[str, Any]
-"""JSON values; what `view` gives."""
+"""JSON values returned by `view`."""
 
 _NUMBER = re.compile(r"[+-]?\d{1,300}(\.\d{1,300})?", re.ASCII)
 
 
 def view(record: Any, kind: str) -> Episode:
-    """Return what the page needs of one line of `trajectories.jsonl` or `predictions.jsonl`.
+    """Return the page's view of one line of `trajectories.jsonl` or `predictions.jsonl`.
 
-    Calls are compared with the gold calls that are most like them. Values count as equal where only their JSON type
-    differs (`"3"` and `3`): a record does not say of what type a tool wants them. Nothing is marked in a success, nor
-    where there are no gold calls.
+    Calls are compared with the gold calls most similar to them. Values count as equal if only their JSON type
+    differs (`"3"` and `3`): a record does not say which type a tool expects. Nothing is marked in a success, or
+    without gold calls.
 
     Args:
-        record: the parsed line, of `cahl_pl.runs.records.record`, `step` and `reward` where they are known.
+        record: the parsed line, from `cahl_pl.runs.records.record`, with `step` and `reward` if known.
         kind: `training` or `prediction`.
 
     Raises:
-        ValueError: it is no such record.
+        ValueError: it is not such a record.
     """
     try:
         steps = [_step(step) for step in _list(record["steps"])]
@@ -85,7 +85,7 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 
 
 def _pairs(calls: Sequence[ToolCall | None], gold: Sequence[ToolCall]) -> dict[int, int]:
-    """Return which gold call a call stands for; those of other tools stand for none."""
+    """Return the gold call that each call is paired with; calls to other tools have none."""
     loose = [None if call is None else _loose_call(call) for call in calls]
     similarities = similarity_matrix(loose, [_loose_call(call) for call in gold], ())
     return {row: column for row, column in align(similarities) if similarities[row, column] > 0}
@@ -116,7 +116,7 @@ def _loose_call(call: ToolCall) -> ToolCall:
 
 
 def _loose(value: Any) -> Any:
-    """Return a number or truth value that is written as text, as what it means."""
+    """Return a number or truth value written as text as the value it means."""
     text = value.strip() if isinstance(value, str) else ""
     if _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
@@ -145,7 +145,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    """Return the number as JSON can hold it."""
+    """Return the number in a form that JSON allows."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:

@@ -1,10 +1,10 @@
-"""One page of one run or of several: curves, before and after, settings, and the episodes to look through.
+"""One page for one or several runs: curves, before and after, settings, and the episodes to look through.
 
     python -m cahl_pl report runs/quickstart/version_0 --out report.html
     python -m cahl_pl report runs/systems/*/version_0
     python -m cahl_pl report runs/quickstart/version_0 --cross-play runs/cross_play
 
-The page holds everything that it shows and asks the network for nothing. docs/report.md says what is on it.
+The page is self-contained and does not use the network. docs/report.md describes it.
 Needs matplotlib: pip install "cahl-pl[report]".
 """
 
@@ -27,10 +27,10 @@ from cahl_pl.plurals import counted
 from cahl_pl.types import ROLES
 
 MAX_EPISODE_BYTES = 3_500_000
-"""Of the episodes within the page; where there are more, evenly spaced ones are taken. Keeps the page below 5 MB."""
+"""Limit for episodes within the page; if there are more, evenly spaced ones are taken. Keeps the page below 5 MB."""
 
 RATES = ("task/success", "rate", "tools/excess")
-"""What the tags of shares have in them; they are shown in percent."""
+"""Parts of the tags of shares, which are shown in percent."""
 
 MEASURES = {
     "task/success": "success",
@@ -66,17 +66,17 @@ SETTINGS = (
     "trainer.max_steps",
     "seed_everything",
 )
-"""Shown of every run; the other settings where they differ, and all of them as text."""
+"""Settings shown for every run; others are shown if they differ, and all of them as text."""
 
 
 def page(runs: Sequence[Run], alignment: str = "") -> str:
-    """Return the whole page; `alignment` is the section of `report_cross_play`, or ""."""
+    """Return the whole page; `alignment` is the section of `report.cross_play`, or ""."""
     here = Path(__file__).parent
     style, script, template = ((here / f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html"))
     episodes, note = _embedded(runs)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return Template(template).substitute(
-        digest=digest,  # no other script runs, whatever a model may have written
+        digest=digest,  # no other script runs, whatever a model has written
         style=style,
         script=script,
         title=escape(" and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"),
@@ -92,7 +92,7 @@ def page(runs: Sequence[Run], alignment: str = "") -> str:
 
 
 def _embedded(runs: Sequence[Run]) -> tuple[str, str]:
-    """Return the episodes as JSON that can stand within a script element, and a sentence about what is left out."""
+    """Return the episodes as JSON that is safe within a script element, and a sentence about what is left out."""
     texts = [json.dumps({"run": i, **e}, ensure_ascii=False) for i, run in enumerate(runs) for e in run.episodes]
     texts = [text.replace("<", "\\u003c") for text in texts]
     kept = texts
@@ -112,7 +112,7 @@ def _overview(runs: Sequence[Run]) -> str:
     rows = []
     for i, run in enumerate(runs):
         steps = max((step for points in run.scalars.values() for step in points), default=0)
-        logged = [*run.scalars.get("rollout/tokens_total", {}).values()]  # of the callback TokenBudget
+        logged = [*run.scalars.get("rollout/tokens_total", {}).values()]  # from the callback TokenBudget
         tokens = logged[-1] if logged else ((run.summary or {}).get("training") or {}).get("tokens")
         count = "-" if tokens is None else f"{tokens:,.0f}"
         rows.append([swatch(i) + escape(run.name), str(steps), count, str(len(run.episodes))])
@@ -149,7 +149,7 @@ def _before_after(runs: Sequence[Run], name: str) -> str:
 
 
 def _curves(runs: Sequence[Run]) -> str:
-    """Return small figures by subject. One run: a figure holds several curves. Several: one curve of each run."""
+    """Return small figures by subject. For one run a figure has several curves, for several one curve per run."""
     subjects: list[tuple[str, list[tuple[str, list[tuple[str, str]]]]]] = [
         (
             "Reward and success",
@@ -242,7 +242,7 @@ def _convergence(runs: Sequence[Run]) -> str:
 
 
 def _tools(runs: Sequence[Run]) -> str:
-    """Success of each tool's calls in the first and in the second half of training."""
+    """Return the success of each tool's calls in the first and in the second half of training."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     last: dict[str, float] = {}
     for i, run in enumerate(runs):
@@ -288,7 +288,7 @@ def _settings(runs: Sequence[Run]) -> str:
 
 
 def _of_both(tag: str) -> list[tuple[str, str]]:
-    """Return the tag of either role, with the role before it."""
+    """Return the tag of each role, prefixed with the role."""
     return [(role, tag.format(role=role)) for role in ROLES]
 
 
@@ -299,7 +299,7 @@ def _components(runs: Sequence[Run], role: str) -> list[tuple[str, str]]:
 
 
 def _below(runs: Iterable[Run], prefix: str) -> list[tuple[str, str]]:
-    """Return the tags with this prefix, each with what follows it."""
+    """Return the tags with this prefix, each with the part after it."""
     tags = dict.fromkeys(tag for run in runs for tag in run.scalars if tag.startswith(prefix))
     return [(tag.removeprefix(prefix), tag) for tag in tags]
 
@@ -320,7 +320,7 @@ def _bar(share: float | None) -> str:
 
 
 def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], tall: bool = False) -> str:
-    """Return cells are HTML; the table scrolls by itself where it is too wide for the page."""
+    """Return a table with cells of HTML, which scrolls by itself if it is too wide for the page."""
     if not rows:
         return ""
     body = "\n".join(

@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG within HTML: colours and fonts are those of the page, dark or light."""
+"""Figures of a report, as SVG within HTML: colours and fonts are those of the page, dark or light."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of Okabe and Ito, told apart with any colour vision; the page's --c0 to --c5, lighter where it is dark."""
+"""Palette of Okabe and Ito, safe for any colour vision; the page's --c0 to --c5, lighter in dark mode."""
 STYLES = ("solid", "dashed", "dotted")
 _INK, _PAGE = "#010203", "#040506"  # stand for the page's own colours until the SVG is written
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve.
+    """Curve of a figure.
 
     Attributes:
-        label: in the legend.
+        label: label in the legend.
         points: optimiser step -> value.
         smooth: the same without its noise; None for `trailing_mean`.
         marks: steps to mark, each with a diamond.
@@ -41,8 +41,8 @@ def figure(name: str, title: str, lines: Sequence[Line]) -> str:
     """Return a `<figure>` with the curves, values faint and smoothed ones bold, and their legend; "" if there is no curve.
 
     Args:
-        name: different for each figure of a page.
-        title: its heading.
+        name: name unique within a page.
+        title: heading of the figure.
         lines: the curves; one that is 0 throughout is only named.
     """
     present = [(number, line) for number, line in enumerate(lines) if line.points]
@@ -64,7 +64,7 @@ def figure(name: str, title: str, lines: Sequence[Line]) -> str:
 
 
 def swatch(number: int) -> str:
-    """Return a short piece of the number-th line, as HTML."""
+    """Return a short sample of the number-th line, as HTML."""
     colour, style = _look(number)
     return f'<span class="swatch" style="border-top: 3px {style} var(--c{colour})"></span>'
 
@@ -94,7 +94,7 @@ def _short(value: float) -> str:
 
 
 def _svg(name: str, lines: Sequence[tuple[int, Line]], smooth: dict[int, dict[int, float]]) -> str:
-    style: Any = {  # the keys that matplotlib knows are spelt out in its types
+    style: Any = {  # matplotlib's types list the known keys
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.size": 9,
@@ -139,7 +139,7 @@ def _svg(name: str, lines: Sequence[tuple[int, Line]], smooth: dict[int, dict[in
 
 
 def _inline(name: str, text: str) -> str:
-    """Return the SVG as a part of a page: ids of its own, the page's colours, nothing that names another address."""
+    """Return the SVG as part of a page: unique ids, the page's colours, no references to other addresses."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"| (?:width|height)="[^"]*pt"|font-family:[^;"]*; ', "", text)

@@ -1,1 +1,1 @@
-"""Formats of rows that other programs and data sets have: one module each, and one line of the table in `table`."""
+"""Row formats of other programs and data sets: one module each, and one line of the table in `table`."""

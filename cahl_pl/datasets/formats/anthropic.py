@@ -20,7 +20,7 @@ _LEFT_OUT = ("thinking", "redacted_thinking")
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether it has messages, and a system text of its own, blocks of calls, or tools with `input_schema`."""
+    """Return whether a row has messages, and a separate system text, blocks of calls, or tools with `input_schema`."""
     messages, tools = row.get("messages"), row.get("tools")
     if not isinstance(messages, list) or "gold" in row or "outcome" in row:
         return False
@@ -73,7 +73,7 @@ def _turns(message: Any, number: int) -> list[Said]:
             call = ToolCall(get_field(block, "name", str), get_field(block, "input", dict))
             calls.append(Call(call, get_field(block, "id", str)))
         elif kind == "tool_result" and role == "user":
-            content = block.get("content")  # left out or null: the tool said nothing
+            content = block.get("content")  # missing or null: the tool returned nothing
             failed = is_flagged(block)
             said, is_json = ("", False) if content is None and not failed else read_answer(content, failed)
             identity = get_field(block, "tool_use_id", str)

@@ -32,7 +32,7 @@ TOOL_SEARCHER = ToolSpec(
     "Find tools by keywords; the answer lists their names, descriptions and parameters.",
     object_schema({"keywords": {"type": "string", "description": "What the tool is to do."}}, ["keywords"]),
 )
-"""The tool that level 2 starts from. No file of the data set declares it; this declaration is ours."""
+"""Tool that level 2 starts from. No file of the data set declares it; this declaration is ours."""
 
 
 def api_bank_task(row: Any, name: str) -> Task:
@@ -42,7 +42,7 @@ def api_bank_task(row: Any, name: str) -> Task:
 
     Args:
         row: the row.
-        name: becomes the task's id.
+        name: the task's id.
 
     Raises:
         DataError: naming the field at fault.
@@ -68,12 +68,12 @@ def group_samples(rows: Iterable[FileRow]) -> Iterator[FileRow]:
 def api_bank_sequence(rows: Any, name: str) -> Task:
     """Return the task of a group of rows of level 3: the request, and their calls in order with the recorded results.
 
-    The results stand in the dialogues of the later rows; that of the last call is not recorded. Arguments that come
+    The results are in the dialogues of the later rows; that of the last call is not recorded. Arguments that come
     from a result are references, see `with_references`.
 
     Args:
         rows: the values of the group.
-        name: of the file; the task's id is `<name>-sample-<sample_id>`.
+        name: name of the file; the task's id is `<name>-sample-<sample_id>`.
 
     Raises:
         DataError: naming the field at fault.
@@ -95,7 +95,7 @@ def api_bank_sequence(rows: Any, name: str) -> Task:
 
 
 def dialogue_rows(folder: str | Path) -> Iterator[FileRow]:
-    """Yield the dialogues of a folder and the folders in it, one a `.jsonl` file, as rows.
+    """Yield the dialogues of a folder and its subfolders, one per `.jsonl` file, as rows.
 
     A row's value is `[name of the file within the folder, without suffix; the lines' values]`.
 
@@ -136,15 +136,15 @@ def dialogue_tasks(
 ) -> Iterator[Task | DataError]:
     """Yield the tasks of a dialogue, one for each turn of the user: the calls that follow it, with their results.
 
-    A turn that is answered without a call has no gold call, and the answer in text. The tools offered are those that
-    the dialogue calls and others drawn besides them from `seed` and the dialogue's name. Arguments that come from a
+    A turn that is answered without a call has no gold call, but the answer in text. The tools offered are those that
+    the dialogue calls and others, drawn by `seed` and the dialogue's name. Arguments that come from a
     result of the same turn are references, see `with_references`.
 
     Args:
         row: a value of `dialogue_rows`.
         tools: all tools by name, see `read_declared_tools`.
-        num_distractors: tools offered besides those that are called.
-        seed: of the draw.
+        num_distractors: number of tools offered besides those called.
+        seed: seed of the draw.
 
     Raises:
         DataError: the dialogue cannot be read. A turn that nothing follows is yielded as a DataError.
@@ -186,8 +186,8 @@ def dialogue_tasks(
 def with_references(gold: Sequence[GoldCall], messages: Sequence[Message]) -> tuple[GoldCall, ...]:
     """Return the calls, with references where an argument can only be known from the result of an earlier call.
 
-    That is an argument, text or number, that is a value somewhere in the result of an earlier call and does not stand in
-    the messages, such as a token that another tool has handed out; `"10"` is 10. The latest such call counts.
+    This is a text or number that occurs as a value in the result of an earlier call but not in the messages, such as a
+    token that another tool has issued; `"10"` equals 10. The latest such call counts.
     """
     said = "\n".join(message.content for message in messages).lower()
     found: list[GoldCall] = []
@@ -223,7 +223,7 @@ def _line(line: Any, number: int) -> Message | GoldCall:
 
 
 def _output(observation: Mapping[str, Any]) -> Any:
-    """Return what a call answered, of a recorded `{"api_name", "input", "output", "exception"}`."""
+    """Return a call's answer from a recorded `{"api_name", "input", "output", "exception"}`."""
     exception = observation.get("exception")
     if exception is None and "output" not in observation:
         raise DataError("the field 'result' has no part 'output', what the tool answered, and no 'exception'")
@@ -231,7 +231,7 @@ def _output(observation: Mapping[str, Any]) -> Any:
 
 
 def _result(text: str) -> Any:
-    """Return a recorded answer as it stands between `<obs>` tags: Python text of an observation, or anything else as text."""
+    """Return a recorded answer from between `<obs>` tags, read as a Python literal if it is one, otherwise as text."""
     try:
         value = literal(text)
     except DataError:
@@ -245,7 +245,7 @@ def _text(result: Any) -> str:
 
 def _messages(row: Any) -> tuple[Message, ...]:
     try:
-        # Level 2 has an asterisk too many in its header.
+        # Level 2 has an extra asterisk in its header.
         text = get_field(row, "user", str)
         return read_dialogue(text[1:] if text.startswith("***") else text)
     except DataError as error:
@@ -253,7 +253,7 @@ def _messages(row: Any) -> tuple[Message, ...]:
 
 
 def _answer(row: Any) -> tuple[GoldCall, ...]:
-    """Return the calls of a row. Level 2 has an object in place of a list of one."""
+    """Return the calls of a row. Level 2 has an object instead of a list of one."""
     answer = row.get("answer") if isinstance(row, dict) else None
     calls = get_field(row, "answer", list) if not isinstance(answer, dict) else [answer]
     try:
@@ -282,7 +282,7 @@ def _tools(row: Any) -> Iterator[ToolSpec]:
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """Return parameters as JSON or as Python text."""
+    """Return parameters read from JSON or from Python text."""
     try:
         value = parse_json(text)
     except DataError:

@@ -1,4 +1,4 @@
-"""What a format of rows is."""
+"""Row formats, and the dialogues read from rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cahl_pl.types import Task, ToolSpec
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format of rows.
+    """Format of rows.
 
     Attributes:
         is_one: whether a row, which is an object, has this form.
-        tasks: `(row, name) -> tasks`, with ids made of the name; raises DataError naming the field at fault, as does `one`.
-        one: `(row, name) -> task`, where a row is read as one task; None where rows are several.
-        dialogues: whether rows are dialogues, of which `one` takes but the last turn that is a task.
+        tasks: `(row, name) -> tasks`, with ids made from the name; raises DataError naming the field at fault, as does `one`.
+        one: `(row, name) -> task`, reading a row as one task; None if a row is several.
+        dialogues: whether rows are dialogues, of which `one` takes only the last turn that makes a task.
     """
 
     is_one: Callable[[dict[str, Any]], bool]
@@ -33,13 +33,13 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A dialogue that was read.
+    """Dialogue of a row.
 
     Attributes:
         said: its turns.
         tools: the tools offered.
-        field: where the turns stand, for messages.
-        rows: the turns as they stand in the row, by their numbers; none where they are no objects.
+        field: name of the turns' field, for messages.
+        rows: the raw turns of the row, by number; empty if they are not objects.
     """
 
     said: Sequence[Said]
@@ -49,9 +49,9 @@ class Dialogue:
 
 
 def usual(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its dialogue in `messages`, also where that is `conversations` with roles, or JSON text."""
+    """Return a row with its dialogue in `messages`, even if it was JSON text, or in `conversations` with roles."""
     prompt, completion = row.get("prompt"), row.get("completion")
-    if _is_said(prompt) and _is_said(completion) and "messages" not in row:  # as TRL has them
+    if _is_said(prompt) and _is_said(completion) and "messages" not in row:  # as in TRL
         rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         return {"messages": [*prompt, *completion]} | rest
     for field in ("messages", "conversations", "conversation"):
@@ -72,10 +72,10 @@ def _is_said(value: Any) -> TypeGuard[list[Any]]:
 
 
 def _with_calls(dialogue: Dialogue) -> Dialogue:
-    """Return the dialogue with calls taken out of the assistant's text, and their values as tools declare them.
+    """Return the dialogue with calls extracted from the assistant's text, and their values as tools declare them.
 
-    Thoughts are left out. A turn that calls and follows another one of the assistant is a part of it: some programs write
-    each of several parallel calls as a message. A field of a turn without calls that holds some is a fault.
+    Thoughts are left out. A turn that calls and follows another assistant turn is merged into it: some programs write each
+    of several parallel calls as a message. An unread field that contains calls is a fault in a turn without calls.
     """
     said: list[Said] = []
     turns = [_turn_with_calls(turn, dialogue.tools) for turn in dialogue.said]
@@ -108,7 +108,7 @@ def _turn_with_calls(turn: Said, tools: tuple[ToolSpec, ...]) -> Said:
 
 
 def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[dict[str, Any]], Dialogue]) -> Format:
-    """Return a format whose rows are dialogues: a task for each turn that calls or answers; as one task, the last of them."""
+    """Return a format whose rows are dialogues: a task per turn that calls or answers, or the last of them as one task."""
 
     def tasks(row: dict[str, Any], name: str) -> Iterable[Task | DataError]:
         found = _with_calls(read(usual(row)))
@@ -122,5 +122,5 @@ def dialogue_format(is_one: Callable[[dict[str, Any]], bool], read: Callable[[di
 
 
 def single_format(is_one: Callable[[dict[str, Any]], bool], one: Callable[[dict[str, Any], str], Task]) -> Format:
-    """Return a format of one task a row."""
+    """Return a format with one task per row."""
     return Format(is_one, lambda row, name: (one(row, name),), one)

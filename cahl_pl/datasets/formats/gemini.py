@@ -1,4 +1,4 @@
-"""Rows of Gemini's API, as Vertex AI is tuned with: `contents` of `parts`, `functionCall` and `functionResponse` among them."""
+"""Rows of Gemini's API, as used for tuning on Vertex AI: `contents` of `parts` such as `functionCall`, `functionResponse`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cahl_pl.types import ToolCall
 
 _ROLES = ("user", "model", "function", "tool")
 _BESIDE = frozenset({"thought", "thoughtSignature", "thought_signature"})
-"""Keys of a part beside what it holds."""
+"""Keys of a part besides its content."""
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether it has contents, each of parts, and no gold of its own."""
+    """Return whether a row has contents, each with parts."""
     contents = row.get("contents")
     return isinstance(contents, list) and bool(contents) and all(isinstance(one, dict) and "parts" in one for one in contents)
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """Return the dialogue of a row; names of fields may be written as in JSON, `systemInstruction`, or as in Python.
+    """Return the dialogue of a row; field names may be in JSON style, `systemInstruction`, or in Python style.
 
     Raises:
         DataError: naming the field at fault.

@@ -23,7 +23,7 @@ _END: Final = "<|endoftext|>"
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether it has the fields `system` and `chat`."""
+    """Return whether a row has the fields `system` and `chat`."""
     return isinstance(row.get("system"), str) and isinstance(row.get("chat"), str)
 
 
@@ -53,13 +53,13 @@ def read(row: dict[str, Any]) -> Dialogue:
 
 
 def _turns(chat: str) -> list[tuple[str, str]]:
-    """Return who speaks, and what.
+    """Return the speaker and text of each turn.
 
-    A turn starts at the start of a line or after the mark of a text's end; where a user or a function is not answered by such
-    a turn, at the one `ASSISTANT:` within the line, for chats whose line breaks are lost. Other names of speakers are text.
+    A turn starts at the start of a line or after an end-of-text mark; if no such turn answers a user or a function, at the
+    only `ASSISTANT:` within the line, for chats whose line breaks are lost. Other names of speakers are text.
 
     Raises:
-        DataError: text stands before the first turn, or it cannot be told where a turn starts.
+        DataError: text precedes the first turn, or the start of a turn is ambiguous.
     """
     lead, *pieces = _TURN.split(chat)
     if lead.replace(_END, "").strip():

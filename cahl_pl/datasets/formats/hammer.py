@@ -16,16 +16,16 @@ from cahl_pl.types import Message, Task
 
 _MARK = "[BEGIN OF AVAILABLE TOOLS]"
 _FENCES = tuple(re.compile(rf"```(?:json|python)?\s*({inside})```", re.DOTALL) for inside in (".*", ".*?"))
-"""From the first fence to the last, since values may hold fences, and to the next one."""
+"""Patterns from the first fence to the last, since values may contain fences, and to the next one."""
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether its instruction has Hammer's marks."""
+    """Return whether a row's instruction has Hammer's marks."""
     return isinstance(row.get("instruction"), str) and _MARK in row["instruction"] and "output" in row
 
 
 def task(row: dict[str, Any], name: str) -> Task:
-    """Return the task of a row. Of its parameters, as of xLAM's, those are required that have no default and are not optional.
+    """Return the task of a row. As in xLAM, parameters are required that have no default and are not optional.
 
     Raises:
         DataError: naming the field at fault.
@@ -41,7 +41,7 @@ def task(row: dict[str, Any], name: str) -> Task:
 
 
 def _calls(output: str) -> Any:
-    """Return the value of an output, in a fence or bare; what is wrong is told of its longest reading."""
+    """Return the value of an output, fenced or bare; errors refer to its longest reading."""
     fenced = [] if output.startswith(("[", "{")) else [one for one in (f.search(output) for f in _FENCES) if one]
     readings = [one[1] for one in fenced] or [output]
     for reading in readings[1:]:

@@ -20,11 +20,11 @@ from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 _LABEL: Final = re.compile(r"\$(?P<label>\w+?)(?P<path>(?:\.[^.$\[\]\"]+|\[\d+\])*)\$")
 _FIELD: Final = re.compile(r"\.([^.\[]+)")
 _FINAL: Final = "var_result"
-"""The name of what is no call: it says which outputs the user is told."""
+"""Name of the entry that is not a call: it lists the outputs that the user is told."""
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether its `output` is a list of labelled calls."""
+    """Return whether a row's `output` is a list of labelled calls."""
     output = _value(row.get("output"))
     labelled = isinstance(output, list) and any(isinstance(call, dict) and "label" in call for call in output)
     return labelled and isinstance(row.get("input"), str)
@@ -39,15 +39,15 @@ def task(
 ) -> Task:
     """Return the task of a row.
 
-    The data hold no results. Each call's is made of the outputs that later calls use, each a label such as `var1.skyId`,
-    and the argument is that label, with a reference to it. A parameter of another type than text is relaxed for it.
+    The data contain no results. Each call's result consists of the outputs that later calls use, each a label such as
+    `var1.skyId`, and the argument is that label, with a reference to it. A parameter of a type other than text is relaxed.
 
     Args:
         row: the row.
-        name: becomes the task's id.
-        declared: all tools by name, for rows that bring none.
-        num_distractors: tools offered of these besides those that are called.
-        seed: of their draw.
+        name: the task's id.
+        declared: all tools by name, for rows that have none.
+        num_distractors: number of these offered besides those called.
+        seed: seed of their draw.
 
     Raises:
         DataError: naming the field at fault.
@@ -82,10 +82,10 @@ def task(
 def read_specification(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:
     """Return the tools of specifications, JSON lists of `{"name", "description", "query_parameters"}`, by name.
 
-    Of several of one name the first counts.
+    Of several with the same name, the first counts.
 
     Raises:
-        DataError: the file or a tool of it cannot be read.
+        DataError: a file or a tool in it cannot be read.
     """
     tools: dict[str, ToolSpec] = {}
     for row in (row for path in paths for row in read_rows(path)):
@@ -101,7 +101,7 @@ def read_specification(paths: Iterable[str | Path]) -> dict[str, ToolSpec]:
 
 
 def _declared(tools: Any) -> Any:
-    """Return the tools with their parameters where others have them."""
+    """Return the tools with their parameters under the usual key."""
     if not isinstance(tools, list):
         return tools
     parts = ("query_parameters", "path_parameters", "body_parameters", "arguments")
@@ -128,7 +128,7 @@ def _value(given: Any) -> Any:
 
 
 def _with_references(value: Any, numbers: Mapping[str, int]) -> Any:
-    """Return the value with each label as a reference to its call."""
+    """Return the value with each label replaced by a reference to its call."""
     if isinstance(value, dict):
         return {key: _with_references(item, numbers) for key, item in value.items()}
     if isinstance(value, list):
@@ -174,7 +174,7 @@ def _refers(value: Any) -> bool:
 
 
 def _made_up(label: str, paths: Sequence[tuple[str | int, ...]]) -> Any:
-    """Return a result in which each path leads to a label of its own."""
+    """Return a result in which each path leads to a distinct label."""
     result: Any = None
     for path in paths:
         text = label + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)

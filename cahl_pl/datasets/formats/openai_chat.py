@@ -13,7 +13,7 @@ from cahl_pl.errors import DataError
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether it has messages that are OpenAI's, a turn of the assistant among them, and no gold of its own."""
+    """Return whether a row has OpenAI's messages, an assistant turn among them, and no gold."""
     messages = row.get("messages")
     if not isinstance(messages, list) or "gold" in row or "outcome" in row or "system" in row:
         return False
@@ -23,7 +23,7 @@ def is_one(row: dict[str, Any]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """Return the dialogue of a row; `functions` is the name of `tools` until 2023.
+    """Return the dialogue of a row; `functions` was the name of `tools` until 2023.
 
     Raises:
         DataError: naming the field at fault.

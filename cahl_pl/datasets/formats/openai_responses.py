@@ -16,11 +16,11 @@ from cahl_pl.schema.wording import kind_word
 
 _ITEMS = ("function_call", "function_call_output")
 _LEFT_OUT = ("reasoning", "item_reference")
-"""Items that are no turn of a dialogue: encrypted thoughts, and what stands elsewhere."""
+"""Items that are not turns of a dialogue: encrypted thoughts, and references to items stored elsewhere."""
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether `input` or `output` holds such items."""
+    """Return whether `input` or `output` contains such items."""
     items = _items(row)
     return bool(items) and all(isinstance(item, dict) and ("role" in item or "type" in item) for item in items)
 
@@ -33,7 +33,7 @@ def _items(row: dict[str, Any]) -> list[Any]:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """Return the dialogue of a row: `instructions`, `input`, and what the model gave, `output`.
+    """Return the dialogue of a row: `instructions`, `input`, and the model's `output`.
 
     Raises:
         DataError: naming the field at fault.
@@ -60,7 +60,7 @@ def _add(said: list[Said], item: Any, number: int) -> None:
     if kind == "function_call":
         call = Call(read_function(item), get_field(item, "call_id", str))
         last = said[-1] if said else None
-        if last is not None and last.role == "assistant":  # parallel calls are items of their own
+        if last is not None and last.role == "assistant":  # parallel calls are separate items
             said[-1] = last._replace(calls=(*last.calls, call))
         else:
             said.append(Said("assistant", "", (call,), number=number))

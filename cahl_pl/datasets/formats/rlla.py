@@ -23,14 +23,14 @@ from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 class RllaDataset(FileTasks):
     """Tasks from rlla rows: JSON list, JSON lines or parquet.
 
-    What the format leaves open, and how it is read here:
+    Details that the format leaves open are read as follows:
 
     * No parameter is required: the format does not say which are, and gold calls leave out parameters
       whether they have a default or not.
     * Types are free text (`str, optional`, `List[int]`); an unknown one does not constrain the value.
     * The gold calls of a row are parallel: `ordered` is False, and no results are stored.
     * In the dialogue so far, thoughts are left out (they are placeholders), a turn that calls tools keeps its
-      `<tool_call>` text, a turn that answers is the answer alone.
+      `<tool_call>` text, and a turn that answers keeps only the answer.
 
     Ids are `<file name without suffix>-<row, from 0>`; the tag `kind` is `none`, `single` or `multiple`
     (calls).
@@ -101,7 +101,7 @@ def _tools(system: str) -> tuple[ToolSpec, ...]:
 
 
 def _tool(text: str) -> ToolSpec:
-    # Not by a regular expression: one with both marks takes quadratic time on a text of many.
+    # No regular expression: one with both marks takes quadratic time on a text with many of them.
     name, mark, rest = text.partition("\nDescription: ")
     description, other_mark, parameters = rest.rpartition("\nParameters: ")
     if not (mark and other_mark):
@@ -118,7 +118,7 @@ def _tool(text: str) -> ToolSpec:
 
 
 def flat_property(declared: dict[str, Any]) -> dict[str, Any]:
-    """JSON Schema of a parameter declared as `{"description", "type", "default"}`, its type in free text."""
+    """Return the JSON Schema of a parameter declared as `{"description", "type", "default"}`, its type in free text."""
     schema = type_schema(declared.get("type"))
     if declared.get("description"):
         schema["description"] = str(declared["description"])
@@ -163,14 +163,14 @@ def read_dialogue(dialogue: str) -> tuple[Message, ...]:
 
 
 def _between(text: str, tag: str) -> str | None:
-    """Return what stands between the first opening tag and the last closing one."""
+    """Return the text between the first opening tag and the last closing one."""
     _, opening, rest = text.partition(f"<{tag}>")
     inside, closing, _ = rest.rpartition(f"</{tag}>")
     return inside if opening and closing else None
 
 
 def _gold(output: str) -> tuple[tuple[GoldCall, ...], str | None]:
-    # Thoughts may speak of <tool_call>: only what comes after them counts.
+    # Thoughts may mention <tool_call>: only the text after them counts.
     text = output.rpartition("</think>")[2]
     calls, response = _between(text, "tool_call"), _between(text, "response")
     lines = [line for line in calls.split("\n") if line.strip()] if calls else []

@@ -19,17 +19,17 @@ from cahl_pl.types import GoldCall, Message, Task, ToolSpec
 class SealToolsDataset(FileTasks):
     """Tasks from Seal-Tools: rows `{"id", "query", "calling": [{"api", "parameters", "responses"}]}`.
 
-    The data hold no real results: `responses` are labels, `["API_call_0", ...]`, one for each value that the
+    The data contain no real results: `responses` are labels, `["API_call_0", ...]`, one for each value that the
     tool returns. They are stored as the gold call's result. An argument that is such a label, of an earlier
-    call, is a reference to it (`GoldCall.references`); `"API_call_0 response"`, which stands in a few rows,
-    is read as the label. The order of the calls means something (`ordered`) where there is a reference. The
+    call, is a reference to it (`GoldCall.references`); `"API_call_0 response"`, which occurs in a few rows,
+    is read as the label. The order of the calls matters (`ordered`) if there is a reference. The
     tag `kind` is `single`, `multiple` or `nested` (with references).
 
     Args:
         path: the requests, JSON lines.
         tools_path: `tool.jsonl`, all tools of the data set.
-        num_distractors: tools offered besides those of the gold calls. They and the order of the tools are
-            drawn from `seed` and the row's id, so that a row looks the same in whatever file it stands.
+        num_distractors: number of tools offered besides those of the gold calls. They and the order of the tools
+            are drawn by `seed` and the row's id, so that a row looks the same in any file.
         seed: seed of that draw.
         on_contradiction: what to do with rows whose gold breaks their own schema: `relax` the schema there,
             or `drop` the row.
@@ -56,7 +56,7 @@ class SealToolsDataset(FileTasks):
 
 
 def seal_tools_reader(tools_path: str | Path, num_distractors: int = 4, seed: int = 0) -> Callable[[Any, int], Task]:
-    """Read the task of a row; the arguments are those of `SealToolsDataset`.
+    """Return a reader of a row's task; the arguments are those of `SealToolsDataset`.
 
     Raises:
         DataError: the file of tools cannot be read, or a tool is malformed.

@@ -49,12 +49,12 @@ _SPEAKERS: Final = {
 }
 
 def _kind(speaker: Any) -> str | None:
-    """Return who a speaker is; `function-call` and `Human` are `function_call` and `human`."""
+    """Return the role of a speaker; `function-call` and `Human` mean `function_call` and `human`."""
     return _SPEAKERS.get(str(speaker).strip().lower().replace("-", "_"))
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether its `conversations` are such turns, or its messages have their speakers as roles."""
+    """Return whether `conversations` are such turns, or messages have such speakers as roles."""
     return _is_shared(row) or _has_own_roles(row)
 
 
@@ -75,7 +75,7 @@ def _turns(row: dict[str, Any]) -> list[Any]:
 
 
 def is_tagged(row: dict[str, Any]) -> bool:
-    """Whether its turns, in `messages` or of `from` and `value`, have calls or tools in tags, and it no gold of its own."""
+    """Return whether turns, in `messages` or of `from` and `value`, have calls or tools in tags, and the row no gold."""
     if "gold" in row or "outcome" in row:
         return False
     shared = _is_shared(row)
@@ -94,7 +94,7 @@ def is_tagged(row: dict[str, Any]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Dialogue:
-    """Return the dialogue of a row; tools stand in `tools`, or between `<tools>` tags of the system text.
+    """Return the dialogue of a row; tools are in `tools`, or between `<tools>` tags of the system text.
 
     Raises:
         DataError: naming the field at fault.
@@ -165,7 +165,7 @@ def _said(turn: Any, number: int, speaker: str, text: str, calls: Sequence[Call]
 
 
 def _with_fields(text: str, calls: tuple[Call, ...], number: int) -> Said:
-    """Return a turn whose calls stand in fields as OpenAI's messages have them; its text may hold them once more."""
+    """Return a turn whose calls are in fields as in OpenAI's messages; its text may repeat them."""
     said = tagged_turn(text, number) if holds_tags(text) else Said("assistant", text, number=number)
     if said.calls and [one.call for one in said.calls] != [one.call for one in calls]:
         raise DataError("the calls in the text are others than those in the field 'tool_calls': leave one of them out")
@@ -173,7 +173,7 @@ def _with_fields(text: str, calls: tuple[Call, ...], number: int) -> Said:
 
 
 def _as_named(answer: Said, turn: dict[str, Any], calls: Sequence[Call]) -> Said:
-    """Return a tool's answer with the id of its call and the tool's name, where its turn says them as OpenAI's do."""
+    """Return a tool's answer with the id of its call and the tool's name, if its turn has OpenAI's fields for them."""
     given, name = turn.get("tool_call_id"), turn.get("name")
     if answer.answers is None and isinstance(given, str) and given and any(one.id is not None for one in calls):
         answer = answer._replace(answers=given)
@@ -181,7 +181,7 @@ def _as_named(answer: Said, turn: dict[str, Any], calls: Sequence[Call]) -> Said
 
 
 def _calls(text: str) -> list[Call]:
-    """Return the calls of a turn that is nothing else: JSON, or as Glaive writes them."""
+    """Return the calls of a turn that consists of calls: JSON, or as Glaive writes them."""
     try:
         return calls_of(read_value(text))
     except DataError:

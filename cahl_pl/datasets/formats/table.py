@@ -1,4 +1,4 @@
-"""The formats whose rows are told by their form: `convert-data` reads them by name, and a file of JSON lines as they are."""
+"""Formats recognized by the form of their rows: `convert-data` reads them by name, JSON lines files directly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "nestful": nestful.FORMAT,
     "api-bank": single_format(lambda row: {"system", "user", "answer"} <= row.keys(), api_bank_task),
 }
-"""Name -> format. A row is of the first format that it has the form of."""
+"""Name -> format. A row belongs to the first format whose form it has."""
 
 OWN_FIELDS: Final = (
     "id", "messages", "tools", "gold", "alternatives", "foreseen", "ordered", "answer", "state", "outcome", "tags",
@@ -69,12 +69,12 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def is_own(row: dict[str, Any]) -> bool:
-    """Whether a row is meant to be in this project's own format."""
+    """Return whether a row is meant to be in this project's own format."""
     return any(field in row for field in ("gold", "ordered", "outcome", "state", "tags"))
 
 
 def form_of(row: Any) -> str | None:
-    """Return the name of the format that a row has the form of; None for one of this project's own, and where none is known."""
+    """Return the name of the format whose form a row has; None for this project's own format, and if no format is known."""
     if not isinstance(row, dict) or is_own(row):
         return None
     given = usual(row)
@@ -82,13 +82,13 @@ def form_of(row: Any) -> str | None:
 
 
 def read_one(row: dict[str, Any], form: str, name: str) -> Task | None:
-    """Return the one task of a row; None where its format has several a row."""
+    """Return the one task of a row; None if its format has several per row."""
     one = FORMATS[form].one
     return None if one is None else one(row, name)
 
 
 def nearest(row: dict[str, Any]) -> str | None:
-    """Return the format whose fields are most like a row's; None where none is like them."""
+    """Return the format whose fields are most like a row's; None if none is similar."""
 
     def likeness(fields: tuple[str, ...]) -> float:
         known = [field.lower() for field in fields]

@@ -30,7 +30,7 @@ _FUNCTIONS: Final = re.compile(
     r"[^.\n]*\bfunctions\.? *(?:Use them if required)? *[-:]\s*(\{.*\}|\[\s*\{.*\])\s*$", re.DOTALL | re.IGNORECASE
 )
 _TOOLS: Final = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
-# how calls are to be written, in the templates of Hermes, Qwen and APIGen: this project's prompts say that, and otherwise
+# instructions for calls in the templates of Hermes, Qwen and APIGen: this project's prompts have their own, different ones
 _HOW_TO_CALL: Final = re.compile(
     r"(?:Use the following pydantic model|For each function call,? return|The output MUST strictly adhere).*</tool_call>",
     re.DOTALL,
@@ -39,14 +39,14 @@ _THOUGHT: Final = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 def holds_tags(text: str) -> bool:
-    """Whether a text holds a tag of a call that is read here."""
+    """Return whether a text contains a call tag that is read here."""
     return _TAG.search(text) is not None
 
 
 def tagged_turn(text: str, number: int) -> Said:
-    """Return an assistant's turn, its calls taken out of their tags; thoughts are left out.
+    """Return an assistant's turn, its calls extracted from their tags; thoughts are left out.
 
-    A tag counts in any case and with blanks in it; `<tool_calls>` holds a list.
+    A tag may be in any case and contain blanks; `<tool_calls>` contains a list.
 
     Raises:
         DataError: a call cannot be read, or a tag is not closed.
@@ -69,7 +69,7 @@ def tagged_turn(text: str, number: int) -> Said:
 
 
 def _listed(body: str) -> Any:
-    """Return the value between `<tool_calls>` tags: a list, or an object a line, as MiniMax writes them."""
+    """Return the value between `<tool_calls>` tags: a list, or one object per line, as MiniMax writes them."""
     lines = [line for line in body.splitlines() if line.strip()]
     if len(lines) > 1 and all(line.strip().startswith("{") and line.strip().endswith("}") for line in lines):
         return [read_value(line.strip()) for line in lines]
@@ -99,14 +99,14 @@ def calls_of(value: Any) -> list[Call]:
 
 
 def tagged_answers(text: str, number: int, calls: Sequence[Call] = ()) -> list[Said]:
-    """Return the answers of tools in a turn, one for each `<tool_response>`; the whole text where there is no such tag.
+    """Return the answers of tools in a turn, one for each `<tool_response>`; the whole text if there is no such tag.
 
-    An answer may name its call beside its `content`, in `tool_call_id`, `id` or `name`.
+    An answer may name its call next to its `content`, in `tool_call_id`, `id` or `name`.
 
     Args:
         text: the turn.
         number: its place, from 1.
-        calls: those that are answered. Ids of answers count where calls have some.
+        calls: the calls answered. Ids of answers count only if calls have ids.
     """
     bodies = [body.strip() for body in _ANSWER.findall(text)] or [text]
     return [_answer(body, number, calls) for body in bodies]
@@ -122,29 +122,29 @@ def _answer(text: str, number: int, calls: Sequence[Call]) -> Said:
         return Said("tool", text, number=number)
     given = value.get("tool_call_id", value.get("id") if str(value.get("id")) in ids else None)
     name = value.get("name")
-    if "id" in value and given is None and name is None:  # an object of its own that has an id
+    if "id" in value and given is None and name is None:  # the answer itself is an object with an id
         return Said("tool", text, number=number)
     content = value["content"]
     is_json = not isinstance(content, str)
     said = json.dumps(content, ensure_ascii=False) if is_json else content
-    # one call, or a name, says which call it is where these have no ids
+    # if the calls have no ids, a name, or there being one call, identifies the call
     of_no_call = not ids and (name is not None or len(calls) == 1)
     answers = None if given is None or of_no_call else str(given)
     return Said("tool", said, (), answers, name if isinstance(name, str) else None, number, is_json=is_json)
 
 
 def holds_answers(text: str) -> bool:
-    """Whether a user's turn is the answers of tools, as Qwen's templates have them."""
+    """Return whether a user's turn consists of tools' answers, as in Qwen's templates."""
     return text.lstrip().startswith("<tool_response>")
 
 
 def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
-    """Return the tools in a system text, between `<tools>` tags: a JSON list, or one object a line. None without such tags.
+    """Return the tools in a system text, between `<tools>` tags: a JSON list, or one object per line. None without such tags.
 
     Raises:
         DataError: they cannot be read.
     """
-    # the prose before the list may speak of "<tools></tools> XML tags"
+    # the prose before the list may mention "<tools></tools> XML tags"
     body = next((found for found in _TOOLS.findall(system) if found.strip()), None)
     if body is None:
         return None
@@ -158,9 +158,9 @@ def tagged_tools(system: str) -> tuple[ToolSpec, ...] | None:
 
 
 def listed_tools(system: str) -> tuple[ToolSpec, ...] | None:
-    """Return the tools with which a system text ends: a list, often in Python's notation (ToolBench), or objects (Glaive).
+    """Return the tools at the end of a system text: a list, often in Python's notation (ToolBench), or objects (Glaive).
 
-    None without such.
+    None if there are none.
 
     Raises:
         DataError: they cannot be read.
@@ -172,7 +172,7 @@ def listed_tools(system: str) -> tuple[ToolSpec, ...] | None:
 
 
 def objects_in(text: str) -> list[Any]:
-    """Return the JSON objects and lists in a text, one after the other; of a list its items.
+    """Return the JSON objects in a text, in order, and the items of JSON lists.
 
     Raises:
         DataError: one of them cannot be read.
@@ -189,7 +189,7 @@ def objects_in(text: str) -> list[Any]:
 
 
 def without_tools(system: str) -> str:
-    """Return a system text without its list of tools, and without how to call them: this project's prompts say both."""
+    """Return a system text without its tools and the instructions for calling them: this project's prompts have both."""
     found = next((block for block in _TOOLS.finditer(system) if block[1].strip()), None)
     if found is None:
         return _FUNCTIONS.sub("", _LISTED.sub("", system)).strip()

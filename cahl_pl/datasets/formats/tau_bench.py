@@ -1,7 +1,7 @@
 """tau-bench (arXiv 2406.12045): instructions for a user, the list of gold actions, and tools that run on a database.
 
-The tasks are a Python file, `tau_bench/envs/retail/tasks_train.py`, and the tools stand beside it, `tools/*.py`. Both are
-read as text: nothing of them is run. Their functions answer in training with tau-bench installed and
+The tasks are a Python file, `tau_bench/envs/retail/tasks_train.py`, and the tools are next to it, `tools/*.py`. Both are
+read as text: neither is run. Their functions answer in training with tau-bench installed and
 `data.environment: cahl_pl.environments.ExecutableEnvironment`, `toolkit: cahl_pl.datasets.formats.tau_bench.retail`.
 """
 
@@ -24,7 +24,7 @@ from cahl_pl.types import GoldCall, Message, Task
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether it has an instruction and actions."""
+    """Return whether a row has an instruction and actions."""
     return isinstance(row.get("instruction"), str) and isinstance(row.get("actions"), list)
 
 
@@ -50,10 +50,10 @@ def task(row: dict[str, Any], name: str) -> Task:
 
 
 def python_rows(path: str | Path) -> Iterator[FileRow]:
-    """Return the tasks of a Python file as rows, each with the tools beside it.
+    """Return the tasks of a Python file as rows, each with the tools next to it.
 
     Raises:
-        DataError: the file or a tool beside it cannot be read, or it holds no list of tasks.
+        DataError: the file or a tool next to it cannot be read, or it contains no list of tasks.
     """
     path = Path(path).expanduser()
     tools = list(_tools(path.parent / "tools"))

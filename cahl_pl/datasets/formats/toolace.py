@@ -20,7 +20,7 @@ from cahl_pl.types import NO_RESULT, GoldCall, Message, Task, ToolCall, ToolSpec
 _MAX_DEPTH = 16
 _MAX_BRACKETS = 100
 _CALL_SHAPED = re.compile(r"[^\[\](),=]+\(\s*(?:\)|[^\[\]()=]+=)")
-"""A name, and in round brackets nothing or a name and `=`."""
+"""A name, then round brackets with nothing or a name and `=` in them."""
 
 
 def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
@@ -28,14 +28,14 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
 
     A turn that answers its user in text is a task without gold: no tool is needed, or what it needs is missing.
 
-    The system text holds the tools as a JSON list. A turn calls if it starts with a bracket that has a call in it, or all of
-    it stands in one, `[name(key=value), ...]`; what starts with `[x]` or `[1]` is text.
-    What the tools answered, if it follows as a JSON list of as many answers, is stored as the results. Calls
+    The system text contains the tools as a JSON list. A turn calls if it starts with a bracket that contains a call, or is
+    enclosed in one, `[name(key=value), ...]`; a turn that starts with `[x]` or `[1]` is text.
+    The tools' answers are stored as the results if they follow as a JSON list of the same length. Calls
     of a turn are parallel: `ordered` is False.
 
     Args:
         row: the row.
-        name: of the row; the tasks' ids are `<name>-turn-<turn, from 1>`.
+        name: name of the row; the tasks' ids are `<name>-turn-<turn, from 1>`.
 
     Raises:
         DataError: the row cannot be read, or none of its turns calls. A turn whose calls cannot be read is yielded as
@@ -97,7 +97,7 @@ def toolace_tasks(row: Any, name: str) -> Iterator[Task | DataError]:
 
 
 def _calls_tools(text: str, names: Sequence[str]) -> bool:
-    """Whether a turn is calls, though they may be broken, and no text that starts with a bracket, such as `[1] says (so)`."""
+    """Return whether a turn consists of calls, even broken ones, and is not text such as `[1] says (so)`."""
     text = text.strip()
     if not text.startswith("[") or "(" not in text:
         return False
@@ -110,12 +110,12 @@ def _calls_tools(text: str, names: Sequence[str]) -> bool:
 
 
 def _results(following: Sequence[Any], calls: Sequence[ToolCall]) -> list[Any]:
-    """Return what the tools answered to the calls, in their order; `NO_RESULT` for each where the next turn does not say it.
+    """Return the tools' answers to the calls, in their order; `NO_RESULT` for each if the next turn does not give them.
 
-    Answers that name their tools are of the calls of these names, of several calls of one tool in their order.
+    Answers that name their tools belong to the calls of these tools; for several calls of one tool, in order.
 
     Raises:
-        DataError: the answers name other tools than are called.
+        DataError: the answers name tools other than those called.
     """
     unknown = [NO_RESULT] * len(calls)
     if not following or not isinstance(following[0], dict) or following[0].get("from") != "tool":
@@ -142,7 +142,7 @@ def _results(following: Sequence[Any], calls: Sequence[ToolCall]) -> list[Any]:
 
 
 def _answered(answer: Any) -> tuple[str | None, Any]:
-    """Return the tool that an answer names, if it does, and what it says."""
+    """Return the tool that an answer names, if any, and its content."""
     key = next((key for key in ANSWERED if isinstance(answer, dict) and key in answer), None)
     if key is None or not answer.keys() <= {"name", key}:
         return None, as_failure(answer)
@@ -161,7 +161,7 @@ def _tools(system: str) -> tuple[ToolSpec, ...]:
 def _tool_list(system: str) -> list[Any]:
     """Return the first JSON list of objects with names in the text, which starts at one of its first brackets."""
     at = system.find("[")
-    for _ in range(_MAX_BRACKETS):  # each may take as long as the text
+    for _ in range(_MAX_BRACKETS):  # each attempt may take as long as the whole text
         if at < 0:
             break
         try:
@@ -183,9 +183,9 @@ def _tool(tool: Any) -> ToolSpec:
 
 
 def json_schema(declared: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """JSON Schema of a declaration that is nearly one: its types are Python's names (`dict`, `float`) or free text.
+    """Return the JSON Schema of a declaration that is nearly one: its types are Python's names (`dict`) or free text.
 
-    Only keywords that constrain types are taken over; what is not understood does not constrain.
+    Only keywords that constrain types are kept; anything not understood does not constrain.
     """
     if depth > _MAX_DEPTH:
         return {}

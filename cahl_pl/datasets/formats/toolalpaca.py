@@ -23,17 +23,17 @@ _PARAMETER: Final = re.compile(
 
 
 def is_one(row: dict[str, Any]) -> bool:
-    """Whether it has an API's instructions."""
+    """Return whether a row has an API's instructions."""
     return "Instructions" in row and ("Function_Description" in row or "Golden_Answers" in row)
 
 
 def tasks(row: dict[str, Any], name: str) -> Iterator[Task | DataError]:
     """Return the tasks of an API, one for each instruction with a golden answer; ids are `<name>-instruction-<number, from 1>`.
 
-    A function's description says of each parameter its type and whether it is required; what else it says stays text.
+    A function's description gives each parameter's type and whether it is required; the rest stays text.
 
     Raises:
-        DataError: the row cannot be read. An instruction whose answer cannot be is yielded as a DataError.
+        DataError: the row cannot be read. An instruction whose answer cannot be read is yielded as a DataError.
     """
     tools = tuple(_tools(get_field(row, "Function_Description", dict)))
     instructions, answers = get_field(row, "Instructions", list), get_field(row, "Golden_Answers", list)

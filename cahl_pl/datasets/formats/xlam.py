@@ -1,4 +1,4 @@
-"""xlam-function-calling-60k (APIGen, arXiv 2406.18518), and what has its format, such as xlam-irrelevance-7.5k."""
+"""xlam-function-calling-60k (APIGen, arXiv 2406.18518), and data sets in its format, such as xlam-irrelevance-7.5k."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cahl_pl.types import Message, Task
 
 
 def xlam_task(row: Any, name: str) -> Task:
-    """Return the task of a row `{"query", "tools", "answers"}`; tools and answers are JSON texts, or lists already.
+    """Return the task of a row `{"query", "tools", "answers"}`; tools and answers are JSON texts or lists.
 
     Tools are `{"name", "description", "parameters": {name: {"description", "type", "default"}}}`, types in free text. A
     parameter is required unless its type says `optional`, it has a default, or its `required` says otherwise; parameters may
@@ -22,7 +22,7 @@ def xlam_task(row: Any, name: str) -> Task:
 
     Args:
         row: the row.
-        name: becomes the task's id.
+        name: the task's id.
 
     Raises:
         DataError: naming the field at fault.
