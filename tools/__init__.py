@@ -1,1 +1,1 @@
-"""What maintainers run, from the root of the repository: `python -m tools.FOLDER.PROGRAM`. No part of the package."""
+"""Maintainers' programs, run from the root of the repository: `python -m tools.FOLDER.PROGRAM`. Not part of the package."""

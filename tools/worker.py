@@ -1,4 +1,4 @@
-"""A program that starts itself again: what is measured runs in a process of its own and prints its figures as JSON."""
+"""Programs that restart themselves: the measured part runs in a separate process and prints its figures as JSON."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def command(file: str, arguments: Sequence[str]) -> list[str]:
 
     Args:
         file: the program's `__file__`.
-        arguments: after its name.
+        arguments: those after its name.
     """
     module = ".".join(Path(file).resolve().relative_to(ROOT).with_suffix("").parts)
     return [sys.executable, "-m", module, *arguments]
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment with some changes, in which programs of tools/ are found from every folder."""
+    """Return this process's environment with `changes`, in which programs of tools/ are found from any folder."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **(changes or {})}
 
@@ -33,19 +33,19 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
 def run_again(
     file: str, arguments: Sequence[str], what: str, changes: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Run a program of tools/ in a process of its own.
+    """Run a program of tools/ in a separate process.
 
     Args:
         file: the program's `__file__`.
-        arguments: after its name.
-        what: is run, for the message of a failure.
-        changes: of the environment.
+        arguments: those after its name.
+        what: name of the run, for the message of a failure.
+        changes: changes to the environment.
 
     Returns:
-        The JSON objects that it has printed, a line each; other lines are passed over.
+        The JSON objects that it prints, one per line; other lines are skipped.
 
     Raises:
-        SystemExit: it failed, with the end of what it said about that.
+        SystemExit: it failed; the message has the end of its error output.
     """
     done = subprocess.run(command(file, arguments), capture_output=True, text=True, env=environment(changes))
     if done.returncode != 0:
@@ -54,7 +54,7 @@ def run_again(
 
 
 def _object(line: str) -> dict[str, Any] | None:
-    """Return the JSON object that a line is; None for any other line, such as a dictionary that a trainer prints."""
+    """Return the JSON object of a line; None for any other line, such as a dictionary that a trainer prints."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -3,7 +3,7 @@
     python -m tools.make.config_reference            # write it
     python -m tools.make.config_reference --check    # exit with 1 if it is not what the code says
 
-Types and defaults are those of the constructors, meanings their docstrings.
+Types and defaults come from the constructors, meanings from their docstrings.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ file wins, the command line wins over all, and a list is replaced as a whole. `-
 `class_path`, with their own keys under `init_args`; a class of yours that inherits from the same base class can stand in
 the place of any of them.
 """
-# what a component may be, by the key that chooses it: heading, key, base class, where its classes are
+# choices of components: heading, key that chooses one, base class, places of its classes
 COMPONENTS = (
     ("Data sets", "data.train, data.validation, data.test.NAME", datasets.TaskSource, (datasets, ToolWorld)),
     ("Benchmarks", "data.validation, data.test.NAME", benchmarks.Benchmark, (benchmarks,)),
@@ -95,7 +95,7 @@ def _section(prefix: str, cls: type) -> list[str]:
             rows.append(_row(name, kind, default, text))
     found = [_table(f"key of `{prefix}`", rows)] if rows else []
     for name, kind, text in groups:
-        if kind is RoleGRPOConfig:  # the keys of another group once more
+        if kind is RoleGRPOConfig:  # repeats the keys of another group
             summary = parse(inspect.getdoc(kind) or "").short_description or ""
             found.append(f"### `{name}`\n\n{_sentence(text)} {_sentence(summary)}")
         else:
@@ -104,7 +104,7 @@ def _section(prefix: str, cls: type) -> list[str]:
 
 
 def _parameters(cls: type) -> list[tuple[str, Any, Any, str]]:
-    """Name, type, default and meaning of each argument of a constructor."""
+    """Return name, type, default and meaning of each argument of a constructor."""
     constructor: Any = cls if dataclasses.is_dataclass(cls) else cls.__init__  # type: ignore[misc]
     hints = typing.get_type_hints(constructor)
     meaning = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(cls) or "").params}

@@ -1,4 +1,4 @@
-"""Print the packages that `pyproject.toml` asks for, runtime and `dev`, without their bounds.
+"""Print the packages that `pyproject.toml` requires, runtime and `dev`, without their bounds.
 
 python -m tools.make.dependencies
 """

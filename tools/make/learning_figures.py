@@ -4,8 +4,8 @@
     python -m tools.make.learning_figures --collect FOLDER     # first store what the runs FOLDER/SYSTEM-SEED/... hold
 
 `rounds.json` holds, for each system and seed, the success of each round's sampled episodes and the greedy one at the end;
-`credit.json` is written by `tools.quality.measure_credit`; `paid.json` is what constructed policies earn, which the tests of
-the rewards hold.
+`credit.json` is written by `tools.quality.measure_credit`; `paid.json` has the rewards of constructed
+policies, as in the tests of the rewards.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Read runs: system -> seed -> `rounds` (success of sampled episodes) and `test`, `test_unseen_tools` (greedy, after).
 
     Args:
-        folder: holds a folder SYSTEM-SEED for each run, with the logger's folders in it.
+        folder: parent of a folder SYSTEM-SEED for each run, with the logger's folders in it.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -82,7 +82,7 @@ def draw_rounds(axes: Any, panel: str, rounds: dict[str, Any]) -> None:
 
 
 def draw_credit(axes: Any, credit: dict[str, Any], way: str, name: str, scale: str) -> None:
-    """Draw the advantages of one round of plans against what the plans are worth, both less their group's mean."""
+    """Draw the advantages of one round of plans against the plans' worth, both minus their group's mean."""
     worth = np.array(credit["worth"])
     true = worth - worth.mean(1, keepdims=True)
     made = np.array(credit[way]["first_advantages"][scale])
@@ -95,7 +95,7 @@ def draw_credit(axes: Any, credit: dict[str, Any], way: str, name: str, scale: s
 
 
 def draw_paid(axes: Any, paid: list[dict[str, Any]]) -> None:
-    """Draw what constructed policies earn as bars, before and now; an honest one earns 1."""
+    """Draw the rewards of constructed policies as bars, before and now; an honest one gets 1."""
     places = np.arange(len(paid))[::-1]
     axes.barh(places + 0.2, [row["before"] for row in paid], 0.38, label="before", color="tab:orange")
     axes.barh(places - 0.2, [row["now"] for row in paid], 0.38, label="now", color="tab:blue")
@@ -106,7 +106,7 @@ def draw_paid(axes: Any, paid: list[dict[str, Any]]) -> None:
 
 
 def draw() -> list[Path]:
-    """Draw all three, and return the files."""
+    """Draw all three figures and return their files."""
     import matplotlib
 
     matplotlib.use("Agg")

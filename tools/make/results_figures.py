@@ -4,9 +4,9 @@ r"""Draw the figure and print the table of docs/results.md from the values store
     python -m tools.make.results_figures --collect toolworld2=runs/systems2   # first store what `cahl-pl compare` has left
     python -m tools.make.results_figures --add toolworld2=runs/systems3       # the same, beside what is stored already
 
-One file a world, `docs/data/results/WORLD.json`: of each system and seed the success of the sampled episodes over sampled
-tokens, and which test tasks the trained policy solves greedily. Intervals are of 95 % by bootstrap: seeds and tasks are drawn
-again with replacement, the same tasks for all seeds.
+Each world has one file, `docs/data/results/WORLD.json`: for each system and seed, the success of the sampled episodes over
+sampled tokens, and the test tasks that the trained policy solves greedily. Intervals are 95 % bootstrap intervals: seeds and
+tasks are resampled with replacement, the same tasks for all seeds.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ FIRST: Final = "joint"
 """The system that the others are compared with."""
 
 START: Final = "start"
-"""A system that is only tested: what the others began with, a line in the figure."""
+"""System that is only tested: the others' starting point, a line in the figure."""
 
 DRAWN: Final = ("joint", "freeze_high", "freeze_low", "single_level")
-"""Systems whose curves are drawn; all stand in the table."""
+"""Systems whose curves are drawn; all are in the table."""
 
 DRAWS: Final = 10_000
 """Draws of a bootstrap."""
@@ -41,20 +41,20 @@ COLUMNS: Final = {
     "invalid %": ("tools/invalid_rate", 100, 1),
     "redundant %": ("tools/redundant_rate", 100, 1),
 }
-"""Column -> tag, factor and digits of what is measured on `test`."""
+"""Column -> tag, factor and digits of a measurement on `test`."""
 
 Solved = NDArray[np.float64]
-"""Whether each seed solves each task, [seeds, tasks]."""
+"""Success of each seed on each task, [seeds, tasks]."""
 
 
 def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Read runs of `cahl-pl compare`, trained and only tested: system -> seed -> values.
 
     Args:
-        folder: its `--out`, with a folder SYSTEM-SEED for each run.
+        folder: `--out` of `compare`, with a folder SYSTEM-SEED for each run.
 
     Raises:
-        ConfigError: it holds no finished run.
+        ConfigError: it contains no finished run.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -64,7 +64,7 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
         details = json.loads(path.read_text(encoding="utf-8"))["details"]
         training = details.pop("training")
         events = EventAccumulator(str(path.parent), size_guidance={"scalars": 0}).Reload()
-        logged = {"rollout/tokens", "task/success"} <= set(events.Tags()["scalars"])  # not of a run that only imitates
+        logged = {"rollout/tokens", "task/success"} <= set(events.Tags()["scalars"])  # not in a run that only imitates
         sampled = {event.step: event.value for event in events.Scalars("rollout/tokens")} if logged else {}
         rounds = [(sampled[event.step], event.value) for event in events.Scalars("task/success")] if logged else []
         tokens = np.cumsum([spent for spent, _ in rounds]).astype(int).tolist()
@@ -75,7 +75,7 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
             "solved": {name: values["solved"] for name, values in details.items()},
             "test": {tag: round(details["test"]["after"][tag], 6) for tag, _, _ in COLUMNS.values()},
         }
-    for path in sorted(folder.glob("*/**/test.json")):  # of a system that is only tested
+    for path in sorted(folder.glob("*/**/test.json")):  # systems that are only tested
         system, seed = path.relative_to(folder).parts[0].rsplit("-", 1)
         tested = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(system, {})[seed] = {
@@ -91,16 +91,16 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def solved(runs: dict[str, dict[str, Any]], test_set: str) -> Solved:
-    """Return what the seeds of a system have solved, [seeds, tasks]."""
+    """Return the success of a system's seeds, [seeds, tasks]."""
     return np.array([[float(c) for c in run["solved"][test_set]] for run in runs.values()])
 
 
 def bootstrap(values: Solved, other: Solved | None = None) -> tuple[float, float]:
-    """Return the 95 % interval of mean success, or of what it is above another system's.
+    """Return the 95 % interval of mean success, or of its difference from another system's.
 
     Args:
-        values: of a system.
-        other: of another one, the same tasks; its seeds are drawn apart.
+        values: success of a system.
+        other: success of another one on the same tasks; its seeds are drawn separately.
     """
     rng = np.random.default_rng(0)
     means = np.empty(DRAWS)
@@ -114,7 +114,7 @@ def bootstrap(values: Solved, other: Solved | None = None) -> tuple[float, float
 
 
 def table(systems: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Return the table as Markdown, a row a system, those of the highest success first."""
+    """Return the table as Markdown, one row per system, highest success first."""
     order = sorted(systems, key=lambda name: -solved(systems[name], "test").mean())
     sets = list(next(iter(systems[order[0]].values()))["solved"])
     head = ["system", "`test`, %", "each seed", f"above {FIRST}"]
@@ -202,7 +202,7 @@ def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
 
 
 def store(world: str, folders: str, systems: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Write the runs of some folders, divided by commas, beside `systems` into the file of a world."""
+    """Write the runs of comma-separated folders, together with `systems`, to the file of a world."""
     for folder in folders.split(","):
         for name, runs in collect(Path(folder)).items():
             systems.setdefault(name, {}).update(runs)

@@ -1,4 +1,4 @@
-r"""Make the small model that ships with ToolWorld: tokenizer, then weights, from nothing.
+r"""Make the small model that ships with ToolWorld: tokenizer, then weights, from scratch.
 
     python -m tools.make.toolworld_model --out runs/plain --steps 800
     python -m tools.make.toolworld_model --start runs/plain --out runs/clean --steps 2400 --new-words 0.5 --decay --seed 1
@@ -9,12 +9,12 @@ r"""Make the small model that ships with ToolWorld: tokenizer, then weights, fro
 
 A byte-level BPE with a chat template, and a Qwen2-type transformer of a million parameters whose first attention heads
 are set by hand to copy (`initial_model`). It imitates gold plans and calls of ToolWorld's `train` split, both roles mixed.
-In the second command half of the tasks have made-up words in place of their tools' (`with_new_words`), so that the model
-learns to read what a tool is called. In the third, half of the tasks are shown as one executor without a planner would do
+In the second command half of the tasks have made-up words instead of their tools' (`with_new_words`), so that the model
+learns to read a tool's name. In the third, half of the tasks are demonstrated as an executor without a planner would do
 them, so that systems with one level start from the same model. The last gives all of them a bad habit (`with_habit`,
-`half_done`): seven in ten of its demonstrations split a request too coarsely or too finely, or carry a sub-task out half.
-That is the mediocre start that reinforcement learning sets out from: both roles can do better than they mostly do, and
-neither alone can make up for the other.
+`half_done`): seven in ten of its demonstrations split a request too coarsely or too finely, or only half carry out a sub-task.
+This gives reinforcement learning a mediocre start: both roles can do better than they mostly do, and neither alone can make
+up for the other.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ TAGS = [f"<{slash}{tag}>" for tag in ("plan", "tool_call", "answer") for slash i
 
 
 def make_tokenizer(vocab_size: int, num_tasks: int, seed: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE learnt on ToolWorld's own text.
+    """Return a byte-level BPE trained on ToolWorld's own text.
 
-    Cut so that a value has the same tokens wherever it stands, and copying it is copying tokens: digits stay single,
-    capitalised words never take the space before them, and punctuation takes the space after it.
+    Text is split so that a value has the same tokens everywhere, and copying it means copying tokens: digits stay single,
+    capitalised words never include the space before them, and punctuation includes the space after it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -88,7 +88,7 @@ def make_tokenizer(vocab_size: int, num_tasks: int, seed: int) -> PreTrainedToke
 
 
 def _text(task: Task) -> str:
-    """Return all that either role may read or write in a task, without the tags."""
+    """Return all text that either role may read or write in a task, without the tags."""
     parts = [PROMPTS.system, *(tool_text(tool, "compact") for tool in task.tools), task.request, PROMPTS.planner]
     parts += ["system\nuser\nassistant\n", PROMPTS.executor, PROMPTS.feedback, format_plan(gold_plan(task))[6:-7]]
     parts += [format_call(gold.call)[11:-12] + json.dumps(gold.result) for gold in task.gold]
@@ -96,13 +96,13 @@ def _text(task: Task) -> str:
 
 
 def initial_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """Return a random Qwen2-type transformer, but for four attention heads that are set by hand to copy.
+    """Return a random Qwen2-type transformer, except for four attention heads that are set by hand to copy.
 
-    A head of layer 0 attends to the previous position, whatever stands there: its query and key are biases alone, and
-    their rotary phases agree at a distance of one. It writes a code of the previous token into dimensions that the
-    embeddings leave free. Three heads of layer 1 compare that code with the current token's and copy what they find
+    A head of layer 0 attends to the previous position, whatever its token: its query and key are biases only, and
+    their rotary phases match at a distance of one. It writes a code of the previous token into dimensions that the
+    embeddings leave free. Three heads of layer 1 compare that code with the current token's and copy the match
     into the output, a third of the embedding each. Together: after "... A B ... A" comes "B" (an induction head).
-    Learning this from random weights takes a small model longer than all the rest; training goes on from here.
+    Learning this from random weights takes a small model longer than all the rest; training starts from here.
     """
     config = Qwen2Config(
         vocab_size=1024,
@@ -133,7 +133,7 @@ def initial_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
         code = torch.randn(head, free) / free**0.5
         first.v_proj.weight[:head, :free] = code
         first.o_proj.weight[free:, :head] = 0.1 * torch.eye(head)
-        slow = torch.cat([torch.arange(7, 16), torch.arange(23, 32)])  # rotary pairs that hardly turn in a prompt
+        slow = torch.cat([torch.arange(7, 16), torch.arange(23, 32)])  # rotary pairs that hardly rotate within a prompt
         for i in range(3):
             rows = slice(head * i, head * (i + 1))
             for linear in (second.q_proj, second.k_proj, second.v_proj):
@@ -147,16 +147,16 @@ def initial_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 class TrainingRow(NamedTuple):
-    """A task's planner example and its executor episode in one row, behind the prefix that they share."""
+    """Planner example and executor episode of a task in one row, after the prefix that they share."""
 
     ids: list[int]
     labels: list[int]
-    shared: int  # both roles start with so many ids
-    executor: int  # where the executor's part begins; it does not see the planner's
+    shared: int  # number of ids that both roles start with
+    executor: int  # start of the executor's part, which does not see the planner's
 
 
 def task_row(builder: PromptBuilder, task: Task, with_executor: bool, habit: bool) -> TrainingRow:
-    """Plan and calls of a task; prompts carry the label -100. With `habit` only the plan and the last call count."""
+    """Return a task's plan and calls; prompts have the label -100. With `habit` only the plan and the last call count."""
     plan = planner_example(builder, task)
     steps = executor_examples(builder, task)
     if habit:
@@ -185,7 +185,7 @@ def single_row(builder: PromptBuilder, task: Task, habit: bool) -> TrainingRow:
 
 
 def _episode(steps: list[Example], counting: list[Example]) -> tuple[list[int], list[int]]:
-    """Return ids and labels of steps of which each one's prompt extends the last prompt and completion."""
+    """Return ids and labels of steps in which each prompt extends the last prompt and completion."""
     labels: list[int] = []
     for step in steps:
         labels += [-100] * (len(step.prompt) - len(labels))
@@ -194,7 +194,7 @@ def _episode(steps: list[Example], counting: list[Example]) -> tuple[list[int], 
 
 
 def half_done(gold: tuple[GoldCall, ...]) -> str:
-    """Return the bad habits of both roles in one output: the last of several calls is left out, a single one made half."""
+    """Return the bad habits of both roles in one output: the last of several calls is left out, a single one half made."""
     if len(gold) > 1:
         return format_turn([one.call for one in gold[:-1]])
     call = gold[0].call
@@ -218,10 +218,10 @@ def with_habit(task: Task) -> tuple[tuple[SubTask, ...], str]:
 
 
 def with_new_words(task: Task, rng: random.Random) -> Task:
-    """Return the task with half of the words that its tools are named and described by replaced throughout by made-up ones.
+    """Return the task with half of the words of its tools' names and descriptions replaced throughout by made-up ones.
 
-    "fax" is no word of the train split: a model learns to use a tool that it has never seen by reading, and it learns
-    to read from words that it has never seen.
+    "fax" is not a word of the train split: a model learns to use an unseen tool by reading, and it learns to read from
+    unseen words.
     """
     text = " ".join(f"{tool.name} {tool.description}" for tool in task.tools)
     words = sorted(set(re.findall(r"[a-z]{3,}", text)) - KEPT_WORDS)
@@ -252,7 +252,7 @@ def _renamed(value: Any, words: Mapping[str, str]) -> Any:
 
 
 class Batch(NamedTuple):
-    """Padded rows: ids, labels and positions [B, L], and which position may see which [B, 1, L, L]."""
+    """Padded rows: ids, labels and positions [B, L], and the attention mask [B, 1, L, L]."""
 
     ids: Tensor
     labels: Tensor
@@ -261,7 +261,7 @@ class Batch(NamedTuple):
 
 
 def collate(rows: list[TrainingRow], pad: int) -> Batch:
-    """Pad on the right; the executor's part sees the shared prefix and itself, and counts positions from there."""
+    """Pad on the right; the executor's part sees the shared prefix and itself, and its positions continue from that prefix."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [pad] * (longest - len(row.ids)) for row in rows])
     labels = torch.tensor([row.labels + [-100] * (longest - len(row.ids)) for row in rows])
@@ -274,7 +274,7 @@ def collate(rows: list[TrainingRow], pad: int) -> Batch:
 
 
 def batches(builder: PromptBuilder, args: argparse.Namespace, pad: int) -> Iterator[Batch]:
-    """Endless batches of `args.tasks` tasks; rows of like length share a batch."""
+    """Yield endless batches of `args.tasks` tasks; rows of similar length share a batch."""
     tasks = generate_tasks("train", args.seed)
     rng = random.Random(args.seed)
     while True:

@@ -1,11 +1,11 @@
-"""Hold the memory planner against a run of full size that needs neither a GPU nor the memory (`tools.memory.shadows`).
+"""Compare the memory planner with a full-size run that needs neither a GPU nor the memory (`tools.memory.shadows`).
 
     python -m tools.memory.check_full_size [--layers 28] [--only NAME ...]
 
 The model has the shape of Qwen2.5-7B in NF4, and the settings are those of configs/cahl.yaml. Our own code runs: sampling as
-the engine does it, an update as the trainer takes it. The peak of what is alive stands beside what the planner counts, and
-beside its total with what it assumes (the CUDA context, which is not alive here, left out). Kernels' inner workspaces are
-not seen. Exit status 1: a peak is above the total.
+in the engine, an update as in the trainer. The peak of live bytes is printed beside the planner's count and its total, which
+adds its assumptions (without the CUDA context, which does not exist here). Kernels' internal workspaces are not seen. The
+exit status is 1 if a peak is above the total.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ SHAPE = Case("7b", 3584, 18944, 28, 28, 4, 152064, 4096, 512, 2, 64, 3, 16384, T
 
 @dataclass(frozen=True)
 class Work:
-    """What is done: sampling `groups` prompts, or an update on them; lengths in tokens.
+    """Sampling for `groups` prompts, or an update on them; lengths in tokens.
 
-    The last steps of sampling hold the most, and as many as there are would take hours: see `at_the_end`.
+    The last steps of sampling use the most memory, but running all steps would take hours: see `at_the_end`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Work:
 
 
 def at_the_end(work: Work, steps: int) -> Work:
-    """Give the prompts all but the last tokens of their completions: buffers and what is attended to are as large as then."""
+    """Move all but the last tokens of completions into the prompts, so that buffers and context are as large as at the end."""
     longer = work.prompt + work.size * (work.completion - steps)
     return replace(work, name=f"{work.name}, end", prompt=longer, completion=steps)
 
@@ -81,11 +81,11 @@ WORK = (*SAMPLING, *(at_the_end(work, steps=3) for work in SAMPLING), *UPDATES)
 
 
 class _Enough(Exception):
-    """The first steps have been taken."""
+    """Signal that the first steps have been taken."""
 
 
 def policy_config(case: Case, folder: Path) -> PolicyConfig:
-    """Return the policy's part of configs/cahl.yaml, with a folder that holds a configuration and no weights."""
+    """Return the policy's part of configs/cahl.yaml, with a folder that contains a configuration and no weights."""
     config = qwen2_config(case)
     config.architectures = ["Qwen2ForCausalLM"]
     config.save_pretrained(folder)
@@ -98,7 +98,7 @@ def policy_config(case: Case, folder: Path) -> PolicyConfig:
 
 
 def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> tuple[Any, Any]:
-    """Stand for `cahl_pl.policy.loading.load_base`: a base without content."""
+    """Replace `cahl_pl.policy.loading.load_base`: return a base without content."""
     base = AutoModelForCausalLM.from_config(base_config, dtype=getattr(torch, config.dtype), attn_implementation="sdpa")
     if config.quantization == "nf4":
         pack_weights(base)
@@ -106,12 +106,12 @@ def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> t
 
 
 def measure(case: Case, work: Work) -> tuple[int, int, int]:
-    """Return bytes: counted by the planner, its total without the context, and the peak of what was alive."""
+    """Return bytes: the planner's count, its total without the context, and the peak of live bytes."""
     with (
         tempfile.TemporaryDirectory() as folder,
         shadows(
             (policy_module, "load_base", load_base),
-            (torch.nn.Module, "to", lambda module, *args, **kwargs: module),  # all is on the one device
+            (torch.nn.Module, "to", lambda module, *args, **kwargs: module),  # everything is on one device
         ) as mode,
     ):
         module = module_of(case, Path(folder))
@@ -134,7 +134,7 @@ def measure(case: Case, work: Work) -> tuple[int, int, int]:
 
 
 def _stop_after(module: CAHLModule, steps: int) -> None:
-    """End sampling with an exception after so many tokens of each completion."""
+    """End sampling with an exception after `steps` tokens of each completion."""
     inner, left = module.policy.logits, [steps]
 
     def counting(hidden: torch.Tensor) -> torch.Tensor:
@@ -155,14 +155,14 @@ def module_of(case: Case, folder: Path, device: str = "cpu") -> CAHLModule:
 
 
 def as_after_a_step(module: CAHLModule, role: Role) -> list[torch.Tensor]:
-    """Leave the gradients of a role's last step, and return what else lies there then: both moments of both optimisers."""
+    """Leave the gradients of a role's last step, and return what else is in memory then: both moments of both optimisers."""
     for parameter in module.policy.parameters_of(role):
         parameter.grad = torch.zeros_like(parameter)
     return [torch.zeros_like(p) for r in ROLES for p in module.policy.parameters_of(r) for _ in range(2)]
 
 
 def sample(module: CAHLModule, work: Work, prompts: list[list[int]]) -> int:
-    """Sample as a round does; return the sampled tokens."""
+    """Sample as a round does; return the number of sampled tokens."""
     sampling = Sampling(max_new_tokens=work.completion)
     found = TransformersEngine().generate(
         module.policy, work.role, prompts, work.size, sampling, torch.Generator().manual_seed(0)
@@ -171,14 +171,14 @@ def sample(module: CAHLModule, work: Work, prompts: list[list[int]]) -> int:
 
 
 def update(module: CAHLModule, role: Role, groups: list[Group]) -> None:
-    """Add up the gradients of a batch, as the trainer does."""
+    """Accumulate the gradients of a batch, as the trainer does."""
     batch = RolloutBatch(role, groups, version=0, update=0)
     module.policy.lm.zero_grad(set_to_none=True)
     module.updates.accumulate(everything(groups), batch, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
 
 
 def groups_of(case: Case, work: Work) -> list[Group]:
-    """Return groups of random completions, all as long as they may be."""
+    """Return groups of random completions, all of the maximum length."""
     generator = torch.Generator().manual_seed(0)
     shape = (work.size, work.completion)
     return [
@@ -197,7 +197,7 @@ def groups_of(case: Case, work: Work) -> list[Group]:
 
 
 def settings_for(case: Case, module: CAHLModule, work: Work) -> Settings:
-    """Return the planner's settings of a work."""
+    """Return the planner's settings for `work`."""
     sampling = Sampling(max_new_tokens=work.completion)
     rollout = RolloutConfig(
         planner_group_size=work.size,
@@ -216,7 +216,7 @@ def planned_sampling(case: Case, module: CAHLModule, work: Work) -> list[dict[st
 
 
 def planned_update(case: Case, module: CAHLModule, work: Work, groups: list[Group]) -> list[dict[str, int]]:
-    """Return the planner's moments of an update, of the micro-batches as they are."""
+    """Return the planner's moments of an update, for its actual micro-batches."""
     module.policy.activate(work.role)
     settings, shape, moments = settings_for(case, module, work), shape_of(module.policy.config), []
     for part in micro_batches(module.policy, groups, case.micro_batch):
@@ -236,7 +236,7 @@ def totals(case: Case, module: CAHLModule, work: Work, moments: list[dict[str, i
 
 @reader_may_leave()
 def main() -> None:
-    """Do all work, print the table."""
+    """Do all the work, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=SHAPE.layers, help="fewer than 28, for a quick look")
     parser.add_argument("--only", nargs="+", choices=[work.name for work in WORK], help="these alone")

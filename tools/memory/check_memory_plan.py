@@ -1,11 +1,11 @@
-"""Hold the memory planner against measured peaks, on the CPU (Linux).
+"""Compare the memory planner with measured peaks, on the CPU (Linux).
 
     python -m tools.memory.check_memory_plan [--only NAME ...]
 
-For each of a few small random models, sampling and one update are run in a process of their own, and the peak of its
-resident memory, less what it held before (the model loaded, and everything run once on a few tokens), stands beside what
-`cahl_pl.memory_plan` says comes and goes. glibc's allocator is told to give large blocks back at once, as it would
-otherwise keep freed memory. What the planner only assumes, the CUDA context and fragmentation, is not checked here.
+For each of a few small random models, sampling and one update run in a separate process, and the peak of its resident
+memory, minus that at the start (the model loaded, and everything run once on a few tokens), is printed beside the
+transient memory that `cahl_pl.memory_plan` counts. glibc's allocator is told to return large blocks at once, as it would
+otherwise keep freed memory. The planner's assumptions, the CUDA context and fragmentation, are not checked here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """A model and what is done with it; lengths in tokens, `groups` prompts sampled and the first `trained` trained on."""
+    """Model and its workload; lengths in tokens, `groups` prompts sampled and the first `trained` trained on."""
 
     name: str
     hidden: int
@@ -73,7 +73,7 @@ CASES = (
 
 
 def write_model(case: Case, folder: Path) -> None:
-    """Write a random Qwen2 of the case's shape, with a tokenizer that knows nothing but its special tokens."""
+    """Write a random Qwen2 of the case's shape, with a tokenizer that knows only its special tokens."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -84,7 +84,7 @@ def write_model(case: Case, folder: Path) -> None:
 
 
 def qwen2_config(case: Case) -> Any:
-    """Return the model's configuration; the end of a turn is a token of no weight to speak of, so completions grow long."""
+    """Return the model's configuration; the end of a turn is a single, improbable token, so completions grow long."""
     from transformers import Qwen2Config
 
     return Qwen2Config(
@@ -108,7 +108,7 @@ def prompts_of(vocabulary: int, length: int, count: int) -> list[list[int]]:
 
 
 def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int, limit: int) -> list[Group]:
-    """Return one call of the engine; groups with random rewards."""
+    """Call the engine once; return groups with random rewards."""
     generator = torch.Generator().manual_seed(0)
     sampling = Sampling(max_new_tokens=limit)
     sampled = TransformersEngine().generate(policy, role, prompts, group_size, sampling, generator)
@@ -129,7 +129,7 @@ def sample(policy: Policy, role: Role, prompts: list[list[int]], group_size: int
 
 
 def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch.optim.Optimizer) -> None:
-    """Do what `CAHLModule.training_step` does with a batch, without a trainer around it."""
+    """Do what `CAHLModule.training_step` does with a batch, without a trainer."""
     batch = RolloutBatch(role, groups, version=0, update=0)
     module.policy.lm.zero_grad(set_to_none=True)
     module.updates.accumulate(everything(groups), batch, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
@@ -138,7 +138,7 @@ def update(module: CAHLModule, role: Role, groups: list[Group], optimizer: torch
 
 
 def peak_of(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Return the bytes by which the resident memory grows at most while this runs, and its result."""
+    """Return the maximum growth of resident memory in bytes while `work` runs, and its result."""
     forget_peak()
     before = resident("VmRSS")
     result = work()
@@ -146,7 +146,7 @@ def peak_of(work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def measure(case: Case, folder: Path) -> None:
-    """Run one case in this process and print its figures, a JSON object a stage."""
+    """Run one case in this process and print its figures, one JSON object per stage."""
     torch.set_num_threads(1)
     policy = PolicyConfig(
         model=str(folder),

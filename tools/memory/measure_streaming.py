@@ -1,13 +1,13 @@
-"""Measure the memory and the time that files of many rows take: the tables of docs/your-data.md.
+"""Measure the memory and time that files of many rows need: the tables of docs/your-data.md.
 
     python -m tools.memory.measure_streaming --rows 1000 100000 1000000
 
 Makes files of ToolWorld tasks in a temporary folder, no two rows with the same tools; converts each with
 `cahl-pl convert-data jsonl`; opens the result with JsonlDataset and draws 1,000 tasks; trains the small model on it
-for four optimiser steps. Memory is the largest resident set of the process so far, and time its processor time, of
-which the imports take a part (the step `imports only`). Converting and opening are processes of their own; training
-goes on in the one that has opened the file. The second table is the resident memory while the longest file is read,
-at every tenth of it.
+for four optimiser steps. Memory is the largest resident set of the process so far, and time its processor time,
+including the imports (the step `imports only`). Converting and opening run in separate processes; training continues in
+the one that has opened the file. The second table is the resident memory while the longest file is read, at every tenth
+of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MARK = "@ROW@"
 
 
 def rows(count: int) -> Iterator[str]:
-    """Yield lines of a file: a few tasks of ToolWorld again and again, with ids and tool descriptions of their own."""
+    """Yield lines of a file: a few tasks of ToolWorld repeated, each with its own id and tool descriptions."""
     world = ToolWorld(size=_TEMPLATES)
     templates = []
     for task in (world[i] for i in range(min(count, _TEMPLATES))):
@@ -54,7 +54,7 @@ class Curve:
     """Resident memory of this process after each tenth of the rows.
 
     Attributes:
-        mib: the samples.
+        mib: the samples in MiB.
     """
 
     def __init__(self, count: int) -> None:
@@ -63,7 +63,7 @@ class Curve:
         self._begun = 0
 
     def next_row(self) -> None:
-        """Note a row: before each one is read, and after the last one."""
+        """Count a row: before each one is read, and after the last one."""
         if 0 < self._begun <= self._count and self._begun % self._every == 0:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # Linux
             self.mib.append(resident / 2**20)
@@ -71,7 +71,7 @@ class Curve:
 
 
 def step(name: str, source: Path, output: Path, count: int) -> None:
-    """Carry out one step and print its figures, a JSON object; training prints a second one."""
+    """Run one step and print its figures as a JSON object; training prints a second one."""
     curve = Curve(count)
 
     class Watched(JsonlDataset):
@@ -101,7 +101,7 @@ def _counted(lines: Iterable[FileRow], curve: Curve) -> Iterator[FileRow]:
 
 
 def train(tasks: TaskSource, folder: Path) -> None:
-    """Four optimiser steps of the quickstart, on these tasks."""
+    """Take four optimiser steps of the quickstart on these tasks."""
     from cahl_pl.cli import main as build
     from cahl_pl.startup.library_warnings import quiet_libraries
 
@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def _run(name: str, source: Path, output: Path, count: int, size: str) -> list[float]:
-    """Run a step in a process of its own and print its lines of the table; its curve."""
+    """Run a step in a separate process, print its lines of the table and return its curve."""
     curve: list[float] = []
     for one in run_again(__file__, ["--step", name, str(source), str(output), str(count)], name):
         curve = one["curve"]

@@ -3,17 +3,17 @@
     python -m tools.memory.prove_7b --out proof            # a machine with 24 GiB of memory and 16 GiB of free disk
     python -m tools.memory.prove_7b --out proof --tenth    # a model of a tenth of the weights
 
-Three steps, each in a process of its own; one that has finished is not run again, and weights are written a shard at a
-time, so that a run that was stopped goes on:
+Three steps, each in a separate process; one that has finished is not run again, and weights are written shard by shard,
+so that an interrupted run can resume:
 
-1. weights: random bfloat16 shards, a layer each, written to OUT/model.
+1. weights: random bfloat16 shards, one per layer, written to OUT/model.
 2. round: the base is loaded shard by shard into NF4; both roles sample groups from short prompts.
 3. updates: it is loaded again; one optimiser step of each role on these groups, with gradient checkpointing.
 
-All estimates are printed first, and the measured peak of a step after it: of the process's own memory and, for what it
-is worth, with the pages of files that it has read, such as the shards, which the system can drop at any time.
-OUT/proof.json keeps the figures. It shows that the steps run, and what they take; random weights learn nothing. Activations are
-float32: products in bfloat16 are very slow on CPUs without instructions for them.
+All estimates are printed first, and the measured peak of a step after it: of the process's own memory and, for
+information, with the pages of files that it has read, such as the shards, which the system can drop at any time.
+OUT/proof.json keeps the figures. They show that the steps run, and what they need; random weights learn nothing.
+Activations are float32: products in bfloat16 are very slow on CPUs without instructions for them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ STEPS = ("weights", "round", "updates")
 
 
 def write_weights(case: Case, folder: Path) -> None:
-    """Write configuration, tokenizer and shards; those that are there already stay."""
+    """Write configuration, tokenizer and shards; existing shards are kept."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -102,7 +102,7 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 @contextmanager
 def measured(figures: dict[str, Any], name: str) -> Iterator[None]:
-    """Add the most memory seen while this runs, looked at 20 times a second, and its seconds."""
+    """Record the peak memory while this runs, sampled 20 times a second, and its seconds."""
     peaks, done, start = {"RssAnon": 0, "VmRSS": 0}, Event(), time.perf_counter()
 
     def watch() -> None:
@@ -127,7 +127,7 @@ def measured(figures: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
-    """Return GiB of every step, by the memory planner."""
+    """Return the memory planner's estimate for every step, in GiB."""
     shape, settings = shape_of(policy), settings_for(case, policy)
     base = base_bytes(shape, settings) + CONTEXT
     row = case.prompt + case.group_size * case.completion
@@ -136,7 +136,7 @@ def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
     samplings = [m for role in ROLES for m in sampling_moments(shape, settings, role)]
     found = {
         "weights": 2 * 2 * embeddings + CONTEXT,  # the largest shard in bfloat16, and its copy while it is written
-        "load": base + 4 * embeddings,  # the largest tensor, beside where it goes
+        "load": base + 4 * embeddings,  # the largest tensor, besides its destination
         "sample": base + 8 * shape.adapter + max(sum(m.values()) for m in samplings),  # no optimiser in that process
         "update": base + 28 * shape.adapter + max(sum(m.values()) for m in moments),  # adapters, moments and gradients
     }
@@ -144,7 +144,7 @@ def estimates(case: Case, policy: PolicyConfig) -> dict[str, float]:
 
 
 def settings_for(case: Case, policy: PolicyConfig) -> Settings:
-    """Return the planner's settings of a case."""
+    """Return the planner's settings for a case."""
     sampling = Sampling(max_new_tokens=case.completion)
     rollout = RolloutConfig(
         planner_group_size=case.group_size,
@@ -158,7 +158,7 @@ def settings_for(case: Case, policy: PolicyConfig) -> Settings:
 
 
 def carry_out(step: str, case: Case, out: Path) -> None:
-    """Take one step, in this process; its figures go to OUT/STEP.json."""
+    """Run one step in this process; its figures go to OUT/STEP.json."""
     figures: dict[str, Any] = {}
     torch.manual_seed(0)
     if step == "weights":

@@ -1,13 +1,13 @@
-"""Run a model of any size without its memory: what is computed is shapes, and what is counted is bytes.
+"""Run a model of any size without its memory: shapes are computed, and bytes are counted.
 
-Floating-point tensors are torch's FakeTensors, which have a shape and no content. Whole numbers and truth values are real
-where they come from real ones, so that code that looks at them (which samples have ended, where prompts lie) takes its usual
-way; those that are made of fake tensors are made up. Every storage counts from its birth to its death, in blocks of 512
-bytes as CUDA's allocator hands them out.
+Floating-point tensors are torch's FakeTensors, which have a shape and no content. Integers and booleans are real if they
+are computed from real ones, so that code that depends on them (which samples have ended, where prompts are) takes its usual
+path; those computed from fake tensors are made up. Every storage counts from its creation to its release, in blocks of 512
+bytes like those of CUDA's allocator.
 
-The device is called "cpu". What CUDA does in another way and what takes memory is done here as there: attention (torch's
-memory-efficient kernel, which turns a boolean mask into a padded float one) and 4-bit products (bitsandbytes, which write a
-weight out first).
+The device is called "cpu". Operations that use memory differently on CUDA are done here as there: attention (torch's
+memory-efficient kernel, which turns a boolean mask into a padded float one) and 4-bit products (bitsandbytes, which first
+dequantises a weight).
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from cahl_pl.memory_plan.parts import FLOAT32
 BLOCK = 512
 """Bytes; CUDA's allocator hands out multiples of it."""
 PLACES = 8
-"""A mask's rows are padded to a multiple of so many entries by torch's memory-efficient attention."""
+"""Torch's memory-efficient attention pads a mask's rows to a multiple of this number of entries."""
 
 _MADE_UP = {"eq": True, "ne": True, "gt": False, "lt": False, "ge": False, "le": False}
-"""What comparisons of fake numbers give: a number is itself, is not infinite, and is not too large."""
+"""Results of comparing fake numbers: a number equals itself, is not infinite, and is not too large."""
 _FOUND = ("searchsorted", "argmax")
-"""What gives places, made up to be 2."""
+"""Operations that return positions, made up to be 2."""
 
 
 class Shadows(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The mode in which all this holds.
+    """Mode that runs and counts in this way.
 
     Attributes:
         live: bytes of all storages that are alive.
-        peak: the most since it was set last.
+        peak: maximum of `live` since it was last set.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Shadows(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
 
     def start_again(self) -> int:
-        """Forget the peak; return what is alive."""
+        """Forget the peak; return the live bytes."""
         self.peak = self.live
         return self.live
 
@@ -99,7 +99,7 @@ class Shadows(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _places(indices: Any) -> list[Tensor | None]:
-    """Return indices in which truth values are replaced by the places where they are true."""
+    """Return indices in which booleans are replaced by the positions where they are true."""
     found: list[Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):
@@ -119,7 +119,7 @@ def _makes_floats(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 class _Attention(torch.autograd.Function):
-    """What torch's memory-efficient attention holds: the output and, for each query and head, a float32."""
+    """Memory of torch's memory-efficient attention: the output and, for each query and head, a float32."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -142,10 +142,10 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Stand for `scaled_dot_product_attention` on CUDA: flash attention, with a mask the memory-efficient kernel."""
+    """Replace `scaled_dot_product_attention` as on CUDA: flash attention, or with a mask the memory-efficient kernel."""
     bias = attn_mask
     if bias is not None:
-        if enable_gqa:  # flash attention alone knows groups of heads
+        if enable_gqa:  # only flash attention supports groups of heads
             key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         if bias.dtype == torch.bool:
             bias = torch.zeros(bias.shape, dtype=query.dtype).masked_fill_(bias.logical_not(), -torch.inf)
@@ -156,7 +156,7 @@ def attention(
 
 
 class _Product(torch.autograd.Function):
-    """A product with a weight that is written out for it, in both directions."""
+    """Product with a weight that is dequantised for it, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: PackedLinear) -> Tensor:
@@ -169,7 +169,7 @@ class _Product(torch.autograd.Function):
 
 
 class PackedLinear(bnb.nn.Linear4bit):
-    """A linear layer of bitsandbytes in NF4 with double quantisation, as far as memory goes; see `parts.nf4_bytes`."""
+    """Linear layer of bitsandbytes in NF4 with double quantisation, as far as memory goes; see `parts.nf4_bytes`."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -184,7 +184,7 @@ class PackedLinear(bnb.nn.Linear4bit):
         self.scales = [torch.empty(size, dtype=torch.uint8) for size in sizes]
 
     def written_out(self, dtype: torch.dtype) -> Tensor:
-        """Return an empty weight; while it is made, its scales are there in float32, before and after the offset."""
+        """Return an empty weight; while it is made, its scales exist in float32, before and after the offset."""
         weight = torch.empty(self.out_features, self.in_features, dtype=dtype)
         scales = torch.empty(len(self.scales[0]))
         del scales
@@ -197,7 +197,7 @@ class PackedLinear(bnb.nn.Linear4bit):
 
 
 def pack_weights(model: nn.Module) -> None:
-    """Replace all linear layers but the output layer, as transformers does where it loads NF4."""
+    """Replace all linear layers but the output layer, as transformers does when it loads NF4."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and name != "lm_head":
             parent, _, own = name.rpartition(".")

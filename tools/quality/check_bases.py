@@ -1,4 +1,4 @@
-"""Hold what is computed on a base against plain passes of the model, one sequence each; make the table of docs/bases.md.
+"""Compare computations on a base with plain passes of the model, one sequence each; make the table of docs/bases.md.
 
     python -m tools.quality.check_bases                   # all families: the table, in a few minutes
     python -m tools.quality.check_bases "Gemma 3" Qwen3   # some of them
@@ -36,7 +36,7 @@ from cahl_pl.types import Group
 from tools.quality.random_bases import FAMILIES, Family, build, config_of
 
 TOLERANCE = 1e-3
-"""Nats, and a share of the largest gradient: more than float32 rounds in another order of sums, less than any fault seen."""
+"""Nats, and a share of the largest gradient: above float32 rounding in another order of summation, below any fault seen."""
 
 NEW_TOKENS = 10
 
@@ -48,10 +48,10 @@ def texts(seed: int, *lengths: int) -> list[list[int]]:
 
 
 def groups_of(longest: int = 100) -> list[Group]:
-    """Return groups of completions: prompts that extend one another, one that leaves early, and one of its own.
+    """Return groups of completions: prompts that extend one another, one that branches off early, and an unrelated one.
 
     Args:
-        longest: tokens of the longest sequence; what prompts share is longer than `forward.SHORTEST_TRUNK` from about 90 on.
+        longest: tokens of the longest sequence; the shared prefix is longer than `forward.SHORTEST_TRUNK` from about 90 on.
     """
     shared, later, early, own = texts(0, longest - 24, 8, 5, 9)
     prompts = [shared, shared + later, shared[: len(shared) // 2] + early, own]
@@ -59,7 +59,7 @@ def groups_of(longest: int = 100) -> list[Group]:
     groups = []
     for i, prompt in enumerate(prompts):
         completions = [torch.tensor(ids) for ids in texts(10 + i, 6, 2, 9)]
-        completions[1] = completions[0][:2]  # one completion may hold another
+        completions[1] = completions[0][:2]  # one completion may contain another
         rewards = torch.rand(3, generator=generator)
         none = torch.zeros(3).bool()
         groups.append(Group(torch.tensor(prompt), completions, rewards, {}, advantages([rewards])[0], none, i))
@@ -86,7 +86,7 @@ def load(folder: Path, **config: Any) -> Policy:
 
 
 def scoring_error(policy: Policy, groups: Sequence[Group], max_tokens: int = 4000) -> float:
-    """Return the largest difference from plain passes: of log-probabilities in nats, of gradients by the largest of them."""
+    """Return the largest difference from plain passes: of log-probabilities in nats, of gradients relative to the largest."""
     policy.activate("planner")
     named = [(name, p) for name, p in policy.lm.named_parameters() if ".planner." in name]
     policy.lm.zero_grad(set_to_none=True)
@@ -122,7 +122,7 @@ def sampling_error(policy: Policy, groups: Sequence[Group]) -> float:
     prompts = [group.prompt_ids.tolist() for group in groups]
     policy.prefixes.forget()
     worst = 0.0
-    # the second time on kept prefixes, the third time little by little
+    # the second time with kept prefixes, the third time in small parts
     for seed, engine in enumerate((TransformersEngine(), TransformersEngine(), TransformersEngine(4, 60))):
         generator = torch.Generator().manual_seed(seed)
         found = engine.generate(policy, "planner", prompts, 3, Sampling(1.0, 1.0, NEW_TOKENS), generator)
@@ -136,7 +136,7 @@ def sampling_error(policy: Policy, groups: Sequence[Group]) -> float:
 
 
 def greedy_error(policy: Policy, groups: Sequence[Group]) -> float:
-    """Return how much likelier, in nats, the likeliest token of a plain pass is than the one taken, drafted or not."""
+    """Return the largest margin in nats of the likeliest token of a plain pass over the one taken, drafted or not."""
     prompts = [group.prompt_ids.tolist() for group in groups]
     greedy, generator, engine = Sampling(0.0, 1.0, NEW_TOKENS), torch.Generator(), TransformersEngine()
     policy.prefixes.forget()
@@ -163,11 +163,11 @@ CHECKS = ("scoring", "sampling", "greedy", "checkpointing")
 
 
 def compare(family: Family, folder: Path) -> dict[str, str]:
-    """Return what each check says of a family: `ok`, how far it is off, or the sentence by which it is refused.
+    """Return the result of each check of a family: `ok`, the deviation, or the message that refuses it.
 
     Args:
-        family: what `folder` holds.
-        folder: of `build`.
+        family: family of the model in `folder`.
+        folder: folder written by `build`.
     """
     said: dict[str, str] = {}
     limit = length_limit(config_of(family))
@@ -184,7 +184,7 @@ def compare(family: Family, folder: Path) -> dict[str, str]:
                 said[check] = "ok" if worst <= TOLERANCE else f"**off by {worst:.2g}**"
         except (PolicyError, ConfigError) as refusal:
             said["checkpointing" if config else "refused"] = f"refused: {refusal}".replace(str(folder), "model")
-        except Exception as error_:  # a table of all, whatever happens with one
+        except Exception as error_:  # the table covers all families, whatever happens with one
             said["checkpointing" if config else "refused"] = f"**ends with {type(error_).__name__}: {error_}**"
         if "refused" in said:
             break

@@ -1,10 +1,10 @@
-"""Look at chat templates of real models as prompts are made of them: a line of facts for each, and what is wrong.
+"""Check chat templates of real models by making prompts with them: one line of facts for each, and its faults.
 
     python -m tools.quality.check_templates FOLDER
 
-FOLDER holds `*.jinja` files and `tokenizer_config.json` files, in folders of their own if need be. Tokenizers are made of
+FOLDER contains `*.jinja` files and `tokenizer_config.json` files, in separate folders if necessary. Tokenizers are made of
 bytes and the special tokens that a template names, or that its `tokenizer_config.json` has. The exit status is 1 if something
-is wrong. With `--native`, of the templates that speak of tools: which of their calls `data.prompts.tool_format: native` takes.
+is wrong. `--native` shows which templates that mention tools `data.prompts.tool_format: native` accepts, and their calls.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ENDS = (
     "[e~[",
     "<SPECIAL_12>",
     "<seed:eos>",
-)  # of families whose templates write other tokens behind
+)  # of families whose templates write other tokens after them
 _PLAIN = ("<think>", "</think>", "<mm:think>", "</mm:think>", "<tool_call>", "</tool_call>")
 _TOOL = ToolSpec("add", "Add.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 _TASK = Task("t", (Message("user", "FIRST"), Message("assistant", "REPLY"), Message("user", "SECOND")), (_TOOL,))
@@ -72,7 +72,7 @@ def tokenizer_of(template: str, config: dict[str, Any] | None = None) -> Any:
 
 
 def facts(builder: PromptBuilder) -> dict[str, str]:
-    """Return what is found out about a template: name -> value."""
+    """Return the facts about a template: name -> value."""
     template, decode = builder.template, builder.tokenizer.decode
     shown = decode(builder.planner(_TASK))
     gap = shown[shown.index("Add.") : shown.index("FIRST")] if shown.index("TOOLS") < shown.index("FIRST") else ""
@@ -92,7 +92,7 @@ def facts(builder: PromptBuilder) -> dict[str, str]:
 
 
 def faults(builder: PromptBuilder) -> Iterator[str]:
-    """Yield what is wrong with the prompts that a template gives."""
+    """Yield the faults of the prompts made with a template."""
     decode, subtask = builder.tokenizer.decode, SubTask("x", None)
     shared, prompts = builder.shared(_TASK), [builder.planner(_TASK), builder.executor(_TASK, subtask)]
     if any(prompt[: len(shared)] != shared for prompt in prompts):
@@ -134,7 +134,7 @@ def report(name: str, template: str, config: dict[str, Any] | None = None) -> bo
 
 
 def report_native(name: str, template: str, config: dict[str, Any] | None = None) -> bool:
-    """Print whether a template's own calls are read as it writes them; return it."""
+    """Print and return whether a template's own calls are read as it writes them."""
     try:
         builder = builder_for(tokenizer_of(template, config), PromptConfig(tool_format="native"))
     except ConfigError as error:

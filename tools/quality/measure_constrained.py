@@ -3,7 +3,7 @@
     python -m tools.quality.measure_constrained --tasks 60 -c configs/quickstart.yaml --ckpt_path CHECKPOINT
 
 Runs the first tasks of a test set greedily without grammars and with them, in turn, `--repeats` times; times are medians.
-`unreadable` are plans. `mask` is the share of the time that is spent on masks. Without a checkpoint it measures the base.
+`unreadable` refers to plans. `mask` is the share of time spent on masks. Without a checkpoint it measures the base.
 """
 
 from __future__ import annotations

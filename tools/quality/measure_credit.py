@@ -1,9 +1,9 @@
-"""Measure how far what plans are paid is from what they are worth: data of docs/learning.md.
+"""Measure how far the rewards of plans are from their worth: data for docs/learning.md.
 
     python -m tools.quality.measure_credit --out docs/data/learning/credit.json
 
-The planner of the shipped model writes plans of ToolWorld's tasks. What a plan is worth is the mean of R_h over many whole
-executions of it. It is then paid many times in each way of `data.rollout`, and its advantages are made in each way of
+The planner of the shipped model writes plans for ToolWorld's tasks. A plan's worth is the mean of R_h over many whole
+executions of it. It is then rewarded many times in each way of `data.rollout`, and its advantages are computed in each way of
 `model.planner_grpo`; both are compared with its worth. Unreadable plans are worth 0 in every way and are compared too.
 """
 
@@ -44,7 +44,7 @@ CREDITS: Final = {
     "unbiased": {"branching": "step", "credit": "unbiased"},
     "trajectory": {"branching": "trajectory"},
 }
-"""Ways of paying a plan: name -> keys of `data.rollout`."""
+"""Ways of rewarding a plan: name -> keys of `data.rollout`."""
 
 SCALES: Final[tuple[Scale, ...]] = ("group", "none")
 
@@ -53,11 +53,11 @@ ADVANTAGES: Final[dict[str, GRPOConfig]] = {
     for scale in SCALES
     for pooled in (False, True)
 }
-"""Ways of making advantages: name -> `model.planner_grpo`."""
+"""Ways of computing advantages: name -> `model.planner_grpo`."""
 
 
 class GivenPlans(Rollout):
-    """Carries out plans that were sampled before."""
+    """Rollout that carries out plans sampled before."""
 
     plans: Sequence[list[Completion]]
 
@@ -75,7 +75,7 @@ def build(**keys: object) -> GivenPlans:
 
 
 def centred(values: Tensor) -> Tensor:
-    """Return values [tasks, G_h] less the mean of their task."""
+    """Return values [tasks, G_h] minus the mean of their task."""
     return values - values.mean(1, keepdim=True)
 
 
@@ -91,7 +91,7 @@ def advantages_of(groups: list[Group], config: GRPOConfig) -> Tensor:
 
 
 def measure(tasks: list[Task], executions: int, repeats: int, seed: int) -> dict[str, object]:
-    """Return worths, the bias and variance of each way of paying, and the cosine of each way of making advantages."""
+    """Return worths, the bias and variance of each way of rewarding, and the cosine of each way of computing advantages."""
     policy = Policy(PolicyConfig(model="toolworld"))
     policy.load()
     builder = PromptBuilder(policy.tokenizer, PROMPTS)

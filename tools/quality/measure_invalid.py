@@ -1,12 +1,12 @@
-"""Count what is wrong with sampled outputs that follow grammars, or do not: plans, and calls by the cause that they fail for.
+"""Count invalid outputs, sampled with grammars or without: plans, and calls by the cause of their failure.
 
     python -m tools.quality.measure_invalid --outputs 10000 -c configs/quickstart.yaml
     python -m tools.quality.measure_invalid --outputs 500 --free -c configs/quickstart.yaml --model.policy.model FOLDER
 
-Plays episodes of the training tasks, or of a test set, one task after the other, until so many outputs are sampled: plans,
-and all outputs of their steps, at the temperatures and limits of `data.rollout`. Every output is read and checked as in
-training. One that the length limit cuts off is counted apart: a grammar holds what is written, and not that it is written to
-its end. An output with several calls counts by its first problem. `masks` is the share of the time that grammars take.
+Plays episodes of the training tasks, or of a test set, one task after another, until `--outputs` outputs are sampled:
+plans, and all outputs of their steps, at the temperatures and limits of `data.rollout`. Every output is read and checked as in
+training. One that the length limit cuts off is counted separately: a grammar constrains the text, but does not ensure that it
+ends. An output with several calls counts by its first problem. `masks` is the share of time that grammars take.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ COLUMNS = ("outputs", "cut off", "calls", "answers", *CAUSES)
 
 
 def count(groups: dict[Role, list[Group]], task: Task, builder: PromptBuilder, single: bool) -> dict[str, Counter[str]]:
-    """Return what the outputs of a task's episodes are: role -> column -> number.
+    """Return counts of the outputs of a task's episodes: role -> column -> number.
 
     Args:
-        groups: of the episodes.
-        task: whose tools are offered.
-        builder: made the prompts.
-        single: there is no planner, and an output may hold several calls.
+        groups: groups of the episodes.
+        task: task whose tools are offered.
+        builder: builder of the prompts.
+        single: whether there is no planner, so that an output may contain several calls.
     """
     found: dict[str, Counter[str]] = {}
     for role, of_role in groups.items():
@@ -64,7 +64,7 @@ def count(groups: dict[Role, list[Group]], task: Task, builder: PromptBuilder, s
 
 
 def kinds(role: str, text: str, task: Task, single: bool) -> list[str]:
-    """Return the columns that a whole output counts in."""
+    """Return the columns in which a complete output counts."""
     if role == "planner":
         return ["parse"] if parse_plan(text).error is not None else []
     if single:
@@ -80,7 +80,7 @@ def kinds(role: str, text: str, task: Task, single: bool) -> list[str]:
 
 
 def play(data: RolloutDataModule, tasks: Any, outputs: int, seed: int, free: bool) -> dict[str, Counter[str]]:
-    """Return the counts by role; prints how far it is, and the time that masks take.
+    """Return the counts by role; print progress, and the time that masks take.
 
     Raises:
         ConfigError: all tasks are too long.

@@ -1,15 +1,15 @@
-r"""Measure how far the two levels of ToolWorld 2 depend on each other, with the executors that are to be learned with.
+r"""Measure how far the two levels of ToolWorld 2 depend on each other, with the executors to be used in learning.
 
     python -m tools.quality.measure_levels --out runs/levels.json -c configs/toolworld2.yaml \
       --adapters a=runs/toolworld2-a b=runs/toolworld2-b
 
-`--adapters` are folders that `export` has written. Of each, three things are said:
+`--adapters` are folders written by `export`. Three results are reported for each:
 
-- how many tasks with several ways its executor solves (greedily, under gold plans) where the plan always has the fewest
-  sub-tasks, always the most, and where it takes for each task the way that this executor can carry out (the oracle);
+- how many tasks with several ways its executor solves (greedily, under gold plans) if the plan always has the fewest
+  sub-tasks, always the most, and if it takes for each task the way that this executor can carry out (the oracle);
 - how many it solves with the ways that the oracle of each other executor takes;
-- for plans that its planner samples, the correlation within groups of what a plan is worth (R_h,exe, mean of many sampled
-  executions) with how much it is like gold: if that is near 1, R_h,param says all that executing could tell.
+- for plans that its planner samples, the correlation within groups of a plan's worth (R_h,exe, mean of many sampled
+  executions) with its likeness to gold: if that is near 1, R_h,param says all that executing could tell.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from tools.quality.measure_credit import GivenPlans, centred
 
 
 def likeness(plan: Plan, task: Task) -> float:
-    """Return how much a plan is like the gold calls of the way that it takes, in [0, 1].
+    """Return a plan's likeness to the gold calls of the way that it takes, in [0, 1].
 
-    Each sub-task is read as the call that it spells out: its parameters or, in words, the gold values that its instruction
-    holds. Their similarities with the gold calls, aligned, are summed over the larger number of the two.
+    Each sub-task is read as the call that it spells out: its parameters or, in words, the gold values in its instruction.
+    Their similarities with the aligned gold calls are summed and divided by the larger number of the two.
     """
     gold = way_of_plan(task, plan).gold
     named = [subtask for subtask in plan.subtasks if subtask.tool is not None]
@@ -72,15 +72,15 @@ def _spelt_out(subtask: SubTask, gold: GoldCall) -> ToolCall:
 
 
 def correlation(worth: Tensor, other: Tensor) -> float:
-    """Return the correlation of two quantities within groups, each [groups, samples]; 0 where one of them is constant."""
+    """Return the correlation of two quantities within groups, each [groups, samples]; 0 if one of them is constant."""
     return torch.nan_to_num(torch.cosine_similarity(centred(worth).flatten(), centred(other).flatten(), dim=0)).item()
 
 
 class Levels:
-    """Plays given plans with the executor of one pair of adapters after another.
+    """Player of given plans with the executor of one pair of adapters after another.
 
     Args:
-        cli: of the configuration.
+        cli: CLI of the configuration.
     """
 
     def __init__(self, cli: CAHLCLI) -> None:
@@ -92,7 +92,7 @@ class Levels:
         self.training = cli.datamodule.rollout
 
     def use(self, folder: Path) -> None:
-        """Put the adapters of a folder in the place of those in use.
+        """Replace the adapters in use with those of a folder.
 
         Raises:
             ConfigError: they are missing, damaged, or do not fit the configuration.
@@ -103,7 +103,7 @@ class Levels:
         self.policy.prefixes.forget()
 
     def solved(self, tasks: Sequence[Task]) -> list[bool]:
-        """Return which tasks are solved under the plan of each one's gold calls, in greedy episodes."""
+        """Return whether each task is solved under the plan of its gold calls, in greedy episodes."""
         found: list[bool] = []
         size = self.cli.datamodule.eval_batch_size
         for start in range(0, len(tasks), size):
@@ -145,14 +145,14 @@ class Levels:
 
 
 def ways_of(task: Task) -> list[Task]:
-    """Return the task with each of its ways as the only one, those of the fewest calls first."""
+    """Return the task with each of its ways as the only one, fewest calls first."""
     return [replace(task, gold=way, alternatives=()) for way in sorted(task.ways, key=len)]
 
 
 def measure(
     levels: Levels, folders: dict[str, Path], tasks: Sequence[Task], plans: int, executions: int
 ) -> dict[str, Any]:
-    """Return what is said of each pair of adapters, by its name."""
+    """Return the results of each pair of adapters, by its name."""
     several = [ways_of(task) for task in tasks if task.alternatives]
     able: dict[str, list[list[bool]]] = {}
     found: dict[str, dict[str, object]] = {}
@@ -177,12 +177,12 @@ def measure(
 
 
 def _best(can: Sequence[bool]) -> int:
-    """Return the way of fewest calls that an executor can carry out; the first where there is none."""
+    """Return the way of fewest calls that an executor can carry out; the first if there is none."""
     return can.index(True) if True in can else 0
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return success in percent as Markdown, a row an executor."""
+    """Return success in percent as Markdown, one row per executor."""
     executors = found["executors"]
     columns = list(next(iter(executors.values()))["success"])
     lines = ["| executor | " + " | ".join(columns) + " | correlation |", "| --- |" + " ---: |" * (len(columns) + 1)]

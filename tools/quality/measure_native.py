@@ -1,12 +1,12 @@
-r"""Compare an executor's calls in its family's own form: here, and on a server that reads them by its own parser of calls.
+r"""Compare an executor's calls in its family's native format: here, and on a server that reads them with its own parser.
 
     python -m tools.quality.measure_native --base-url http://127.0.0.1:8001/v1 --model executor --calls 50 \
         -c configs/quickstart.yaml --data.prompts.tool_format native --data.prompts.chat_template tools/quality/hermes.jinja \
         --ckpt_path CHECKPOINT
 
-The server is vLLM with `--enable-auto-tool-choice`, the parser of the family and the same chat template (docs/agent.md). It is
-asked by the official client `openai`, in messages and tools; here the same steps are sampled greedily from token ids and read
-by `cahl_pl.rollout.calls`. The steps are those of gold trajectories.
+The server is vLLM with `--enable-auto-tool-choice`, the family's parser and the same chat template (docs/agent.md). It is
+queried with the official client `openai`, by messages and tools; here the same steps are sampled greedily from token ids and
+read by `cahl_pl.rollout.calls`. The steps are those of gold trajectories.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tools.quality.measure_replanning import load
 
 
 class Asked(NamedTuple):
-    """One step of a gold trajectory: as token ids, and as messages."""
+    """Step of a gold trajectory, as token ids and as messages."""
 
     task: Task
     prompt: list[int]
@@ -66,7 +66,7 @@ def steps(builder: PromptBuilder, task: Task) -> Iterator[Asked]:
 
 
 def ask(client: Any, model: str, asked: Asked, max_tokens: int) -> tuple[list[ToolCall], list[int] | None]:
-    """Return what the server reads of its model's output, and the ids of the prompt if it tells them (vLLM does)."""
+    """Return the calls that the server reads in its model's output, and the prompt's ids if it returns them (vLLM does)."""
     tools = [
         {
             "type": "function",

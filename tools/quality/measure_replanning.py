@@ -3,8 +3,8 @@
     python -m tools.quality.measure_replanning --tasks 60 -c configs/quickstart.yaml --ckpt_path CHECKPOINT
 
 Runs the first tasks of a test set greedily, once for each number of `--replans`. `success` is that of `test`: the executed
-calls are the gold calls, so that a call made in vain spoils it. `fulfilled` judges by the tasks' outcomes, which must be in
-the data: all that was wanted has come about, and every call served it or failed without changing anything.
+calls are the gold calls, so that a useless call fails the task. `fulfilled` judges by the tasks' outcomes, which must be in
+the data: the whole request is fulfilled, and every call served it or failed without changing anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def load(config: list[str], checkpoint: Path) -> RolloutDataModule:
     """Return the data module of a configuration, attached to the policy of a checkpoint.
 
     Raises:
-        ConfigError: the checkpoint is not there or damaged.
+        ConfigError: the checkpoint is missing or damaged.
         PolicyError: it does not fit the configured model.
     """
     if fault := fault_of(checkpoint):
@@ -51,7 +51,7 @@ def load(config: list[str], checkpoint: Path) -> RolloutDataModule:
 
 
 def measure(data: RolloutDataModule, test: str, count: int, replans: int) -> tuple[float, ...]:
-    """Return the row of a number of further plans: the values of `COLUMNS`."""
+    """Return the row for a number of replans: the values of `COLUMNS`."""
     data.inference.replans = replans
     chosen = [data.test_tasks[test][i] for i in range(count)]
     use, fulfilled, tokens = ToolUse(), 0, -data.evaluated_tokens

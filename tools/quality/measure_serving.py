@@ -4,7 +4,7 @@
     python -m tools.quality.measure_serving --base-url http://127.0.0.1:8000/v1 --tasks 200 --clients 16
 
 The calls are carried out here, by ToolWorld's own functions. With `--predictions`, the file of `predict` for the same tasks,
-it says how many episodes made the same calls. `--drop-reasoning` sends back no plans, as many agents do.
+it reports how many episodes made the same calls. `--drop-reasoning` sends no plans back, as many agents do.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MAX_TURNS = 12
 
 
 def play(client: Any, model: str, task: Task, stream: bool = False, keeps_reasoning: bool = True) -> Trajectory:
-    """Return the episode of one task: calls are carried out as they come, until the reply is in words.
+    """Return the episode of one task: calls are carried out as they come, until the reply is text.
 
     Args:
-        client: an `openai.OpenAI`.
-        model: its name on the server.
-        task: the request and its tools.
-        stream: whether replies come in parts.
+        client: instance of `openai.OpenAI`.
+        model: name of the model on the server.
+        task: task with the request and its tools.
+        stream: whether replies are streamed.
         keeps_reasoning: whether the plan is sent back.
     """
     session = ExecutableEnvironment(cahl_pl.toolworld.toolkit).start(task)

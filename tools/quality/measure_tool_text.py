@@ -1,4 +1,4 @@
-"""Measure how long the tools of a task are as each `tool_format`: mean tokens of a task's list, as a Markdown table.
+"""Measure how long the tools of a task are in each `tool_format`: mean tokens of a task's list, as a Markdown table.
 
     python -m tools.quality.measure_tool_text rlla:rlla_sft.json seal-tools:dev.jsonl --tools tool.jsonl --tokenizer ID
 
@@ -30,7 +30,7 @@ BASELINE: Final = "json"
 """The format that savings are relative to."""
 
 RULE = "a run of letters, digits and underscores, or one other character that is not white space"
-"""What counts as a token without a tokenizer."""
+"""Definition of a token without a tokenizer."""
 
 
 @reader_may_leave()
@@ -83,7 +83,7 @@ def tool_lists(data: str, tools: Sequence[str] = ()) -> list[tuple[ToolSpec, ...
 
 
 def counter(tokenizer: str | None) -> Callable[[str], int]:
-    """Return how many tokens a text has.
+    """Return a function that counts the tokens of a text.
 
     Raises:
         ConfigError: the tokenizer cannot be loaded.
@@ -105,11 +105,11 @@ def counter(tokenizer: str | None) -> Callable[[str], int]:
 
 
 def table(rows: Sequence[tuple[str, Sequence[tuple[ToolSpec, ...]]]], count: Callable[[str], int]) -> str:
-    """Return the table: for each set of tasks the mean tokens of a task's tools, a line each, with the change against JSON.
+    """Return the table: for each set of tasks the mean tokens of a task's tools, one line each, with the change from JSON.
 
     Args:
         rows: (name, tools of each task).
-        count: tokens of a text.
+        count: counter of the tokens of a text.
     """
     formats: tuple[ToolFormat, ...] = get_args(ToolFormat)
     lines = [

@@ -1,4 +1,4 @@
-"""Wrong classes of a user's own, values in the wrong place, and runs that cannot be, one mistake each."""
+"""Faulty user-defined classes, misplaced values and impossible runs, one mistake each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong commands, configurations and modules of tools, one mistake each, and what the command is to say of it."""
+"""Wrong commands, configurations and tool modules, one mistake each, and the message that the command should print."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tools.quality.mistakes_in_rows import FUNCTION, row
 
 
 class Mistake(NamedTuple):
-    """A wrong command.
+    """Wrong command.
 
     Attributes:
-        name: of the mistake.
-        words: the command, in a folder with the files.
-        said: what is to be said of it, a part of the sentence.
+        name: name of the mistake.
+        words: the command, run in a folder with the files.
+        said: part of the expected message.
         files: name -> content.
-        status: the exit status.
+        status: expected exit status.
     """
 
     name: str
@@ -36,7 +36,7 @@ FIT: Final = "fit -c quickstart --trainer.max_steps 2 --trainer.logger.init_args
 
 
 def tools(text: str | bytes) -> dict[str, str | bytes]:
-    """Return rows without tools, and a module of tools."""
+    """Return rows without tools, and a tool module."""
     return {"rows.jsonl": row(tools=...), "my_tools.py": text}
 
 

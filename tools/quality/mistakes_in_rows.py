@@ -1,4 +1,4 @@
-"""Wrong files of tasks, one mistake each, and what `check-data` is to say of it."""
+"""Wrong task files, one mistake each, and the message that `check-data` should print."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CALLS: Final[dict[str, Any]] = {"role": "assistant", "tool_calls": [CALL]}
 
 
 class Mistake(NamedTuple):
-    """A wrong file of tasks.
+    """Wrong task file.
 
     Attributes:
-        name: of the mistake.
+        name: name of the mistake.
         content: the file's content.
-        said: what is to be said of it, a part of the sentence.
+        said: part of the expected message.
         file: the file's name.
-        line: the line that is to be named; None where it is the whole file.
+        line: the line that the message should name; None for the whole file.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Mistake(NamedTuple):
 
 
 def row(**change: Any) -> str:
-    """Return a good row with these fields changed, or left out where they are `...`."""
+    """Return a valid row with these fields changed, or left out if they are `...`."""
     made = {
         "id": "r",
         "messages": [ASK],
@@ -67,17 +67,17 @@ def parameters(**change: Any) -> str:
 
 
 def said(*messages: Any) -> str:
-    """Return a row whose dialogue goes on with these messages."""
+    """Return a row whose dialogue continues with these messages."""
     return row(messages=[ASK, *messages])
 
 
 def answered(**answer: Any) -> str:
-    """Return a row in which the assistant calls, and this is the tool's answer."""
+    """Return a row in which the assistant makes a call and the tool answers this."""
     return said(CALLS, {"role": "tool", "content": "x"} | answer)
 
 
 def openai(*turns: Any) -> str:
-    """Return one of OpenAI's rows, whose gold is in its turns."""
+    """Return a row in OpenAI's format, whose gold is in its turns."""
     return json.dumps({"messages": [ASK, *turns], "tools": [{"type": "function", "function": FUNCTION}]})
 
 

@@ -1,7 +1,7 @@
-"""Tiny random models of the families that people bring as bases, with the tokenizer of the shipped model.
+"""Tiny random models of the families that people use as bases, with the tokenizer of the shipped model.
 
-Their weights are large enough that every token of a sequence matters to what follows it: a mask, a position or a state
-that is wrong shows in the log-probabilities.
+Their weights are large enough that every token of a sequence affects what follows it: a wrong mask, position or state
+shows in the log-probabilities.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 LAYERS = 4
 WINDOW = 24
-"""Tokens, of every sliding window and chunk here: shorter than most sequences that are compared."""
+"""Tokens of every sliding window and chunk here: fewer than in most sequences that are compared."""
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MIXED = {"sliding_window": WINDOW, "layer_types": [SLIDING, FULL, SLIDING, FULL]}
@@ -38,7 +38,7 @@ DELTA = {
 EXPERTS = {"moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2}
 
 ENDS = range(960, 1024)
-"""Tokens that end a completion: so many that samples of a prompt end at different times, and leave their batch."""
+"""Tokens that end a completion: enough that samples of a prompt end at different times, and leave their batch."""
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -62,17 +62,17 @@ SIZES: dict[str, Any] = {
     "vocab_size_per_layer_input": 1024,
     "hidden_size_per_layer_input": 16,
 }
-"""What a configuration of a family takes of these, if it knows the name and has a number there by default."""
+"""Sizes; the configuration of a family takes those whose names it knows."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of base.
+    """Kind of base.
 
     Attributes:
-        model_type: of transformers.
-        values: of its configuration, or of the text model's within a multimodal one.
-        vision: the configuration of the images' encoder of a multimodal model; None for a text model.
+        model_type: `model_type` in transformers.
+        values: values of its configuration, or of the text model's within a multimodal one.
+        vision: configuration of a multimodal model's image encoder; None for a text model.
         policy: settings of `PolicyConfig` that it needs.
         text_type: `model_type` of the text model within a multimodal one.
     """
@@ -233,7 +233,7 @@ def config_of(family: Family) -> Any:
     return AutoConfig.for_model(family.model_type, text_config=text, vision_config=family.vision, **more, **ids)
 
 
-_IMAGE_IDS = {  # of tokens that no text here holds, and none that is sampled
+_IMAGE_IDS = {  # of tokens that no text here contains, and that are never sampled
     "gemma3": ("boi_token_index", "eoi_token_index", "image_token_index"),
     "gemma4": ("boi_token_id", "eoi_token_id", "image_token_id", "audio_token_id", "boa_token_id", "eoa_token_index",
                "video_token_id"),
@@ -247,7 +247,7 @@ def _text_config(model_type: str, own: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     default = AutoConfig.for_model(model_type)
-    same = dict(default.attribute_map)  # other names of sizes -> what the family calls them
+    same = dict(default.attribute_map)  # other names of sizes -> the family's names
     values = {name: value for name, value in SIZES.items() if name in {*default.to_dict(), *same}}
     values = {name: value for name, value in values.items() if same.get(name) not in own}
     values |= {"vocab_size": 1024, "eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None, **own}
@@ -278,12 +278,12 @@ def build(family: Family, folder: Path) -> None:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give matrices normal weights that keep the size of what goes through them, and move vectors a little."""
+    """Give matrices normal weights that preserve the scale of activations, and move vectors a little."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "A_log" in name or "dt_bias" in name or not parameter.is_floating_point():
-                continue  # decays of a state: random ones would forget, or grow without end
+                continue  # decays of a state: random ones would forget, or grow without bound
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
                 inputs = parameter.shape[-1] if parameter.ndim == 2 else min(parameter.shape[-2:])

@@ -1,10 +1,10 @@
-"""An engine that samples a round ahead (`data.lag: 1`) in this process, with a second copy of the base: no server is needed.
+"""Engine that samples a round ahead (`data.lag: 1`) in this process, with a second copy of the base: no server is needed.
 
     python -m cahl_pl compare --out runs/lag -c configs/quickstart.yaml --seeds 0 1 2 --tokens 300000 \
       now=tools/quality/second_copy.yaml ahead=tools/quality/second_copy.yaml,tools/quality/ahead.yaml
 
-What a lag does to learning does not depend on who samples, as long as log-probabilities are those of the policy that sampled.
-It saves no time: both threads share the same cores.
+The effect of a lag on learning does not depend on where samples come from, as long as log-probabilities are those of the
+policy that sampled. This engine saves no time: both threads share the same cores.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cahl_pl.types import Role
 
 
 class SecondCopy(TransformersEngine):
-    """Sampling in this process, a round ahead with a second base that has the adapters of the round's start."""
+    """Engine that samples in this process, a round ahead, on a second base with the adapters of the round's start."""
 
     copy: Policy | None = None
 
     def check_lag(self) -> None:
-        """See `Engine.check_lag`: the copy's weights are its own."""
+        """See `Engine.check_lag`: the copy has separate weights."""
 
     def freeze(self, policy: Policy, abandoned: threading.Event) -> Engine:
         """See `Engine.freeze`."""
@@ -45,7 +45,7 @@ class SecondCopy(TransformersEngine):
 
 
 class _Frozen(Engine):
-    """Sampling with some weights; only one thread does, a round after the other."""
+    """Engine that samples with given weights; only one thread uses it, one round after another."""
 
     def __init__(self, engine: TransformersEngine, copy: Policy, weights: Mapping[str, Tensor]) -> None:
         self.engine = engine
@@ -61,7 +61,7 @@ class _Frozen(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; of the policy nothing counts."""
+        """See `Engine.generate`; the policy is ignored."""
         if self.weights is not None:
             self.copy.load_adapter_state(dict(self.weights))
             self.weights = None

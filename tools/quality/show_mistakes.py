@@ -1,9 +1,9 @@
-"""Make many mistakes that people make, run the real command on each, and show what it says: a Markdown table.
+"""Make many common mistakes, run the real command on each, and show its messages in a Markdown table.
 
     python -m tools.quality.show_mistakes
 
-Of rows, of commands, of modules of tools, of a user's own classes. It exits with 1 where a mistake is not told in one sentence
-with file, line and remedy, with the exit status that it should have, or ends in a traceback.
+The mistakes are in rows, commands, tool modules and user-defined classes. It exits with 1 if a mistake is not reported in one
+sentence with file, line and remedy and with the right exit status, or ends in a traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WIDTH = 150
 
 
 class Told(NamedTuple):
-    """What a command has said of a mistake: its name, the sentence, the exit status; `right`: as it should have been."""
+    """Command's report on a mistake: its name, the sentence, the exit status; `right`: whether it is as it should be."""
 
     name: str
     sentence: str
@@ -36,7 +36,7 @@ class Told(NamedTuple):
 
 
 def of_rows(mistake: mistakes_in_rows.Mistake) -> Told:
-    """Run `check-data` on a wrong file of tasks, in a folder of its own."""
+    """Run `check-data` on a wrong task file, in a separate folder."""
     status, lines = _run(["check-data", mistake.file], {mistake.file: mistake.content})
     found = [line for line in lines if mistake.said in line]
     place = mistake.file if mistake.line is None else f"{mistake.file}, line {mistake.line}"
@@ -45,7 +45,7 @@ def of_rows(mistake: mistakes_in_rows.Mistake) -> Told:
 
 
 def of_command(mistake: mistakes_in_commands.Mistake) -> Told:
-    """Run a wrong command, in a folder of its own."""
+    """Run a wrong command, in a separate folder."""
     status, lines = _run(mistake.words.split(), mistake.files)
     found = [line for line in lines if mistake.said in line]
     right = status == mistake.status and len(found) == 1
@@ -53,7 +53,7 @@ def of_command(mistake: mistakes_in_commands.Mistake) -> Told:
 
 
 def _run(words: Sequence[str], files: Mapping[str, str | bytes]) -> tuple[int, list[str]]:
-    """Return the exit status and the lines that are printed; -1 and the error's type for one that is not caught."""
+    """Return the exit status and the printed lines; for an error that is not caught, -1 and its type."""
     out = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, _within(folder):
         for name, content in files.items():
@@ -74,7 +74,7 @@ def _run(words: Sequence[str], files: Mapping[str, str | bytes]) -> tuple[int, l
 def _within(folder: str) -> Iterator[None]:
     before, known = Path.cwd(), set(sys.modules)
     os.chdir(folder)
-    sys.path.insert(0, folder)  # for a user's own classes
+    sys.path.insert(0, folder)  # for user-defined classes
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def _within(folder: str) -> Iterator[None]:
 
 
 def _short(sentence: str) -> str:
-    """Return the sentence without what those of many mistakes have in common, and no longer than fits a table."""
+    """Return the sentence without parts common to many mistakes, short enough for a table."""
     sentence = re.sub(r"^error: (?:\S+: no row can be used; the first fault: )?", "", sentence)
     sentence = sentence.removesuffix("; check that this is the right file and format")
     return sentence if len(sentence) <= _WIDTH else f"{sentence[: _WIDTH - 3]}..."

@@ -3,8 +3,8 @@
     python -m tools.robustness.attack_sandbox
     python -m tools.robustness.attack_sandbox --without landlock seccomp    # as on a system that lacks them
 
-Every attack is a tool. It says "escaped" if it got what it wanted, and does no harm then. The sandbox's worker imports this
-file, so nothing of cahl_pl is imported at its top. The attacks: attacks_outside.py and attacks_within.py.
+Every attack is a tool. It returns "escaped" if it succeeded, and then does no harm. The sandbox's worker imports this file,
+so nothing of cahl_pl is imported at its top. The attacks are in attacks_outside.py and attacks_within.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tools.robustness.attacks import ATTACKS, Facts
 
 
 def toolkit(state: dict[str, Any]) -> dict[str, Callable[..., Any]]:
-    """All attacks, and `count`, which counts its calls."""
+    """Return all attacks, and `count`, which counts its calls."""
 
     def count() -> int:
         state["count"] += 1
@@ -40,7 +40,7 @@ def toolkit(state: dict[str, Any]) -> dict[str, Callable[..., Any]]:
 
 @contextmanager
 def targets() -> Iterator[Facts]:
-    """Something to attack: files, sockets, an environment variable; adds "escaped" to `facts["harm"]` if it was."""
+    """Yield targets to attack: files, sockets, an environment variable; `facts["signals"]` lists the signals received."""
     signals: list[int] = []
     previous = signal.signal(signal.SIGURG, lambda number, _: signals.append(number))
     os.environ["ATTACK_SECRET"] = "secret"
@@ -91,7 +91,7 @@ def attempt(environment: Any, name: str, facts: Facts) -> tuple[bool, str]:
         facts: from `targets`.
 
     Returns:
-        Whether it escaped; what happened.
+        Whether it escaped, and what happened.
     """
     from cahl_pl.types import Message, Task, ToolCall, ToolSpec
 

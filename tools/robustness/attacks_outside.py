@@ -1,4 +1,4 @@
-"""Attacks on what is outside of the sandbox: the network, files, processes and other programs."""
+"""Attacks on targets outside the sandbox: the network, files, processes and other programs."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def namespaces(facts: Facts) -> str:
 @attack("other processes")
 def kill_program(facts: Facts) -> str:
     """Kill the program."""
-    os.kill(facts["pid"], 0)  # asks whether it could
+    os.kill(facts["pid"], 0)  # only checks whether it could
     return "escaped: could"
 
 

@@ -1,4 +1,4 @@
-"""Attacks from within: on memory and time, and on the answers that the worker gives."""
+"""Attacks from within: on memory and time, and on the worker's answers."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Train on two hosts, cut the link between them, and go on; compare with a run whose link was not cut.
+"""Train on two hosts, cut the link between them, and resume; compare with a run whose link was not cut.
 
     python -m tools.robustness.cut_link --out runs/link --after 4 -- -c configs/quickstart.yaml --trainer.max_steps 8
 
-The hosts are two network namespaces of this machine, joined by a virtual cable; that needs root, Linux and `ip` (iproute2).
-On each, torchrun starts `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--`; both see one file system.
-Once the checkpoint of the step `--after` is written, the cable is cut. Both sides have to end with an error within the
-`--timeout` of `trainer.strategy` and some seconds more, and the checkpoint has to stay. Then the cable is put right, and both
-are started again. Adapters, optimisers, generators, position and every logged scalar have to be those of the run that was not
-cut, bit for bit, but for times and memory. Exit status 1 says that something is otherwise.
+The hosts are two network namespaces of this machine, joined by a virtual cable; this needs root, Linux and `ip` (iproute2).
+On each, torchrun starts `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--`; both share a file system.
+Once the checkpoint of the step `--after` is written, the cable is cut. Both sides must end with an error within the
+`--timeout` of `trainer.strategy` plus some seconds, and the checkpoint must remain. Then the cable is restored, and both are
+started again. Adapters, optimisers, generators, position and every logged scalar must equal those of the run that was not
+cut, bit for bit, except for times and memory. Exit status 1 means that one of these conditions is not met.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ GRACE_S: Final = 180
 
 
 def ip(*words: str) -> None:
-    """Call `ip`; raises CalledProcessError with what it says."""
+    """Call `ip`; raise CalledProcessError with its output."""
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
 def two_hosts() -> Iterator[None]:
-    """Have two network namespaces with addresses of their own, 10.77.0.1 and 10.77.0.2, for as long as it lasts."""
+    """Provide two network namespaces, with the addresses 10.77.0.1 and 10.77.0.2, within the context."""
     try:
         for host in HOSTS:
             ip("netns", "add", host)
@@ -79,13 +79,13 @@ def run(folder: Path, seconds: int, arguments: list[str], after: int | None = No
     """Run both sides to their ends.
 
     Args:
-        folder: where they log.
-        seconds: after which a side gives up waiting for the other one.
-        arguments: of `fit`.
+        folder: folder for their logs.
+        seconds: time after which a side stops waiting for the other one.
+        arguments: arguments of `fit`.
         after: step after whose checkpoint the cable is cut; None: it is not.
 
     Returns:
-        Exit statuses, errors that the sides told, and the seconds from the cut to their ends; those are None without a cut.
+        Exit statuses, errors that the sides reported, and the seconds from the cut to their ends; those are None without a cut.
     """
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": INTERFACE}
     logs = [folder.with_suffix(f".{number}.log") for number in range(2)]
@@ -126,7 +126,7 @@ def run(folder: Path, seconds: int, arguments: list[str], after: int | None = No
 
 @reader_may_leave()
 def main() -> None:
-    """Run, cut, go on, compare."""
+    """Run, cut, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for both runs; what is there is deleted")
     parser.add_argument("--after", type=int, default=4, help="step after whose checkpoint the link is cut")

@@ -1,14 +1,14 @@
-r"""Coverage-guided fuzzing of what reads model output: parsing, schema check, rewards. Needs atheris, which is no dependency.
+r"""Coverage-guided fuzzing of code that reads model output: parsing, schema check, rewards. Needs atheris, not a dependency.
 
     pip install atheris
     python -m tools.robustness.fuzz_coverage --out runs/fuzz --seconds 600 \
         --outputs runs/quickstart/version_0/trajectories.jsonl
 
 Inputs that reach new code are kept and mutated further. They start from the gold plans and calls of ToolWorld and from the
-outputs of a model, where a run's `trajectories.jsonl` is given; the tags and JSON's own words are the dictionary. The first
-byte of an input chooses the task, the rest is the output, scored as `fuzz_outputs` does: by every reward, in its
-range. An input that raises is written to OUT/crash-..., and the exit status is not 0; the same command with that file in
-place of the options repeats it alone.
+outputs of a model, if a run's `trajectories.jsonl` is given; the tags and JSON's keywords are the dictionary. The first
+byte of an input chooses the task, the rest is the output, scored as in `fuzz_outputs`: by every reward, in its range. An
+input that raises is written to OUT/crash-..., and the exit status is not 0; the same command with that file instead of the
+options repeats it alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def words() -> Iterator[str]:
 
 
 class Target:
-    """Scores one input; raises what is to be found."""
+    """Scorer of one input that raises any fault."""
 
     def __init__(self) -> None:
         world = ToolWorld(size=TASKS)
@@ -59,7 +59,7 @@ class Target:
         self.scorer = Scorer()
 
     def __call__(self, data: bytes) -> None:
-        """Score; the empty input is passed over."""
+        """Score an input; skip an empty one."""
         if not data:
             return
         try:

@@ -1,13 +1,13 @@
-"""Hostile model output through parsing, schema check and all rewards: nothing may raise, nothing leave its range.
+"""Send hostile model output through parsing, schema check and all rewards: nothing may raise or leave its range.
 
     python -m tools.robustness.fuzz_outputs --outputs 1000000 --seed 0
 
 Outputs are made from gold plans and calls of ToolWorld by mutation (cut, doubled, shuffled, nested tags, broken JSON, huge
-numbers, lone surrogates, doubled keys, deep nesting, long runs) or from nothing (random characters, random tags). Each is
+numbers, lone surrogates, duplicate keys, deep nesting, long runs) or from scratch (random characters, random tags). Each is
 read as a plan, as an executor's output and as that of an executor without a planner, and scored by every reward; outcome
-rewards, which run tools, score one in ten. A plan that can be read is executed as its sub-tasks say. Prints what was tried,
+rewards, which run tools, score one in ten. A readable plan is executed as its sub-tasks say. Prints the number of outputs,
 the extremes of every reward, and the longest processor time per kilobyte, of outputs of 1 kB and more (the fastest of
-three, where one is slow: a busy machine costs some of that too). Exits with 1 at the first output that raises or is scored
+three if one is slow, since a busy machine adds to it too). Exits with 1 at the first output that raises or is scored
 out of range, and writes it to --failure.
 """
 
@@ -118,7 +118,7 @@ def mutate(text: str, others: Sequence[str], rng: random.Random) -> str:
 
 
 class Scorer:
-    """Reads an output in all three ways and scores it by every reward."""
+    """Scorer that reads an output in all three ways and applies every reward."""
 
     def __init__(self) -> None:
         environment = ExecutableEnvironment(toolkit)
@@ -132,7 +132,7 @@ class Scorer:
         self.read: Counter[str] = Counter()
 
     def __call__(self, text: str, task: Task, with_outcome: bool) -> None:
-        """Score; outcome rewards run tools, so only where asked.
+        """Score an output; outcome rewards run tools, so only on request.
 
         Raises:
             ValueError: a reward is out of its range.
@@ -171,7 +171,7 @@ class Scorer:
 
 
 def fuzz(outputs: int, seed: int, report: Callable[[str], None] = print) -> tuple[Scorer, float]:
-    """Score so many hostile outputs.
+    """Score `outputs` hostile outputs.
 
     Returns:
         The scorer with its counts and extremes, and the longest processor time in milliseconds per kilobyte.
@@ -222,7 +222,7 @@ def _as_planned(subtask: SubTask) -> Action | None:
 
 
 def gold_texts(task: Task) -> list[str]:
-    """Return what a perfect model would write for a task: as a plan, as each call, without a planner, as an answer."""
+    """Return the texts of a perfect model for a task: its plan, each call, its turns without a planner, its answer."""
     calls = [gold.call for gold in task.gold] or [ToolCall("none", {})]
     return [
         format_plan(gold_plan(task)),

@@ -1,13 +1,13 @@
-"""Kill a run again and again, start it again each time, and compare what comes out with a run that was left alone.
+"""Kill a run again and again, restart it each time, and compare the outcome with a run that was left alone.
 
     python -m tools.robustness.kill_and_resume --out runs/kills --kills 50 --between 1 40 -- -c configs/quickstart.yaml
     python -m tools.robustness.kill_and_resume --out runs/kills --kills 20 --while-saving -- -c configs/quickstart.yaml
 
-Both runs are `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--` and a `save_dir` of their own. The
-second one gets SIGKILL after a random number of seconds, 50 times; then it may end. With --while-saving it gets it a few
-milliseconds after the first, second or third checkpoint from its start has begun to be written. Adapters, optimisers,
-generators, position and every logged scalar have to be equal, bit for bit, but for times and memory.
-Exit status 1 says that something differs.
+Both runs are `python -m cahl_pl fit ... --ckpt_path last` with the arguments after `--` and separate `save_dir`s. The second
+one gets SIGKILL after a random number of seconds, 50 times; then it may finish. With --while-saving it is killed a few
+milliseconds after writing of the first, second or third checkpoint from its start has begun. Adapters, optimisers,
+generators, position and every logged scalar must be equal, bit for bit, except for times and memory.
+Exit status 1 means that something differs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MEASURED = ("time/", "memory/")  # differ between any two runs
 SAVES, SECONDS = (
     3,
     0.03,
-)  # --while-saving: a kill strikes one of so many checkpoints, so long at most after it was begun
+)  # --while-saving: a kill hits one of the first SAVES checkpoints, at most SECONDS after it was begun
 
 
 def command(folder: Path, arguments: list[str]) -> list[str]:
@@ -47,7 +47,7 @@ def command(folder: Path, arguments: list[str]) -> list[str]:
 
 
 def run_until(argv: list[str], log: Path, seconds: float | None) -> int | None:
-    """Run to the end, or kill after so many seconds; the exit status, None if it was killed."""
+    """Run to the end, or kill after `seconds`; return the exit status, None if it was killed."""
     with log.open("ab") as file:
         process = subprocess.Popen(argv, stdout=file, stderr=file)
         try:
@@ -63,10 +63,10 @@ def kill_while_saving(argv: list[str], log: Path, folder: Path, saves: int, seco
 
     Args:
         argv: the command.
-        log: its output.
-        folder: where it logs; it is also given its folder for temporary files there, through which checkpoints go.
-        saves: the checkpoint, counted from the start, from 1.
-        seconds: to wait when it has been begun.
+        log: file for its output.
+        folder: folder for its logs, and for its temporary files, through which checkpoints go.
+        saves: number of the checkpoint, counted from the start, from 1.
+        seconds: time to wait once it has been begun.
 
     Returns:
         The exit status, None if it was killed, and what the kill left: `bytes` that were still being written, a file that
@@ -85,7 +85,7 @@ def kill_while_saving(argv: list[str], log: Path, folder: Path, saves: int, seco
                 continue
         return found
 
-    left, begun, busy = unfinished(), 0, False  # what an earlier kill has left stays
+    left, begun, busy = unfinished(), 0, False  # files left by an earlier kill stay
     with log.open("ab") as file:
         process = subprocess.Popen(argv, stdout=file, stderr=file, env={**os.environ, "TMPDIR": str(aside)})
         while begun < saves:
@@ -111,7 +111,7 @@ def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, list[tuple[int, flo
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Return where two nested values differ, exactly; what differs by nature (times) is passed over."""
+    """Return the places where two nested values are not exactly equal; skip those that always differ (times)."""
     if where.rsplit("/", 1)[-1] in ("metrics", "callbacks") and isinstance(a, dict):
         a, b = ({k: v for k, v in x.items() if not k.startswith(MEASURED)} for x in (a, b))
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):

@@ -1,16 +1,16 @@
-"""Train with several processes and compare, at every step, with one: are the adapters equal, is the gradient the same?
+"""Train with several processes and check at every step that adapters are equal and gradients those of one process.
 
     python -m tools.robustness.measure_processes --out runs/processes --steps 50 -- -c configs/quickstart.yaml
 
 Runs `fit` over gloo on the CPU with the arguments after `--`, without test sets. Before each step the first process collects
-the batches of all and takes the gradient of the whole, as one process would; after it, it compares this with the gradient
-that the processes have summed, and the adapters of all processes with its own. A line a step goes to OUT/steps.jsonl:
+the batches of all and computes the gradient of the whole, as one process would; after the step it compares this with the
+processes' summed gradient, and the adapters of all processes with its own. One line per step goes to OUT/steps.jsonl:
 
-    apart     largest difference of a parameter of either adapter between two processes (0 is wanted)
-    gradient  largest difference of an entry between the summed gradient and that of one process, the largest entry beside
-              it; null where no process had samples that differ in reward
+    apart     largest difference of a parameter of either adapter between two processes (should be 0)
+    gradient  largest difference of an entry between the summed gradient and that of one process, with the largest
+              entry; null if no process had samples that differ in reward
 
-Gradients are not clipped, so that what is compared is what was summed.
+Gradients are not clipped, so that the summed gradients are compared.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ from cahl_pl.types import ROLES, Role, RolloutBatch
 
 
 class Compare(Callback):
-    """Writes a line a step; every process has to have it."""
+    """Callback that writes one line per step; every process must have it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._alone: Tensor | None = None  # the gradient of all processes' batches, taken by this process
+        self._alone: Tensor | None = None  # the gradient of all processes' batches, computed by this process
         self._gradient: dict[str, float] | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Collect all processes' groups; the first takes their gradient."""
+        """Collect all processes' groups; compute their gradient in the first process."""
         assert isinstance(pl_module, CAHLModule)
         parts = [RolloutBatch.from_state(state) for state in gather_over_processes(batch.state())]
-        # a comparison keeps its number apart from those of other processes
+        # different numbers for the comparisons of different processes
         groups = [
             replace(g, comparison_id=g.comparison_id + 1_000_000 * rank)
             for rank, part in enumerate(parts)
@@ -68,7 +68,7 @@ class Compare(Callback):
         kept = [group for group in groups if group.comparison_id in signal]
         if kept:
             lengths = [len(ids) for group in kept for ids in group.completion_ids]
-            pl_module.policy.lm.zero_grad(set_to_none=True)  # of the step before
+            pl_module.policy.lm.zero_grad(set_to_none=True)  # of the previous step
             size = Size(len(lengths), sum(lengths))  # not by `select`, which all processes would have to call
             pl_module.updates.accumulate(Selection(kept, size, size), batch, pl_module.manual_backward)
             self._alone = flat_gradient(pl_module, batch.role)
@@ -100,13 +100,13 @@ class Compare(Callback):
 
 
 def flat_gradient(module: CAHLModule, role: Role) -> Tensor:
-    """Return the gradient of a role's adapter as one vector, zero where there is none."""
+    """Return the gradient of a role's adapter as one vector, zero where a parameter has none."""
     parameters = module.policy.parameters_of(role)
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
-    """Return what the lines say, in three."""
+    """Return a three-line summary of the lines."""
     compared = [line["gradient"] for line in lines if line["gradient"] is not None]
     differences = [gradient["difference"] for gradient in compared]
     return "\n".join(
@@ -122,7 +122,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
 
 @reader_may_leave()
 def main() -> None:
-    """Train, compare, tell. The other processes are started by the same command."""
+    """Train, compare, report. The other processes are started by the same command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run and the lines")
     parser.add_argument("--steps", type=int, default=50)

@@ -1,12 +1,12 @@
-"""Train for hours in one process and look for what grows: resident memory, open files, Python objects.
+"""Train for hours in one process and look for growth: of resident memory, open files, Python objects.
 
     python -m tools.robustness.soak --out runs/soak --hours 2 -- -c configs/quickstart.yaml
 
-Runs `fit` with the arguments after `--` and its callbacks, one fit without end or, with --steps, fits of so many steps one
-after the other. Test sets have 4 tasks, and the learning rates are 0 unless given, so that the last hour does the same work
+Runs `fit` with the arguments after `--` and its callbacks, one endless fit or, with --steps, fits of that many steps one after
+another. Test sets have 4 tasks, and the learning rates are 0 unless given, so that the last hour does the same work
 as the first. After each round a line goes to OUT/measurements.jsonl: seconds, fit, step, resident MiB, open files, objects
 that the garbage collector tracks. At the end, or when it is stopped, prints the slopes of the second half of the time by
-least squares, with their standard errors (of independent errors: neighbouring rounds are alike, so the true ones are larger).
+least squares, with standard errors (assuming independent errors; neighbouring rounds are alike, so the true ones are larger).
 Linux only.
 """
 
@@ -38,12 +38,12 @@ UNITS = {"resident_mib": "MiB", "files": "files", "objects": "objects"}
 
 
 class Meter(Callback):
-    """Writes a line after each round, and ends the training when the time is over.
+    """Callback that writes a line after each round and ends training when time is up.
 
     Args:
-        path: the lines.
-        start: of the first fit, by `time.monotonic`.
-        seconds: from then on.
+        path: file for the lines.
+        start: start of the first fit, by `time.monotonic`.
+        seconds: time limit from then on.
         fit: number of this fit.
     """
 
@@ -64,7 +64,7 @@ class Meter(Callback):
 
 def measure() -> dict[str, float]:
     """Return resident memory, open file descriptors and tracked objects of this process."""
-    gc.collect()  # what waits for the collector is no leak
+    gc.collect()  # objects that wait for the collector are not a leak
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "resident_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 2),
@@ -74,18 +74,18 @@ def measure() -> dict[str, float]:
 
 
 def slopes(lines: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """Return the growth an hour and its standard error, over the second half of the time; empty below 3 lines."""
+    """Return the growth per hour and its standard error, over the second half of the time; empty below 3 lines."""
     half = [line for line in lines if line["seconds"] >= lines[-1]["seconds"] / 2]
     if len(half) < 3:
         return {}
     hours = [line["seconds"] / 3600 for line in half]
     fits = {name: linregress(hours, [line[name] for line in half]) for name in UNITS}
-    # equal values have no standard error in scipy, 0 / 0
+    # for equal values, the standard error in scipy is 0 / 0
     return {name: (float(fit.slope), 0.0 if isnan(fit.stderr) else float(fit.stderr)) for name, fit in fits.items()}
 
 
 def soak(out: Path, seconds: float, steps: int, arguments: Sequence[str]) -> None:
-    """Fit again and again until the time is over; lines go to `out / "measurements.jsonl"`."""
+    """Fit again and again until the time is up; lines go to `out / "measurements.jsonl"`."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "measurements.jsonl"
     path.write_text("")
@@ -100,14 +100,14 @@ def soak(out: Path, seconds: float, steps: int, arguments: Sequence[str]) -> Non
     start, fit = time.monotonic(), 0
     while time.monotonic() - start < seconds:
         fit += 1
-        # the first word is the configuration file, over which the values go, and over these what was given
+        # `-c CONFIG` comes first; the values override it, and the other arguments override the values
         cli = build([*arguments[:2], *(f"--{key}={value}" for key, value in values.items()), *arguments[2:]], run=False)
         cli.trainer.callbacks.append(Meter(path, start, seconds, fit))  # type: ignore[attr-defined]
         cli.trainer.fit(cli.model, cli.datamodule)
 
 
 def summary(path: Path) -> str:
-    """Return what the lines say, in a few lines."""
+    """Return a short summary of the lines."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not lines:
         return "no round was finished"
@@ -122,7 +122,7 @@ def summary(path: Path) -> str:
 
 @reader_may_leave()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, and say what grew."""
+    """Train, and report growth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the measurements")
     parser.add_argument("--hours", type=float, default=2.0)

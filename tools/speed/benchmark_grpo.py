@@ -1,16 +1,15 @@
-"""One GRPO step of one policy, sampling and update, beside TRL's GRPOTrainer at its best: seconds, peak memory, same numbers.
+"""Compare a GRPO step of one policy, sampling and update, with TRL's GRPOTrainer at its best: seconds, peak memory, results.
 
     pip install trl==1.16.0
     python -m tools.speed.benchmark_grpo --out runs/benchmark_grpo.json
     python -m tools.speed.benchmark_grpo --out runs/benchmark_grpo.json --rlla rlla_sft.json   # and the lengths of real prompts
 
 The model is a Qwen2 of 22 M parameters (6 layers, width 384, vocabulary 32,000) with random weights, in float32 on the
-CPU, with LoRA of rank 16 on all linear layers. Every system and shape runs in a process of its own with one thread, in turns,
-`--repeats` times: one step to warm up, then `--steps` that are timed, in seconds of the processor, which other programs do not
-change much. Tables give the median of the steps; memory is the most that the process ever held. `trl-8` is TRL in micro-batches
-of 8 sequences, `trl` all in one pass. Ratios are to the setting of TRL's that is the fastest, and to the one that takes the
-least memory. `--allocator` has glibc keep the memory that it is given back, for all systems. `--check` compares loss and
-gradients on the same samples instead.
+CPU, with LoRA of rank 16 on all linear layers. Every system and shape runs in a separate process with one thread, in turns,
+`--repeats` times: one warm-up step, then `--steps` timed ones, in processor seconds, which other programs do not change much.
+Tables give the median of the steps; memory is the peak of the process. `trl-8` is TRL in micro-batches of 8 sequences, `trl`
+all in one pass. Ratios are to TRL's fastest setting, and to its setting that needs the least memory. `--allocator` makes
+glibc keep freed memory, for all systems. `--check` compares loss and gradients on the same samples instead.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from tools.worker import run_again
 
 SYSTEMS = ("trl", "trl-8", "trl-4", "lora", "alora")
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-INVOCATION = [5, 6, 7]  # the words before which an activated adapter does not act; the last tokens of each prompt
+INVOCATION = [5, 6, 7]  # last tokens of each prompt, before which an activated adapter does not act
 MICRO_BATCH = 2048  # tokens, or one prompt with its samples; larger ones take more memory, not less time
 
 
@@ -62,7 +61,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "8 x 512, G 4, 64 new": Shape([512] * 8, 4, 64),
-    "4 x 2048, G 4, 64 new": Shape([2048] * 4, 4, 64),  # four, since TRL takes minutes a step
+    "4 x 2048, G 4, 64 new": Shape([2048] * 4, 4, 64),  # four, since TRL takes minutes per step
     "8 x 512, G 8, 64 new": Shape([512] * 8, 8, 64),
 }
 
@@ -75,7 +74,7 @@ def rlla_shape(path: Path) -> Shape:
 
 
 def qwen2_config(vocabulary: int, end: int, padding: int, **sizes: int) -> Any:
-    """Six layers of width 384; 22 M weights with a vocabulary of 32,000. Other `sizes` as Qwen2Config calls them."""
+    """Return a config of six layers of width 384; 22 M weights with a vocabulary of 32,000. `sizes` are keys of Qwen2Config."""
     from transformers import Qwen2Config
 
     own = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6}
@@ -92,13 +91,13 @@ def qwen2_config(vocabulary: int, end: int, padding: int, **sizes: int) -> Any:
 
 
 def make_model(folder: Path, **sizes: int) -> None:
-    """Make random weights, of other sizes where that is said, and a tokenizer whose words are its ids."""
+    """Make random weights, of other `sizes` if given, and a tokenizer whose words are its ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
     torch.manual_seed(0)
     Qwen2ForCausalLM(qwen2_config(32_000, end=1, padding=0, **sizes)).save_pretrained(folder)
-    # a special token is found inside of words too, so that none may be the beginning of another one
+    # a special token is found inside words too, so none may be the beginning of another one
     words = {"<pad>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, 32_000)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -113,7 +112,7 @@ def prompts_of(shape: Shape) -> list[list[int]]:
 
 
 def reward(ids: list[int]) -> float:
-    """Any function of the tokens that differs within a group."""
+    """Compute any function of the tokens that differs within a group."""
     return sum(i % 7 for i in ids) / (7 * len(ids))
 
 
@@ -155,7 +154,7 @@ class Steps:
 
 
 def run_ours(folder: Path, shape: Shape, adapter: str, steps: int) -> list[float]:
-    """Return the seconds of each step, the first to warm up."""
+    """Return the seconds of each step, the first being the warm-up."""
     taken, seconds = Steps(folder, shape, adapter), []
     for _ in range(steps + 1):
         start = time.process_time()
@@ -174,7 +173,7 @@ def make_policy(folder: Path, adapter: str) -> Policy:
 
 
 def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = MICRO_BATCH) -> float:
-    """Return the loss of the groups, its gradients left in the adapter."""
+    """Return the loss of the groups, and leave its gradients in the adapter."""
     count, tokens = sum(len(g.completion_ids) for g in groups), sum(len(c) for g in groups for c in g.completion_ids)
     total = 0.0
     for part in micro_batches(policy, groups, max_tokens):
@@ -191,7 +190,7 @@ def backward(policy: Policy, groups: list[Group], kl: float, max_tokens: int = M
 
 
 def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0, micro_batch: int | None = None) -> Any:
-    """TRL's trainer on the same model, prompts and settings; `micro_batch` in sequences, None for all of a step."""
+    """Return TRL's trainer on the same model, prompts and settings; `micro_batch` in sequences, None for all of a step."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -234,7 +233,7 @@ def trl_trainer(folder: Path, shape: Shape, steps: int, beta: float = 0.0, micro
 
 
 def run_trl(folder: Path, shape: Shape, steps: int, micro_batch: int | None) -> list[float]:
-    """Return the seconds of each step, the first to warm up."""
+    """Return the seconds of each step, the first being the warm-up."""
     from transformers import TrainerCallback
 
     times: list[float] = []
@@ -253,7 +252,7 @@ def run_trl(folder: Path, shape: Shape, steps: int, micro_batch: int | None) -> 
 
 
 def check(folder: Path, beta: float) -> dict[str, float]:
-    """Return relative differences of loss and gradients from TRL's, on the samples that TRL has drawn."""
+    """Return the absolute difference of the loss and the relative one of the gradients from TRL's, on samples drawn by TRL."""
     shape = Shape([40, 25, 33, 60], 4, 12)
     trainer = trl_trainer(folder, shape, 1, beta)
     with torch.no_grad():
@@ -315,7 +314,7 @@ def check(folder: Path, beta: float) -> dict[str, float]:
 
 
 def worker(system: str, folder: Path, shape: Shape, steps: int) -> None:
-    """Run one system in this process; print what was measured as the last line."""
+    """Run one system in this process; print the measurements as the last line."""
     if system.startswith("trl"):
         size = system.removeprefix("trl").removeprefix("-")
         seconds = run_trl(folder, shape, steps, int(size) if size else None)
@@ -326,14 +325,14 @@ def worker(system: str, folder: Path, shape: Shape, steps: int) -> None:
 
 
 def measure(system: str, folder: Path, shape: Shape, steps: int, allocator: bool) -> dict[str, Any]:
-    """Run a system in a process of its own."""
+    """Run a system in a separate process."""
     arguments = ["--worker", system, str(folder), json.dumps(shape), "--steps", str(steps)]
     changes = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", **(ALLOCATOR if allocator else {})}
     return run_again(__file__, arguments, system, changes)[-1]
 
 
 def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
-    """Return Markdown: medians over repeats and steps, and their ratios to the best that TRL has."""
+    """Return Markdown: medians over repeats and steps, and their ratios to TRL's best."""
     lines = [
         "| shape | system | processor s a step, median [range] | peak GiB | time: best TRL / this | memory: this / least TRL |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

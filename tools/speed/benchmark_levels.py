@@ -1,11 +1,11 @@
-"""What the second level costs: planner and executor beside one policy that works alone, in training and in inference.
+"""Measure the cost of the second level: planner and executor against a single policy, in training and in inference.
 
     python -m tools.speed.benchmark_levels training --repeats 3 --out runs/levels_training.json
     python -m tools.speed.benchmark_levels inference --repeats 3 --out runs/levels_inference.json
 
-Every system runs in a process of its own, in turns, `--repeats` times, on Linux. Tables give medians over the repeats
-[least, most], and the ratio of medians to the single-level system. Repeats differ in time alone: all is drawn by `--seed`.
-What is compared with what, and what is counted: tools/speed/levels_training.py and tools/speed/levels_inference.py.
+Every system runs in a separate process, in turns, `--repeats` times, on Linux. Tables give medians over the repeats
+[least, most], and the ratio of medians to the single-level system. Repeats differ only in time: `--seed` fixes all draws.
+For the comparisons and counts, see tools/speed/levels_training.py and tools/speed/levels_inference.py.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def make_model(folder: Path) -> None:
 
 
 def measure(job: list[Any], model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one job in a process of its own.
+    """Run one job in a separate process.
 
     Raises:
         SystemExit: it failed.
@@ -68,7 +68,7 @@ def measure(job: list[Any], model: str, options: argparse.Namespace) -> dict[str
 
 
 def jobs_of(options: argparse.Namespace) -> list[list[Any]]:
-    """Return what is run: in training a system; in inference a system, its adapter, and how many tasks at once."""
+    """Return the jobs: in training a system; in inference a system, its adapter, and the number of tasks at once."""
     if options.part == "training":
         return [[system] for system in SYSTEMS["training"]]
     settings = itertools.product(options.adapters, dict.fromkeys((1, options.tasks)))
@@ -76,7 +76,7 @@ def jobs_of(options: argparse.Namespace) -> list[list[Any]]:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return the command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     training = parts.add_parser("training", help="peak memory, and time a sampled token")

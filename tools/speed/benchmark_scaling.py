@@ -1,16 +1,15 @@
-"""How time and memory of one GRPO step grow with the prompts' length, the group, the completions' length and the round.
+"""Measure how time and memory of one GRPO step grow with prompt length, group size, completion length and number of prompts.
 
     python -m tools.speed.benchmark_scaling --out runs/scaling.json --plot runs/scaling.png
     python -m tools.speed.benchmark_scaling --adapter alora --prompts 4 --length 256 --group 4 --new 32 --points 4 --repeats 3
 
-Model and step are those of benchmark_grpo. From the shape that --prompts, --length, --group and --new give, one of
-the four at a time is doubled, --points - 1 times. Every run is a process of its own: one step to warm up, then --steps that
-are timed, sampling and update apart; all points take their turn --repeats times, and a value is the median of all steps.
-Memory is measured once a point, in another process, since glibc is told there to give freed blocks back at once, which
-costs time: the most that the process held while sampling, or while updating, less what it held when the model was loaded
-and had taken a step of a few tokens.
+Model and step are those of benchmark_grpo. From the shape given by --prompts, --length, --group and --new, one of the four
+at a time is doubled, --points - 1 times. Every run is a separate process: one warm-up step, then --steps timed ones,
+sampling and update separately; all points run in turn --repeats times, and a value is the median of all steps. Memory is
+measured once per point, in another process, since glibc is told there to return freed blocks at once, which costs time:
+the peak while sampling, or while updating, minus the memory of the loaded model after a step of a few tokens.
 
-Below the points of an axis stand the exponents k of value ~ size ** k: the slope of log value on log size by least squares,
+Below the points of an axis are the exponents k of value ~ size ** k: the slope of log value on log size by least squares,
 with its standard error, and that of the last doubling alone, since fixed costs flatten the start. Micro-batches have at most
 2,048 tokens or one prompt with its group: the update's memory stops growing with the number of prompts there.
 --plot needs matplotlib (pip install "cahl-pl[report]"); memory needs Linux.
@@ -56,7 +55,7 @@ MIB = 2**20
 
 
 class Point(NamedTuple):
-    """One shape of a step: so many prompts of one length, samples of each, and tokens of each sample."""
+    """Shape of a step: number and length of prompts, samples of each, and tokens of each sample."""
 
     prompts: int
     length: int
@@ -65,12 +64,12 @@ class Point(NamedTuple):
 
     @property
     def shape(self) -> Shape:
-        """The same for benchmark_grpo."""
+        """Return the point as a `Shape` of benchmark_grpo."""
         return Shape([self.length] * self.prompts, self.group_size, self.new_tokens)
 
 
 def seconds_of(folder: Path, point: Point, adapter: str, seed: int, count: int) -> dict[str, list[float]]:
-    """Return the seconds of the stages of `count` steps, after one to warm up."""
+    """Return the seconds of the stages of `count` steps, after a warm-up step."""
     steps, found = Steps(folder, point.shape, adapter, seed), []
     for _ in range(count + 1):
         start = time.perf_counter()
@@ -83,7 +82,7 @@ def seconds_of(folder: Path, point: Point, adapter: str, seed: int, count: int) 
 
 
 def memory_of(folder: Path, point: Point, adapter: str, seed: int) -> dict[str, float]:
-    """Return the most bytes that each stage holds, beside what is there when everything has run once on a few tokens."""
+    """Return the peak bytes of each stage, minus those held after everything has run once on a few tokens."""
     steps = Steps(folder, Shape([8] * 2, 2, 3), adapter, seed)
     steps.update(steps.sample())
     steps.policy.prefixes.forget()
@@ -99,14 +98,14 @@ def memory_of(folder: Path, point: Point, adapter: str, seed: int) -> dict[str, 
 
 
 def measure(folder: Path, point: Point, options: argparse.Namespace, memory: bool) -> dict[str, Any]:
-    """`memory_of` or `seconds_of` in a process of its own."""
+    """Run `memory_of` or `seconds_of` in a separate process."""
     job = [str(folder), point, options.adapter, options.seed, 0 if memory else options.steps]
     changes = {"TOKENIZERS_PARALLELISM": "false"} | (RELEASE if memory else {})
     return run_again(__file__, ["--worker", json.dumps(job)], str(point), changes)[-1]
 
 
 def work(job: str) -> dict[str, Any]:
-    """Return what a process of `measure` has to do."""
+    """Run the job of a process started by `measure`."""
     folder, point, adapter, seed, steps = json.loads(job)
     if steps:
         return seconds_of(Path(folder), Point(*point), adapter, seed, steps)
@@ -114,12 +113,12 @@ def work(job: str) -> dict[str, Any]:
 
 
 def series(base: Point, axis: str, points: int) -> list[Point]:
-    """Return the base, and the axis doubled again and again."""
+    """Return the base, and points with the axis doubled again and again."""
     return [base._replace(**{axis: getattr(base, axis) * 2**i}) for i in range(points)]
 
 
 class Fit(NamedTuple):
-    """Exponents of value ~ size ** k; NaN where a value is not above 0."""
+    """Exponents of value ~ size ** k; NaN if a value is not above 0."""
 
     exponent: float
     error: float
@@ -130,8 +129,8 @@ def fit(sizes: Sequence[float], values: Sequence[float]) -> Fit:
     """Return the exponent by least squares of logarithms with its standard error, and that of the last two points.
 
     Args:
-        sizes: three or more, above 0.
-        values: as many.
+        sizes: three or more sizes, above 0.
+        values: one value per size.
     """
     if min(values) <= 0:
         return Fit(math.nan, math.nan, math.nan)
@@ -152,7 +151,7 @@ def columns() -> Iterator[tuple[str, str]]:
 
 
 def fits_of(axis: str, points: Sequence[Point], values: dict[Point, Values]) -> dict[str, Fit]:
-    """`stage, unit` -> exponents along the axis."""
+    """Return `stage, unit` -> exponents along the axis."""
     sizes = [getattr(point, axis) for point in points]
     return {f"{stage}, {unit}": fit(sizes, [values[p][unit][stage] for p in points]) for unit, stage in columns()}
 
@@ -170,7 +169,7 @@ def table(axis: str, points: Sequence[Point], values: dict[Point, Values]) -> st
 
 
 def plot(path: Path, lines: dict[str, list[Point]], values: dict[Point, Values]) -> None:
-    """Both axes logarithmic: time above, memory below, a column an axis."""
+    """Plot time above and memory below, one column per axis, on logarithmic scales."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(lines) + 1, 6), dpi=100, layout="constrained")
@@ -191,10 +190,10 @@ def plot(path: Path, lines: dict[str, list[Point]], values: dict[Point, Values])
 
 
 def at_least_three(text: str) -> int:
-    """Return a number of points that leaves the slope an error.
+    """Return a number of points that gives the slope a standard error.
 
     Raises:
-        argparse.ArgumentTypeError: it is no whole number, or below 3.
+        argparse.ArgumentTypeError: it is not a whole number, or below 3.
     """
     if at_least_one(text) < 3:
         raise argparse.ArgumentTypeError(f"give 3 or more, not {text}: a line through two points has no standard error")

@@ -1,12 +1,12 @@
-"""Sampling and updates of configs/cahl.yaml at full size on a device: seconds, tokens a second, and memory beside the plan.
+"""Measure full-size sampling and updates of configs/cahl.yaml on a device: seconds, tokens per second, memory against the plan.
 
     python -m tools.speed.gpu_step --out gpu_step.json           # a CUDA device of 45 GiB or more; a few minutes
     python -m tools.speed.gpu_step --small --device cpu          # the same on a model of 2 layers, to try the program
 
 The base has random weights of Qwen2.5-7B's shape in NF4, made on the device; they are neither downloaded nor written. Lengths
-are the longest that the configuration allows, but of each completion only the last 32 tokens are sampled, where most is
-attended to; and usual ones. Each is run once, after one small run to warm up. Of sampling, tokens a second count the reading
-of the prompts too, `step` is the time of a decoding step without it.
+are the longest that the configuration allows (only the last 32 tokens of each completion are sampled, where the context is
+longest), and usual ones. Each is run once, after a small warm-up run. For sampling, tokens per second include the reading of
+the prompts; `step` is the time of a decoding step without it.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from tools.memory.check_memory_plan import Case, prompts_of
 SMALL = Case("small", 64, 128, 2, 4, 2, 512, 96, 24, 2, 4, 2, 512, True, "nf4", "bfloat16")
 USUAL = Work("sample executor, usual lengths", "executor", 64, 4, 1200, 64)
 FEW = 32
-"""Tokens of each completion that are sampled."""
+"""Sampled tokens of each completion."""
 
 
 def load_base(config: PolicyConfig, base_config: Any, device: torch.device) -> tuple[Any, Any]:
-    """Stand for `cahl_pl.policy.loading.load_base`: random weights, made on the device and quantised there."""
+    """Replace `cahl_pl.policy.loading.load_base`: return random weights, made and quantised on the device."""
     with torch.device(device):
         base = AutoModelForCausalLM.from_config(
             base_config, dtype=getattr(torch, config.dtype), attn_implementation=config.attention
@@ -94,14 +94,14 @@ def _quantised(linear: nn.Linear, device: torch.device) -> nn.Module:
 
 
 def small(work: Work) -> Work:
-    """Return the same work for `SMALL`."""
+    """Return `work` scaled down for `SMALL`."""
     return replace(
         work, groups=min(work.groups, 4), size=min(work.size, 4), prompt=96, completion=min(work.completion, 24)
     )
 
 
 def measure(case: Case, module: CAHLModule, work: Work) -> dict[str, Any]:
-    """Do a work once; return its figures."""
+    """Do `work` once; return its figures."""
     device = module.policy.device
     groups = groups_of(case, work) if work.update else []
     moments = planned_update(case, module, work, groups) if work.update else planned_sampling(case, module, work)
@@ -123,7 +123,7 @@ def measure(case: Case, module: CAHLModule, work: Work) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _first_logits(module: CAHLModule) -> Iterator[list[float]]:
-    """Note when the prompts have been read: logits are wanted for the first time."""
+    """Record when the prompts have been read: logits are requested for the first time."""
     inner, begun = module.policy.logits, list[float]()
 
     def noting(hidden: torch.Tensor) -> torch.Tensor:
@@ -137,11 +137,11 @@ def _first_logits(module: CAHLModule) -> Iterator[list[float]]:
     try:
         yield begun
     finally:
-        del module.policy.logits  # the class's own again
+        del module.policy.logits  # the class's method again
 
 
 def _seconds(device: torch.device, work: Any, row: dict[str, Any]) -> float:
-    """Return the seconds that something takes; on CUDA its memory is added to the row."""
+    """Return the seconds that `work` takes; on CUDA, add its memory to the row."""
     cuda = device.type == "cuda"
     gc.collect()
     if cuda:
@@ -160,7 +160,7 @@ def _seconds(device: torch.device, work: Any, row: dict[str, Any]) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the figures as Markdown; what was not measured is `-`."""
+    """Return the figures as Markdown; those not measured are `-`."""
     columns = (
         "seconds",
         "step",
@@ -180,7 +180,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 @reader_may_leave()
 def main() -> None:
-    """Make the base, do all works, print the table, write the figures."""
+    """Make the base, do all the work, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--small", action="store_true", help="a model of 2 layers and short prompts")

@@ -1,13 +1,13 @@
-"""Tokens and time of inference by two levels and by one, at equal answers: the second part of benchmark_levels.py.
+"""Tokens and time of inference with two levels and with one, for equal answers: the second part of benchmark_levels.py.
 
-ToolWorld tasks with two to four gold calls, carried out by the code that evaluation runs, but with the
-tokens of the gold outputs in place of the likeliest ones, each drawn after its own forward pass: seconds compare two
-organisations that give the same calls, not how good two models are. Adapters are fresh, which changes no product's size.
+ToolWorld tasks with two to four gold calls are carried out by the evaluation code, but with the tokens of the gold outputs
+instead of the likeliest ones, each drawn after its own forward pass: seconds compare two organisations that make the same
+calls, not the quality of two models. Adapters are fresh, which does not change the size of any product.
 
 - Planner and executor: the gold plan (a line with instruction, tool and parameters for each call); then an output for
   each sub-task, whose prompt is that of the last step, its output, the answer to it, and the next sub-task. The episode
-  ends with the last sub-task's output: what that call is answered is read by nobody.
-- Single-level: calls that wait for no other's result are written together in one turn; then their answers are read, and
+  ends with the last sub-task's output: the answer to that call is not read.
+- Single-level: calls that do not depend on another's result are written together in one turn; then their answers are read, and
   a further turn follows, until an answer in text ("Done.") ends the episode.
 
 With drafts, the executor reads the planned call in one pass with its prompt, as greedy executors do in evaluation;
@@ -15,9 +15,9 @@ without, it writes it token by token.
 
 So the calls are equal, while a plan is one more text to write, and the answer in text one less. No policy thinks
 before it writes; one that does would write more tokens on either side. `generated` are sampled tokens; `computed` those
-that went through the model: of the prompts what was neither kept from an earlier one nor shared with another one beside
-it, and the sampled ones but for the last of each output, which nothing follows; `passes` are calls of the model, which
-is what one task at a time waits for. Tokens without an effect (padding) are not counted.
+that went through the model: prompt tokens neither kept from an earlier prompt nor shared with another one in the batch,
+and the sampled ones except the last of each output, which nothing follows; `passes` are calls of the model, which determine
+the time of one task at a time. Tokens without an effect (padding) are not counted.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ from tools.speed.levels_ratios import DRAFTED, ONE, TWO, ratio, spread, verdict
 
 
 class ScriptError(RuntimeError):
-    """An episode is not the gold one, so that its seconds would mean something else."""
+    """Error that an episode is not the gold one, so that its seconds would not be comparable."""
 
 
 class ScriptedEngine(TransformersEngine):
-    """Samples as usual, and then takes the token that a script has at this place.
+    """Engine that samples as usual, and then takes the script's token at this place.
 
     Args:
         script: prompt -> completion, token ids.
-        drafts: read drafts as they are, which have to be the script's; token by token if False.
+        drafts: whether to read drafts, which must be the script's, in one pass; token by token if False.
 
     Attributes:
-        tokens: `<role> read`, `<role> generated` and `<role> outputs`: counts so far; what a store of prefixes has
-            spared is still in `read`.
+        tokens: `<role> read`, `<role> generated` and `<role> outputs`: counts so far; `read` includes tokens
+            spared by a store of prefixes.
     """
 
     def __init__(self, script: dict[tuple[int, ...], list[int]], drafts: bool = False) -> None:
@@ -92,10 +92,10 @@ class ScriptedEngine(TransformersEngine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; one sample a prompt.
+        """See `Engine.generate`; one sample per prompt.
 
         Raises:
-            ScriptError: the script does not have one of the prompts.
+            ScriptError: the script lacks one of the prompts.
         """
         with _scripted(self._texts(prompts), role, self.tokens):
             completions = super().generate(policy, role, prompts, num_samples, sampling, generator)
@@ -113,7 +113,7 @@ class ScriptedEngine(TransformersEngine):
         """See `Engine.generate_from_drafts`.
 
         Raises:
-            ScriptError: a draft is not what the script has after its prompt.
+            ScriptError: a draft is not the script's completion of its prompt.
         """
         if not self.drafts:
             return self.generate(policy, role, prompts, 1, sampling, generator)
@@ -137,7 +137,7 @@ class ScriptedEngine(TransformersEngine):
 
 @dataclass
 class _Place:
-    """Where a chunk of prompts stands: their texts, those of the rows that are left, and the number of the next token."""
+    """Position in a chunk of prompts: their texts, those of the remaining rows, and the number of the next token."""
 
     chunk: list[list[int]] = field(default_factory=list)
     left: list[list[int]] = field(default_factory=list)
@@ -146,12 +146,12 @@ class _Place:
 
 @contextmanager
 def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
-    """While this is open, the engine's tokens are those of `texts`, one a prompt."""
+    """Replace the engine's tokens by those of `texts`, one per prompt, within the context."""
     place = _Place()
     draw, keep = drawing.draw_places, engine_code._compact_rows
 
     def read(policy: Policy, rows: Sequence[PackedRow], *args: Any, **kwargs: Any) -> Pass:
-        if place.step:  # the chunk before has been decoded; one chunk may be read in several parts
+        if place.step:  # the previous chunk has been decoded; one chunk may be read in several parts
             place.chunk, place.step = [], 0
         place.chunk += [texts[member] for row in rows for member in row.members]
         place.left = place.chunk
@@ -159,7 +159,7 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
         return forward.run(policy, rows, *args, **kwargs)
 
     def take(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        _, logprobs = draw(logits, *rest)  # what drawing costs is part of it
+        _, logprobs = draw(logits, *rest)  # the cost of drawing is included
         token = torch.tensor([[text[place.step]] for text in place.left], device=logits.device)
         place.step += 1
         return token, logprobs
@@ -175,12 +175,12 @@ def _scripted(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> It
 
 @contextmanager
 def _verified(texts: Sequence[list[int]], role: str, tokens: Counter[str]) -> Iterator[None]:
-    """While this is open, what the engine takes after each token of a draft is the draft's next one."""
+    """Make the engine take the draft's next token after each token of a draft, within the context."""
     draw, order = drawing.draw, list[list[int]]()
 
     def read(policy: Policy, rows: Sequence[PackedRow], *args: Any, **kwargs: Any) -> Pass:
         order.extend(texts[member] for row in rows for member in row.members)
-        # a draft but for its last token is read with its prompt, and counted as generated
+        # all of a draft but its last token is read with its prompt, and counted as generated
         drafts = sum(len(texts[member]) - 1 for row in rows for member in row.members)
         tokens[f"{role} read"] += sum(len(row.ids) for row in rows) - drafts
         return forward.run(policy, rows, *args, **kwargs)
@@ -202,14 +202,14 @@ def tasks_of(count: int, seed: int) -> list[Task]:
 
 
 def examples_of(builder: PromptBuilder, task: Task, system: str) -> list[Example]:
-    """Return the prompts of a gold episode and what follows them."""
+    """Return the prompts of a gold episode and their completions."""
     if system == ONE:
         return single_examples(builder, task)
     return [planner_example(builder, task), *executor_examples(builder, task)]
 
 
 def infer(system: str, adapter: str, at_once: int, model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one system in this process: seconds of all episodes, and counts.
+    """Run one system in this process; return the seconds of all episodes, and counts.
 
     Raises:
         ScriptError: an episode made other calls than the gold ones.
@@ -221,7 +221,7 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
     tasks = tasks_of(options.tasks, options.seed)
     script = {tuple(e.prompt): e.completion for task in tasks for e in examples_of(builder, task, system)}
     every = [e for task in tasks for of in (TWO, ONE) for e in examples_of(builder, task, of)]
-    limit = max(len(e.completion) for e in every)  # alike for both: the cache has room for it
+    limit = max(len(e.completion) for e in every)  # the same for both, since the cache has room for it
     engine, greedy = ScriptedEngine(script, system == DRAFTED), Sampling(temperature=0.0, max_new_tokens=limit)
     config = RolloutConfig(planner_group_size=1, executor_group_size=1, planner=greedy, executor=greedy)
     if system == ONE:
@@ -274,10 +274,10 @@ def infer(system: str, adapter: str, at_once: int, model: str, options: argparse
 
 
 def inference_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
-    """Return Markdown: a row a system and setting.
+    """Return Markdown: one row per system and setting.
 
     Args:
-        results: setting (`alora, 16`: the adapter, tasks at once) -> system -> what `infer` gave, one a repeat.
+        results: setting (`alora, 16`: the adapter, tasks at once) -> system -> results of `infer`, one per repeat.
     """
     counts = ("generated", "computed", "passes")
     lines = [

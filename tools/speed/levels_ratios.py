@@ -1,4 +1,4 @@
-"""The systems that benchmark_levels.py compares, and how their figures are told."""
+"""Systems that benchmark_levels.py compares, and the formatting of their figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def ratio(values: dict[str, list[Any]], system: str) -> str:
-    """Of a system's median to the single-level one's; nothing for that one itself."""
+    """Return the ratio of a system's median to the single-level one's; empty for that one."""
     return "" if system == ONE else f"{statistics.median(values[system]) / statistics.median(values[ONE]):.2f}"
 
 

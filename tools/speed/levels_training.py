@@ -1,15 +1,15 @@
 """Peak memory and time of training two levels and one: the first part of benchmark_levels.py.
 
-configs/quickstart.yaml (CAHL) and the same with configs/ablations/single_level.yaml over it (the executor's
-adapter alone), on the same ToolWorld tasks, `--rounds` rounds after one to warm up. Alike for both are the size of all
-groups, the limits of new tokens, the completions decoded at once and the tokens of a micro-batch; both fill these, so
-that a system which samples more (CAHL samples outputs for each step of each plan) takes more time in a round, but not
-more memory by that alone. Peak is the most resident memory that the process held (VmHWM), with the interpreter and all
-libraries in it; beside it stands what the process held before the first round. Time is that of rounds, sampling and
-updates, by sampled token. glibc's allocator gives large blocks back at once (`process_memory.RELEASE`) in both, which
-costs both some time. Adapters, gradients and moments are counted in bytes of their tensors. Single-level training
-carries the planner's adapter too and never uses it: its bytes are taken off its peak before the ratio is formed.
-The model has to be able to write plans: one that cannot gives the executor nothing to do.
+configs/quickstart.yaml (CAHL) and the same overridden by configs/ablations/single_level.yaml (the executor's adapter
+alone) run on the same ToolWorld tasks, `--rounds` rounds after a warm-up round. Both have the same group sizes, limits of
+new tokens, completions decoded at once and tokens of a micro-batch; both fill these, so that a system which samples more
+(CAHL samples outputs for each step of each plan) takes more time in a round, but not more memory for that reason alone.
+Peak is the peak resident memory of the process (VmHWM), including the interpreter and all libraries; beside it is the
+memory before the first round. Time is that of rounds, sampling and updates, per sampled token. glibc's allocator returns
+large blocks at once (`process_memory.RELEASE`) in both, which costs both some time. Adapters, gradients and moments are
+counted in bytes of their tensors. Single-level training loads the planner's adapter too but never uses it: its bytes are
+subtracted from its peak before the ratio is computed. The model must be able to write plans: otherwise the executor has
+nothing to do.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MIB = 2**20
 
 
 class Meter(Callback):
-    """Looks at a training run after each optimiser step.
+    """Callback that measures a training run after each optimiser step.
 
     Attributes:
         loaded: resident bytes before the first round.
-        ends: when each step was done.
-        tokens: sampled in the step's round.
-        held: bytes of the tensors that learning adds, the most of any step.
+        ends: time of each step's end.
+        tokens: tokens sampled in the step's round.
+        held: bytes of the tensors that learning adds, the maximum over steps.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,13 @@ class Meter(Callback):
         self.held: dict[str, int] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the memory: base and adapters are loaded; nothing has been sampled."""
+        """Record the memory: base and adapters are loaded; nothing has been sampled."""
         self.loaded = resident("VmRSS")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read clock and sizes."""
+        """Record time and sizes."""
         self.ends.append(time.perf_counter())
         self.tokens.append(batch.metrics["rollout/tokens"])
         policy: Any = pl_module.policy
@@ -69,7 +69,7 @@ class Meter(Callback):
 
 
 def held_bytes(policy: Policy, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, int]:
-    """Return the bytes of each adapter, of all gradients, and of the optimisers' moments (with their counts of steps)."""
+    """Return the bytes of each adapter, of all gradients, and of the optimisers' moments (with their step counts)."""
     sizes = {f"{role} adapter": sum(p.nbytes for p in policy.parameters_of(role)) for role in ROLES}
     gradients = [p.grad for role in ROLES for p in policy.parameters_of(role) if p.grad is not None]
     states = [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
@@ -78,13 +78,13 @@ def held_bytes(policy: Policy, optimizers: Sequence[torch.optim.Optimizer]) -> d
 
 
 def train(system: str, model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one system in this process: seconds and tokens of each round but the first, and memory in bytes."""
+    """Run one system in this process; return seconds and tokens of each round but the first, and memory in bytes."""
     from cahl_pl.cli import main as build
 
     configs = ["quickstart"]
     if system == ONE:
         configs.append("ablations/single_level")
-    steps = 1 if system == ONE else 2  # of a round
+    steps = 1 if system == ONE else 2  # per round
     values: dict[str, Any] = {
         "seed_everything": options.seed,
         "trainer.max_steps": steps * (options.rounds + 1),
@@ -122,10 +122,10 @@ def train(system: str, model: str, options: argparse.Namespace) -> dict[str, Any
 
 
 def training_table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Return Markdown: a row a system.
+    """Return Markdown: one row per system.
 
     Args:
-        results: system -> what `train` gave, one a repeat.
+        results: system -> results of `train`, one per repeat.
     """
     idle = results[ONE][0]["held"]["planner adapter"]
     peak = {s: [run["peak"] - (idle if s == ONE else 0) for run in runs] for s, runs in results.items()}

@@ -1,11 +1,11 @@
-"""What folding the samples of a prompt into the heads that share keys spares a decoding step (`policy.folded_attention`).
+"""Measure what folding a prompt's samples into the heads that share keys saves in a decoding step (`policy.folded_attention`).
 
     python -m tools.speed.measure_decoding                       # 12 layers, 8 query and 2 key heads, 16 prompts of 1,200
     python -m tools.speed.measure_decoding --heads 28 --key-heads 4 --samples 8 --out runs/decoding.json
 
-A model with random weights continues the same prompts both ways in turns, in one process: whole steps, from one draw to
-the next. Times are those of one thread's processor, which other programs change least; medians of all steps, and beside
-them the least and the largest median of a repetition.
+A model with random weights continues the same prompts both ways in turns, in one process: whole decoding steps, from one
+draw to the next. Times are processor times of one thread, which other programs change least: medians of all steps, with the
+smallest and the largest median of a repetition.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ WAYS: dict[str, Any] = {"plain": contextlib.nullcontext, "folded": folded_attent
 def steps_of(
     policy: Policy, prompts: Sequence[Sequence[int]], samples: int, new: int, way: str
 ) -> tuple[list[float], list[list[Completion]]]:
-    """Return the seconds of each decoding step, and what was sampled.
+    """Return the seconds of each decoding step, and the samples.
 
     Args:
-        policy: samples.
+        policy: policy that samples.
         prompts: token ids.
-        samples: of each prompt.
-        new: tokens of a completion at most.
+        samples: samples per prompt.
+        new: maximum tokens of a completion.
         way: one of `WAYS`.
     """
     times: list[float] = []
@@ -64,7 +64,7 @@ def steps_of(
     sampling, generator = Sampling(1.0, 1.0, new), torch.Generator().manual_seed(0)
     with patch.object(policy, "logits", timed), patch.object(engine_code, "folded_attention", WAYS[way]):
         found = TransformersEngine().generate(policy, "planner", prompts, samples, sampling, generator)
-    # the first one ends with the prompts' logits
+    # the first time is that of the prompts' logits
     return [after - before for before, after in itertools.pairwise(times[1:])], found
 
 
@@ -77,7 +77,7 @@ def measure(policy: Policy, prompts: Sequence[Sequence[int]], samples: int, new:
         for way in WAYS:
             steps, found = steps_of(policy, prompts, samples, new, way)
             tokens[way] = [completion.ids.tolist() for group in found for completion in group]
-            if turn:  # the first one warms up
+            if turn:  # the first turn is the warm-up
                 seconds[way] += steps
                 medians[way].append(statistics.median(steps))
     ms = {

@@ -1,16 +1,15 @@
-"""Would it pay to decode plans and executions of different tasks in the same passes, across the two adapters?
+"""Estimate whether decoding plans and executions in the same passes, across tasks and the two adapters, would pay off.
 
     python -m tools.speed.measure_mixing --out runs/mixing.json
 
 In a round all plans are sampled at once, then the first outputs of all episodes, then the second ones, and so on: every pass
-of the model has one adapter. Mixed, an episode would go on as soon as its own plan, or the output that is carried out, has
-ended, while other plans are still being written: fewer passes with more rows each, in which every row has an adapter
-of its own (PEFT's `adapter_names`).
+of the model uses one adapter. Mixed, an episode would continue as soon as its own plan, or the output that is carried out,
+has ended, while other plans are still being written: fewer passes with more rows each, in which every row has its own
+adapter (PEFT's `adapter_names`).
 
-Rounds of ToolWorld are sampled with the model that ships, and the lengths of their outputs played through both ways. A
-decoding pass is timed for several numbers of rows, with one adapter and with both; a pass in between costs what lies
-between the nearest two. Reading prompts is left out, although mixed ones would be read in smaller batches: what is
-printed for mixing is the best that it could do.
+Rounds of ToolWorld are sampled with the shipped model, and the lengths of their outputs are replayed both ways. A decoding
+pass is timed for several numbers of rows, with one adapter and with both; for numbers in between, times are interpolated.
+Reading prompts is left out, although mixed ones would be read in smaller batches: the figures for mixing are its best case.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ Pass = tuple[int, int]
 
 
 def lengths_of(sampled: Round) -> list[tuple[int, list[list[int]]]]:
-    """Of each episode: tokens of its plan, and of each step's outputs."""
+    """Return the token counts of each episode's plan, and of each step's outputs."""
     steps: dict[int, dict[int, list[int]]] = defaultdict(dict)
     for group in sampled.groups["executor"]:
         steps[group.comparison_id // CONFIG.max_steps][group.comparison_id % CONFIG.max_steps] = list(
@@ -80,7 +79,7 @@ def lengths_of(sampled: Round) -> list[tuple[int, list[list[int]]]]:
 
 
 def apart(episodes: Sequence[tuple[int, list[list[int]]]]) -> list[Pass]:
-    """Return the passes of a round as it is: first all plans, then all first outputs, and so on.
+    """Return the passes of a round as it is now: first all plans, then all first outputs, and so on.
 
     The first token of an output comes from the pass that reads its prompt, which is not counted.
     """
@@ -92,7 +91,7 @@ def apart(episodes: Sequence[tuple[int, list[list[int]]]]) -> list[Pass]:
 
 
 def mixed(episodes: Sequence[tuple[int, list[list[int]]]], generator: torch.Generator) -> list[Pass]:
-    """Return the passes if no episode waited for another one; which output is carried out is drawn beforehand."""
+    """Return the passes if no episode waited for another one; the output that is carried out is drawn beforehand."""
     rows: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for plan, steps in episodes:
         now = 0
@@ -110,7 +109,7 @@ def _falling(lengths: Sequence[int]) -> list[int]:
 
 
 def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: int = 150) -> float:
-    """Return the median seconds of a decoding pass, layers, logits and draw, of `rows` samples, four a prompt."""
+    """Return the median seconds of a decoding pass, layers, logits and draw, of `rows` samples, four per prompt."""
     generator = torch.Generator().manual_seed(0)
     count = rows // SAMPLES
     prompts = torch.randint(100, 1000, (count, prompt), generator=generator).tolist()
@@ -138,7 +137,7 @@ def pass_seconds(policy: Policy, rows: int, both: bool, repeats: int, prompt: in
 
 
 def mixing(policy: Policy, names: Sequence[str] | None) -> contextlib.AbstractContextManager[None]:
-    """Within it each row of a batch has the adapter that is named for it; None: all have the active one."""
+    """Give each row of a batch the adapter named for it within the context; None: all have the active one."""
     if names is None:
         return contextlib.nullcontext()
     hooks: contextlib.AbstractContextManager[None] = policy.lm.base_model._enable_peft_forward_hooks(
@@ -148,7 +147,7 @@ def mixing(policy: Policy, names: Sequence[str] | None) -> contextlib.AbstractCo
 
 
 def seconds_of(passes: Sequence[Pass], one: dict[int, float], both: dict[int, float]) -> float:
-    """Return what the passes take by the timed ones, one adapter or both."""
+    """Return the passes' seconds, estimated from the timed ones, one adapter or both."""
     counts = np.array([sum(rows) for rows in passes])
     mixes = np.array([min(rows) > 0 for rows in passes])
     alone, together = (np.interp(counts, list(t), list(t.values())) for t in (one, both))
@@ -157,7 +156,7 @@ def seconds_of(passes: Sequence[Pass], one: dict[int, float], both: dict[int, fl
 
 @torch.no_grad()
 def measure(model: str, tasks: Sequence[int], rows: Sequence[int], repeats: int, seed: int) -> dict[str, Any]:
-    """Return the seconds of passes by their rows, and both ways through a round by its tasks."""
+    """Return the seconds of passes by their rows, and of both ways through a round by its tasks."""
     policy = Policy(PolicyConfig(model=model))
     policy.load()
     kinds = {"one": False, "both": True}

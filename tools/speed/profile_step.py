@@ -1,19 +1,19 @@
-"""What share of a GRPO step's time is the arithmetic of the model's matrix products, and where the rest goes.
+"""Measure what share of a GRPO step's time is the arithmetic of the model's matrix products, and where the rest goes.
 
     python -m tools.speed.profile_step --shape 0 --adapter lora --out runs/profile.json
     python -m tools.speed.profile_step --prompts 4 --length 128 --group 4 --new 16
     pip install trl==1.16.0 && python -m tools.speed.profile_step --shape 0 --system trl
 
-Model, step and shapes are those of tools/speed/benchmark_grpo.py. The same process takes one step to warm up, --steps that are
-timed, one in which floating-point operations are counted, and one under torch.profiler; sampling and update apart.
+Model, step and shapes are those of tools/speed/benchmark_grpo.py. The same process takes one warm-up step, --steps timed
+ones, one in which floating-point operations are counted, and one under torch.profiler; sampling and update separately.
 
-The first table holds the operations of all matrix products, a multiplication and an addition each being one: those of the
+The first table lists the operations of all matrix products, a multiplication and an addition each being one: those of the
 base's linear layers, of LoRA, of the output layer, and of attention, where causal attention counts half. Divided by the best
-rate at which this machine, with the same threads, multiplies large square float32 matrices, they are a lower bound of the
+rate at which this machine, with the same threads, multiplies large square float32 matrices, they give a lower bound on the
 time. Matrices of a decoding step are far from square: each weight is read for a few tokens, so the bound is out of reach.
 
-The second table is the profiler's self time, by what an operation does. `vocabulary` are all operations but products on
-tensors as wide as the vocabulary: softmax, draws, and their copies. `optimiser` is its step alone. `the rest` are views,
+The second table is the profiler's self time, by kind of operation. `vocabulary` is all operations except products on
+tensors as wide as the vocabulary: softmax, draws, and their copies. `optimiser` is its step alone. `the rest` is views,
 memory and the autograd engine. `outside any op` is the time in which no operation ran: Python. The profiler slows
 small operations and Python down, so its step takes longer than the timed one; compare shares, not seconds.
 """
@@ -60,7 +60,7 @@ PRODUCTS, ATTENTION, ELEMENTS, COPIES, VOCABULARY, OPTIMISER, REST, OUTSIDE = GR
     "the rest",
     "outside any op",
 )
-# by name without "aten::" and the underscore of what works in place
+# by name without "aten::" and the underscore of in-place operations
 _PRODUCTS = re.compile("mm|addmm|bmm|baddbmm")
 _COPIES = re.compile(
     "copy|_to_copy|to|contiguous|clone|cat|stack|index|index_put|_index_put_impl|index_select|gather|scatter|embedding|fill|"
@@ -76,17 +76,17 @@ _ELEMENTS = re.compile(
 )
 
 Watch = Callable[[str, Any], AbstractContextManager[None]]
-"""Called with the stage that begins and the PEFT model; what it gives is left when the stage ends."""
+"""Function of the stage that begins and the PEFT model; its context is left when the stage ends."""
 
 
 class Clock:
-    """Times stages.
+    """Timer of stages.
 
     Args:
         now: a clock, in seconds.
 
     Attributes:
-        seconds: stage -> of each step.
+        seconds: stage -> seconds of each step.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
@@ -102,7 +102,7 @@ class Clock:
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts floating-point operations.
+    """Counter of floating-point operations.
 
     A product belongs to the part whose weight it multiplies with. One without a weight is the gradient of a LoRA matrix:
     nothing else is trained.
@@ -154,7 +154,7 @@ def weights_of(model: Any) -> list[tuple[int, int, str]]:
 
 
 def attention_operations(query: Sequence[int], key: Sequence[int], causal: bool, backward: bool) -> int:
-    """Of attention from [B, H, Q, d] to [B, H, K, d]: two products, or five to take the gradient without kept weights."""
+    """Count attention operations of [B, H, Q, d] on [B, H, K, d]: two products, or five for a gradient without kept weights."""
     batch, heads, queries, width = query
     pairs = queries * (queries + 1) // 2 if causal else queries * key[2]
     return 2 * (5 if backward else 2) * batch * heads * pairs * width
@@ -164,9 +164,9 @@ class Profile:
     """Self time of operations under torch.profiler.
 
     Attributes:
-        seconds: stage -> of the whole stage.
+        seconds: stage -> seconds of the whole stage.
         groups: stage -> group -> operation -> seconds.
-        calls: stage -> group -> how many operations.
+        calls: stage -> group -> number of operations.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -196,8 +196,8 @@ def group_of(event: Any, vocabulary: int) -> str:
     """Return which of `GROUPS` the self time of a profiler's event belongs to.
 
     Args:
-        event: of `torch.profiler.profile.events`.
-        vocabulary: tensors whose last dimension this is are logits and the like.
+        event: event of `torch.profiler.profile.events`.
+        vocabulary: last dimension of logits and similar tensors.
     """
     names, above = [event.name], event.cpu_parent
     while above is not None:
@@ -207,7 +207,7 @@ def group_of(event: Any, vocabulary: int) -> str:
         return OPTIMISER
     if any("scaled_dot_product" in name for name in names):
         return ATTENTION
-    if "::" not in event.name:  # a node of the autograd graph, or a function that is written in Python
+    if "::" not in event.name:  # a node of the autograd graph, or a function written in Python
         return REST if re.search(r"Backward\d+$", event.name) else OUTSIDE
     name = event.name.removeprefix("aten::").rstrip("_")
     if _PRODUCTS.fullmatch(name):
@@ -257,7 +257,7 @@ def run_trl(folder: Path, shape: Shape, watches: Sequence[Watch]) -> None:
 
 
 def peak_rate(now: Callable[[], float] = time.perf_counter, sizes: Sequence[int] = (512, 1024, 2048)) -> float:
-    """Operations a second of the fastest product of two square float32 matrices, by the clock `now`."""
+    """Return the operations per second of the fastest product of two square float32 matrices, by the clock `now`."""
     best = 0.0
     for size in sizes:
         a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
@@ -315,7 +315,7 @@ def tables(result: Mapping[str, Any]) -> str:
 
 
 def measure(folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Any]:
-    """Return all figures of one system: what --out holds."""
+    """Return all figures of one system: the content of --out."""
     now = time.process_time if options.processor_time else time.perf_counter
     warm_up, clock, operations, profiled = Clock(), Clock(now), Operations(), Profile(vocabulary=32_000)
     watches = [warm_up.watch, *[clock.watch] * options.steps, operations.watch, profiled.watch]
