@@ -8,14 +8,15 @@ r"""Measure how far the two levels of ToolWorld 2 depend on each other, with the
 - how many tasks with several ways its executor solves (greedily, under gold plans) if the plan always has the fewest
   sub-tasks, always the most, and if it takes for each task the way that this executor can carry out (the oracle);
 - how many it solves with the ways that the oracle of each other executor takes;
-- for plans that its planner samples, the correlation within groups of a plan's worth (R_h,exe, mean of many sampled
-  executions) with its likeness to gold: if that is near 1, R_h,param says all that executing could tell.
+- for plans that its planner samples, the correlation within groups of a plan's worth (R_h,exe and, if the configuration
+  uses it, R_h,prob; mean of many sampled executions) with its likeness to gold: if that is near 1, R_h,param says all that
+  executing could tell.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from cahl_pl.metrics import is_success
 from cahl_pl.parsing import format_plan, parse_plan
 from cahl_pl.policy.saved_adapters import check_adapters, read_adapters
 from cahl_pl.rewards.alignment import align
-from cahl_pl.rewards.planner import execution_reward, holds
+from cahl_pl.rewards.planner import execution_reward, holds, probability_reward
 from cahl_pl.rewards.similarity import similarity_matrix
 from cahl_pl.rewards.ways import way_of_plan
 from cahl_pl.rollout.config import RolloutConfig
@@ -90,6 +91,9 @@ class Levels:
         cli.datamodule.trainer = cli.trainer
         self.builder = cli.datamodule.builder
         self.training = cli.datamodule.rollout
+        self.rewards: dict[str, Callable[[Trajectory], float]] = {"exe": execution_reward}
+        if self.training.planner_reward.reads_probabilities:
+            self.rewards["prob"] = probability_reward
 
     def use(self, folder: Path) -> None:
         """Replace the adapters in use with those of a folder.
@@ -112,25 +116,26 @@ class Levels:
             found += map(is_success, self._play(self.training, greedy(self.training.config), part, plans, 0))
         return found
 
-    def sampled(self, tasks: Sequence[Task], plans: int, executions: int) -> tuple[Tensor, Tensor]:
-        """Return the worth and the likeness of plans of this pair's planner, each [tasks, plans]."""
+    def sampled(self, tasks: Sequence[Task], plans: int, executions: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the worth by reward, and the likeness, of plans of this pair's planner, each [tasks, plans]."""
         config = replace(self.training.config, planner_group_size=plans, branching="trajectory")
         config = replace(config, executor_group_size=executions)
         generator = torch.Generator().manual_seed(0)
         prompts = [self.builder.planner(task) for task in tasks]
         written = self.training.engine.generate(self.policy, "planner", prompts, plans, config.planner, generator)
-        worth: list[float] = []
+        worth: dict[str, list[float]] = {name: [] for name in self.rewards}
         for start in range(0, len(tasks), 4):
             part = slice(start, start + 4)
             episodes = self._play(self.training, config, tasks[part], written[part], 1 + start)
-            paid = torch.tensor([execution_reward(episode) for episode in episodes])
-            worth += paid.view(-1, executions).mean(1).tolist()
+            for name, reward in self.rewards.items():
+                paid = torch.tensor([reward(episode) for episode in episodes])
+                worth[name] += paid.view(-1, executions).mean(1).tolist()
         alike = [
             likeness(parse_plan(self.builder.decode(one.ids.tolist())), task)
             for task, group in zip(tasks, written, strict=True)
             for one in group
         ]
-        return torch.tensor(worth).view(-1, plans), torch.tensor(alike).view(-1, plans)
+        return {name: torch.tensor(of).view(-1, plans) for name, of in worth.items()}, torch.tensor(alike).view(-1, plans)
 
     def _written(self, task: Task) -> Completion:
         ids = torch.tensor(self.builder.completion(format_plan(gold_plan(task, self.builder.plans_in_words))))
@@ -161,8 +166,11 @@ def measure(
         flat = iter(levels.solved([way for ways in several for way in ways]))
         able[name] = [[next(flat) for _ in ways] for ways in several]
         worth, alike = levels.sampled(tasks[:48], plans, executions)
-        found[name] = {"correlation": correlation(worth, alike), "worth": worth.tolist(), "likeness": alike.tolist()}
-        print(f"{name}: R_h,exe with likeness to gold within groups: {found[name]['correlation']:.3f}", flush=True)
+        correlations = {reward: correlation(values, alike) for reward, values in worth.items()}
+        values = {reward: values.tolist() for reward, values in worth.items()}
+        found[name] = {"correlation": correlations, "worth": values, "likeness": alike.tolist()}
+        for reward, value in correlations.items():
+            print(f"{name}: R_h,{reward} with likeness to gold within groups: {value:.3f}", flush=True)
     for name, mine in able.items():
         success = {
             "fewest": [can[0] for can in mine],
@@ -185,10 +193,13 @@ def table(found: dict[str, Any]) -> str:
     """Return success in percent as Markdown, one row per executor."""
     executors = found["executors"]
     columns = list(next(iter(executors.values()))["success"])
-    lines = ["| executor | " + " | ".join(columns) + " | correlation |", "| --- |" + " ---: |" * (len(columns) + 1)]
+    rewards = list(next(iter(executors.values()))["correlation"])
+    head = ["executor", *columns, *(f"correlation of R_h,{reward}" for reward in rewards)]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for name, one in executors.items():
         cells = [f"{100 * one['success'][column]:.1f}" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {one['correlation']:.3f} |")
+        cells += [f"{one['correlation'][reward]:.3f}" for reward in rewards]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

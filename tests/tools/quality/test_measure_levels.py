@@ -65,6 +65,9 @@ def test_a_small_measurement(tmp_path):
     assert found["tasks"] == 4
     one, other = found["executors"]["a"], found["executors"]["b"]
     assert one["worth"] == other["worth"]  # the same adapters, the same seeds
+    assert set(one["correlation"]) == set(one["worth"]) == {"exe", "prob"}
+    assert one["worth"]["prob"] != one["worth"]["exe"]
     assert set(one["success"]) == {"fewest", "most", "oracle of a", "oracle of b"}
     assert one["success"]["oracle of a"] >= max(one["success"]["fewest"], one["success"]["most"])
     assert "| a |" in table(found)
+    assert "| oracle of b | correlation of R_h,exe | correlation of R_h,prob |" in table(found)
