@@ -296,7 +296,7 @@ class CAHLCLI(ConfigurationWinsCLI):
             with lost_processes_told(), leaving_at_once():
                 run()
         except (UserError, SystemExit) as error:
-            ended = isinstance(error, SystemExit)  # by Ctrl-C; this folder is made when training begins
+            ended = isinstance(error, SystemExit)  # by Ctrl-C; the folder of checkpoints is made when training begins
             nothing = self.trainer.global_step == 0 and not (ended and folder and (folder / "checkpoints").is_dir())
             if made and folder is not None and self.trainer.is_global_zero and nothing:
                 for logger in self.trainer.loggers:

@@ -69,7 +69,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def warn_of_moved_names(text: str, place: str) -> None:
-    """Warn of every old name in a configuration, by its line; the import that follows adds nothing.
+    """Warn of every old name in a configuration, by its line; importing it afterwards warns no more.
 
     Args:
         text: the text of a YAML file, or a word of the command line.

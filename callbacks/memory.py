@@ -1,4 +1,4 @@
-"""Measure memory and stop runs that would not fit; load the base in 4 bits."""
+"""Measurement of memory, an early stop of runs that would not fit, and a base in 4 bits."""
 
 from __future__ import annotations
 

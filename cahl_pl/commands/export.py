@@ -103,7 +103,7 @@ def export(cli: CAHLCLI, checkpoint: Path, out: Path, command: str) -> None:
     else:
         top.write_bytes(own)
     for role in ROLES:
-        for path in (out / role).iterdir():  # safetensors makes its files private, even to a server's user
+        for path in (out / role).iterdir():  # safetensors hides its files from all other users, also from a server's
             path.chmod(0o666 & ~_umask())
     for role in ROLES:
         (out / role / "README.md").write_text(_card(cli, role, checkpoint, command, content), encoding="utf-8")

@@ -195,7 +195,7 @@ def _with_checkpoint(args: argparse.Namespace, rest: list[str], aside: Path) -> 
 
 
 def _settings(path: Path) -> str:
-    """Return the configuration that a run has written, without the keys of only those verbs that run it.
+    """Return the configuration that a run has written, without the keys that only the verbs of runs take.
 
     Raises:
         ConfigError: it cannot be read.

@@ -127,7 +127,7 @@ def _referring(
 
 
 def _check_instruction(instruction: str, call: GoldCall, earlier: Sequence[GoldCall]) -> None:
-    """Check that an instruction refers to each result that the call needs, and to no others."""
+    """Check that an instruction refers to each result that the call needs and, if it needs any, to no others."""
     if not instruction:
         return
     if not instruction.strip():

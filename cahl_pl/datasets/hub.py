@@ -43,7 +43,7 @@ def hub_rows(source: str) -> Iterator[FileRow]:
 
 
 def _without_nulls(row: Any, features: Any) -> Any:
-    """Return a row without null fields of nested structs; as in parquet, one struct type has the keys of all rows.
+    """Return a row without null fields of nested structs: as in parquet, one struct type has the keys of all rows.
 
     Args:
         row: the row.

@@ -95,7 +95,7 @@ HALF_A_PAIR: Final = (
 
 
 def json_in_text(value: Any, kind: type) -> str:
-    """Return the remedy for text of a needed list or object, or for an object where a list is needed; else empty text."""
+    """Return what to do if JSON text was given for a list or an object, or an object for a list; else empty text."""
     if kind is list and isinstance(value, dict):
         return ": write it in a list, [{...}]"
     if kind not in (list, dict) or not isinstance(value, str):

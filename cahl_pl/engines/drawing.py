@@ -92,7 +92,8 @@ def _cumulative(probabilities: Tensor) -> Tensor:
     """Return the cumulative sums over the last dimension of [N, S, V].
 
     CUDA sums floats in an order that differs from run to run, which `trainer.deterministic` forbids. Then integer
-    multiples of 2^-40 are summed, exactly in any order, a few rows at a time: they take twice the memory. Below that is 0.
+    multiples of 2^-40 are summed, exactly in any order, a few rows at a time: they take twice the memory. A probability
+    below 2^-40 counts as 0.
     """
     if not torch.are_deterministic_algorithms_enabled():
         return probabilities.cumsum(-1)

@@ -152,7 +152,7 @@ class _Folded:
 
 
 class _Ungrouped:
-    """A layer's attention that tells functions which ask for the number of repeats not to repeat keys and values."""
+    """Stand-in for a layer's attention from which functions read that keys and values are not to be repeated."""
 
     num_key_value_groups = 1
 

@@ -1,4 +1,4 @@
-"""Check, within seconds, whether a base that is no folder here is available on the Hugging Face Hub."""
+"""Availability on the Hugging Face Hub of a base that is no folder here, checked within seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS: Final = 10.0
 """Time limit for the hub's answer; the underlying libraries would retry for minutes."""
 
 
-@cache  # if one file is there, so are the others, and each is requested separately
+@cache  # the answer for one file holds for all of them, and each is loaded by a separate call
 def on_hub(model: str) -> str:
     """Return where a base is loaded from: its id, or its folder in the hub's cache if the hub is out of reach.
 

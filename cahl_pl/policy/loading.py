@@ -1,4 +1,4 @@
-"""Load the base model and its tokenizer."""
+"""Loading of the base model and its tokenizer."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cahl_pl.policy.config import PolicyConfig
 
 _MIXES_TOKENS = re.compile(r"att|mamba|mixer|conv")  # in the path of a module that is neither expert nor router
-# State space layers whose fused kernels use the weights without the adapter; in Gemma 3n, modules that are not always run
+# In state space layers, modules whose weights a fused kernel uses without the adapter; in Gemma 3n, those not always run
 _UNFIT = re.compile(r"(mamba|mixer)\.(out_proj|x_proj|dt_proj)$|altup")
 # PEFT takes these for projections of experts wherever they are, and wants the other half too (AFMoE's attention gate)
 _PART_OF_EXPERTS = re.compile(r"att\w*\.(gate_proj|up_proj|w1|w3)$")

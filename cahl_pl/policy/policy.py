@@ -47,7 +47,8 @@ class Policy(nn.Module):
         loads: how often adapter weights were loaded; with `version` it tells whether they are still the same.
         invocation: the token ids that each role's own words start with, from which an activated adapter acts.
         end_of_turn: the id that ends an assistant turn of the chat template, once prompts have been made; outputs stop at it.
-        thinks_in_tokens: whether special tokens, which a text lacks, separate thoughts from answers; set with the prompts.
+        thinks_in_tokens: whether special tokens separate thoughts from answers, so that a text without them does not; known
+            once prompts have been made.
         compiler: the compiler of grammars, with its key, once there are any (`constraint.compiler_of`).
         prefixes: keys and values to reuse.
         recomputes: whether activations are recomputed in the backward pass of the current run.
@@ -243,7 +244,7 @@ class Policy(nn.Module):
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """Switch to the bare base: the reference without a warm start, and the reader before an activated adapter."""
+        """Switch to the bare base: the reference without a warm start, and the reader of what precedes an activated adapter."""
         if self._bare:  # PEFT would enable the adapters again at the end of the inner one
             yield
             return

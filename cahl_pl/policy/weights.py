@@ -1,4 +1,4 @@
-"""Check that a base's files contain the weights of the model that its `config.json` describes: all of them, and no others."""
+"""Check of a base's files: the weights of the model that its `config.json` describes, all of them and no others."""
 
 from __future__ import annotations
 

@@ -196,7 +196,8 @@ def _judge(
         state = after
     for made in last.values():
         made.served = True
-    # the last call with a result counts, earlier ones led to it or had no effect; first those that changed nothing
+    # of calls with the same result, those that changed nothing are preferred, and among them the last: earlier ones led
+    # to it or had no effect
     told = set()
     for made in sorted(reversed(calls), key=lambda made: made.served):
         if made.key in open_results and (made.call, made.key) not in told:  # the same again tells nothing new

@@ -59,13 +59,13 @@ class InferenceConfig:
             )
 
     def check_training(self, rollout: RolloutConfig) -> None:
-        """Check that no setting that applies to inference only is used in training.
+        """Check that the evaluations of `fit` do not follow grammars that training does without.
 
         Args:
             rollout: sampling of training.
 
         Raises:
-            ConfigError: grammars are set that training does not use.
+            ConfigError: they would, and `constrained_in_fit` does not allow it.
         """
         if self.constrained and not self.constrained_in_fit and not rollout.constrained:
             raise ConfigError(

@@ -30,7 +30,7 @@ def refilled(
         first: the round.
         roles: roles trained on it.
         refills: see above.
-        signal: function from a role's groups to the comparisons (`Group.comparison_id`) with a signal.
+        signal: function from a role and its groups to the comparisons (`Group.comparison_id`) with a signal.
         sample: function from the number of the refill and the missing share of a round to a round of further tasks; None
             when no task is left.
 

@@ -151,7 +151,7 @@ def _in_words(task: Task, gold: GoldCall) -> str:
 
 
 def next_calls(task: Task, made: Sequence[ToolCall]) -> tuple[GoldCall, ...]:
-    """Return the gold calls that a correct output makes now: those not yet made that need no other's result.
+    """Return the gold calls that a correct output makes now: those not yet made that wait for no other's result.
 
     Ordered gold calls without references come one at a time, since their dependencies are unknown. Unforeseeable calls
     wait for all foreseeable ones.

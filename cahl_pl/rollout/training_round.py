@@ -154,7 +154,7 @@ def play_round(
         generator: the only source of randomness.
         roles: roles trained on the round.
         refills: how often further tasks may be drawn.
-        signal: function from a role's groups to the comparisons that it could learn from.
+        signal: function from a role and its groups to the comparisons that it could learn from.
 
     Returns:
         The round, whose metrics are those of the tasks drawn first, and the rewards of each task's samples in this

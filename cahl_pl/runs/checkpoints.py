@@ -1,4 +1,4 @@
-"""Find and check the checkpoints of a run.
+"""Search for the checkpoints of a run, and checks of them.
 
 A checkpoint is Lightning's, one dictionary, and never contains the base. Its entries and their sources:
 

@@ -219,7 +219,7 @@ def _with_tools(asked: Asked, tools: tuple[ToolSpec, ...]) -> Asked:
 
 
 class _Cut:
-    """Filter that ends content at the first stop sequence, held back until the end as a sequence may span parts."""
+    """Filter that ends content at the first stop sequence; it holds content back until the end, as one may span parts."""
 
     def __init__(self, stop: tuple[str, ...], tell: Callable[[Part], None]) -> None:
         self._stop = stop

@@ -16,8 +16,8 @@ class Memory:
     """Latest completions, by the prompt that they followed; the oldest are dropped.
 
     It only saves time: greedy sampling yields the same completion again, and otherwise the calls that the client
-    sends back say what was done. Completions are stored under the episode's mark, given only to its own client, or, for
-    clients that do not keep ids, under none.
+    sends back say what was done. Completions are stored under the episode's mark, which only its own client gets, and
+    also under none, for clients that do not keep ids.
 
     Args:
         size: number of completions kept.
