@@ -1,4 +1,4 @@
-"""Programs that restart themselves: the measured part runs in a separate process and prints its figures as JSON."""
+"""Programs that run themselves again: the measured part runs in a separate process and prints its figures as JSON."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Bamboogle(Benchmark):
         return self._task(index, 0, [Message("user", self.questions[index][0])])
 
     def run(self, indices: Sequence[int], evaluate: Evaluate) -> list[Record]:
-        """Run the questions that are still open together, round by round."""
+        """Run the questions round by round, all that are still open at once; return one record each."""
         messages = {i: list(self.task(i).messages) for i in indices}
         episodes: dict[int, list[Trajectory]] = {i: [] for i in indices}
         still_open = list(indices)
@@ -111,7 +111,7 @@ class Bamboogle(Benchmark):
         ]
 
     def check(self, index: int, trajectory: Trajectory) -> Record:
-        """Apply all scorers to the last round's answer; without one all say wrong, and no judge is asked."""
+        """Apply all scorers to the last round's answer; without an answer all say wrong, and no judge is asked."""
         question, gold = self.questions[index]
         prediction = _answer(trajectory)
         answer = prediction or ""

@@ -15,7 +15,7 @@ from cahl_pl.runs.records import record
 from cahl_pl.types import Plan, Task, Trajectory
 
 Record: TypeAlias = dict[str, Any]
-"""Record of one task, as JSON values: `id`, `group`, `success`, `episodes`, `counts` and the scorer's own."""
+"""Record of one task, as JSON values: `id`, `group`, `success`, `episodes`, `counts` and the scorer's own values."""
 
 
 class Evaluate(Protocol):

@@ -35,7 +35,7 @@ class Grammars:
 
         Args:
             output: kind of output.
-            builder: prompt builder, which knows whether it begins with a thought.
+            builder: prompt builder, which knows whether the output may begin with a thought.
             task: task that offers the tools.
         """
         key = (output, builder.thinks(output), id(builder.tokenizer), *map(id, task.tools))

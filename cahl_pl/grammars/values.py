@@ -271,7 +271,7 @@ def _is_known(rule: str) -> bool:
 
 
 def _more(body: str, least: int, most: int | None) -> str:
-    """Return a repeated body, each after a comma; nothing if it may not occur."""
+    """Return a body repeated, each time after a comma; nothing if it may not occur."""
     return "" if most is not None and most < 1 else f'(", " {body}){{{least},{"" if most is None else most}}}'
 
 

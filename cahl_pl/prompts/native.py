@@ -122,7 +122,7 @@ class NativeCalls:
         return "".join(parts)
 
     def unknown(self, why: str) -> ConfigError:
-        """Return an error that the form of a template's calls is unknown."""
+        """Return the error for a template whose form of calls is unknown."""
         return ConfigError(
             f"data.prompts.tool_format is native, but the chat template of {self.template.tokenizer.name_or_path!r} {why}: "
             "known are the forms of Hermes, Qwen, Qwen3-Coder, Llama 3, Mistral, Granite, GLM, Kimi, DeepSeek, Nemotron 3, "

@@ -25,7 +25,7 @@ Tools: TypeAlias = Sequence[Mapping[str, Any]] | None
 
 _MARK = "\ue000{}\ue001"  # private-use characters: no template and no tokenizer gives them a meaning
 GUARD: Final = "\ue002"
-"""Character that splits a mark in foreign text, such as a tool's description: tokens are cut there."""
+"""Character that splits a mark in text that is not the template's own, such as a tool's description: tokens are cut there."""
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 _CLOCK = re.compile(r"\bstrftime_now\(\s*(?:'([^']*)'|\"([^\"]*)\")\s*\)")
@@ -48,7 +48,7 @@ class ChatTemplate:
 
     Attributes:
         source: the template.
-        key: identifier of it with its arguments.
+        key: identifier of the template with its arguments.
         marks: its marks of thoughts.
         shows_thoughts: whether it writes thoughts at all, or names their marks.
         hides_thoughts: whether it writes thoughts in an unknown way, so that they cannot be told from answers.
@@ -233,7 +233,7 @@ class ChatTemplate:
         return [i for number, part in enumerate(parts) for i in self._encode(part, begins and number == 0)]
 
     def data(self, text: str) -> list[int]:
-        """Return ids of a content: none of them is a control token of the template."""
+        """Return ids of text that is not the template's own: none of them is a control token of the template."""
         # lone surrogates cannot be encoded: models write them, so they are replaced rather than refused
         text = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = []

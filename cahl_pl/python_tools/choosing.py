@@ -85,7 +85,7 @@ def _fault_of_object(name: str, value: Any) -> str | None:
 def choose_methods(owner: type, where: str, names: Sequence[str] | None = None) -> Choice:
     """Return the methods of a class that are tools: those of `names`, else all public ones with a docstring.
 
-    They are not bound to an instance: a placeholder is passed until a session has made its own.
+    They are not bound to an instance: None stands in its place, and a session calls the methods of its own instance.
 
     Args:
         owner: the class.

@@ -86,7 +86,7 @@ def optional_keys(hint: Any, hints: Mapping[str, Any]) -> set[str]:
     """Return the keys that a TypedDict may leave out.
 
     Args:
-        hint: the TypedDict. Its own statement is wrong if its annotations are texts.
+        hint: the TypedDict. Its `__optional_keys__` are wrong if its annotations are texts.
         hints: its resolved annotations, with `Required` and `NotRequired`.
     """
     marks = {name: get_origin(of) for name, of in hints.items()}

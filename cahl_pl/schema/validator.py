@@ -35,7 +35,7 @@ CHECK_SECONDS = 0.5
 patterns take ages on 30 characters, and if schemas refer to themselves each level of a value may double the time."""
 
 OUT_OF_TIME = "the check of this value takes more than"
-"""Start of the fault of a value that could not be checked in time."""
+"""Start of the message about a value that could not be checked in time."""
 
 MAX_REFERENCES = 50
 """Maximum nesting of references that are followed. Well below Python's own limit, at which the Rust code below jsonschema
@@ -133,7 +133,7 @@ _deadline = _Deadline()
 
 @contextmanager
 def time_limit(seconds: float | None = None) -> Iterator[None]:
-    """Limit the processor time of all checks within, `CHECK_SECONDS` by default; an enclosing limit applies too."""
+    """Limit the total processor time of the checks within, `CHECK_SECONDS` by default; an enclosing limit applies too."""
     before = _deadline.at
     _deadline.at = min(before, time.thread_time() + (CHECK_SECONDS if seconds is None else seconds))
     try:

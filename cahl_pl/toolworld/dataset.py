@@ -81,7 +81,7 @@ class ToolWorld2(ToolWorld):
 
 
 class ToolWorldRecover(ToolWorld):
-    """First `size` tasks of a split whose first call fails or not, which cannot be predicted (`generate_recoveries`).
+    """First `size` tasks of a split; whether a task's first call fails cannot be predicted (`generate_recoveries`).
 
     Args:
         split, size, seed: as in `ToolWorld`.

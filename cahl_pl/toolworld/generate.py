@@ -176,7 +176,7 @@ def _trees(shape: str, split: str, rng: Random) -> list[Call]:
         trees = [_tree(depth, split, rng, used)]
         return [*trees, _tree(1, split, rng, used)] if rng.random() < 0.2 else trees
     count = 1 if shape == "single" else rng.choices((2, 3, 4), weights=(60, 28, 12))[0]
-    if count > 1 and rng.random() < 0.3:  # one tool for several arguments
+    if count > 1 and rng.random() < 0.3:  # one tool, called for several things
         tool = pick(split, rng)
         return [Call(tool, literals(tool, rng, used)) for _ in range(count)]
     return [_tree(1, split, rng, used) for _ in range(count)]
@@ -209,7 +209,7 @@ def open_parameters(tool: Tool) -> list[str]:
 
 
 def pick(split: str, rng: Random, wanted: Callable[[Tool], bool] = lambda tool: True) -> Tool:
-    """Draw a tool; if unseen ones are offered, one of them every second time."""
+    """Draw a tool; if unseen ones are offered, one of them with probability 1/2."""
     tools = [tool for tool in _pool(split) if wanted(tool)]
     unseen = [tool for tool in tools if tool.unseen]
     return rng.choice(unseen if unseen and rng.random() < 0.5 else tools)
@@ -271,7 +271,7 @@ def offers(tools: list[Tool], rng: Random) -> tuple[tuple[ToolSpec, ...], dict[s
 
 
 def solve(calls: list[Call], names: Mapping[str, str], state: State, fails: str | None, rng: Random) -> list[GoldCall]:
-    """Execute the calls, after adding the entries that they need to `state`.
+    """Execute the calls, after adding to `state` the entries that they need to succeed.
 
     Raises:
         ToolError: a call that should succeed fails, or the last one does not fail as it should.

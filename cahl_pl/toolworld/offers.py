@@ -52,7 +52,7 @@ def toolkit(state: Mapping[str, Any] | None) -> dict[str, Callable[..., Scalar]]
 
     Returns:
         Tool name as offered -> callable, which takes the parameters as offered, by keyword, and returns one
-        scalar. Whatever the arguments, it only raises `ToolError`.
+        scalar. Whatever the arguments, it raises no error but `ToolError`.
     """
     if state is None:
         return {}

@@ -37,8 +37,8 @@ def generate_recoveries(
     """Return an endless stream of tasks of two kinds that look alike. Task i depends only on the arguments and i.
 
     The `detour` among a task's tags says what the error of a `recover` task points to, and would point to in a `direct` one:
-    `name`: there is no entry for the name in the request, and the error gives the right one; `tool`: another
-    of the tools offered has it; `number`: the number is refused, and the error gives one that is not.
+    `name`: there is no entry for the name in the request, and the error gives the name that has one; `tool`: another of the
+    tools offered has the entry, and the error names it; `number`: the number is refused, and the error gives one that is not.
 
     Args:
         split: as for `generate_tasks`.

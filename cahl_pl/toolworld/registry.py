@@ -55,14 +55,14 @@ class Tool:
         id: `domain.function`, unique.
         function: the plain function; a tool with a state takes it as its first argument, `state`.
         stateful: whether it reads or changes the task's state.
-        parameters: the function's parameter -> its description.
+        parameters: the function's parameter -> its type, choices, kind and aliases.
         result: the meaning of its result.
         names: the names under which it may be offered.
         descriptions: possible descriptions in a ToolSpec.
         asks: noun phrases for its result, such as "the email of {name}"; empty for a tool that only acts.
         orders: imperative phrases, such as "cancel {event}".
         unseen: whether it is kept out of training and offered in the split `test_unseen_tools` only.
-        broad: whether its answer might seem to contain a sibling's, as a city's weather its
+        broad: whether its answer might seem to contain a sibling's, as a city's weather might seem to contain its
             temperature.
     """
 

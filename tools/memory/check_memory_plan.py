@@ -3,7 +3,7 @@
     python -m tools.memory.check_memory_plan [--only NAME ...]
 
 For each of a few small random models, sampling and one update run in a separate process, and the peak of its resident
-memory, minus that at the start (the model loaded, and everything run once on a few tokens), is printed beside the
+memory, minus that just before (the model loaded, and everything run once on a few tokens), is printed beside the
 transient memory that `cahl_pl.memory_plan` counts. glibc's allocator is told to return large blocks at once, as it would
 otherwise keep freed memory. The planner's assumptions, the CUDA context and fragmentation, are not checked here.
 """

@@ -4,7 +4,8 @@
 
 FOLDER contains `*.jinja` files and `tokenizer_config.json` files, in separate folders if necessary. Tokenizers are made of
 bytes and the special tokens that a template names, or that its `tokenizer_config.json` has. The exit status is 1 if something
-is wrong. `--native` shows which templates that mention tools `data.prompts.tool_format: native` accepts, and their calls.
+is wrong. With `--native`, prints a call of each template that mentions tools, as it writes it, or why
+`data.prompts.tool_format: native` refuses the template.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ENDS = (
     "[e~[",
     "<SPECIAL_12>",
     "<seed:eos>",
-)  # of families whose templates write other tokens after them
+)  # the first of these in a template is its end of sequence, unless its `tokenizer_config.json` names one
 _PLAIN = ("<think>", "</think>", "<mm:think>", "</mm:think>", "<tool_call>", "</tool_call>")
 _TOOL = ToolSpec("add", "Add.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 _TASK = Task("t", (Message("user", "FIRST"), Message("assistant", "REPLY"), Message("user", "SECOND")), (_TOOL,))

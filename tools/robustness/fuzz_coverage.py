@@ -51,7 +51,7 @@ def words() -> Iterator[str]:
 
 
 class Target:
-    """Scorer of one input that raises any fault."""
+    """Scorer of one input at a time, which raises an error for any fault."""
 
     def __init__(self) -> None:
         world = ToolWorld(size=TASKS)

@@ -222,7 +222,7 @@ def _as_planned(subtask: SubTask) -> Action | None:
 
 
 def gold_texts(task: Task) -> list[str]:
-    """Return the texts of a perfect model for a task: its plan, each call, its turns without a planner, its answer."""
+    """Return the texts that a perfect model would write for a task: plan, each call, turns without a planner, answer."""
     calls = [gold.call for gold in task.gold] or [ToolCall("none", {})]
     return [
         format_plan(gold_plan(task)),

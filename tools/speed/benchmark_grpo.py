@@ -112,7 +112,7 @@ def prompts_of(shape: Shape) -> list[list[int]]:
 
 
 def reward(ids: list[int]) -> float:
-    """Compute any function of the tokens that differs within a group."""
+    """Return a reward that differs within a group: an arbitrary function of the tokens."""
     return sum(i % 7 for i in ids) / (7 * len(ids))
 
 

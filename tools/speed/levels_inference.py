@@ -2,7 +2,7 @@
 
 ToolWorld tasks with two to four gold calls are carried out by the evaluation code, but with the tokens of the gold outputs
 instead of the likeliest ones, each drawn after its own forward pass: seconds compare two organisations that make the same
-calls, not the quality of two models. Adapters are fresh, which does not change the size of any product.
+calls, not the quality of two models. Adapters are fresh, which does not change the size of any matrix product.
 
 - Planner and executor: the gold plan (a line with instruction, tool and parameters for each call); then an output for
   each sub-task, whose prompt is that of the last step, its output, the answer to it, and the next sub-task. The episode
@@ -63,7 +63,7 @@ from tools.speed.levels_ratios import DRAFTED, ONE, TWO, ratio, spread, verdict
 
 
 class ScriptError(RuntimeError):
-    """Error that an episode is not the gold one, so that its seconds would not be comparable."""
+    """Episode that is not the gold one, so that its seconds would not be comparable."""
 
 
 class ScriptedEngine(TransformersEngine):

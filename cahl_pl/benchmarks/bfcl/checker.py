@@ -26,7 +26,7 @@ _START_SECONDS: Final = 60.0
 
 
 class CheckerLostError(RuntimeError):
-    """Error that the process had to be killed or has died: this request has no answer."""
+    """Loss of the process, which had to be killed or has died: this request has no answer."""
 
 
 class Checker:
@@ -243,7 +243,7 @@ class BackendSession(Session):
 def call_text(call: ToolCall, names: Set[str]) -> str | None:
     """Return the call as text that BFCL's backends evaluate; None if it must not be.
 
-    The text contains only one of these names of functions, parameters that are identifiers and values of JSON written by
+    The text has nothing but one of these names of functions, parameters that are identifiers, and values of JSON written by
     `repr`: whatever a model wrote, evaluating it calls that function, and nothing else.
     """
     if call.name not in names or not call.name.isidentifier():
