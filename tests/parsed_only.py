@@ -84,7 +84,7 @@ PARSED_ONLY = {
     ("learning.md", "python -m tools.make.learning_figures"): "draws; tests/tools/make/test_learning_figures.py",
     ("results.md", "python -m cahl_pl compare"): "13 minutes a run; tests/commands/test_compare.py",
     ("results.md", "python -m cahl_pl cross-play"): "needs runs; tests/commands/test_cross_play.py",
-    ("results.md", "python -m cahl_pl test -c configs/toolworld2.yaml"): "a minute; tests/cli/test_checkpoints.py",
+    ("results.md", "python -m cahl_pl test"): "a minute each; tests/cli/test_checkpoints.py",
     ("results.md", "python -m cahl_pl fit -c configs/toolworld2.yaml"): "three minutes; tests/test_configs.py trains with both",
     ("results.md", "python -m cahl_pl export --out runs/toolworld2-b"): "needs that run; tests/commands/test_export.py",
     ("results.md", "python -m tools.quality.measure_levels"): "needs its adapters; tests/tools/quality/test_measure_levels.py",
