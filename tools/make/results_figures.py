@@ -201,11 +201,35 @@ def draw(world: str, systems: dict[str, dict[str, dict[str, Any]]]) -> Path:
     return path
 
 
+def check_sizes(systems: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Check that all runs were tested on as many tasks: success on other tasks is not comparable.
+
+    Raises:
+        ConfigError: naming two runs that were not.
+    """
+    sizes: dict[str, dict[int, str]] = {}
+    for name, runs in systems.items():
+        for seed, run in runs.items():
+            for test_set, outcomes in run["solved"].items():
+                sizes.setdefault(test_set, {}).setdefault(len(outcomes), f"{name}-{seed}")
+    for test_set, found in sizes.items():
+        if len(found) > 1:
+            (one, first), (other, second) = list(found.items())[:2]
+            raise ConfigError(
+                f"{first} was tested on {one} tasks of {test_set!r} and {second} on {other}: test all systems on the same tasks"
+            )
+
+
 def store(world: str, folders: str, systems: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Write the runs of comma-separated folders, together with `systems`, to the file of a world."""
+    """Write the runs of comma-separated folders, together with `systems`, to the file of a world.
+
+    Raises:
+        ConfigError: runs were tested on different numbers of tasks, or a folder contains none.
+    """
     for folder in folders.split(","):
         for name, runs in collect(Path(folder)).items():
             systems.setdefault(name, {}).update(runs)
+    check_sizes(systems)
     ordered = {name: dict(sorted(systems[name].items())) for name in sorted(systems)}
     DATA.mkdir(parents=True, exist_ok=True)
     content = json.dumps(ordered, separators=(",", ":")).replace('},"', '},\n"')

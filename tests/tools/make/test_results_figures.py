@@ -119,6 +119,14 @@ def test_runs_are_stored_beside_others_or_in_their_place(tmp_path, monkeypatch):
     assert list(json.loads((tmp_path / "data" / "small.json").read_text())) == ["joint", "start"]
 
 
+def test_runs_on_other_tasks_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_figures, "collect", lambda folder: {"start": {"0": run("110")}})
+    monkeypatch.setattr(results_figures, "DATA", tmp_path / "data")
+    with pytest.raises(ConfigError, match="joint-1 was tested on 2 tasks of 'test' and start-0 on 3"):
+        results_figures.store("small", "start", {"joint": {"1": run("10")}})
+    assert not (tmp_path / "data").exists()
+
+
 def test_what_is_stored_makes_a_table(monkeypatch):
     root = Path(__file__).resolve().parents[3]
     monkeypatch.setattr(results_figures, "DRAWS", 20)
