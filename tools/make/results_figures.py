@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahl_pl.commands.pipes import reader_may_leave
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, UserError
 
 DATA: Final = Path("docs/data/results")
 IMAGES: Final = Path("docs/images")
@@ -258,4 +259,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -16,6 +16,7 @@ r"""Measure how far the two levels of ToolWorld 2 depend on each other, with the
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from cahl_pl.cli import CAHLCLI, main
 from cahl_pl.commands.fit_runs import at_least_one
 from cahl_pl.commands.pipes import reader_may_leave
 from cahl_pl.engines import Completion
-from cahl_pl.errors import ConfigError
+from cahl_pl.errors import ConfigError, UserError
 from cahl_pl.metrics import is_success
 from cahl_pl.parsing import format_plan, parse_plan
 from cahl_pl.policy.saved_adapters import check_adapters, read_adapters
@@ -231,4 +232,8 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    try:
+        run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

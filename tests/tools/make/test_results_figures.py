@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,11 @@ def test_what_is_stored_makes_a_table(monkeypatch):
     for path in sorted((root / results_figures.DATA).glob("*.json")):
         systems = json.loads(path.read_text(encoding="utf-8"))
         assert len(table(systems).splitlines()) == len(systems) + 2
+
+
+def test_a_folder_without_runs_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "tools.make.results_figures", "--add", f"small={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: ")
